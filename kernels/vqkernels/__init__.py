@@ -1,0 +1,1 @@
+"""VQ attention and vector quantisation in PyTorch (and, with a GPU, Triton)."""

@@ -1,0 +1,148 @@
+"""Files at any fsspec URI, written whole or not at all.
+
+Every path in vqscale is a string: a local path or a URI (`s3://bucket/prefix`). Nothing else in the package opens a
+file that may be remote.
+"""
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from vqscale.errors import StorageError
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system that holds `uri`, and the path inside it."""
+    try:
+        fs, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise StorageError(f"{uri}: no file system serves this address ({error})") from error
+    return fs, cast(str, path)
+
+
+def is_local(uri: str) -> bool:
+    return isinstance(filesystem(uri)[0], LocalFileSystem)
+
+
+def absolute(uri: str) -> str:
+    """`uri` with a local path made absolute, so that it means the same in every process."""
+    return str(Path(filesystem(uri)[1]).resolve()) if is_local(uri) else uri.rstrip("/")
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` extended by `parts`; each part must stay inside it."""
+    for part in parts:
+        assert not part.startswith("/") and ".." not in part.split("/"), f"{part!r} leaves its folder"
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def exists(uri: str) -> bool:
+    fs, path = filesystem(uri)
+    fs.invalidate_cache()
+    return bool(fs.exists(path))
+
+
+def listdir(uri: str) -> list[str]:
+    """Names of the entries of a folder, sorted; an absent folder has none."""
+    fs, path = filesystem(uri)
+    fs.invalidate_cache()
+    if not fs.exists(path):
+        return []
+    own = path.rstrip("/")
+    names = (entry.rstrip("/") for entry in fs.ls(path, detail=False))
+    return sorted(name.rsplit("/", 1)[-1] for name in names if name != own)
+
+
+def read_bytes(uri: str) -> bytes:
+    fs, path = filesystem(uri)
+    return cast(bytes, fs.cat_file(path))
+
+
+def read_text(uri: str) -> str:
+    return read_bytes(uri).decode("utf-8")
+
+
+def read_json(uri: str) -> Any:
+    return json.loads(read_text(uri))
+
+
+@contextlib.contextmanager
+def atomic_path(path: str) -> Iterator[str]:
+    """A local file name to write to; it takes the place of `path` when the block ends well, and vanishes otherwise."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield str(draft)
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a whole file atomically (local: draft and rename; object stores: a put is atomic by itself)."""
+    fs, path = filesystem(uri)
+    try:
+        if isinstance(fs, LocalFileSystem):
+            with atomic_path(path) as draft:
+                Path(draft).write_bytes(data)
+        else:
+            fs.pipe_file(path, data)
+    except OSError as error:
+        raise StorageError(f"{uri}: cannot be written ({error.strerror or error})") from error
+
+
+def write_text(uri: str, text: str) -> None:
+    write_bytes(uri, text.encode("utf-8"))
+
+
+def write_json(uri: str, value: Any) -> None:
+    """Write JSON. NaN and infinities are refused: an absent measurement is None."""
+    write_text(uri, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def upload(local_path: str, uri: str) -> None:
+    """Copy one local file to `uri`, atomically on a local file system."""
+    fs, path = filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        with atomic_path(path) as draft:
+            fs.cp_file(local_path, draft)
+    else:
+        fs.put_file(local_path, path)
+
+
+def download(uri: str, local_path: str) -> None:
+    """Copy one file to a local path, atomically."""
+    fs, path = filesystem(uri)
+    with atomic_path(local_path) as draft:
+        fs.get_file(path, draft)
+
+
+def remove(uri: str) -> None:
+    """Remove a file or a folder with all that is in it; what is absent stays absent."""
+    fs, path = filesystem(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def require_writable(uri: str) -> None:
+    """Raise StorageError unless a file can be made under `uri`."""
+    probe = join(uri, f".write-probe-{uuid.uuid4().hex[:8]}")
+    fs, path = filesystem(probe)
+    try:
+        if isinstance(fs, LocalFileSystem):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        fs.pipe_file(path, b"")
+        fs.rm_file(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"storage: {uri} cannot be written ({reason}). Name a folder or bucket you can write.") from error
