@@ -1,0 +1,96 @@
+"""The record of one trial: axes, counts, measurements. A missing measurement is None, never 0 or NaN."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from vqscale.study.frozen import Frozen
+
+Status = Literal["finished", "diverged", "stopped", "failed"]
+
+
+class PositionLoss(Frozen):
+    """Mean held-out loss of the tokens whose position in the context lies in [start, end)."""
+
+    start: int = Field(ge=0)
+    end: int = Field(gt=0)
+    nats: float
+    """Nats a token."""
+
+
+class Result(Frozen):
+    """One row of a study's table.
+
+    Units: losses in nats a token, `bpb` in bits a byte of the original text, sizes in bytes, times in seconds,
+    FLOPs as floating-point operations (a multiply-add is two).
+    """
+
+    study: str
+    trial_id: str
+    name: str
+    status: Status
+    arch: str
+    head: str | None
+    preset: str | None
+    seed: int
+    d_model: int
+    n_layer: int
+    codebook_size: int | None
+    block_length: int | None
+    context: int
+    segment: int
+    """Tokens of one sequence between two updates; below `context` under truncated back-propagation."""
+    tokens: int
+    """Training tokens: the horizon D."""
+    steps: int
+    batch_tokens: int
+    lr: float
+    precision: str
+    engine: str
+    zero: int | None
+    workers: int
+    parameters: int
+    parameters_non_embedding: int
+    parameter_groups: dict[str, int]
+    """Parameters by group; analysis builds any convention of N from it."""
+    flops: float
+    """Training FLOPs of the whole trial: forward and backward, counted exactly for the architecture."""
+    flops_groups: dict[str, float]
+    """Training FLOPs a token by group."""
+    loss: float | None
+    """Held-out nats a token."""
+    bpb: float | None
+    perplexity: float | None
+    train_loss: float | None
+    loss_by_position: list[PositionLoss]
+    tokens_per_second: float | None
+    flops_per_second: float | None
+    peak_flops: float | None
+    """Highest FLOP/s this device was measured to reach; `flops_per_second / peak_flops` is the share in use."""
+    peak_memory_bytes: int | None
+    state_bytes: int | None
+    """Memory that decoding one sequence keeps at the trained context."""
+    code_perplexity: float | None
+    """exp(entropy) of code usage, mean over layers: the codes that are effectively in use."""
+    dead_codes: float | None = Field(ge=0, le=1)
+    """Share of codes below the revival threshold."""
+    quantisation_error: float | None
+    """Squared quantisation error of the keys over their squared norm."""
+    revived: int | None
+    """Codes revived during training."""
+    seconds_training: float | None
+    seconds_overhead: float | None
+    """Start, checkpoints, logging and stop: what is neither a training step nor evaluation."""
+    seconds_evaluation: float | None
+    attempts: int
+    device: str | None
+    backend: str | None
+    """Implementation of VQ attention that ran; None for the quadratic baselines."""
+    error: str | None
+    """Why the trial failed or diverged, for a person."""
+    corpus: str
+    corpus_fingerprint: str
+    versions: dict[str, str]
+    git: str | None
+    started_at: str
+    """ISO 8601 with time zone."""

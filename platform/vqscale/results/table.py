@@ -1,0 +1,116 @@
+"""A study's table, as Parquet or CSV at any fsspec URI.
+
+Nested fields are JSON text in the file, in both formats, so that any tool reads the table; `read_table` turns them
+back into lists and dicts. A table from elsewhere is read as it is: only its column names matter.
+"""
+
+import io
+import json
+import math
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vqscale import storage
+from vqscale.errors import StorageError
+from vqscale.results.record import Result
+
+NESTED = ("parameter_groups", "flops_groups", "loss_by_position", "versions")
+"""Columns that hold JSON text in the file."""
+
+
+def write_table(results: Sequence[Result], uri: str) -> None:
+    """Write `results` to `uri` (.parquet or .csv), whole or not at all. An empty study gives an empty table."""
+    suffix = _suffix(uri)
+    table = _arrow(results)
+    buffer = io.BytesIO()
+    if suffix == "parquet":
+        pq.write_table(table, buffer)
+    else:
+        table.to_pandas(types_mapper=_nullable).to_csv(buffer, index=False)
+    storage.write_bytes(uri, buffer.getvalue())
+
+
+def read_table(uri: str) -> pd.DataFrame:
+    """The table at `uri` (.parquet or .csv); a missing number is NaN in the frame, missing text None.
+
+    Raises StorageError where the file is missing or is no such table.
+    """
+    suffix = _suffix(uri)
+    if not storage.exists(uri):
+        raise StorageError(f"{uri}: no such table. Name a .parquet or .csv file, or run the study first.")
+    data = io.BytesIO(storage.read_bytes(uri))
+    try:
+        frame = pd.read_parquet(data) if suffix == "parquet" else _read_csv(data)
+        return _decode(frame)
+    except (ValueError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise StorageError(f"{uri}: not a readable {suffix} table ({error})") from error
+
+
+def to_results(table: pd.DataFrame) -> list[Result]:
+    """The records of a table that `write_table` wrote. Raises pydantic's ValidationError on any other table."""
+    return [Result.model_validate(_record(row)) for row in table.to_dict("records")]
+
+
+def _suffix(uri: str) -> str:
+    suffix = uri.rsplit(".", 1)[-1].lower()
+    if suffix not in ("parquet", "csv"):
+        raise StorageError(f"{uri}: a table is a .parquet or .csv file")
+    return suffix
+
+
+def _arrow(results: Sequence[Result]) -> pa.Table:
+    schema = pa.schema([(name, _arrow_type(name)) for name in Result.model_fields])
+    rows = [result.model_dump(mode="json") for result in results]
+    for row in rows:
+        row.update({name: json.dumps(row[name], allow_nan=False) for name in NESTED})
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _arrow_type(name: str) -> pa.DataType:
+    kind = _scalar_type(name)
+    return {int: pa.int64(), float: pa.float64()}.get(kind, pa.string())
+
+
+def _scalar_type(name: str) -> type:
+    """The type of a field of Result without its `| None`; str for nested and literal fields."""
+    annotation = Result.model_fields[name].annotation
+    if isinstance(annotation, types.UnionType):
+        annotation = next(kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
+    return annotation if annotation in (int, float) else str  # type: ignore[return-value]
+
+
+def _nullable(kind: pa.DataType) -> Any:
+    """Keep integers integers in CSV, also where some are missing."""
+    return pd.Int64Dtype() if pa.types.is_int64(kind) else None
+
+
+def _read_csv(data: io.BytesIO) -> pd.DataFrame:
+    known = {name: object for name in Result.model_fields if _scalar_type(name) is str}
+    frame = pd.read_csv(data, keep_default_na=False, na_values=[""], dtype=known)
+    for name in frame.columns.intersection(list(known)):
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+    return frame
+
+
+def _decode(frame: pd.DataFrame) -> pd.DataFrame:
+    for name in frame.columns.intersection(list(NESTED)):
+        frame[name] = [json.loads(text) if isinstance(text, str) else text for text in frame[name]]
+    return frame
+
+
+def _record(row: dict[Any, Any]) -> dict[str, Any]:
+    return {str(name): _value(str(name), value) for name, value in row.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if name in Result.model_fields and _scalar_type(name) is int and value is not None:
+        return int(value)
+    return cast(object, value.item()) if hasattr(value, "item") else value
