@@ -52,7 +52,9 @@ class ModelConfig(Frozen):
     def _consistent(self) -> "ModelConfig":
         vq = self.arch == "transformer_vq"
         if vq != (self.codebook_size is not None) or vq != (self.block_length is not None):
-            raise ValueError(f"codebook_size and block_length belong to transformer_vq and to it alone, not to {self.arch}")
+            raise ValueError(
+                f"codebook_size and block_length belong to transformer_vq and to it alone, not to {self.arch}"
+            )
         if (self.head is None) != (self.arch == "transformer"):
             raise ValueError(f"head: {self.head} does not fit {self.arch}")
         if self.n_head % self.n_kv_head:

@@ -1,0 +1,188 @@
+"""The study file (version 1) as frozen values: every key known, every value typed, messages in the user's words."""
+
+import re
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from vqscale import storage
+from vqscale.errors import StudyError
+from vqscale.study.frozen import Frozen
+from vqscale.study.trial import TrainConfig
+
+Axes = dict[str, list[Any]]
+LawName = Literal["power_n", "power_d", "power_c", "codebook", "chinchilla"]
+SWEPT_SECTIONS = ("model", "train", "data")
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class DataSpec(Frozen):
+    corpus: str = Field(min_length=1)
+    """A named corpus (`vqscale data list`) or the URI of a prepared one."""
+
+
+class Resources(Frozen):
+    workers: int = Field(default=1, gt=0)
+    """Ray Train workers of one trial."""
+    cpus_per_worker: int = Field(default=1, gt=0)
+    gpus_per_worker: Literal["auto"] | int = "auto"
+    """auto: one where the cluster has GPUs, none elsewhere."""
+    max_concurrent: int | None = Field(default=None, gt=0)
+    """Trials at once; None: as many as the cluster holds."""
+
+
+class RunOptions(Frozen):
+    """How a study is run. Nothing here changes a trial's identity or its outcome."""
+
+    log_every: int = Field(default=10, gt=0)
+    """Updates between two readings of the metrics."""
+    checkpoint_every: int | None = Field(default=None, gt=0)
+    """Updates between checkpoints; None: a tenth of the trial, but at least 100 updates apart."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    max_retries: int = Field(default=2, ge=0)
+
+
+class FitSpec(Frozen):
+    laws: list[LawName] = Field(default_factory=lambda: ["power_n", "chinchilla"], min_length=1)
+    bootstrap: int = Field(default=200, ge=0)
+
+
+class ThroughputSpec(Frozen):
+    """What `vqscale throughput` measures when the study asks for it, after its trials."""
+
+    contexts: list[int] = Field(min_length=1)
+    preset: str
+    repeats: int = Field(default=3, gt=0)
+    tokens: int = Field(default=4096, gt=0)
+    """Tokens of one measured update, at every context length (at least one sequence)."""
+    block_length: int | None = Field(default=None, gt=0)
+    codebook_size: int | None = Field(default=None, gt=0)
+
+
+class AutotuneSpec(Frozen):
+    codebook_sizes: list[int] = Field(min_length=2)
+    tolerance: float = Field(default=0.01, ge=0)
+    """The smallest S whose bits per byte are within this of the best is chosen."""
+
+
+class Tracking(Frozen):
+    uri: str = "sqlite:///runs/mlflow.db"
+
+
+class Study(Frozen):
+    """One question and the trials that answer it."""
+
+    study: str = Field(pattern=NAME_PATTERN)
+    question: str = ""
+    data: DataSpec
+    model: dict[str, Any]
+    """arch, head, preset and any dimension of `ModelConfig` that differs from the preset."""
+    train: dict[str, Any]
+    """`TrainConfig` by field, with `seeds` (a list) in place of `seed`."""
+    sweep: list[Axes] = Field(default_factory=lambda: [{}], min_length=1)
+    resources: Resources = Resources()
+    run: RunOptions = RunOptions()
+    fit: FitSpec = FitSpec()
+    throughput: ThroughputSpec | None = None
+    autotune: AutotuneSpec | None = None
+    storage: str = "./runs"
+    tracking: Tracking = Tracking()
+
+    @field_validator("sweep")
+    @classmethod
+    def _axes_are_known(cls, sweep: list[Axes]) -> list[Axes]:
+        for axes in sweep:
+            for axis, values in axes.items():
+                section, _, key = axis.partition(".")
+                if section not in SWEPT_SECTIONS or not key:
+                    raise ValueError(f"axis {axis!r}: an axis is model.KEY, train.KEY or data.KEY")
+                if not values:
+                    raise ValueError(f"axis {axis!r} has no values: an empty sweep trains nothing")
+        return sweep
+
+    @field_validator("train")
+    @classmethod
+    def _train_keys_are_known(cls, train: dict[str, Any]) -> dict[str, Any]:
+        known = (set(TrainConfig.model_fields) - {"seed"}) | {"seeds"}
+        if unknown := sorted(set(train) - known):
+            raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        return train
+
+    @property
+    def folder(self) -> str:
+        """Where the study lives: an absolute path or a URI."""
+        return storage.join(storage.absolute(self.storage), self.study)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 3e-3 and 1e6 are numbers (YAML 1.1 reads them as strings) and a repeated key is an error."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+    return dict(zip(keys, (loader.construct_object(value, deep=True) for _, value in node.value), strict=True))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
+
+
+def load_study(path: str) -> Study:
+    """Read and validate a study file.
+
+    Raises StudyError that names the file, the key, the value and the rule.
+    """
+    try:
+        text = storage.read_text(path)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise StudyError(f"{path}: cannot be read ({error.strerror}). Name a study file.") from error
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    try:
+        value = yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path}: is not valid YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise StudyError(f"{path}: holds {type(value).__name__}, not a mapping of keys such as `study:` and `model:`")
+    return parse_study(value, source=path)
+
+
+def parse_study(value: dict[str, Any], *, source: str) -> Study:
+    """Validate a study given as plain values; `source` names it in messages."""
+    try:
+        return Study.model_validate(integers(value))
+    except ValidationError as error:
+        raise StudyError(explain(error, source)) from error
+
+
+def integers(value: Any) -> Any:
+    """Integral floats as integers: `tokens: 1e6` means a million, and 1e6 is a float in YAML."""
+    if isinstance(value, dict):
+        return {key: integers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [integers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) >= 1e3 else value
+
+
+def explain(error: ValidationError, source: str, prefix: str = "") -> str:
+    """A validation error as lines `file: key: what is wrong (value)`."""
+    lines = []
+    for issue in error.errors():
+        key = ".".join([part for part in (prefix, *map(str, issue["loc"])) if part])
+        message = issue["msg"].removeprefix("Value error, ")
+        if issue["type"] == "extra_forbidden":
+            message = "is not a known key"
+        shown = issue["input"]
+        tail = "" if isinstance(shown, dict | list) or issue["type"] == "missing" else f" (got {shown!r})"
+        lines.append(f"{source}: {key}: {message}{tail}" if key else f"{source}: {message}{tail}")
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""A trial: one training run as a complete, frozen value with a readable name and an identity."""
+
+from functools import cached_property
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vqscale.study.fingerprint import fingerprint
+from vqscale.study.frozen import Frozen
+from vqscale.study.model import ModelConfig
+
+Documents = Literal["isolated", "packed"]
+Precision = Literal["fp32", "bf16"]
+EngineName = Literal["plain", "deepspeed"]
+
+
+class TrainConfig(Frozen):
+    """How one model is trained. Lengths and sizes are in tokens, schedules in shares of the horizon."""
+
+    context: int = Field(gt=0)
+    """Context length T: tokens a sequence holds in training."""
+    segment: int | None = Field(default=None, gt=0)
+    """Tokens between optimiser updates; shorter than `context` means truncated back-propagation with carried state."""
+    tokens: int = Field(gt=0)
+    """Horizon D: training tokens of the trial. The learning-rate schedule ends exactly there."""
+    batch_tokens: int = Field(gt=0)
+    """Tokens of one optimiser update, over all workers."""
+    accumulation: int = Field(default=1, gt=0)
+    """Micro-batches of one update."""
+    lr: float = Field(gt=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Linear warm-up, as a share of the horizon."""
+    lr_final: float = Field(default=0.1, ge=0, le=1)
+    """The cosine ends at this share of `lr` (0.1 in the Transformer-VQ recipes)."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    adam_eps: float = Field(default=1e-9, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float | None = Field(default=1.0, gt=0)
+    """Largest global gradient norm; None: no clipping."""
+    precision: Precision = "fp32"
+    engine: EngineName = "deepspeed"
+    zero: int = Field(default=1, ge=0, le=3)
+    activation_checkpointing: bool = False
+    backend: Literal["auto", "naive", "blockwise", "triton"] = "auto"
+    """Implementation of VQ attention; what ran is in the result."""
+    documents: Documents = "isolated"
+    """isolated: nothing is seen across a document's end; packed: attention runs across it, as in the paper."""
+    evaluation_tokens: int = Field(default=65536, gt=0)
+    """Held-out tokens of the final evaluation (all of the split when it holds fewer)."""
+    evaluation_context: int | None = Field(default=None, gt=0)
+    """Length of the held-out sequences, evaluated with carried state; None: the training context."""
+    evaluation_by: Literal["contiguous", "documents"] = "contiguous"
+    seed: int = Field(default=0, ge=0)
+    deepspeed: dict[str, object] = Field(default_factory=dict)
+    """Overrides of the generated DeepSpeed configuration, by its own keys."""
+
+    @property
+    def segment_length(self) -> int:
+        """Tokens of one sequence in one update."""
+        return self.segment or self.context
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of one update, over all workers."""
+        return self.batch_tokens // self.segment_length
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.batch_tokens
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainConfig":
+        if self.context % self.segment_length:
+            raise ValueError(f"context {self.context} is no multiple of segment {self.segment}")
+        if self.batch_tokens % (self.segment_length * self.accumulation):
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} is no multiple of {self.segment_length} tokens x {self.accumulation}"
+                " micro-batches: an update holds whole sequences"
+            )
+        if self.tokens < self.batch_tokens:
+            raise ValueError(f"tokens {self.tokens} is less than one update of batch_tokens {self.batch_tokens}")
+        return self
+
+
+class Trial(Frozen):
+    """One training run: model x corpus x recipe x seed."""
+
+    model: ModelConfig
+    train: TrainConfig
+    preset: str | None = None
+    corpus: str
+    """Where the corpus lies; its fingerprint, not this address, is part of the trial's identity."""
+    corpus_fingerprint: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint({"model": self.model, "train": self.train, "corpus": self.corpus_fingerprint})
+
+    @property
+    def id(self) -> str:
+        """Folder, MLflow tag and resume key: the readable name and twelve digits of the fingerprint."""
+        return f"{self.name}-{self.fingerprint[:12]}"
+
+    @property
+    def name(self) -> str:
+        model, train = self.model, self.train
+        kind = {"transformer_vq": "vq", "transformer_full": "full", "transformer": "transformer"}[model.arch]
+        parts = [kind, model.head if model.head not in (None, "shga") else None]
+        parts += [self.preset or f"d{model.d_model}x{model.n_layer}"]
+        parts += [f"S{model.codebook_size}" if model.codebook_size else None]
+        parts += [f"T{train.context}", f"D{count(train.tokens)}", f"seed{train.seed}"]
+        return "-".join(part for part in parts if part)
+
+
+def count(number: float) -> str:
+    """A count for people: 1536 -> '1.54k', 1000000 -> '1M'."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:g}"
