@@ -1,0 +1,137 @@
+"""Named sizes of every architecture.
+
+The table gives the gated (SHGA) VQ model; the other architectures take its width, depth and key width, and a
+feed-forward width that brings them to the same number of non-embedding parameters.
+"""
+
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from vqscale.errors import StudyError
+from vqscale.study.model import Arch, Head, ModelConfig
+
+
+class Preset(NamedTuple):
+    """`n_layer` counts pairs of gated attention units; non-embedding parameters are about 13 n_layer d_model^2."""
+
+    d_model: int
+    n_layer: int
+    d_key: int
+    codebook_size: int
+    block_length: int
+
+
+# 190m and 1.3b are the paper's Enwik8 and PG-19 models (reference code, configurations of the experiments); the others
+# keep its proportions as far as a narrow model can: d_value = 2 d_model, keys of 1/2 to 1/6 of the width.
+PRESETS = {
+    #               D   layers    K    S    L      non-embedding parameters
+    "pico": Preset(32, 2, 16, 64, 64),  #                  31 k
+    "nano": Preset(48, 2, 16, 64, 64),  #                  65 k
+    "micro": Preset(64, 3, 16, 64, 64),  #                167 k
+    "mini": Preset(96, 3, 32, 128, 128),  #               389 k
+    "small": Preset(128, 4, 32, 128, 128),  #             889 k
+    "2m": Preset(192, 4, 64, 256, 256),  #                2.1 M
+    "5m": Preset(256, 6, 64, 256, 256),  #                5.3 M
+    "12m": Preset(384, 6, 64, 256, 256),  #              11.5 M
+    "28m": Preset(512, 8, 128, 512, 512),  #             28.3 M
+    "65m": Preset(640, 12, 128, 512, 512),  #            64.9 M
+    "190m": Preset(768, 24, 128, 512, 512),  #          184.1 M
+    "500m": Preset(1280, 24, 128, 512, 512),  #         495.5 M
+    "1.3b": Preset(2048, 24, 128, 512, 512),  #        1245.9 M
+}
+
+FEED_FORWARD_STEP = 8
+"""Feed-forward widths are multiples of this."""
+
+_DECIDED_ELSEWHERE = {"arch", "vocab_size"}
+_VQ_ONLY = {"codebook_size", "block_length", "codebook_decay", "commit_weight", "revive_below"}
+
+
+def fields_of(arch: Arch) -> frozenset[str]:
+    """The keys of a study's `model` section that mean something to `arch`, beside `arch` and `preset`."""
+    fields = set(ModelConfig.model_fields) - _DECIDED_ELSEWHERE
+    if arch != "transformer_vq":
+        fields -= _VQ_ONLY
+    if arch == "transformer":
+        fields -= {"head", "dropout_sinusoid"}
+    return frozenset(fields)
+
+
+def resolve(arch: str, preset: str, vocab_size: int, overrides: dict[str, Any]) -> ModelConfig:
+    """The complete configuration of `arch` at the size `preset`, with single dimensions replaced by `overrides`.
+
+    A replaced width, depth or key width also moves what the presets derive from it (heads, value and feed-forward
+    width), unless that is itself replaced. Raises StudyError for an unknown architecture, preset or key, and for
+    dimensions that do not fit together.
+    """
+    _require(arch in _ARCHS, f"model.arch: {arch!r} is unknown. Choose one of {', '.join(_ARCHS)}.")
+    known: Arch = _ARCHS[arch]
+    _require(preset in PRESETS, f"model.preset: {preset!r} is unknown. Choose one of {', '.join(PRESETS)}.")
+    fields = fields_of(known)
+    for key in overrides:
+        _require(key in fields, f"model.{key}: {arch} has no such setting. It has {', '.join(sorted(fields))}.")
+    size = PRESETS[preset]._asdict()
+    size |= {key: value for key, value in overrides.items() if key in size}
+    values = _derived(known, overrides, size) | overrides | {"arch": known, "vocab_size": vocab_size}
+    try:
+        return ModelConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["model", *map(str, first["loc"])])
+        raise StudyError(f"{where}: {first.get('input')!r}: {first['msg']}") from error
+
+
+_ARCHS: dict[str, Arch] = {
+    "transformer_vq": "transformer_vq",
+    "transformer_full": "transformer_full",
+    "transformer": "transformer",
+}
+_HEADS: tuple[Head, ...] = ("shga", "mqa", "mha")
+
+
+def _derived(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dict[str, Any]:
+    """All dimensions of one model, from those of the table."""
+    for key, value in size.items():
+        _require(isinstance(value, int) and value > 0, f"model.{key}: {value!r} is no positive whole number.")
+    d_model, n_layer, d_key = size["d_model"], size["n_layer"], size["d_key"]
+    values: dict[str, Any] = {"d_model": d_model, "n_layer": n_layer, "d_key": d_key}
+    if arch == "transformer_vq":
+        values |= {"codebook_size": size["codebook_size"], "block_length": size["block_length"]}
+    head = overrides.get("head", "shga")
+    if arch != "transformer":
+        _require(head in _HEADS, f"model.head: {head!r} is unknown. Choose one of {', '.join(_HEADS)}.")
+        values["head"] = head
+        if head == "shga":
+            return values | {"n_head": 1, "n_kv_head": 1, "d_value": 2 * d_model}
+    n_head = overrides.get("n_head") or d_model // d_key
+    _require(
+        "n_head" in overrides or d_model % d_key == 0,
+        f"model.d_key: {d_key} does not divide d_model = {d_model}. Choose a divisor, or set n_head as well.",
+    )
+    n_kv_head = 1 if arch != "transformer" and head == "mqa" else n_head
+    values |= {"n_head": n_head, "n_kv_head": overrides.get("n_kv_head", n_kv_head), "d_value": d_key}
+    if "d_ff" not in overrides:
+        values["d_ff"] = _matching_feed_forward(arch, values | overrides)
+    return values
+
+
+def _matching_feed_forward(arch: Arch, dims: dict[str, Any]) -> int:
+    """The feed-forward width that gives a layer as many parameters as two gated attention units of the same width.
+
+    For the paper's 190m model with multi-head attention this is its 4 D; its multi-query model had 5 D, 4 % smaller.
+    """
+    D, K, V, H, G = (int(dims[key]) for key in ("d_model", "d_key", "d_value", "n_head", "n_kv_head"))
+    target = 2 * (3 * D * K + 3 * D * (2 * D) + 2 * K + 2 * D)
+    attention = D * (H * K + G * K + G * V + H * V)
+    if arch == "transformer":
+        rest, matrices = attention + 2 * D, 3
+    else:
+        rest, matrices = attention + D * G * K + 2 * H * K + 4 * D, 2
+    width = (target - rest) / (matrices * D)
+    return max(FEED_FORWARD_STEP, FEED_FORWARD_STEP * round(width / FEED_FORWARD_STEP))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise StudyError(message)

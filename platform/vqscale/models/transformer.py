@@ -1,0 +1,109 @@
+"""`transformer`: the quadratic baseline a practitioner would use instead.
+
+Pre-norm RMSNorm, rotary positions, scaled_dot_product_attention with its flash kernel, SwiGLU, GPT-2's initialisation.
+
+Letters: B batch, T query position, U key position, H heads, G key/value heads, K head width, D model width.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vqscale.models.base import LanguageModel, LayerOutput, LayerState, Segment
+from vqscale.models.dense import remember, visible
+from vqscale.models.layers import Projection, RMSNorm, SwiGLU, drop_residual, sinusoids
+from vqscale.study.model import ModelConfig
+
+INIT_STD = 0.02
+"""Of all matrices; those that write to the residual stream have it divided by sqrt(2 n_layer) (GPT-2)."""
+
+
+def rotate(x_BHTK: Float[Tensor, "B H T K"], start: int, base: float) -> Float[Tensor, "B H T K"]:
+    """Rotary positions `start`, `start` + 1, ...: pairs (i, i + K/2) turned by the position's angles."""
+    length, width = x_BHTK.shape[-2:]
+    position_T = torch.arange(start, start + length, device=x_BHTK.device)
+    sin, cos = sinusoids(position_T, width, base).to(x_BHTK.dtype).chunk(2, dim=-1)
+    first, second = x_BHTK.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+class SelfAttention(nn.Module):
+    """Causal softmax attention over all tokens of the document, with rotary positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        query, key, value = (
+            config.n_head * config.d_key,
+            config.n_kv_head * config.d_key,
+            config.n_head * config.d_value,
+        )
+        self.widths = [query, key, config.n_kv_head * config.d_value]
+        self.qkv = Projection(config.d_model, sum(self.widths), std=INIT_STD)
+        self.out = Projection(heads * config.d_value, config.d_model, std=residual_std(config))
+
+    def forward(
+        self, x_BTD: Float[Tensor, "B T D"], segment: tuple[Any, ...], state: LayerState
+    ) -> tuple[Float[Tensor, "B T D"], LayerState]:
+        """The attention's output, and all keys (turned already) and values so far."""
+        _, _, document_BU, start = Segment(*segment)
+        q, k, v = self.qkv(x_BTD).split(self.widths, dim=-1)
+        q_BHTK, k_BGTK, v_BGTV = (
+            x.unflatten(-1, (heads, -1)).transpose(1, 2)
+            for x, heads in ((q, self.config.n_head), (k, self.config.n_kv_head), (v, self.config.n_kv_head))
+        )
+        q_BHTK, k_BGTK = (rotate(x, start, self.config.position_base) for x in (q_BHTK, k_BGTK))
+        k_BGUK, v_BGUV = remember(state, k_BGTK, v_BGTV)
+        plain = document_BU is None and start == 0
+        queries = range(start, start + x_BTD.shape[1])
+        out_BHTV = F.scaled_dot_product_attention(
+            q_BHTK,
+            k_BGUK,
+            v_BGUV,
+            attn_mask=None if plain else visible(document_BU, queries, queries.stop, x_BTD.device),
+            is_causal=plain,
+            enable_gqa=self.config.n_head != self.config.n_kv_head,
+        )
+        return self.out(out_BHTV.transpose(1, 2).flatten(2)), (k_BGUK, v_BGUV)
+
+
+class TransformerLayer(nn.Module):
+    """Attention, then SwiGLU, each behind a norm and beside a residual path."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.d_ff is not None, "transformer: d_ff is decided by the preset"
+        self.config = config
+        self.attention_norm = RMSNorm(config.d_model, bias=False)
+        self.attention = SelfAttention(config)
+        self.feed_forward_norm = RMSNorm(config.d_model, bias=False)
+        self.feed_forward = SwiGLU(config.d_model, config.d_ff, std=INIT_STD, std_down=residual_std(config))
+
+    def forward(
+        self, x_BTD: Tensor, segment: tuple[Any, ...], state: LayerState, *, return_state: bool, backend: str
+    ) -> tuple[Any, ...]:
+        update_BTD, new_state = self.attention(self.attention_norm(x_BTD), segment, state)
+        x_BTD = x_BTD + self._drop(update_BTD)
+        x_BTD = x_BTD + self._drop(self.feed_forward(self.feed_forward_norm(x_BTD)))
+        return tuple(LayerOutput(x_BTD, x_BTD.new_zeros(()), (), new_state if return_state else ()))
+
+    def _drop(self, update_BTD: Tensor) -> Tensor:
+        return drop_residual(update_BTD, self.config.dropout_residual, self.config.dropout_layer, self.training)
+
+
+class Transformer(LanguageModel):
+    remembers_all_keys = True
+    norm_bias = False
+    tied_scale = 1.0
+
+    def __init__(self, config: ModelConfig) -> None:
+        layers: list[nn.Module] = [TransformerLayer(config) for _ in range(config.n_layer)]
+        super().__init__(config, layers, std=INIT_STD, final_norm=True)
+
+
+def residual_std(config: ModelConfig) -> float:
+    return INIT_STD / math.sqrt(2 * config.n_layer)
