@@ -1,0 +1,162 @@
+"""A corpus on disk: Arrow IPC files of token ids and the manifest that makes them a corpus.
+
+A shard is one Arrow IPC *file* with one record batch of one flat, uncompressed column `tokens` (uint16 or uint32): it
+is memory-mapped and read without a copy. The manifest is written last; without it there is no corpus.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field, ValidationError
+
+from vqscale import storage
+from vqscale.data.tokenize import EOS, TokenizerName
+from vqscale.errors import CorpusError
+from vqscale.study.frozen import Frozen
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+SPLITS = ("train", "validation", "test")
+_CHUNK = 1 << 22
+
+SplitName = Literal["train", "validation", "test"]
+
+
+class Shard(Frozen):
+    """One Arrow file. `sha256` is that of the file, `tokens_sha256` that of its ids as little-endian integers."""
+
+    name: str = Field(pattern=r"^[a-z]+-\d{5,}\.arrow$")
+    tokens: int = Field(gt=0)
+    bytes: int = Field(ge=0)
+    documents: int = Field(ge=0)
+    sha256: str
+    tokens_sha256: str
+
+
+class SplitRecord(Frozen):
+    """The shards of one split; words and lines are counted for corpora whose results are reported a word."""
+
+    shards: tuple[Shard, ...]
+    words: int | None = None
+    lines: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def documents(self) -> int:
+        return sum(shard.documents for shard in self.shards)
+
+
+class SourceRecord(Frozen):
+    """Where the text came from: for people; it is no part of the fingerprint."""
+
+    description: str
+    files: int
+    bytes: int | None
+    split_by: str
+    empty_documents: int
+    """Documents without any text, which were left out."""
+
+
+class Manifest(Frozen):
+    """Everything about a corpus. `request` is the digest of what was asked for (source files and options)."""
+
+    format: Literal[1]
+    tokenizer: TokenizerName
+    tokenizer_sha256: str | None
+    vocab_size: int = Field(gt=0)
+    dtype: Literal["uint16", "uint32"]
+    splits: dict[SplitName, SplitRecord]
+    source: SourceRecord
+    request: str
+    fingerprint: str
+
+    def content_fingerprint(self) -> str:
+        """Identity of the content: tokenizer and ids, whatever the place and the origin."""
+        return digest(
+            {
+                "format": self.format,
+                "tokenizer": [self.tokenizer, self.tokenizer_sha256, self.vocab_size],
+                "splits": {
+                    name: [[shard.tokens, shard.tokens_sha256] for shard in record.shards]
+                    for name, record in self.splits.items()
+                },
+            }
+        )
+
+
+def digest(value: Any) -> str:
+    """sha256 of canonical JSON; TypeError for what JSON cannot say."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(uri: str) -> Manifest:
+    """The manifest of the corpus at `uri`; CorpusError where there is none or it is not a valid one."""
+    place = storage.join(uri, MANIFEST)
+    if not storage.exists(place):
+        raise CorpusError(
+            f"corpus: {uri} holds no {MANIFEST}, so there is no corpus. Make one: vqscale data prepare SOURCE --out {uri}"
+        )
+    try:
+        manifest = Manifest.model_validate_json(storage.read_bytes(place))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise CorpusError(
+            f"corpus: {place} is damaged at {field or 'its start'}: {first['msg']}. Prepare it again."
+        ) from error
+    if manifest.fingerprint != manifest.content_fingerprint():
+        raise CorpusError(f"corpus: {place} is damaged: its fingerprint does not match its content. Prepare it again.")
+    return manifest
+
+
+def write_shard(raw: Path, target: Path, dtype: str, token_bytes: npt.NDArray[np.int64]) -> Shard:
+    """Turn a file of raw ids into the Arrow file `target`, atomically and in constant memory."""
+    tokens = np.memmap(raw, dtype=dtype, mode="r")
+    column = pa.Array.from_buffers(pa.from_numpy_dtype(tokens.dtype), len(tokens), [None, pa.py_buffer(tokens)])
+    batch = pa.record_batch([column], names=["tokens"])
+    with (
+        storage.atomic_path(str(target)) as draft,
+        pa.OSFile(draft, "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
+    content, text, documents = hashlib.sha256(), 0, 0
+    for start in range(0, len(tokens), _CHUNK):
+        chunk = tokens[start : start + _CHUNK]
+        content.update(chunk.astype(chunk.dtype.newbyteorder("<"), copy=False))
+        text += int(token_bytes[chunk].sum())
+        documents += int(np.count_nonzero(chunk == EOS))
+    return Shard(
+        name=target.name,
+        tokens=len(tokens),
+        bytes=text,
+        documents=documents,
+        sha256=file_sha256(target),
+        tokens_sha256=content.hexdigest(),
+    )
+
+
+def map_shard(path: Path) -> npt.NDArray[Any]:
+    """The ids of a shard as a read-only view of the file; OSError or pyarrow's ArrowInvalid if it is no Arrow file."""
+    column = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column(0)
+    view: npt.NDArray[Any] = column.to_numpy(zero_copy_only=True)
+    return view

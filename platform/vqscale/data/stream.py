@@ -1,0 +1,96 @@
+"""Training batches as a pure function of (seed, step): nothing to save, nothing to skip, the same for any world size.
+
+B sequences of the global batch (lanes), T tokens of one update, C tokens of one sequence; C = T: packed windows,
+C = k T: every lane walks through a sequence in k updates and carries its model state.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from vqscale.data.corpus import TokenSplit
+from vqscale.data.permutation import Permutation
+from vqscale.errors import CorpusError
+
+
+class TokenStream:
+    """Cuts a split into sequences of `context` tokens and deals them to lanes, each once an epoch in a keyed order.
+
+    An epoch has `sequences` = (tokens - 1) // context sequences [o + i C, o + (i + 1) C] (the last token is only a
+    target). The offset o of an epoch is drawn among the tokens that are left over, so that they are not always the
+    same ones. Sequence number n of the run goes to lane n % batch; runs pass from epoch to epoch without a gap.
+    """
+
+    def __init__(
+        self, split: TokenSplit, *, batch: int, length: int, context: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        assert 0 <= rank < world
+        assert min(batch, length, context) > 0
+        if batch % world:
+            raise CorpusError(
+                f"batch: {batch} sequences cannot be shared by {world} workers. Use a multiple of {world}."
+            )
+        if context % length:
+            raise CorpusError(f"context: {context} is no multiple of the {length} tokens of one update.")
+        if len(split) <= context:
+            raise CorpusError(
+                f"context: a sequence needs {context} + 1 tokens, but {split.name} of {split.corpus.uri} has {len(split)}. "
+                "Use a shorter context or a larger corpus."
+            )
+        self._split, self._seed = split, seed
+        self.batch_size, self.length, self.context = batch, length, context
+        self.sequences = (len(split) - 1) // context
+        self._lanes = np.arange(rank * (batch // world), (rank + 1) * (batch // world))
+        self._orders: dict[int, tuple[int, Permutation]] = {}
+
+    @property
+    def description(self) -> dict[str, str | int]:
+        """What decides every batch, as JSON: two streams with equal descriptions give equal global batches."""
+        return {
+            "corpus": self._split.corpus.fingerprint,
+            "split": self._split.name,
+            "batch": self.batch_size,
+            "length": self.length,
+            "context": self.context,
+            "seed": self._seed,
+        }
+
+    @property
+    def steps_per_sequence(self) -> int:
+        return self.context // self.length
+
+    def starts_sequence(self, step: int) -> bool:
+        """True where every lane begins a new sequence: state carried from the step before must be dropped."""
+        return step % self.steps_per_sequence == 0
+
+    def epoch(self, step: int) -> int:
+        """The epoch of the first lane of the global batch at `step`."""
+        return step // self.steps_per_sequence * self.batch_size // self.sequences
+
+    def batch(self, step: int) -> npt.NDArray[np.int64]:
+        """Tokens [B / world, T + 1] of this rank at `step`: inputs [:, :-1], targets [:, 1:]."""
+        rows = np.empty((len(self._lanes), self.length + 1), dtype=np.int64)
+        for row, start in zip(rows, self.starts(step), strict=True):
+            row[:] = self._split.read(int(start), self.length + 1)
+        return rows
+
+    def starts(self, step: int) -> npt.NDArray[np.int64]:
+        """The first token [B / world] of each row of this rank at `step`."""
+        turn, segment = divmod(step, self.steps_per_sequence)
+        numbers = turn * self.batch_size + self._lanes
+        starts = np.empty(len(numbers), dtype=np.int64)
+        for epoch in np.unique(numbers // self.sequences):
+            chosen = numbers // self.sequences == epoch
+            offset, order = self._order(int(epoch))
+            starts[chosen] = offset + order(numbers[chosen] % self.sequences) * self.context
+        return starts + segment * self.length
+
+    def _order(self, epoch: int) -> tuple[int, Permutation]:
+        """The offset and the order of an epoch; two are kept, as a batch may span two."""
+        if epoch not in self._orders:
+            left_over = len(self._split) - 1 - self.sequences * self.context
+            offset = int(np.random.default_rng([self._seed, epoch]).integers(left_over + 1))
+            self._orders = {
+                **dict(list(self._orders.items())[-1:]),
+                epoch: (offset, Permutation(self.sequences, self._seed, epoch)),
+            }
+        return self._orders[epoch]

@@ -1,0 +1,152 @@
+"""The working folder of a preparation: open shards, finished shards, and a record of how far it came.
+
+Ids are appended to one raw file a shard. A commit turns full raw files into Arrow shards, syncs the open ones and then
+records their lengths: after a kill at any moment the record and the files it names are whole, and what is beyond is cut.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from vqscale import storage
+from vqscale.data.shards import SPLITS, Shard, SplitName, write_shard
+from vqscale.data.tokenize import Ids
+from vqscale.study.frozen import Frozen
+
+
+class SplitState(Frozen):
+    """Finished shards, and the ids in the open one."""
+
+    shards: tuple[Shard, ...] = ()
+    open_tokens: int = 0
+    words: int = 0
+    lines: int = 0
+
+
+class State(Frozen):
+    """How far a preparation came: `segments` segments of the source lie in shards or in recorded lengths."""
+
+    request: str
+    total_text: int | None = None
+    segments: int = 0
+    empty_documents: int = 0
+    splits: dict[SplitName, SplitState]
+
+
+class Workplace:
+    """`folder/state.json`, `folder/corpus/` (what will be the corpus) and `folder/open/` (raw ids)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.corpus = folder / "corpus"
+        self.open = folder / "open"
+        self._state = folder / "state.json"
+
+    def resume(self, request: str) -> State:
+        """The recorded state if it belongs to `request` and its files are there; otherwise a clean start."""
+        state = self._recorded()
+        if state is None or state.request != request or not self._holds(state):
+            self.clear()
+            state = State(request=request, splits={name: SplitState() for name in SPLITS})  # type: ignore[misc]
+        self.corpus.mkdir(parents=True, exist_ok=True)
+        self.open.mkdir(exist_ok=True)
+        return state
+
+    def _recorded(self) -> State | None:
+        try:
+            return State.model_validate_json(self._state.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def _holds(self, state: State) -> bool:
+        finished = all((self.corpus / shard.name).exists() for split in state.splits.values() for shard in split.shards)
+        return finished and all(
+            split.open_tokens == 0 or self.raw(name, len(split.shards)).exists() for name, split in state.splits.items()
+        )
+
+    def raw(self, split: SplitName, index: int) -> Path:
+        return self.open / f"{split}-{index:05d}"
+
+    def record(self, state: State) -> None:
+        storage.write_text(str(self._state), state.model_dump_json())
+
+    def clear(self) -> None:
+        """Remove all but the lock."""
+        self._state.unlink(missing_ok=True)
+        shutil.rmtree(self.corpus, ignore_errors=True)
+        shutil.rmtree(self.open, ignore_errors=True)
+
+
+class SplitWriter:
+    """Appends ids to the shards of one split; every shard but the last holds exactly `shard_tokens`."""
+
+    def __init__(
+        self,
+        place: Workplace,
+        split: SplitName,
+        state: SplitState,
+        dtype: str,
+        shard_tokens: int,
+        token_bytes: npt.NDArray[np.int64],
+    ) -> None:
+        self._place, self._split, self._dtype, self._limit = place, split, dtype, shard_tokens
+        self._token_bytes = token_bytes
+        self._shards = list(state.shards)
+        self._index = len(state.shards)  # of the raw file being appended to
+        self._tokens = state.open_tokens
+        self.words, self.lines = state.words, state.lines
+        self._file = self._open(state.open_tokens)
+
+    def _open(self, tokens: int) -> IO[bytes]:
+        file = self._place.raw(self._split, self._index).open("ab")
+        file.truncate(tokens * np.dtype(self._dtype).itemsize)
+        return file
+
+    @property
+    def has_full_shard(self) -> bool:
+        return self._index > len(self._shards)
+
+    def append(self, ids: Ids) -> None:
+        while len(ids):
+            part = ids[: self._limit - self._tokens]
+            self._file.write(part.astype(self._dtype, copy=False).data)
+            self._tokens += len(part)
+            ids = ids[len(part) :]
+            if self._tokens == self._limit:
+                self._next_file()
+
+    def _next_file(self) -> None:
+        self._file.close()
+        self._index += 1
+        self._tokens = 0
+        self._file = self._open(0)
+
+    def commit(self) -> SplitState:
+        """Make full raw files shards and the open one safe; the raw files go only after the state is recorded."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        for index in range(len(self._shards), self._index):
+            self._shards.append(self._finish(index))
+        return SplitState(shards=tuple(self._shards), open_tokens=self._tokens, words=self.words, lines=self.lines)
+
+    def discard_raw(self) -> None:
+        """Remove the raw files of the shards that `commit` made."""
+        for index in range(self._index):
+            self._place.raw(self._split, index).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def end(self) -> None:
+        """Close the last shard however full it is; nothing may be appended afterwards."""
+        if self._tokens:
+            self._next_file()
+
+    def _finish(self, index: int) -> Shard:
+        target = self._place.corpus / f"{self._split}-{index:05d}.arrow"
+        return write_shard(self._place.raw(self._split, index), target, self._dtype, self._token_bytes)
