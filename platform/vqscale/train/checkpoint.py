@@ -1,0 +1,186 @@
+"""Checkpoints: one folder a step, complete only with its manifest, verified by size and sha256 when read.
+
+Every rank writes its own files to a local draft and uploads them; rank 0 writes `manifest.json` last. A folder without
+a manifest is the trace of an interrupted write and does not exist for anybody.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup
+
+from vqscale import storage
+from vqscale.study.frozen import Frozen
+from vqscale.train.engine import Engine
+from vqscale.train.metrics import world_size
+
+MANIFEST = "manifest.json"
+
+
+class FileRecord(Frozen):
+    name: str
+    size: int
+    sha256: str
+
+
+class Manifest(Frozen):
+    """What a checkpoint holds and where the trial stood."""
+
+    trial: str
+    """Fingerprint of the trial."""
+    step: int
+    """Updates done."""
+    world: int
+    zero: int
+    progress: dict[str, Any]
+    """The loop's own numbers: seconds spent, first loss, attempts ..."""
+    files: list[FileRecord]
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def save(
+    engine: Engine,
+    extra: dict[str, Any],
+    *,
+    folder: str,
+    trial: str,
+    step: int,
+    zero: int,
+    progress: dict[str, Any],
+    group: ProcessGroup | None = None,
+) -> str:
+    """Write a checkpoint of all ranks under `folder`; returns its URI. Every rank must call it.
+
+    `extra` is this rank's own state (carried state, random generators): tensors and plain values only.
+    """
+    target = storage.join(folder, checkpoint_name(step))
+    draft = Path(tempfile.mkdtemp(prefix="vqscale-checkpoint-"))
+    try:
+        engine.save(draft)
+        torch.save(extra, draft / f"rank-{_rank(group):05d}.pt")
+        records = [_upload(path, draft, target) for path in sorted(draft.rglob("*")) if path.is_file()]
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    everybodys = _gather(records, group)
+    if _rank(group) == 0:
+        manifest = Manifest(
+            trial=trial,
+            step=step,
+            world=world_size(group),
+            zero=zero,
+            progress=progress,
+            files=sorted((record for records in everybodys for record in records), key=lambda record: record.name),
+        )
+        storage.write_text(storage.join(target, MANIFEST), manifest.model_dump_json(indent=2))
+    _barrier(group)
+    return target
+
+
+def _upload(path: Path, draft: Path, target: str) -> FileRecord:
+    name = path.relative_to(draft).as_posix()
+    storage.upload(str(path), storage.join(target, name))
+    return FileRecord(name=name, size=path.stat().st_size, sha256=sha256_file(path))
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def complete(folder: str) -> list[str]:
+    """URIs of the complete checkpoints under `folder`, newest first."""
+    names = [name for name in storage.listdir(folder) if name.startswith("step-")]
+    uris = [storage.join(folder, name) for name in sorted(names, reverse=True)]
+    return [uri for uri in uris if storage.exists(storage.join(uri, MANIFEST))]
+
+
+def read_manifest(uri: str) -> Manifest:
+    return Manifest.model_validate_json(storage.read_text(storage.join(uri, MANIFEST)))
+
+
+def restore(
+    engine: Engine,
+    *,
+    folder: str,
+    trial: str,
+    warn: Callable[[str], None],
+    group: ProcessGroup | None = None,
+) -> tuple[Manifest, dict[str, Any]] | None:
+    """Load the newest whole checkpoint into `engine`; None where there is none. Every rank must call it.
+
+    A damaged one is passed over with a warning in favour of the one before it.
+    """
+    for uri in complete(folder):
+        local = Path(tempfile.mkdtemp(prefix="vqscale-restore-"))
+        try:
+            manifest = read_manifest(uri)
+            fault = _fetch(uri, manifest, local) or _misfit(manifest, trial, group)
+            faults = [fault for fault in _gather(fault, group) if fault]
+            if faults:
+                warn(f"checkpoint {uri} is not used: {faults[0]}")
+                continue
+            engine.load(local)
+            extra = torch.load(local / f"rank-{_rank(group):05d}.pt", weights_only=True)
+            return manifest, extra
+        finally:
+            shutil.rmtree(local, ignore_errors=True)
+    return None
+
+
+def _fetch(uri: str, manifest: Manifest, local: Path) -> str | None:
+    """Copy the files of a checkpoint to `local`; returns what is wrong with them, if anything."""
+    for record in manifest.files:
+        path = local / record.name
+        try:
+            storage.download(storage.join(uri, record.name), str(path))
+        except FileNotFoundError:
+            return f"{record.name} is missing"
+        if path.stat().st_size != record.size or sha256_file(path) != record.sha256:
+            return f"{record.name} is damaged (its sha256 does not match)"
+    return None
+
+
+def _misfit(manifest: Manifest, trial: str, group: ProcessGroup | None) -> str | None:
+    if manifest.trial != trial:
+        return "it belongs to another trial"
+    if manifest.world != world_size(group):
+        return f"it was written by {manifest.world} workers and {world_size(group)} are here; the trial starts anew"
+    return None
+
+
+def prune(folder: str, keep: int, group: ProcessGroup | None = None) -> None:
+    """Remove all but the newest `keep` complete checkpoints, and what interrupted writes left behind them."""
+    if _rank(group) == 0:
+        kept = complete(folder)[:keep]
+        newest = kept[0].rsplit("/", 1)[-1] if kept else ""
+        for name in storage.listdir(folder):
+            uri = storage.join(folder, name)
+            if uri not in kept and name < newest:
+                storage.remove(uri)
+    _barrier(group)
+
+
+def _rank(group: ProcessGroup | None) -> int:
+    return dist.get_rank(group) if world_size(group) > 1 else 0
+
+
+def _barrier(group: ProcessGroup | None) -> None:
+    if world_size(group) > 1:
+        dist.barrier(group=group)
+
+
+def _gather(value: Any, group: ProcessGroup | None) -> list[Any]:
+    if world_size(group) == 1:
+        return [value]
+    values: list[Any] = [None] * world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values

@@ -1,0 +1,214 @@
+"""Engines: how gradients become an update. The training step knows only the `Engine` protocol.
+
+`plain` is torch on one device; `deepspeed` shards optimiser state, gradients and parameters over workers (ZeRO 0-3).
+Both keep parameters and optimiser state in fp32; `precision: bf16` is autocast in the step, as in the paper
+(fp32 parameters, bf16 activations), so every engine and every ZeRO stage computes the same numbers.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vqscale.study.trial import TrainConfig
+
+DEEPSPEED_TAG = "engine"
+
+
+class Engine(Protocol):
+    """Backward, update and state of one model."""
+
+    module: nn.Module
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]: ...
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Back-propagate the mean loss of one micro-batch."""
+
+    def step(self, lr: float) -> Tensor:
+        """Clip, update, clear the gradients; returns the global gradient norm before clipping (a scalar)."""
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's share of parameters, buffers and optimiser state."""
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote with the same engine on the same number of workers."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """Whole parameters and buffers on the CPU (all ranks must call it; only rank 0's is meaningful)."""
+
+    def whole_parameters(self) -> contextlib.AbstractContextManager[None]:
+        """Within it every rank may read every parameter (evaluation)."""
+
+    def close(self) -> None:
+        """Release what the engine holds, so that the next one starts clean."""
+
+
+def _adamw(module: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only (tensors with one dimension are never decayed, as in the reference)."""
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    vectors = [p for p in module.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=train.lr,
+        betas=(train.beta1, train.beta2),
+        eps=train.adam_eps,
+    )
+
+
+class PlainEngine:
+    """One device, torch alone."""
+
+    def __init__(self, module: nn.Module, train: TrainConfig) -> None:
+        self.module = module
+        self._train = train
+        self._optimizer = _adamw(module, train)
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        output: dict[str, Any] = self.module(*args, **kwargs)
+        return output
+
+    def accumulate(self, loss: Tensor) -> None:
+        torch.autograd.backward(loss / self._train.accumulation)
+
+    def step(self, lr: float) -> Tensor:
+        norm = clip(self.module.parameters(), self._train.clip)
+        set_rate(self._optimizer, lr)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def save(self, folder: Path) -> None:
+        torch.save(
+            {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}, folder / "engine.pt"
+        )
+
+    def load(self, folder: Path) -> None:
+        saved = torch.load(folder / "engine.pt", weights_only=True)
+        self.module.load_state_dict(saved["module"])
+        self._optimizer.load_state_dict(saved["optimizer"])
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
+
+    def whole_parameters(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def close(self) -> None:
+        self._optimizer.state.clear()
+
+
+def deepspeed_config(train: TrainConfig, world: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a trial: generated, then overridden by the study's `train.deepspeed`.
+
+    `train_batch_size` counts sequences of the whole update; what a worker holds follows from `world`.
+    """
+    config: dict[str, Any] = {
+        "train_batch_size": train.batch_size,
+        "train_micro_batch_size_per_gpu": train.batch_size // train.accumulation // world,
+        "gradient_accumulation_steps": train.accumulation,
+        "gradient_clipping": train.clip if train.clip and train.zero > 0 else 0.0,
+        "zero_optimization": {"stage": train.zero},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**12,
+        "wall_clock_breakdown": False,
+    }
+    return merged(config, train.deepspeed)
+
+
+def merged(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the leaves of `override` put in place."""
+    result = dict(base)
+    for key, value in override.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+class DeepSpeedEngine:
+    """DeepSpeed around a client `torch.optim.AdamW`: no op is compiled at run time."""
+
+    def __init__(self, module: nn.Module, train: TrainConfig, world: int) -> None:
+        deepspeed = import_deepspeed()
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=module, optimizer=_adamw(module, train), config=deepspeed_config(train, world)
+        )
+        with torch.no_grad():  # a user's `bf16` or `fp16` override casts buffers; codebooks stay in fp32
+            for name, buffer in module.named_buffers():
+                buffer.data = buffers[name].to(buffer.device)
+        self.module = module
+        self._train = train
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        output: dict[str, Any] = self._engine(*args, **kwargs)
+        return output
+
+    def accumulate(self, loss: Tensor) -> None:
+        self._engine.backward(loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+
+    def step(self, lr: float) -> Tensor:
+        set_rate(self._optimizer, lr)
+        if self._train.zero == 0:  # DeepSpeed keeps no norm at stage 0: gradients are whole here, so it is ours to clip
+            norm = clip(self.module.parameters(), self._train.clip)
+            self._engine.step()
+            return norm
+        self._engine.step()
+        return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
+
+    def save(self, folder: Path) -> None:
+        self._engine.save_checkpoint(str(folder), tag=DEEPSPEED_TAG)
+
+    def load(self, folder: Path) -> None:
+        self._engine.load_checkpoint(str(folder), tag=DEEPSPEED_TAG)
+
+    def weights(self) -> dict[str, Tensor]:
+        with self.whole_parameters():
+            return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
+
+    @contextlib.contextmanager
+    def whole_parameters(self) -> Iterator[None]:
+        if self._train.zero < 3:
+            yield
+            return
+        with import_deepspeed().zero.GatheredParameters(list(self.module.parameters())):
+            yield
+
+    def close(self) -> None:
+        self._engine.destroy()
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed, told not to compile its shared-memory collective (30-200 s; gloo serves as well)."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel("ERROR")
+    return deepspeed
+
+
+def set_rate(optimizer: Any, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def clip(parameters: Iterable[nn.Parameter], largest: float | None) -> Tensor:
+    """Clip whole gradients in place to a global norm; returns the norm before."""
+    return nn.utils.clip_grad_norm_(list(parameters), largest if largest is not None else float("inf")).detach()
+
+
+def open_engine(module: nn.Module, train: TrainConfig, world: int) -> Engine:
+    if train.engine == "plain":
+        assert world == 1, "the plain engine serves one worker; planning refuses more"
+        return PlainEngine(module, train)
+    return DeepSpeedEngine(module, train, world)

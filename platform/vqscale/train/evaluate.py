@@ -1,0 +1,159 @@
+"""Held-out loss on whole documents or contiguous text, with carried state, and where in the context it falls."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from vqscale.data import evaluation
+from vqscale.results.record import PositionLoss
+from vqscale.study.trial import TrainConfig
+from vqscale.train.metrics import world_size
+from vqscale.train.step import document_starts
+
+PAD = 0
+ROW_TOKENS = 16384
+"""Tokens that one forward pass of the evaluation holds, over all its rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Loss over held-out tokens; every rank holds the same value."""
+
+    nats: float
+    """Mean cross-entropy a token."""
+    tokens: int
+    text_bytes: int
+    """Bytes of text that the predicted tokens stand for."""
+    by_position: list[PositionLoss]
+
+    @property
+    def bpb(self) -> float:
+        return self.nats * self.tokens / math.log(2) / self.text_bytes
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.nats, 700.0))
+
+
+@torch.no_grad()
+def evaluate(
+    model: Any,
+    corpus: Any,
+    split: str,
+    train: TrainConfig,
+    device: torch.device,
+    group: ProcessGroup | None = None,
+) -> HeldOut:
+    """Evaluate on the first `evaluation_tokens` of a split, in sequences of `evaluation_context`.
+
+    A sequence is read in segments of the training context with the state carried between them, so that a model with
+    constant state may be evaluated on any length. All ranks share the sequences and return the same result.
+    """
+    context = train.evaluation_context or train.context
+    tokens = corpus.split(split)
+    if train.evaluation_by == "documents":
+        sequences = evaluation.documents(tokens, limit_tokens=train.evaluation_tokens)
+    else:
+        sequences = evaluation.sequences(tokens, context, limit_tokens=train.evaluation_tokens)
+    longest = max(length for _, length in sequences)
+    nats_T = torch.zeros(longest, dtype=torch.float64)
+    count_T = torch.zeros(longest, dtype=torch.float64)
+    text_bytes = torch.zeros(1, dtype=torch.float64)
+    segment = min(train.context, longest)
+    rows = max(1, ROW_TOKENS // segment)
+    was_training = model.training
+    model.eval()
+    world, rank = world_size(group), _rank(group)
+    # Every rank runs the same passes, of the same number of segments: ZeRO-3 gathers parameters in each of them.
+    for first in range(0, len(sequences), rows * world):
+        chunk = sequences[first : first + rows * world]
+        width = max(length for _, length in chunk) + 1
+        batch = [_read(tokens, *sequence) for sequence in chunk[rank::world]]
+        _add_batch(model, batch, width, segment, train, device, nats_T, count_T)
+        text_bytes += sum(int(corpus.token_bytes[row[1:]].sum()) for row in batch)
+    model.train(was_training)
+    return _result(*(_total(part, device, group) for part in (nats_T, count_T, text_bytes)))
+
+
+def _read(tokens: Any, start: int, length: int) -> np.ndarray:
+    row: np.ndarray = tokens.read(start, length + 1).astype(np.int64)
+    return row
+
+
+def _add_batch(
+    model: Any,
+    batch: list[np.ndarray],
+    width: int,
+    segment: int,
+    train: TrainConfig,
+    device: torch.device,
+    nats_T: Tensor,
+    count_T: Tensor,
+) -> None:
+    """Add the losses of `batch` (rows of at most `width` tokens, padded on the right) to the sums by position."""
+    padded = np.full((max(len(batch), 1), width), PAD, dtype=np.int64)
+    mask = np.zeros(padded.shape, dtype=bool)
+    for index, row in enumerate(batch):
+        padded[index, : len(row)] = row
+        mask[index, : len(row)] = True
+    ragged = not mask.all()
+    state = None
+    for start in range(0, width - 1, segment):
+        stop = min(start + segment, width - 1)
+        inputs, targets = padded[:, start:stop], padded[:, start + 1 : stop + 1]
+        real = mask[:, start + 1 : stop + 1]
+        starts = document_starts(inputs, train.documents)
+        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+            output = model(
+                torch.from_numpy(inputs.copy()).to(device),
+                state=state,
+                mask_BT=torch.from_numpy(real.copy()).to(device) if ragged else None,
+                doc_start_BT=None if starts is None else torch.from_numpy(starts).to(device),
+                return_state=stop < width - 1,
+            )
+        state = output["state"]
+        logits_BTW = output["logits"].float()
+        goal_BT = torch.from_numpy(targets.copy()).to(device)
+        loss_BT = F.cross_entropy(logits_BTW.transpose(1, 2), goal_BT, reduction="none")
+        weight_BT = torch.from_numpy(real.copy()).double()
+        nats_T[start:stop] += (loss_BT.double().cpu() * weight_BT).sum(0)
+        count_T[start:stop] += weight_BT.sum(0)
+
+
+def _rank(group: ProcessGroup | None) -> int:
+    return dist.get_rank(group) if world_size(group) > 1 else 0
+
+
+def _total(part: Tensor, device: torch.device, group: ProcessGroup | None) -> Tensor:
+    if world_size(group) == 1:
+        return part
+    on_device = part.to(device)
+    dist.all_reduce(on_device, group=group)
+    return on_device.cpu()
+
+
+def _result(nats_T: Tensor, count_T: Tensor, text_bytes: Tensor) -> HeldOut:
+    tokens = int(count_T.sum())
+    return HeldOut(
+        nats=float(nats_T.sum()) / tokens,
+        tokens=tokens,
+        text_bytes=int(text_bytes),
+        by_position=[
+            PositionLoss(start=start, end=end, nats=float(nats_T[start:end].sum() / count_T[start:end].sum()))
+            for start, end in position_buckets(len(count_T))
+        ],
+    )
+
+
+def position_buckets(length: int) -> list[tuple[int, int]]:
+    """Positions [0, length) in buckets whose borders double: 0-1, 1-2, 2-4, 4-8 ..."""
+    borders = [0, *(2**i for i in range(length.bit_length()) if 2**i < length), length]
+    return list(itertools.pairwise(borders))

@@ -1,0 +1,126 @@
+"""What a trial measures of itself: means over a window of updates, speed, memory, codebook health."""
+
+import functools
+import statistics
+import time
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from vqscale.train.step import Update
+
+
+class Window:
+    """Sums over the updates since the last reading, kept on the device until they are read."""
+
+    def __init__(self, device: torch.device, group: ProcessGroup | None) -> None:
+        self._group = group
+        self._sums = torch.zeros(3, device=device)
+        self._norm = torch.zeros((), device=device)
+        self._updates = 0
+
+    def add(self, update: Update) -> None:
+        one = torch.ones((), device=self._sums.device)
+        self._sums += torch.stack([update.nats, update.commit.to(one.dtype), one])
+        self._norm = update.norm
+        self._updates += 1
+
+    @property
+    def updates(self) -> int:
+        return self._updates
+
+    def read(self) -> dict[str, float]:
+        """Means over all workers (the one host sync of the window), then start anew."""
+        sums = self._sums.clone()
+        if world_size(self._group) > 1:
+            dist.all_reduce(sums, group=self._group)
+        nats, commit, updates = torch.cat([sums[:2], sums[2:]]).tolist()
+        norm = float(self._norm)
+        self._sums.zero_()
+        self._updates = 0
+        return {"loss": nats / updates, "commit": commit / updates, "gradient_norm": norm}
+
+
+def world_size(group: ProcessGroup | None = None) -> int:
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def agree(flag: bool, device: torch.device, group: ProcessGroup | None) -> bool:
+    """True on every worker when it is true on any."""
+    if world_size(group) == 1:
+        return flag
+    vote = torch.tensor(float(flag), device=device)
+    dist.all_reduce(vote, op=dist.ReduceOp.MAX, group=group)
+    return bool(vote.item())
+
+
+def codebook_telemetry(codebooks: list[Any]) -> dict[str, float]:
+    """Means over the layers of perplexity, dead share and quantisation error; codes revived in all of them."""
+    if not codebooks:
+        return {}
+    layers = [codebook.telemetry() for codebook in codebooks]
+    mean = {
+        key: torch.stack([_scalar(layer[key]) for layer in layers]).mean()
+        for key in ("perplexity", "dead_share", "quantisation_error", "threshold")
+    }
+    revived = torch.stack([_scalar(layer["revived"]) for layer in layers]).sum()
+    return {f"codebook/{key}": float(value) for key, value in {**mean, "revived": revived}.items()}
+
+
+def _scalar(value: Tensor) -> Tensor:
+    return value.float().mean()
+
+
+def system_metrics(device: torch.device) -> dict[str, float]:
+    """CPU and memory of this process, and the GPU's where there is one (names as MLflow groups them)."""
+    process = _process()
+    values = {
+        "system/cpu_percent": process.cpu_percent(),
+        "system/memory_megabytes": process.memory_info().rss / 1e6,
+    }
+    if device.type == "cuda":
+        values["system/gpu_memory_megabytes"] = torch.cuda.memory_allocated(device) / 1e6
+    return values
+
+
+@functools.cache
+def _process() -> psutil.Process:
+    return psutil.Process()
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Peak of the allocator since `reset_memory` (CUDA), or the process's resident memory now (CPU)."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(_process().memory_info().rss)
+
+
+def reset_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+@functools.cache
+def peak_flops(device_type: str, precision: str) -> float:
+    """FLOP/s that one worker's device reaches in a plain matrix product: the ceiling that shares refer to. Measured."""
+    device = torch.device(device_type)
+    size = 8192 if device_type == "cuda" else 1024
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(size, size, device=device).to(dtype)
+    times = []
+    for _ in range(5):
+        synchronise(device)
+        start = time.perf_counter()
+        a @ a
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(times[1:])
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,185 @@
+"""From a trial and how it went to its row of the study's table."""
+
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vqscale import storage
+from vqscale.models.counts import (
+    decode_state_bytes,
+    flops_per_token,
+    parameter_groups,
+    parameters,
+    parameters_non_embedding,
+)
+from vqscale.results.record import Result
+from vqscale.study.trial import Trial
+from vqscale.train.trial import Outcome
+
+RESULT = "result.json"
+
+
+def trial_facts(study: str, trial: Trial) -> dict[str, Any]:
+    """The columns that are known before a trial runs."""
+    model, train = trial.model, trial.train
+    groups = flops_per_token(model, train.context, train.segment)
+    return {
+        "study": study,
+        "trial_id": trial.id,
+        "name": trial.name,
+        "arch": model.arch,
+        "head": model.head,
+        "preset": trial.preset,
+        "seed": train.seed,
+        "d_model": model.d_model,
+        "n_layer": model.n_layer,
+        "codebook_size": model.codebook_size,
+        "block_length": model.block_length,
+        "context": train.context,
+        "segment": train.segment_length,
+        "tokens": train.steps * train.batch_tokens,
+        "steps": train.steps,
+        "batch_tokens": train.batch_tokens,
+        "lr": train.lr,
+        "precision": train.precision,
+        "engine": train.engine,
+        "zero": train.zero if train.engine == "deepspeed" else None,
+        "parameters": parameters(model),
+        "parameters_non_embedding": parameters_non_embedding(model),
+        "parameter_groups": parameter_groups(model),
+        "flops": sum(groups.values()) * train.steps * train.batch_tokens,
+        "flops_groups": groups,
+        "state_bytes": decode_state_bytes(model, train.context, 4 if train.precision == "fp32" else 2),
+        "corpus": trial.corpus,
+        "corpus_fingerprint": trial.corpus_fingerprint,
+    }
+
+
+MEASURED_COLUMNS = (
+    *("loss", "bpb", "perplexity", "train_loss", "tokens_per_second", "flops_per_second", "peak_flops"),
+    *("peak_memory_bytes", "code_perplexity", "dead_codes", "quantisation_error", "revived"),
+    *("seconds_training", "seconds_overhead", "seconds_evaluation", "device", "backend"),
+)
+
+
+def failed_result(study: str, trial: Trial, *, error: str, attempts: int, workers: int, started_at: str) -> Result:
+    """The record of a trial that could not be finished: nothing measured, the reason kept."""
+    return Result(
+        **trial_facts(study, trial),
+        **dict.fromkeys(MEASURED_COLUMNS),
+        status="failed",
+        error=error,
+        attempts=attempts,
+        workers=workers,
+        loss_by_position=[],
+        versions=versions(),
+        git=git_commit(),
+        started_at=started_at,
+    )
+
+
+def finished_result(
+    study: str,
+    trial: Trial,
+    outcome: Outcome,
+    *,
+    attempts: int,
+    workers: int,
+    device: str,
+    started_at: str,
+    seconds_total: float,
+) -> Result:
+    """The record of a trial that ran; `seconds_total` is its whole time on the workers."""
+    row, held_out = outcome.row, outcome.held_out
+    facts = trial_facts(study, trial)
+    speed = row["tokens"] / outcome.seconds_training
+    measured: dict[str, Any] = {
+        "loss": held_out and held_out.nats,
+        "bpb": held_out and held_out.bpb,
+        "perplexity": held_out and held_out.perplexity,
+        "train_loss": finite(row["loss"]),
+        "tokens_per_second": speed,
+        "flops_per_second": speed * sum(facts["flops_groups"].values()),
+        * row["tokens"]
+        / outcome.seconds_training
+        / row["tokens_per_second"],
+        "peak_flops": outcome.peak_flops,
+        "peak_memory_bytes": outcome.peak_memory_bytes,
+        "code_perplexity": row.get("codebook/perplexity"),
+        "dead_codes": row.get("codebook/dead_share"),
+        "quantisation_error": row.get("codebook/quantisation_error"),
+        "revived": outcome.revived if trial.model.arch == "transformer_vq" else None,
+        "seconds_training": outcome.seconds_training,
+        "seconds_evaluation": outcome.seconds_evaluation,
+        "seconds_overhead": max(seconds_total - outcome.seconds_training - outcome.seconds_evaluation, 0.0),
+        "device": device,
+        "backend": outcome.backend,
+    }
+    return Result(
+        **facts,
+        **measured,
+        status=outcome.status,
+        error=outcome.error,
+        attempts=attempts,
+        workers=workers,
+        loss_by_position=held_out.by_position if held_out else [],
+        versions=versions(),
+        git=git_commit(),
+        started_at=started_at,
+    )
+
+
+def finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
+
+
+def write_result(result: Result, folder: str) -> None:
+    storage.write_text(storage.join(folder, RESULT), result.model_dump_json(indent=2) + "\n")
+
+
+def read_result(folder: str) -> Result | None:
+    """The record in a trial's folder; None before the trial ended."""
+    uri = storage.join(folder, RESULT)
+    return Result.model_validate_json(storage.read_text(uri)) if storage.exists(uri) else None
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    names = ("vqscale", "torch", "deepspeed", "ray", "mlflow", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """Commit of the checkout that this code was imported from, with `+changes` when it is not clean; None elsewhere."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None or git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -1,0 +1,354 @@
+"""A trial from its first token to its result. Who started it (a test, a shell, Ray Train) is behind `Host`."""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import safetensors.torch
+import torch
+from torch.distributed import ProcessGroup
+
+from vqkernels import resolve_backend
+from vqscale import storage
+from vqscale.data.corpus import Corpus, open_corpus
+from vqscale.data.stream import TokenStream
+from vqscale.errors import CorpusError
+from vqscale.models.base import ModelState
+from vqscale.models.build import build
+from vqscale.models.counts import flops_per_token
+from vqscale.study.spec import RunOptions
+from vqscale.study.trial import Trial
+from vqscale.train import checkpoint, metrics
+from vqscale.train.engine import Engine, open_engine
+from vqscale.train.evaluate import HeldOut, evaluate
+from vqscale.train.schedule import learning_rate
+from vqscale.train.step import train_step
+
+Row = dict[str, float | int]
+
+
+class Host(Protocol):
+    """What a trial needs from whoever runs it."""
+
+    rank: int
+    world: int
+    device: torch.device
+    group: ProcessGroup | None
+
+    def publish(self, row: Row) -> bool:
+        """Take one row of metrics (rank 0 only); True asks the trial to stop here."""
+
+    def checkpointed(self, uri: str, row: Row) -> None:
+        """A complete checkpoint lies at `uri` (every rank is told)."""
+
+    def warn(self, message: str) -> None: ...
+
+
+@dataclass
+class LocalHost:
+    """One process on one device: tests, notebooks, `engine: plain`."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    rank: int = 0
+    world: int = 1
+    group: ProcessGroup | None = None
+    rows: list[Row] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def publish(self, row: Row) -> bool:
+        self.rows.append(row)
+        return False
+
+    def checkpointed(self, uri: str, row: Row) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended and what was measured; equal on every rank."""
+
+    status: Literal["finished", "diverged", "stopped"]
+    error: str | None
+    step: int
+    row: Row
+    """The last row of training metrics."""
+    held_out: HeldOut | None
+    seconds_training: float
+    seconds_evaluation: float
+    peak_memory_bytes: int
+    peak_flops: float
+    revived: int
+    backend: str | None
+
+
+class _Loop:
+    """The mutable middle of a trial: what changes from update to update and what a checkpoint must hold."""
+
+    def __init__(self, trial: Trial, corpus: Corpus, folder: str, options: RunOptions, host: Host) -> None:
+        train = trial.train
+        if corpus.fingerprint != trial.corpus_fingerprint:
+            raise CorpusError(
+                f"{trial.corpus}: holds corpus {corpus.fingerprint[:12]}, but the trial was planned on"
+                f" {trial.corpus_fingerprint[:12]}. Plan the study again."
+            )
+        self.trial, self.train, self.corpus, self.options, self.host = trial, train, corpus, options, host
+        self.folder = folder
+        torch.manual_seed(train.seed)
+        model = build(trial.model, device=host.device, seed=train.seed)
+        model.activation_checkpointing = train.activation_checkpointing
+        model.backend = train.backend
+        self.engine: Engine = open_engine(model, train, host.world)
+        self.model: Any = self.engine.module
+        self.model.train()
+        self.stream = TokenStream(
+            corpus.split("train"),
+            batch=train.batch_size,
+            length=train.segment_length,
+            context=train.context,
+            seed=train.seed,
+            rank=host.rank,
+            world=host.world,
+        )
+        self.flops_per_token = sum(flops_per_token(trial.model, train.context, train.segment).values())
+        self.window = metrics.Window(host.device, host.group)
+        self.step = 0
+        self.states: list[Any] | None = None
+        self.rows: list[Row] = []
+        self.first_loss: float | None = None
+        self.seconds = 0.0
+        self.window_seconds = 0.0
+        self.revived = 0.0
+        self.peak_memory = 0
+        # Dropout draws from a generator of its own a rank, so that ranks differ and a resumed run continues the draw.
+        torch.manual_seed(train.seed * 1_000_003 + host.rank)
+        metrics.reset_memory(host.device)
+
+    @property
+    def log_every(self) -> int:
+        return min(self.options.log_every, self.train.steps)
+
+    @property
+    def checkpoint_every(self) -> int:
+        return self.options.checkpoint_every or max(100, math.ceil(self.train.steps / 10))
+
+    @property
+    def checkpoints(self) -> str:
+        return storage.join(self.folder, "checkpoints")
+
+    def update(self) -> None:
+        start = time.perf_counter()
+        tokens_BT = self.stream.batch(self.step)
+        states = None if self.stream.starts_sequence(self.step) else self.states
+        result, self.states = train_step(
+            self.engine,
+            tokens_BT,
+            states,
+            learning_rate(self.step, self.train),
+            self.train,
+            self.trial.model.commit_weight,
+            self.host.device,
+            self.host.group,
+        )
+        self.window.add(result)
+        self.step += 1
+        self.window_seconds += time.perf_counter() - start
+
+    def read(self) -> Row:
+        """One row of metrics, the same on every rank but for the memory of this one."""
+        start = time.perf_counter()
+        updates = self.window.updates
+        values = self.window.read()
+        seconds = self.window_seconds + time.perf_counter() - start
+        tokens = updates * self.train.batch_tokens
+        telemetry = metrics.codebook_telemetry(self.model.codebooks())
+        self.revived += telemetry.get("codebook/revived", 0.0)
+        self.peak_memory = max(self.peak_memory, metrics.memory_bytes(self.host.device))
+        speed = tokens / seconds
+        row: Row = {
+            "step": self.step,
+            "tokens": self.step * self.train.batch_tokens,
+            **values,
+            "bpb": values["loss"] / math.log(2) / self.bytes_per_token,
+            "lr": learning_rate(self.step - 1, self.train),
+            "tokens_per_second": speed,
+            "flops_per_second": speed * self.flops_per_token,
+            "flops_share": speed * self.flops_per_token / self.peak_flops,
+            "peak_memory_bytes": self.peak_memory,
+            "seconds": self.seconds + seconds,
+            **telemetry,
+            **metrics.system_metrics(self.host.device),
+        }
+        self.seconds += seconds
+        self.window_seconds = 0.0
+        self.rows.append(row)
+        return row
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Text bytes of a training token, mean over the corpus: turns a training loss into bits per byte."""
+        return self.corpus.bytes_per_token
+
+    @property
+    def peak_flops(self) -> float:
+        return metrics.peak_flops(self.host.device.type, self.train.precision) * self.host.world
+
+    def fault(self, row: Row) -> str | None:
+        """Why the trial has to end as diverged, if it has to."""
+        loss, norm = row["loss"], row["gradient_norm"]
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            return f"loss {loss:g}, gradient norm {norm:g} at step {self.step}: not a number any more"
+        if self.first_loss is None:
+            self.first_loss = loss
+        limit = 3 * max(self.first_loss, math.log(self.trial.model.vocab_size))
+        if loss > limit:
+            return f"loss {loss:.3g} nats at step {self.step} is above {limit:.3g}, three times where it began"
+        return None
+
+    def save(self, row: Row) -> None:
+        extra = {
+            "states": [state.to_tensors() for state in self.states] if self.states else None,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.host.device) if self.host.device.type == "cuda" else None,
+        }
+        progress = {
+            "first_loss": self.first_loss,
+            "seconds": self.seconds,
+            "revived": self.revived,
+            "peak_memory": self.peak_memory,
+        }
+        if self.host.rank == 0:
+            self.write_rows()
+        uri = checkpoint.save(
+            self.engine,
+            extra,
+            folder=self.checkpoints,
+            trial=self.trial.fingerprint,
+            step=self.step,
+            zero=self.train.zero,
+            progress=progress,
+            group=self.host.group,
+        )
+        checkpoint.prune(self.checkpoints, self.options.keep_checkpoints, self.host.group)
+        self.host.checkpointed(uri, row)
+
+    def resume(self) -> None:
+        """Go on from the newest whole checkpoint, if there is one."""
+        found = checkpoint.restore(
+            self.engine,
+            folder=self.checkpoints,
+            trial=self.trial.fingerprint,
+            warn=self.host.warn,
+            group=self.host.group,
+        )
+        if found is None:
+            return
+        manifest, extra = found
+        self.step = manifest.step
+        self.first_loss = manifest.progress["first_loss"]
+        self.seconds = manifest.progress["seconds"]
+        self.revived = manifest.progress["revived"]
+        self.peak_memory = manifest.progress["peak_memory"]
+        if extra["states"] is not None:
+            self.states = [ModelState.from_tensors(state) for state in extra["states"]]
+        torch.set_rng_state(extra["rng"])
+        if extra["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(extra["cuda_rng"], self.host.device)
+        self.rows = [row for row in read_rows(self.folder) if row["step"] <= self.step]
+
+    def write_rows(self) -> None:
+        storage.write_text(metrics_uri(self.folder), "".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def metrics_uri(folder: str) -> str:
+    return storage.join(folder, "metrics.jsonl")
+
+
+def read_rows(folder: str) -> list[Row]:
+    """The metric rows of a trial, oldest first; empty before its first checkpoint."""
+    uri = metrics_uri(folder)
+    if not storage.exists(uri):
+        return []
+    return [json.loads(line) for line in storage.read_text(uri).splitlines()]
+
+
+def run_trial(trial: Trial, folder: str, options: RunOptions, host: Host) -> Outcome:
+    """Train and evaluate one trial; goes on where an earlier attempt in `folder` stopped.
+
+    The trial's folder afterwards holds `metrics.jsonl` and `model.safetensors`; checkpoints are removed when it
+    finished and kept when it diverged or was stopped. Every rank must call it; errors of the machine are raised.
+    """
+    corpus = open_corpus(trial.corpus)
+    with _closing(_Loop(trial, corpus, folder, options, host)) as loop:
+        loop.resume()
+        status, error = _train(loop)
+        held_out, seconds = None, 0.0
+        if status != "diverged":
+            start = time.perf_counter()
+            held_out = evaluate(loop.model, corpus, "validation", trial.train, host.device, host.group)
+            seconds = time.perf_counter() - start
+        _write_outputs(loop, status)
+        return Outcome(
+            status=status,
+            error=error,
+            step=loop.step,
+            row=loop.rows[-1],
+            held_out=held_out,
+            seconds_training=loop.seconds,
+            seconds_evaluation=seconds,
+            peak_memory_bytes=loop.peak_memory,
+            peak_flops=loop.peak_flops,
+            revived=round(loop.revived),
+            backend=_backend(loop),
+        )
+
+
+@contextlib.contextmanager
+def _closing(loop: _Loop) -> Iterator[_Loop]:
+    try:
+        yield loop
+    finally:
+        loop.engine.close()
+
+
+def _train(loop: _Loop) -> tuple[Literal["finished", "diverged", "stopped"], str | None]:
+    """Update until the horizon, a fault or a request to stop."""
+    while loop.step < loop.train.steps:
+        loop.update()
+        save = loop.step % loop.checkpoint_every == 0 and loop.step < loop.train.steps
+        if loop.step % loop.log_every and not save and loop.step < loop.train.steps:
+            continue
+        row = loop.read()
+        if error := loop.fault(row):
+            return "diverged", error
+        stop = loop.host.publish(row) if loop.host.rank == 0 else False
+        if save:
+            loop.save(row)
+        if metrics.agree(stop, loop.host.device, loop.host.group):
+            return "stopped", None
+    return "finished", None
+
+
+def _write_outputs(loop: _Loop, status: str) -> None:
+    weights = loop.engine.weights()
+    if loop.host.rank:
+        return
+    loop.write_rows()
+    if status != "diverged":
+        data = safetensors.torch.save(weights, metadata={"config": loop.trial.model.model_dump_json()})
+        storage.write_bytes(storage.join(loop.folder, "model.safetensors"), data)
+    if status == "finished":
+        storage.remove(loop.checkpoints)
+
+
+def _backend(loop: _Loop) -> str | None:
+    """The implementation of VQ attention that ran; None for an architecture without it."""
+    if loop.trial.model.arch != "transformer_vq":
+        return None
+    return resolve_backend(loop.train.backend, loop.host.device)
