@@ -18,9 +18,6 @@ from vqscale.study.model import ModelConfig
 if TYPE_CHECKING:
     from vqkernels import Codebook
 
-TIED_LOGIT_SCALE = 0.005
-"""Logits of a tied head are multiplied by this, as the embedding is drawn from N(0, 1) (Transformer-VQ's code)."""
-
 LayerState = tuple[Tensor, ...]
 """What one layer carries on, as a plain tuple: ZeRO-3's hooks rebuild whatever crosses a module's border."""
 
@@ -66,7 +63,7 @@ class ModelState:
 
 class ModelOutput(TypedDict):
     """`logits` [B, T, W] in float32; `commit`: commitment losses summed over layers (zero for the baselines);
-    `code_stats`: in training mode the fields of a vqkernels.CodeStatistics a codebook, in the order of `codebooks()`."""
+    `code_stats`: in training mode the fields of a vqkernels.CodeStatistics a codebook, ordered as `codebooks()`."""
 
     logits: Tensor
     state: ModelState | None

@@ -5,10 +5,13 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from vqscale.models.base import LanguageModel
+from vqscale.models.relative import RelativeTransformer
 from vqscale.models.transformer import Transformer
+from vqscale.models.transformer_full import TransformerFull
 from vqscale.study.model import ModelConfig
 
-_MODELS: dict[str, type[Transformer]] = {
+_MODELS: dict[str, type[RelativeTransformer] | type[Transformer]] = {
+    "transformer_full": TransformerFull,
     "transformer": Transformer,
 }
 
@@ -28,7 +31,7 @@ def build(config: ModelConfig, *, device: str | torch.device = "cpu", seed: int 
     drawn and no memory is used.
     """
     with torch.device("meta"):
-        model: LanguageModel = _MODELS[config.arch](config)
+        model = _MODELS[config.arch](config)
     if torch.device(device).type == "meta":
         return model
     generator = torch.Generator()

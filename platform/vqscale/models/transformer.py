@@ -37,12 +37,8 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        query, key, value = (
-            config.n_head * config.d_key,
-            config.n_kv_head * config.d_key,
-            config.n_head * config.d_value,
-        )
-        self.widths = [query, key, config.n_kv_head * config.d_value]
+        heads, kv_heads = config.n_head, config.n_kv_head
+        self.widths = [heads * config.d_key, kv_heads * config.d_key, kv_heads * config.d_value]
         self.qkv = Projection(config.d_model, sum(self.widths), std=INIT_STD)
         self.out = Projection(heads * config.d_value, config.d_model, std=residual_std(config))
 
