@@ -1,0 +1,1 @@
+"""Vector quantisation of keys: nearest code, running statistics, codebook."""

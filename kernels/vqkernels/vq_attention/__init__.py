@@ -1,0 +1,1 @@
+"""Attention over vector-quantised keys: definition, linear-time form, streaming state."""
