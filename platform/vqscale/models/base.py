@@ -5,18 +5,16 @@ Letters: B batch, T position, U key position (carried ones first), D model width
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vqkernels import Codebook
 from vqscale.models.layers import AbsolutePositions, Projection, RMSNorm, TokenEmbedding, at_least_float32
 from vqscale.study.model import ModelConfig
-
-if TYPE_CHECKING:
-    from vqkernels import Codebook
 
 LayerState = tuple[Tensor, ...]
 """What one layer carries on, as a plain tuple: ZeRO-3's hooks rebuild whatever crosses a module's border."""
@@ -127,7 +125,7 @@ class LanguageModel(nn.Module):
         self.final_norm = RMSNorm(config.d_model, bias=self.norm_bias) if final_norm else None
         self.head = None if config.tie_embeddings else Projection(config.d_model, config.vocab_size, std=std)
 
-    def codebooks(self) -> "list[Codebook]":
+    def codebooks(self) -> list[Codebook]:
         """The codebooks of all layers, first layer first; empty for the baselines."""
         return []
 

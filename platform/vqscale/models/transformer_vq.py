@@ -1,0 +1,75 @@
+"""`transformer_vq`: attention over vector-quantised keys, in linear time and with a state of constant size.
+
+Source: Lingle, Transformer-VQ (ICLR 2024) and its reference code.
+
+Letters: B batch, T position, H heads, G key/value heads, K key width, V value width.
+"""
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from vqkernels import Codebook, VQState, code_statistics, commitment_loss, nearest_code, vq_attention
+from vqscale.models.base import LayerState, Segment
+from vqscale.models.relative import Mixed, RelativeAttention, RelativeTransformer
+from vqscale.study.model import ModelConfig
+
+
+class VQAttention(RelativeAttention):
+    """Each key is replaced by the nearest code of its head; the relative bias reaches back one block length."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        assert config.codebook_size is not None, "ModelConfig gives every transformer_vq a codebook"
+        assert config.block_length is not None, "ModelConfig gives every transformer_vq a block length"
+        self.block_length = config.block_length
+        self.codebook = Codebook(
+            config.n_kv_head, config.codebook_size, config.d_key, config.codebook_decay, config.revive_below
+        )
+
+    def initialise(self, generator: torch.Generator) -> None:
+        super().initialise(generator)
+        self.codebook.reset_parameters(generator)
+
+    def mix(
+        self,
+        q_BHTK: Tensor,
+        k_BGTK: Tensor,
+        v_BGTV: Tensor,
+        u_HK: Tensor,
+        w_HK: Tensor,
+        segment: Segment,
+        state: LayerState,
+        return_state: bool,
+        backend: str,
+    ) -> Mixed:
+        codebook_GSK = self.codebook.codebook
+        code_BGT = nearest_code(k_BGTK, codebook_GSK, segment.mask)
+        out_BHTV, new_state = vq_attention(
+            q_BHTK,
+            k_BGTK,
+            v_BGTV,
+            code_BGT,
+            codebook_GSK,
+            block_length=self.block_length,
+            bias_u_HK=u_HK,
+            bias_w_HK=w_HK,
+            rel_key_GMK=self.relative_keys(self.block_length + 1, q_BHTK),
+            mask_BT=segment.mask,
+            doc_start_BT=segment.doc_start,
+            state=VQState._make((*state, segment.start)) if state else None,
+            return_state=return_state,
+            backend=cast(Literal["auto", "naive", "blockwise", "triton"], backend),
+        )
+        statistics = (tuple(code_statistics(k_BGTK, code_BGT, codebook_GSK)),) if self.training else ()
+        commit = commitment_loss(k_BGTK, code_BGT, codebook_GSK)
+        return out_BHTV, commit, statistics, () if new_state is None else tuple(new_state[:4])
+
+
+class TransformerVQ(RelativeTransformer):
+    remembers_all_keys = False
+    attention = VQAttention
+
+    def codebooks(self) -> list[Codebook]:
+        return [module for module in self.modules() if isinstance(module, Codebook)]
