@@ -1,0 +1,98 @@
+"""Fit the laws of a study: one fit for each law and subset that supports it, a refusal with its reason for each other.
+
+How a table in which size, horizon, codebook, context and architecture vary is split (before `group` overrides it):
+
+law          x         one fit for each combination of
+power_n      N         architecture, head, codebook size S, context T, tokens D
+power_d      D         architecture, head, S, T, model size
+power_c      C         architecture, head, S, T; only the compute-efficient frontier is fitted
+codebook     S         architecture, head, T, D, model size
+chinchilla   N and D   architecture, head, S, T
+
+and always of corpus, block length, segment and precision. Seeds are pooled: each is a run. Where runs at one point
+differ in learning rate or batch size, the best recipe stands for the point.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import pandas as pd
+
+from vqscale.errors import FitError
+from vqscale.laws.cell import fit_cell, make_cell
+from vqscale.laws.forms import Law, named_law
+from vqscale.laws.record import Fit, Refusal, StudyFits
+from vqscale.laws.select import best_recipe, cells, data_hash, label, usable
+
+
+def fit_study(
+    table: pd.DataFrame,
+    laws: Sequence[str],
+    *,
+    bootstrap: int = 200,
+    group: Sequence[str] | None = None,
+    metric: str | None = None,
+    n_column: str = "parameters_non_embedding",
+    seed: int = 0,
+) -> StudyFits:
+    """Fit every named law to every subset of `table`.
+
+    `group`: columns to split by, in place of the law's own. `metric`: column to fit; without one, `bpb` if every
+    finished run has it, otherwise `loss`. `n_column`: which count is N. `bootstrap`: refits for the intervals, 0 for
+    none. Raises FitError for an unknown law and for a table with neither `bpb` nor `loss`.
+    """
+    chosen = [named_law(name, n_column=n_column) for name in laws]
+    metric = metric or default_metric(table)
+    _require(table, [metric, *(group or ())])
+    outcomes = [_fit_law(table, law, metric, bootstrap, group, seed) for law in chosen]
+    excluded = list(chain.from_iterable(outcome.excluded for outcome in outcomes))
+    return StudyFits(
+        fits=list(chain.from_iterable(outcome.fits for outcome in outcomes)),
+        refusals=list(chain.from_iterable(outcome.refusals for outcome in outcomes)),
+        excluded=[entry for index, entry in enumerate(excluded) if entry not in excluded[:index]],
+    )
+
+
+def default_metric(table: pd.DataFrame) -> str:
+    """`bpb` where every finished run has it (comparable across tokenizers and codebooks), otherwise `loss`."""
+    finished = table[table["status"] == "finished"] if "status" in table else table
+    if "bpb" in table and len(finished) and finished["bpb"].notna().all():
+        return "bpb"
+    return "loss"
+
+
+def _require(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise FitError(
+            f"column {missing[0]!r} is missing; the table has {', '.join(map(str, table.columns))}. "
+            f"Name it with --column {missing[0]}=YOUR_COLUMN."
+        )
+
+
+def _fit_law(
+    table: pd.DataFrame, law: Law, metric: str, refits: int, group: Sequence[str] | None, seed: int
+) -> StudyFits:
+    try:
+        _require(table, law.axes)
+    except FitError as error:
+        refusal = Refusal(law=law.name, where={}, label="all runs", n_runs=len(table), reason=str(error))
+        return StudyFits(refusals=[refusal])
+    columns = law.cell if group is None else tuple(group)
+    runs, excluded = usable(table, law, metric)
+    if runs.empty:
+        refusal = Refusal(law=law.name, where={}, label="all runs", n_runs=0, reason="no finished run on its axes")
+        return StudyFits(refusals=[refusal], excluded=excluded)
+    digest = data_hash(table, ["trial_id", "name", "status", metric, *law.axes, *columns])
+    fits: list[Fit] = []
+    refusals: list[Refusal] = []
+    for where, cell in cells(runs, columns):
+        chosen, worse = best_recipe(cell, law, metric)
+        excluded += worse
+        made = make_cell(law, where, label(where, runs), chosen, metric)
+        outcome = fit_cell(made, digest=digest, refits=refits, seed=seed)
+        if isinstance(outcome, Fit):
+            fits.append(outcome)
+        else:
+            refusals.append(outcome)
+    return StudyFits(fits=fits, refusals=refusals, excluded=excluded)

@@ -1,0 +1,99 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from vqscale.errors import FitError
+from vqscale.laws import fit_study
+from vqscale.laws.fit import FitStatus, make_problem, solve
+
+N = np.geomspace(1e5, 1e8, 8)
+
+
+def table(loss, **columns):
+    return pd.DataFrame({"parameters_non_embedding": N[: len(loss)], "loss": loss} | columns)
+
+
+def law_of(n):
+    return 1.5 + 60 * n**-0.3
+
+
+def reasons(frame, law="power_n", **options):
+    fits = fit_study(frame, [law], bootstrap=0, **options)
+    assert fits.fits == []
+    return [refusal.reason for refusal in fits.refusals]
+
+
+def test_three_runs_are_too_few_for_three_parameters():
+    assert reasons(table(law_of(N[:3]))) == ["3 usable runs; L = E + A N^-alpha needs at least 4"]
+
+
+def test_two_sizes_are_too_few_however_many_runs():
+    frame = table(law_of(N)).assign(parameters_non_embedding=[1e5, 1e6] * 4)
+    assert reasons(frame) == ["2 distinct values of N; the law needs at least 3"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (40 * N**-0.2, "E fell to zero"),
+        (2 + 1e-9 * N**0.5, "E rose to the smallest"),
+        (5 - 0.3 * np.log10(N) ** 1.2, "E fell to zero"),
+    ],
+    ids=["pure power", "rising", "concave"],
+)
+def test_data_that_the_form_cannot_follow_is_refused(loss, words):
+    (reason,) = reasons(table(loss))
+    assert reason.startswith("on a bound")
+    assert words in reason
+
+
+def test_solver_names_the_bound_it_met():
+    minimum = solve(make_problem(N[:, None], 40 * N**-0.2))
+    assert minimum.status is FitStatus.ON_BOUND
+
+
+def test_runs_that_did_not_finish_are_left_out_and_listed():
+    status = ["finished"] * 6 + ["diverged", "stopped"]
+    loss = law_of(N)
+    loss[-2:] = np.nan
+    fits = fit_study(table(loss, status=status, name=[f"run{i}" for i in range(8)]), ["power_n"], bootstrap=0)
+    assert fits.fits[0].n_runs == 6
+    assert [(entry.name, entry.reason) for entry in fits.excluded] == [("run6", "diverged"), ("run7", "stopped")]
+
+
+def test_missing_and_impossible_losses_are_left_out_and_listed():
+    loss = law_of(N)
+    loss[0], loss[1], loss[2] = np.nan, -1.0, np.inf
+    fits = fit_study(table(loss), ["power_n"], bootstrap=0)
+    assert fits.fits[0].n_runs == 5
+    assert len(fits.excluded) == 3
+
+
+def test_table_without_a_finished_run_is_refused():
+    assert reasons(table(law_of(N), status=["failed"] * 8)) == ["no finished run on its axes"]
+
+
+def test_missing_axis_refuses_that_law_and_leaves_the_others():
+    fits = fit_study(table(law_of(N)), ["power_n", "power_d"], bootstrap=0)
+    assert [fit.law for fit in fits.fits] == ["power_n"]
+    assert "'tokens' is missing" in fits.refusals[0].reason
+
+
+@pytest.mark.parametrize(
+    ("frame", "options", "words"),
+    [
+        (table(law_of(N)).drop(columns="loss"), {"laws": ["power_n"]}, "'loss' is missing"),
+        (table(law_of(N)), {"laws": ["cubic"]}, "'cubic' is unknown"),
+        (table(law_of(N)), {"laws": ["power_n"], "group": ["colour"]}, "'colour' is missing"),
+        (table(law_of(N)), {"laws": ["power_n"], "metric": "accuracy"}, "'accuracy' is missing"),
+    ],
+    ids=["no loss", "unknown law", "unknown group", "unknown metric"],
+)
+def test_request_that_names_what_is_not_there_raises(frame, options, words):
+    with pytest.raises(FitError, match=words):
+        fit_study(frame, bootstrap=0, **options)
+
+
+def test_few_runs_carry_a_warning():
+    (fit,) = fit_study(table(law_of(N[:5])), ["power_n"], bootstrap=5).fits
+    assert "5 runs for 3 parameters" in fit.warnings[0]
