@@ -59,4 +59,12 @@ class ModelConfig(Frozen):
             raise ValueError(f"head: {self.head} does not fit {self.arch}")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head {self.n_head} is no multiple of n_kv_head {self.n_kv_head}")
+        if (self.d_ff is None) != (self.head == "shga"):
+            raise ValueError(f"d_ff: {self.d_ff} does not fit: shga has no feed-forward layer, all others have one")
+        if self.arch == "transformer" and self.dropout_sinusoid:
+            raise ValueError("dropout_sinusoid belongs to models with a relative bias, not to transformer")
+        rotated = {"d_key": self.d_key} if self.arch == "transformer" else {"d_model": self.d_model}
+        for name, width in rotated.items():
+            if width % 2:
+                raise ValueError(f"{name} {width} is odd: positions take half of it as sines and half as cosines")
         return self
