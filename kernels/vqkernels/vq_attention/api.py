@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vqkernels.errors import BackendUnavailableError
+from vqkernels.vq_attention.blockwise import blockwise_attention
 from vqkernels.vq_attention.naive import naive_attention
 from vqkernels.vq_attention.problem import Problem, align, next_state
 from vqkernels.vq_attention.state import VQState
@@ -18,7 +19,7 @@ from vqkernels.vq_attention.state import VQState
 Backend = Literal["auto", "naive", "blockwise", "triton"]
 _IMPLEMENTATIONS: dict[str, Callable[[Problem], Tensor]] = {
     "naive": naive_attention,
-    "blockwise": naive_attention,
+    "blockwise": blockwise_attention,
 }
 
 
@@ -142,8 +143,8 @@ def _check_options(
         _check_shape("rel_key", rel_key, (k.shape[1], rel_key.shape[1], d_key))
         if rel_key.shape[1] - 1 > block_length:
             raise ValueError(
-                f"rel_key: got distances up to {rel_key.shape[1] - 1} for block_length {block_length}; older tokens may be "
-                "in the cache, which knows no positions; use rel_key[:, : block_length + 1] or longer blocks"
+                f"rel_key: got distances up to {rel_key.shape[1] - 1} for block_length {block_length}; older tokens "
+                "are in the cache, which knows no positions; use rel_key[:, : block_length + 1] or longer blocks"
             )
 
 

@@ -100,7 +100,8 @@ def block_sums(value_BGUV: Tensor, code_BGU: Tensor, size: int) -> tuple[Tensor,
     row = (torch.where(code_BGU < 0, size, code_BGU) + group * (size + 1)).reshape(-1)
     shape = (batch * n_head * (size + 1),)
     value = value_BGUV.to(wide).reshape(-1, width)
-    total = value.new_zeros(*shape, width).index_add(0, row, value)
+    # An expanded index takes PyTorch's sorted path on a CPU: several times faster than index_add, and deterministic.
+    total = value.new_zeros(*shape, width).scatter_add(0, row[:, None].expand(-1, width), value)
     count = value.new_zeros(shape).index_add_(0, row, value.new_ones(row.shape[0]))
     return (
         total.view(batch, n_head, size + 1, width)[:, :, :size],
