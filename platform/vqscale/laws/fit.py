@@ -18,7 +18,7 @@ from vqscale.laws.forms import Array, log_loss, log_loss_and_jacobian, log_loss_
 DELTA = 1e-3
 """Hoffmann et al. 2022 (arXiv 2203.15556), section 3.3."""
 EXPONENT_RANGE = (1e-3, 4.0)
-START_EXPONENTS = {1: np.geomspace(0.03, 2.0, 16), 2: np.geomspace(0.05, 1.6, 7)}
+START_EXPONENTS = {1: np.geomspace(0.05, 1.6, 12), 2: np.geomspace(0.08, 1.3, 5)}
 """Start values of every exponent, by number of axes; their product is the grid of starts."""
 AGREE_SHARE = 0.1
 CONDITION_LIMIT = 1e12

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from itertools import chain
 
 import pandas as pd
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vqscale.errors import FitError
 from vqscale.laws.cell import fit_cell, make_cell
@@ -44,7 +45,9 @@ def fit_study(
     chosen = [named_law(name, n_column=n_column) for name in laws]
     metric = metric or default_metric(table)
     _require(table, [metric, *(group or ())])
-    outcomes = [_fit_law(table, law, metric, bootstrap, group, seed) for law in chosen]
+    # On matrices this small BLAS threads gain nothing, and waiting for each other on a busy machine they cost seconds.
+    with threadpool_limits(limits=1, user_api="blas"):
+        outcomes = [_fit_law(table, law, metric, bootstrap, group, seed) for law in chosen]
     excluded = list(chain.from_iterable(outcome.excluded for outcome in outcomes))
     return StudyFits(
         fits=list(chain.from_iterable(outcome.fits for outcome in outcomes)),
