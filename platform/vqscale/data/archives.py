@@ -22,6 +22,7 @@ import zstandard
 
 from vqscale.errors import CorpusError
 
+_BLOCK = 1 << 17
 _LONG_TAR = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
 _DAMAGE = (
     EOFError,
@@ -32,66 +33,74 @@ _DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
     NotImplementedError,  # a zip method this Python cannot read
-    RuntimeError,  # an encrypted zip member
 )
 
 
-class _ZstdReader(io.RawIOBase):
-    """Reads one or more zstd frames and, unlike the library's own reader, refuses a file that ends inside a frame."""
+class ByteStream(io.RawIOBase):
+    """An iterator of bytes as a stream that can only be read forwards."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)  # files made with `zstd --long=31`
-        self._frame: Any = None
-        self._input = b""
-        self._ready = memoryview(b"")
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._held = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, target: Any) -> int:
-        while not self._ready and self._fill():
-            pass
-        count = min(len(target), len(self._ready))
-        target[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
+        while not self._held:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._held = memoryview(chunk)
+        count = min(len(target), len(self._held))
+        target[:count] = self._held[:count]
+        self._held = self._held[count:]
         return count
 
-    def _fill(self) -> bool:
-        """Decompress some more; False at the end of the last frame."""
-        self._input = self._input or self._stream.read(1 << 17)
-        if not self._input:
-            if self._frame is not None:
-                raise EOFError("the file ends inside a zstd frame")
-            return False
-        self._frame = self._frame or self._decompressor.decompressobj()
-        self._ready = memoryview(self._frame.decompress(self._input))
-        self._input = b""
-        if self._frame.eof:
-            self._input, self._frame = self._frame.unused_data, None
-        return True
+
+def forward_stream(chunks: Iterator[bytes]) -> IO[bytes]:
+    return cast(IO[bytes], io.BufferedReader(ByteStream(chunks), _BLOCK))
 
 
-_DECOMPRESSORS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
-    ".gz": lambda stream: cast(IO[bytes], gzip.GzipFile(fileobj=stream, mode="rb")),
-    ".bz2": lambda stream: cast(IO[bytes], bz2.BZ2File(stream)),
-    ".xz": lambda stream: cast(IO[bytes], lzma.LZMAFile(stream)),
-    ".zst": lambda stream: cast(IO[bytes], io.BufferedReader(_ZstdReader(stream), 1 << 17)),
+def blocks(stream: IO[bytes]) -> Iterator[bytes]:
+    while block := stream.read(_BLOCK):
+        yield block
+
+
+def _zstd_blocks(stream: IO[bytes]) -> Iterator[bytes]:
+    """One or more frames; the library's own reader would take a file that ends inside a frame for a whole one."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)  # files made with `zstd --long=31`
+    frame = None
+    for block in blocks(stream):
+        while block:
+            frame = frame or decompressor.decompressobj()
+            yield frame.decompress(block)
+            block = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("the file ends inside a zstd frame")
+
+
+_DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Iterator[bytes]]] = {
+    ".gz": lambda stream: blocks(cast(IO[bytes], gzip.GzipFile(fileobj=stream, mode="rb"))),
+    ".bz2": lambda stream: blocks(cast(IO[bytes], bz2.BZ2File(stream))),
+    ".xz": lambda stream: blocks(cast(IO[bytes], lzma.LZMAFile(stream))),  # noqa: SIM115 (its owner closes `stream`)
+    ".zst": _zstd_blocks,
 }
 
 
 def members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, stream) of every plain file in `stream`, whose own name is `name`; a plain file is its only member.
 
-    A member must be read before the next one is asked for. Raises CorpusError for damage, wherever it shows: also in
-    the reads of the caller, who must therefore read inside `damage_named(name)`.
+    A member must be read before the next one is asked for. Damage shows here or in the caller's reads, as one of many
+    exceptions: read inside `damage_named(name)`.
     """
     path = PurePosixPath(name)
     suffix = path.suffix.lower()
     if suffix in _LONG_TAR:
         yield from members(str(path.with_suffix(_LONG_TAR[suffix])), stream)
     elif suffix in _DECOMPRESSORS:
-        yield from members(str(path.with_suffix("")), _DECOMPRESSORS[suffix](stream))
+        yield from members(str(path.with_suffix("")), forward_stream(_DECOMPRESSORS[suffix](stream)))
     elif suffix == ".tar":
         yield from _tar_members(name, stream)
     elif suffix == ".zip":
@@ -102,26 +111,28 @@ def members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
 
 def _tar_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for entry in archive:
-            archive.members = []  # tarfile keeps every header it met: a million files would fill the memory
+        while (entry := archive.next()) is not None:
+            cast(Any, archive).members = []  # tarfile keeps every header it met: a million files would fill the memory
             content = archive.extractfile(entry) if entry.isfile() and not is_hidden(entry.name) else None
             if content is not None:
-                yield from members(f"{name}/{entry.name}", content)
+                yield from members(f"{name}/{entry.name}", forward_stream(blocks(content)))
 
 
 def _zip_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     with seekable(stream) as whole, zipfile.ZipFile(whole) as archive:
         for entry in archive.infolist():
-            if not entry.is_dir() and not is_hidden(entry.filename):
-                with archive.open(entry) as content:
-                    yield from members(f"{name}/{entry.filename}", content)
+            if entry.is_dir() or is_hidden(entry.filename):
+                continue
+            if entry.flag_bits & 1:
+                raise CorpusError(f"source: {name}/{entry.filename} is encrypted. Unpack the archive first.")
+            with archive.open(entry) as content:
+                yield from members(f"{name}/{entry.filename}", forward_stream(blocks(content)))
 
 
 def is_hidden(name: str) -> bool:
     """True for names that tools make for themselves (`.git/config`, `__MACOSX/x`)."""
-    return any(
-        part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts if part not in {".", ".."}
-    )
+    parts = (part for part in PurePosixPath(name).parts if part not in {".", ".."})
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 @contextlib.contextmanager
@@ -142,8 +153,9 @@ def damage_named(name: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
+        reason = str(error) or type(error).__name__
         raise CorpusError(
-            f"source: {name} is damaged or incomplete ({error}). Fetch it again or leave it out."
+            f"source: {name} is damaged or incomplete ({reason}). Fetch it again or leave it out."
         ) from error
     except OSError as error:
         raise CorpusError(f"source: {name} cannot be read ({error.strerror or error}).") from error

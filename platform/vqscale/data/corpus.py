@@ -1,6 +1,7 @@
 """Opening a corpus: verified shards, memory-mapped, read as one long row of tokens a split."""
 
 import contextlib
+import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -13,18 +14,19 @@ import pyarrow as pa
 from vqscale import storage
 from vqscale.data.home import home_folder
 from vqscale.data.shards import (
+    REMEDY,
     TOKENIZER,
     Manifest,
     Shard,
     SplitName,
     SplitRecord,
-    digest,
     file_sha256,
     map_shard,
     read_manifest,
 )
 from vqscale.data.tokenize import Tokenizer, load_tokenizer
-from vqscale.errors import CorpusError
+from vqscale.errors import CorpusError, StorageError
+from vqscale.study.fingerprint import fingerprint
 
 
 class TokenSplit:
@@ -46,17 +48,15 @@ class TokenSplit:
         return self.record.documents
 
     def read(self, start: int, length: int) -> npt.NDArray[Any]:
-        """Tokens [start, start + length): a read-only view inside one shard, a copy across shards. IndexError outside."""
+        """Tokens [start, start + length): a read-only view inside a shard, a copy across shards; IndexError outside."""
         stop = start + length
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start}..{stop} of {self.name}, which has {len(self)}")
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        last = int(np.searchsorted(self._starts, stop, side="left")) - 1
-        parts = [
-            self._view(index)[max(0, start - int(self._starts[index])) : stop - int(self._starts[index])]
-            for index in range(min(first, len(self._paths) - 1), max(first, last) + 1)
-            if index < len(self._paths)
-        ]
+        first, last = np.searchsorted(self._starts, [start, max(start, stop - 1)], side="right") - 1
+        parts = []
+        for index in range(int(first), min(int(last), len(self._paths) - 1) + 1):
+            origin = int(self._starts[index])
+            parts.append(self._view(index)[max(0, start - origin) : max(0, stop - origin)])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _view(self, index: int) -> npt.NDArray[Any]:
@@ -86,6 +86,12 @@ class Corpus:
     def vocab_size(self) -> int:
         return self.manifest.vocab_size
 
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of text a training token stands for on average, ends of documents included: nats to bits per byte."""
+        train = self.manifest.splits["train"]
+        return train.bytes / train.tokens
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return load_tokenizer(self.manifest.tokenizer, self._tokenizer_json)
@@ -104,7 +110,7 @@ def open_corpus(uri: str, *, cache: str | None = None, verify: bool = True) -> C
 
     Shards of a remote corpus are copied whole into `cache` (default: the user's home, see `home_folder`) and read
     there. A shard that was verified once and has not been touched since is not hashed again, in any process; the marks
-    for that lie in the cache. `verify=False` trusts the files; downloads are verified all the same.
+    for that lie in the cache. `verify=False` trusts local files; downloads are verified all the same.
     """
     uri = storage.absolute(uri)
     manifest = read_manifest(uri)
@@ -114,9 +120,9 @@ def open_corpus(uri: str, *, cache: str | None = None, verify: bool = True) -> C
     for record in manifest.splits.values():
         for shard in record.shards:
             if not local:
-                _fetch(uri, shard, folder)
+                _fetch(storage.join(uri, shard.name), folder / shard.name)
             if verify or not local:
-                _verify(folder / shard.name, shard, home)
+                _verify(folder / shard.name, shard, home, is_copy=not local)
     return Corpus(uri, manifest, folder, _tokenizer_json(uri, manifest))
 
 
@@ -125,42 +131,41 @@ def _tokenizer_json(uri: str, manifest: Manifest) -> str | None:
         return None
     place = storage.join(uri, TOKENIZER)
     try:
-        text = storage.read_text(place)
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"corpus: {place} cannot be read ({error}). Prepare the corpus again.") from error
-    if digest(text) != manifest.tokenizer_sha256:
-        raise CorpusError(f"corpus: {place} is damaged: its sha256 is not the manifest's. Prepare the corpus again.")
-    return text
+        content = storage.read_bytes(place)
+    except OSError as error:
+        raise CorpusError(f"corpus: {place} cannot be read ({error}). {REMEDY}") from error
+    if hashlib.sha256(content).hexdigest() != manifest.tokenizer_sha256:
+        raise CorpusError(f"corpus: {place} is damaged: its sha256 is not the manifest's. {REMEDY}")
+    return content.decode("utf-8")
 
 
-def _fetch(uri: str, shard: Shard, folder: Path) -> None:
-    if (folder / shard.name).exists():
+def _fetch(place: str, copy: Path) -> None:
+    """Copy a shard unless it is there already."""
+    if copy.exists():
         return
     try:
-        storage.download(storage.join(uri, shard.name), str(folder / shard.name))
+        storage.download(place, str(copy))
     except FileNotFoundError as error:
-        raise CorpusError(_missing(storage.join(uri, shard.name))) from error
+        raise CorpusError(f"corpus: {place} is missing, though the manifest names it. {REMEDY}") from error
+    except OSError as error:
+        raise CorpusError(f"corpus: {place} cannot be copied to {copy} ({error.strerror or error}).") from error
 
 
-def _missing(place: str) -> str:
-    return f"corpus: {place} is missing, though the manifest names it. Restore the file or prepare the corpus again."
-
-
-def _verify(path: Path, shard: Shard, home: Path) -> None:
+def _verify(path: Path, shard: Shard, home: Path, *, is_copy: bool) -> None:
     """Hash the shard unless a mark says that exactly this file was found right before."""
     try:
         info = path.stat()
     except FileNotFoundError as error:
-        raise CorpusError(_missing(str(path))) from error
+        raise CorpusError(f"corpus: {path} is missing, though the manifest names it. {REMEDY}") from error
     seen = [shard.sha256, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
-    mark = home / "verified" / f"{digest(str(path))[:32]}.json"
+    mark = home / "verified" / f"{fingerprint(str(path))[:32]}.json"
     if _marked(mark) == seen:
         return
     if file_sha256(path) != shard.sha256:
-        raise CorpusError(
-            f"corpus: shard {path} is damaged: its sha256 is not the manifest's. Prepare the corpus again."
-        )
-    with contextlib.suppress(OSError):  # a mark saves time only: a home that cannot be written does no harm
+        if is_copy:
+            path.unlink()  # the next attempt fetches it again
+        raise CorpusError(f"corpus: shard {path} is damaged: its sha256 is not the manifest's. {REMEDY}")
+    with contextlib.suppress(OSError, StorageError):  # a mark only saves time: a home without write access does no harm
         storage.write_json(str(mark), seen)
 
 
@@ -175,7 +180,7 @@ def _mapped(path: Path, shard: Shard) -> npt.NDArray[Any]:
     try:
         view = map_shard(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise CorpusError(f"corpus: shard {path} is not readable ({error}). Prepare the corpus again.") from error
+        raise CorpusError(f"corpus: shard {path} is not readable ({error}). {REMEDY}") from error
     if len(view) != shard.tokens:
-        raise CorpusError(f"corpus: shard {path} has {len(view)} tokens, the manifest says {shard.tokens}.")
+        raise CorpusError(f"corpus: shard {path} has {len(view)} tokens, the manifest says {shard.tokens}. {REMEDY}")
     return view

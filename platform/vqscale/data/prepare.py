@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vqscale import storage
 from vqscale.data.home import home_folder, locked
+from vqscale.data.loaders import named_source
 from vqscale.data.shards import (
     FORMAT,
     MANIFEST,
@@ -19,18 +20,31 @@ from vqscale.data.shards import (
     SourceRecord,
     SplitName,
     SplitRecord,
-    digest,
+    file_sha256,
     read_manifest,
 )
 from vqscale.data.sources import FileSource, Format, Piece, Source, SplitRule
 from vqscale.data.splits import Segment, segments
-from vqscale.data.tokenize import EOS, BpeTokenizer, ByteTokenizer, Tokenizer, TokenizerName, dtype_name, train_bpe
+from vqscale.data.tokenize import (
+    EOS,
+    BpeTokenizer,
+    ByteTokenizer,
+    Tokenizer,
+    TokenizerName,
+    decode_text,
+    dtype_name,
+    train_bpe,
+)
 from vqscale.data.writer import SplitWriter, Workplace
 from vqscale.errors import CorpusError, StorageError, UserError
+from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
 
 COMMIT_BYTES = 64 << 20
 """Text between two commits: what an interruption costs at most."""
+
+TOKENIZER_BYTES = 1_000_000_000
+"""Text of the train split that bpe learns from, at most (Transformer-VQ: 1e9 characters of PG-19)."""
 
 Stage = Literal["complete", "measure", "train tokenizer", "write"]
 Progress = Callable[[Stage, int, int | None], None]
@@ -40,23 +54,26 @@ Progress = Callable[[Stage, int, int | None], None]
 class Recipe(Frozen):
     """How text becomes a corpus."""
 
-    tokenizer: TokenizerName = "bytes"
-    vocab_size: int | None = Field(default=None, gt=0)
+    tokenizer: TokenizerName
+    vocab_size: int | None
     """Ids of a bpe tokenizer; the bytes tokenizer always has 259."""
-    tokenizer_bytes: int = Field(default=1_000_000_000, gt=0)
-    """Text of the train split that bpe learns from, at most (Transformer-VQ: 1e9 characters of PG-19)."""
-    split: SplitRule = "document-hash"
-    fractions: tuple[float, float, float] = (0.9, 0.05, 0.05)
-    shard_tokens: int = Field(default=2**25, gt=0)
+    split: SplitRule
+    fractions: tuple[float, float, float]
+    shard_tokens: int = Field(gt=0)
+
+    @field_validator("fractions")
+    @classmethod
+    def _shares(cls, fractions: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+            raise ValueError(f"{fractions} must be three positive shares that sum to 1")
+        return fractions
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Recipe":
+    def _vocabulary(self) -> "Recipe":
         if (self.tokenizer == "bpe") != (self.vocab_size is not None):
             raise ValueError(
-                f"vocab_size {self.vocab_size} does not fit tokenizer {self.tokenizer}: bpe needs it, bytes has 259"
+                f"vocab_size {self.vocab_size} does not fit tokenizer {self.tokenizer}: bpe needs one, bytes has 259"
             )
-        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-9:
-            raise ValueError(f"fractions {self.fractions} must be three positive shares that sum to 1")
         return self
 
 
@@ -64,6 +81,7 @@ def prepare(
     source: str | Source,
     out: str,
     *,
+    loader: str | None = None,
     tokenizer: TokenizerName = "bytes",
     vocab_size: int | None = None,
     split: SplitRule | None = None,
@@ -77,68 +95,81 @@ def prepare(
 ) -> Manifest:
     """Prepare the corpus `out` (a local folder or any fsspec URI) from `source` and return its manifest.
 
-    `source` is a file, a folder, a glob or an archive at any fsspec URI, or a `Source` such as `vqscale.data.corpora`
-    makes. The same call after an interruption goes on where that stopped; on a corpus that is complete it changes
-    nothing. `split=None`: as the source says (for files: document-hash). `text_column`, `format` and `encoding` are
-    about files only. Local disk holds the whole corpus while it is made, memory a few pieces of it.
-    Raises CorpusError for a source that cannot be used, StorageError for an `out` that cannot.
+    `source` is a file, a folder, a glob or an archive at any fsspec URI (of anything, or the original files of the
+    corpus that `loader` names), or a `Source` of your own. `text_column`, `format` and `encoding` are about files that
+    no loader reads. `split=None`: as the source says, document-hash for files.
+
+    The same call after an interruption goes on where that stopped; on a corpus that is complete it changes nothing.
+    Local disk holds the whole corpus while it is made, memory a few pieces of it. Raises CorpusError for a source that
+    cannot be used and StorageError for an `out` that cannot.
     """
     if isinstance(source, str):
-        source = FileSource(uri=source, format=format, text_column=text_column, encoding=encoding)
-    recipe = _recipe(tokenizer, vocab_size, split or source.split_rule, fractions, shard_tokens)
+        files = FileSource(uri=source, format=format, text_column=text_column, encoding=encoding)
+        source = named_source(loader, source) if loader else files
+    recipe = _recipe(
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        split=split or source.split_rule,
+        fractions=fractions,
+        shard_tokens=shard_tokens,
+    )
     out = storage.absolute(out)
     report = progress or (lambda stage, done, total: None)
-    request = digest({"format": FORMAT, "source": source.identity(), "recipe": recipe.model_dump()})
-    existing = _existing(out, request, overwrite)
-    if existing is None:
-        folder = _work_folder(out)
-        with locked(folder):
-            existing = _existing(out, request, overwrite=False) if not overwrite else None  # made while we waited
-            if existing is None:
-                return _make(Workplace(folder), source, recipe, request, out, report)
-    report("complete", 0, None)
-    return existing
+    request = fingerprint({"format": FORMAT, "source": source.identity(), "recipe": recipe})
+    if not overwrite and (manifest := _existing(out, request)):
+        report("complete", 0, None)
+        return manifest
+    _require_room(out)
+    folder = _work_folder(out)
+    with locked(folder):
+        manifest = None if overwrite else _existing(out, request)  # another process may have made it while we waited
+        manifest = manifest or _make(Workplace(folder), source, recipe, request, out, report)
+        shutil.rmtree(folder)
+        return manifest
 
 
-def _recipe(
-    tokenizer: TokenizerName,
-    vocab_size: int | None,
-    split: SplitRule,
-    fractions: tuple[float, float, float],
-    shard_tokens: int,
-) -> Recipe:
+def _recipe(**values: object) -> Recipe:
     try:
-        return Recipe(
-            tokenizer=tokenizer, vocab_size=vocab_size, split=split, fractions=fractions, shard_tokens=shard_tokens
-        )
+        return Recipe.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise CorpusError(f"{place + ': ' if place else ''}{first['msg']}") from error
+        raise CorpusError(f"{place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}") from error
 
 
-def _existing(out: str, request: str, overwrite: bool) -> Manifest | None:
-    """The corpus that is already there, if it is the one asked for. Raises CorpusError if something else is."""
-    if storage.exists(storage.join(out, MANIFEST)):
-        if overwrite:
-            return None
-        manifest = read_manifest(out)
-        if manifest.request == request:
-            return manifest
-        raise CorpusError(
-            f"out: {out} holds another corpus already. Choose another place or replace it with --overwrite."
-        )
-    strangers = [name for name in storage.listdir(out) if name != TOKENIZER and not name.endswith(".arrow")]
+def _existing(out: str, request: str) -> Manifest | None:
+    """The corpus at `out` if it is the one asked for, None if there is none; CorpusError for another one."""
+    if not storage.exists(storage.join(out, MANIFEST)):
+        return None
+    manifest = read_manifest(out)
+    if manifest.request == request:
+        return manifest
+    raise CorpusError(
+        f"out: {out} holds a corpus of another source or with other options. "
+        "Choose another place or replace it with --overwrite."
+    )
+
+
+def _require_room(out: str) -> None:
+    """Raise unless `out` can be written and holds nothing but a corpus or the remains of one."""
+    strangers = [name for name in storage.listdir(out) if name not in {MANIFEST, TOKENIZER} and not _is_shard(name)]
     if strangers:
-        raise CorpusError(f"out: {out} holds files that are no corpus ({strangers[0]}, ...). Choose an empty place.")
-    return None
+        raise CorpusError(f"out: {out} holds files that are no corpus, such as {strangers[0]}. Choose an empty place.")
+    if not storage.is_local(out):
+        storage.require_writable(out)
+    elif Path(out).exists() and not Path(out).is_dir():
+        raise CorpusError(f"out: {out} is a file. Choose a folder that does not exist yet.")
+
+
+def _is_shard(name: str) -> bool:
+    return name.endswith(".arrow") and name.startswith(SPLITS)
 
 
 def _work_folder(out: str) -> Path:
     """Beside a local target, so that the corpus moves there in one rename; in the user's home for a remote one."""
     if storage.is_local(out):
         return Path(out).parent / f".prepare-{Path(out).name}"
-    return home_folder() / "prepare" / digest(out)[:16]
+    return home_folder() / "prepare" / fingerprint(out)[:16]
 
 
 def _make(place: Workplace, source: Source, recipe: Recipe, request: str, out: str, report: Progress) -> Manifest:
@@ -146,9 +177,13 @@ def _make(place: Workplace, source: Source, recipe: Recipe, request: str, out: s
         manifest = _Preparation(place, source, recipe, request, report).run()
         _publish(place.corpus, out)
     except UserError:
-        shutil.rmtree(place.folder, ignore_errors=True)  # the same call would fail again: leave nothing behind
+        shutil.rmtree(place.folder)  # the same call would fail again: leave nothing behind
         raise
-    shutil.rmtree(place.folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"out: {out} cannot be written ({reason}). Mend it and repeat the command to go on."
+        ) from error
     return manifest
 
 
@@ -157,7 +192,8 @@ class _Preparation:
 
     def __init__(self, place: Workplace, source: Source, recipe: Recipe, request: str, report: Progress) -> None:
         self._place, self._source, self._recipe, self._report = place, source, recipe, report
-        self._size: int | None = sum(file.size for file in source.files()) or None
+        self._files = source.files()
+        self._size = sum(file.size for file in self._files) or None
         self._state = place.resume(request)
 
     def run(self) -> Manifest:
@@ -193,7 +229,7 @@ class _Preparation:
         return BpeTokenizer(path.read_text("utf-8"))
 
     def _training_texts(self) -> Iterator[str]:
-        left = self._recipe.tokenizer_bytes
+        left = TOKENIZER_BYTES
         for segment in self._segments("train tokenizer"):
             if segment.split == "train":
                 yield decode_text(segment.data)
@@ -202,28 +238,18 @@ class _Preparation:
                 return
 
     def _write(self, tokenizer: Tokenizer) -> None:
-        dtype, token_bytes = dtype_name(tokenizer.vocab_size), tokenizer.token_bytes
-        end_of_document = np.array([EOS], dtype=dtype)
-        state, recipe = self._state, self._recipe
-        writers = {
-            name: SplitWriter(self._place, name, split, dtype, recipe.shard_tokens, token_bytes)
-            for name, split in state.splits.items()
-        }
-        empty, count, uncommitted = state.empty_documents, 0, 0
+        limit, splits = self._recipe.shard_tokens, self._state.splits
+        writers = {name: SplitWriter(self._place, name, splits[name], tokenizer, limit) for name in SPLITS}
+        empty, done, count, uncommitted = self._state.empty_documents, self._state.segments, 0, 0
         try:
             for count, segment in enumerate(self._segments("write"), start=1):
-                if count <= state.segments:
-                    continue  # in the shards since before the interruption
-                if not segment.data and segment.first and segment.last:
+                if count <= done:
+                    continue  # written before the interruption
+                if not segment.data and segment.first:
                     empty += 1
                     continue
                 writer = writers[segment.split]
-                writer.append(tokenizer.encode(segment.data))
-                if segment.last:
-                    writer.append(end_of_document)
-                if self._source.counts_words:
-                    writer.words += len(segment.data.split())
-                    writer.lines += segment.data.count(b"\n")
+                self._append(writer, segment, tokenizer)
                 uncommitted += len(segment.data)
                 if uncommitted >= COMMIT_BYTES or writer.has_full_shard:
                     self._commit(writers, count, empty)
@@ -235,6 +261,14 @@ class _Preparation:
             for writer in writers.values():
                 writer.close()
 
+    def _append(self, writer: SplitWriter, segment: Segment, tokenizer: Tokenizer) -> None:
+        writer.append(tokenizer.encode(segment.data))
+        if segment.last:
+            writer.append(np.array([EOS]))
+        if self._source.counts_words:
+            writer.words += len(segment.data.split())
+            writer.lines += segment.data.count(b"\n")
+
     def _commit(self, writers: dict[SplitName, SplitWriter], segments_done: int, empty: int) -> None:
         splits = {name: writer.commit() for name, writer in writers.items()}
         update = {"segments": segments_done, "empty_documents": empty, "splits": splits}
@@ -244,68 +278,58 @@ class _Preparation:
             writer.discard_raw()
 
     def _manifest(self, tokenizer: Tokenizer) -> Manifest:
-        state, recipe, counted = self._state, self._recipe, self._source.counts_words
-        missing = [name for name in SPLITS if not state.splits[name].shards]
+        missing = [name for name in SPLITS if not self._state.splits[name].shards]
         if missing:
-            raise CorpusError(_empty_split(self._source, recipe, missing, len(missing) == len(SPLITS)))
-        path = self._place.corpus / TOKENIZER
+            raise CorpusError(_empty_split(self._source, self._recipe.split, missing))
+        model = self._place.corpus / TOKENIZER
         draft = Manifest(
             format=FORMAT,
-            tokenizer=recipe.tokenizer,
-            tokenizer_sha256=digest(path.read_text("utf-8")) if path.exists() else None,
+            tokenizer=self._recipe.tokenizer,
+            tokenizer_sha256=file_sha256(model) if model.exists() else None,
             vocab_size=tokenizer.vocab_size,
             dtype=dtype_name(tokenizer.vocab_size),
-            splits={
-                name: SplitRecord(
-                    shards=split.shards, words=split.words if counted else None, lines=split.lines if counted else None
-                )
-                for name, split in state.splits.items()
-            },
+            splits={name: self._split_record(name) for name in SPLITS},
             source=SourceRecord(
                 description=self._source.describe(),
-                files=len(self._source.files()),
+                files=len(self._files),
                 bytes=self._size,
-                split_by=recipe.split,
-                empty_documents=state.empty_documents,
+                split_by=self._recipe.split,
+                empty_documents=self._state.empty_documents,
             ),
-            request=state.request,
+            request=self._state.request,
             fingerprint="",
         )
         manifest = draft.model_copy(update={"fingerprint": draft.content_fingerprint()})
         storage.write_text(str(self._place.corpus / MANIFEST), manifest.model_dump_json(indent=2) + "\n")
         return manifest
 
-
-def decode_text(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"tokenizer: bpe works on UTF-8 text, but the source holds other bytes ({error.reason}). Use tokenizer bytes."
-        ) from error
+    def _split_record(self, name: SplitName) -> SplitRecord:
+        split = self._state.splits[name]
+        if not self._source.counts_words:
+            return SplitRecord(shards=split.shards)
+        return SplitRecord(shards=split.shards, words=split.words, lines=split.lines)
 
 
-def _empty_split(source: Source, recipe: Recipe, missing: list[str], everything: bool) -> str:
-    if everything:
+_MORE_TEXT = {
+    "document-hash": "It has too few documents for a split by document: use --split contiguous or more documents.",
+    "contiguous": "It is too short for these fractions: use more text.",
+    "own": "Its files of that split are missing or empty: fetch them, or use --split document-hash.",
+}
+
+
+def _empty_split(source: Source, rule: SplitRule, missing: list[SplitName]) -> str:
+    if len(missing) == len(SPLITS):
         return f"source: {source.describe()} holds no text. Check the path."
-    remedy = {
-        "document-hash": "The source has too few documents for a split by document: use --split contiguous or more documents.",
-        "contiguous": "The source is too short for these fractions: use more text.",
-        "own": "Its files of that split are missing or empty: fetch them, or use --split document-hash.",
-    }[recipe.split]
-    return f"split: {', '.join(missing)} of {source.describe()} would be empty (split by {recipe.split}). {remedy}"
+    return f"split: {', '.join(missing)} of {source.describe()} would be empty (split by {rule}). {_MORE_TEXT[rule]}"
 
 
 def _publish(corpus: Path, out: str) -> None:
     """Make the corpus appear at `out`: one rename on a local disk; elsewhere the manifest goes last."""
-    if not storage.is_local(out):
-        storage.remove(storage.join(out, MANIFEST))
-        for path in sorted(corpus.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
-            storage.upload(str(path), storage.join(out, path.name))
-        return
-    try:
+    if storage.is_local(out):
         if Path(out).exists():
             shutil.rmtree(out)
         corpus.rename(out)
-    except OSError as error:
-        raise StorageError(f"out: {out} cannot be written ({error.strerror}). Choose a place you can write.") from error
+        return
+    storage.remove(storage.join(out, MANIFEST))
+    for path in sorted(corpus.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
+        storage.upload(str(path), storage.join(out, path.name))

@@ -5,9 +5,8 @@ is memory-mapped and read without a copy. The manifest is written last; without 
 """
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +16,17 @@ from pydantic import Field, ValidationError
 from vqscale import storage
 from vqscale.data.tokenize import EOS, TokenizerName
 from vqscale.errors import CorpusError
+from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
 
-FORMAT = 1
+FORMAT: Final = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
-SPLITS = ("train", "validation", "test")
+REMEDY = "Restore the file, or prepare the corpus again with --overwrite."
 _CHUNK = 1 << 22
 
 SplitName = Literal["train", "validation", "test"]
+SPLITS: Final[tuple[SplitName, SplitName, SplitName]] = ("train", "validation", "test")
 
 
 class Shard(Frozen):
@@ -85,7 +86,7 @@ class Manifest(Frozen):
 
     def content_fingerprint(self) -> str:
         """Identity of the content: tokenizer and ids, whatever the place and the origin."""
-        return digest(
+        return fingerprint(
             {
                 "format": self.format,
                 "tokenizer": [self.tokenizer, self.tokenizer_sha256, self.vocab_size],
@@ -95,12 +96,6 @@ class Manifest(Frozen):
                 },
             }
         )
-
-
-def digest(value: Any) -> str:
-    """sha256 of canonical JSON; TypeError for what JSON cannot say."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -113,25 +108,24 @@ def read_manifest(uri: str) -> Manifest:
     place = storage.join(uri, MANIFEST)
     if not storage.exists(place):
         raise CorpusError(
-            f"corpus: {uri} holds no {MANIFEST}, so there is no corpus. Make one: vqscale data prepare SOURCE --out {uri}"
+            f"corpus: {uri} holds no {MANIFEST}, so there is no corpus. "
+            f"Make one: vqscale data prepare SOURCE --out {uri}"
         )
     try:
         manifest = Manifest.model_validate_json(storage.read_bytes(place))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise CorpusError(
-            f"corpus: {place} is damaged at {field or 'its start'}: {first['msg']}. Prepare it again."
-        ) from error
+        raise CorpusError(f"corpus: {place} is damaged at {field or 'its start'}: {first['msg']}. {REMEDY}") from error
     if manifest.fingerprint != manifest.content_fingerprint():
-        raise CorpusError(f"corpus: {place} is damaged: its fingerprint does not match its content. Prepare it again.")
+        raise CorpusError(f"corpus: {place} is damaged: its fingerprint does not match its content. {REMEDY}")
     return manifest
 
 
-def write_shard(raw: Path, target: Path, dtype: str, token_bytes: npt.NDArray[np.int64]) -> Shard:
+def write_shard(raw: Path, target: Path, dtype: np.dtype[Any], token_bytes: npt.NDArray[np.int64]) -> Shard:
     """Turn a file of raw ids into the Arrow file `target`, atomically and in constant memory."""
     tokens = np.memmap(raw, dtype=dtype, mode="r")
-    column = pa.Array.from_buffers(pa.from_numpy_dtype(tokens.dtype), len(tokens), [None, pa.py_buffer(tokens)])
+    column = pa.Array.from_buffers(pa.from_numpy_dtype(dtype), len(tokens), [None, pa.py_buffer(tokens)])
     batch = pa.record_batch([column], names=["tokens"])
     with (
         storage.atomic_path(str(target)) as draft,
@@ -142,7 +136,7 @@ def write_shard(raw: Path, target: Path, dtype: str, token_bytes: npt.NDArray[np
     content, text, documents = hashlib.sha256(), 0, 0
     for start in range(0, len(tokens), _CHUNK):
         chunk = tokens[start : start + _CHUNK]
-        content.update(chunk.astype(chunk.dtype.newbyteorder("<"), copy=False))
+        content.update(np.ascontiguousarray(chunk, dtype=chunk.dtype.newbyteorder("<")).data)
         text += int(token_bytes[chunk].sum())
         documents += int(np.count_nonzero(chunk == EOS))
     return Shard(

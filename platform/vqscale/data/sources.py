@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vqscale import storage
-from vqscale.data.archives import damage_named, is_hidden, members, seekable
+from vqscale.data.archives import damage_named, forward_stream, is_hidden, members, seekable
 from vqscale.data.shards import SplitName
 from vqscale.errors import CorpusError
 
@@ -117,7 +117,7 @@ class FileSource:
     def _documents(self, name: str, stream: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
         kind = _format(name) if self.format == "auto" else self.format
         if kind == "parquet":
-            texts = _parquet_texts(name, stream, self.text_column)
+            texts = parquet_texts(name, stream, self.text_column)
         elif kind == "jsonl":
             texts = _jsonl_texts(name, stream, self.text_column, self.encoding)
         else:
@@ -163,11 +163,11 @@ def require_encoding(encoding: str) -> None:
     if encoding == BINARY:
         return
     try:
-        known = codecs.lookup(encoding)._is_text_encoding
-    except LookupError:
-        known = False
-    if not known:
-        raise CorpusError(f"encoding: {encoding!r} is not known. Name one such as utf-8, latin-1, utf-16; or {BINARY}.")
+        "".encode(encoding)
+    except LookupError as error:
+        raise CorpusError(
+            f"encoding: {encoding!r} is not known. Name one such as utf-8, latin-1, utf-16; or {BINARY}."
+        ) from error
 
 
 def utf8_chunks(name: str, stream: IO[bytes], encoding: str) -> Iterator[bytes]:
@@ -221,7 +221,7 @@ def _cut_point(data: bytes, start: int, end: int) -> int:
 
 def _jsonl_texts(name: str, stream: IO[bytes], column: str, encoding: str) -> Iterator[bytes]:
     """The text of every record; blank lines are allowed."""
-    decoded = io.TextIOWrapper(io.BufferedReader(_Chunks(utf8_chunks(name, stream, encoding))), "utf-8", newline="\n")
+    decoded = io.TextIOWrapper(forward_stream(utf8_chunks(name, stream, encoding)), "utf-8", newline="\n")
     for number, line in enumerate(decoded, start=1):
         if line.strip():
             yield _json_text(f"{name} line {number}", line, column)
@@ -249,29 +249,7 @@ def _utf8(place: str, column: str, text: object) -> bytes:
         raise CorpusError(f"source: {place} holds half of a surrogate pair ({error.reason}): no valid text.") from error
 
 
-class _Chunks(io.RawIOBase):
-    """An iterator of bytes as a raw stream."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._held = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        while not self._held:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._held = memoryview(chunk)
-        count = min(len(target), len(self._held))
-        target[:count] = self._held[:count]
-        self._held = self._held[count:]
-        return count
-
-
-def _parquet_texts(name: str, stream: IO[bytes], column: str) -> Iterator[bytes]:
+def parquet_texts(name: str, stream: IO[bytes], column: str) -> Iterator[bytes]:
     """The text of every row, read a few rows at a time."""
     with seekable(stream) as whole:
         try:

@@ -44,11 +44,7 @@ def hash_split(text: bytes, fractions: tuple[float, float, float]) -> SplitName:
     """The split of a document whose (first mebibyte of) text is `text`: the same wherever and whenever it is met."""
     point = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
     bounds = itertools.accumulate(fractions)
-    return next((name for name, bound in zip(_names(), bounds, strict=True) if point < bound), "test")
-
-
-def _names() -> tuple[SplitName, SplitName, SplitName]:
-    return ("train", "validation", "test")
+    return next((name for name, bound in zip(SPLITS, bounds, strict=True) if point < bound), "test")
 
 
 def _own(pieces: Iterable[Piece]) -> Iterator[Segment]:
@@ -61,7 +57,7 @@ def _own(pieces: Iterable[Piece]) -> Iterator[Segment]:
 
 
 def _by_hash(pieces: Iterable[Piece], fractions: tuple[float, float, float]) -> Iterator[Segment]:
-    first, split = True, _names()[0]
+    first, split = True, SPLITS[0]
     for piece in pieces:
         if first:
             split = hash_split(piece.data, fractions)
@@ -76,7 +72,6 @@ def _cuts(fractions: tuple[float, float, float], total: int) -> list[int]:
 
 def _contiguous(pieces: Iterable[Piece], cuts: list[int], whole_characters: bool) -> Iterator[Segment]:
     position, index, first = 0, 0, True
-    names = _names()
     for piece in pieces:
         data, start = piece.data, 0
         while index < len(cuts) and position + len(data) - start >= cuts[index]:
@@ -84,12 +79,9 @@ def _contiguous(pieces: Iterable[Piece], cuts: list[int], whole_characters: bool
             while whole_characters and end < len(data) and data[end] & 0xC0 == 0x80:
                 end += 1
             if end > start or not first:
-                yield Segment(names[index], data[start:end], True, first, piece.read)
+                yield Segment(SPLITS[index], data[start:end], True, first, piece.read)
             position, start, first, index = position + end - start, end, True, index + 1
         if start < len(data) or not first:
-            yield Segment(names[index], data[start:], piece.last, first, piece.read)
+            yield Segment(SPLITS[index], data[start:], piece.last, first, piece.read)
             first = piece.last
             position += len(data) - start
-
-
-assert _names() == SPLITS

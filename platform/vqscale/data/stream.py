@@ -33,14 +33,13 @@ class TokenStream:
             raise CorpusError(f"context: {context} is no multiple of the {length} tokens of one update.")
         if len(split) <= context:
             raise CorpusError(
-                f"context: a sequence needs {context} + 1 tokens, but {split.name} of {split.corpus.uri} has {len(split)}. "
-                "Use a shorter context or a larger corpus."
+                f"context: a sequence needs {context} + 1 tokens, but {split.name} of {split.corpus.uri} "
+                f"has {len(split)}. Use a shorter context or a larger corpus."
             )
         self._split, self._seed = split, seed
         self.batch_size, self.length, self.context = batch, length, context
         self.sequences = (len(split) - 1) // context
         self._lanes = np.arange(rank * (batch // world), (rank + 1) * (batch // world))
-        self._orders: dict[int, tuple[int, Permutation]] = {}
 
     @property
     def description(self) -> dict[str, str | int]:
@@ -85,12 +84,7 @@ class TokenStream:
         return starts + segment * self.length
 
     def _order(self, epoch: int) -> tuple[int, Permutation]:
-        """The offset and the order of an epoch; two are kept, as a batch may span two."""
-        if epoch not in self._orders:
-            left_over = len(self._split) - 1 - self.sequences * self.context
-            offset = int(np.random.default_rng([self._seed, epoch]).integers(left_over + 1))
-            self._orders = {
-                **dict(list(self._orders.items())[-1:]),
-                epoch: (offset, Permutation(self.sequences, self._seed, epoch)),
-            }
-        return self._orders[epoch]
+        """The offset and the order of an epoch."""
+        left_over = len(self._split) - 1 - self.sequences * self.context
+        offset = int(np.random.default_rng([self._seed, epoch]).integers(left_over + 1))
+        return offset, Permutation(self.sequences, self._seed, epoch)

@@ -4,10 +4,9 @@ Both are lossless, and both keep the ids 0 (padding), 1 (end of a document) and 
 byte-level recipe of Transformer-VQ does (its vocabulary: 3 + 256).
 """
 
-import json
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +60,7 @@ class ByteTokenizer:
     def decode(self, ids: npt.NDArray[Any]) -> bytes:
         """The bytes of `ids`; specials stand for no text."""
         kept = ids[ids >= SPECIALS]
-        return cast(bytes, (kept - SPECIALS).astype(np.uint8).tobytes())
+        return (kept - SPECIALS).astype(np.uint8).tobytes()
 
 
 class BpeTokenizer:
@@ -93,13 +92,7 @@ class BpeTokenizer:
 
     def encode(self, text: bytes) -> Ids:
         """Ids of `text`, which must be UTF-8 (CorpusError otherwise)."""
-        try:
-            decoded = text.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise CorpusError(
-                f"tokenizer: bpe works on UTF-8 text, but the source holds other bytes ({error.reason}). Use tokenizer bytes."
-            ) from error
-        encoded = self._model.encode(decoded, add_special_tokens=False)
+        encoded = self._model.encode(decode_text(text), add_special_tokens=False)
         return np.array(encoded.ids, dtype=dtype_name(self.vocab_size))
 
     def decode(self, ids: npt.NDArray[Any]) -> bytes:
@@ -108,11 +101,23 @@ class BpeTokenizer:
         return b"".join([pieces[token] for token in ids.tolist()])
 
 
+def decode_text(text: bytes) -> str:
+    """`text` as a string; CorpusError if it is not UTF-8 (images, or a corpus read with `--encoding binary`)."""
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"tokenizer: bpe works on UTF-8 text, but the source holds other bytes ({error.reason}). "
+            "Use --tokenizer bytes."
+        ) from error
+
+
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
     """Learn at most `vocab_size` ids (3 specials, 256 bytes, merges) from `texts`, read once, in constant memory."""
     if vocab_size <= BYTE_VOCAB:
         raise CorpusError(
-            f"vocab_size: {vocab_size} leaves no room for merges; bpe needs more than {BYTE_VOCAB} (3 specials, 256 bytes)."
+            f"vocab_size: {vocab_size} leaves no room for merges. "
+            f"bpe needs more than {BYTE_VOCAB} (3 specials, 256 bytes)."
         )
     model = tokenizers.Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

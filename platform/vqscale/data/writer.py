@@ -1,13 +1,13 @@
 """The working folder of a preparation: open shards, finished shards, and a record of how far it came.
 
 Ids are appended to one raw file a shard. A commit turns full raw files into Arrow shards, syncs the open ones and then
-records their lengths: after a kill at any moment the record and the files it names are whole, and what is beyond is cut.
+records their lengths: after a kill at any moment the recorded part is whole, and what lies beyond it is cut.
 """
 
 import os
 import shutil
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +15,15 @@ from pydantic import ValidationError
 
 from vqscale import storage
 from vqscale.data.shards import SPLITS, Shard, SplitName, write_shard
-from vqscale.data.tokenize import Ids
+from vqscale.data.tokenize import Tokenizer, dtype_name
 from vqscale.study.frozen import Frozen
 
 
 class SplitState(Frozen):
-    """Finished shards, and the ids in the open one."""
+    """Finished shards, and the length of the open one's raw file."""
 
     shards: tuple[Shard, ...] = ()
-    open_tokens: int = 0
+    open_bytes: int = 0
     words: int = 0
     lines: int = 0
 
@@ -52,8 +52,9 @@ class Workplace:
         state = self._recorded()
         if state is None or state.request != request or not self._holds(state):
             self.clear()
-            state = State(request=request, splits={name: SplitState() for name in SPLITS})  # type: ignore[misc]
-        self.corpus.mkdir(parents=True, exist_ok=True)
+            state = State(request=request, splits={name: SplitState() for name in SPLITS})
+            self.record(state)
+        self.corpus.mkdir(exist_ok=True)
         self.open.mkdir(exist_ok=True)
         return state
 
@@ -64,10 +65,12 @@ class Workplace:
             return None
 
     def _holds(self, state: State) -> bool:
-        finished = all((self.corpus / shard.name).exists() for split in state.splits.values() for shard in split.shards)
-        return finished and all(
-            split.open_tokens == 0 or self.raw(name, len(split.shards)).exists() for name, split in state.splits.items()
-        )
+        return all(self._holds_split(name, split) for name, split in state.splits.items())
+
+    def _holds_split(self, name: SplitName, split: SplitState) -> bool:
+        finished = all((self.corpus / shard.name).exists() for shard in split.shards)
+        raw = self.raw(name, len(split.shards))
+        return finished and (split.open_bytes == 0 or (raw.exists() and raw.stat().st_size >= split.open_bytes))
 
     def raw(self, split: SplitName, index: int) -> Path:
         return self.open / f"{split}-{index:05d}"
@@ -86,32 +89,26 @@ class SplitWriter:
     """Appends ids to the shards of one split; every shard but the last holds exactly `shard_tokens`."""
 
     def __init__(
-        self,
-        place: Workplace,
-        split: SplitName,
-        state: SplitState,
-        dtype: str,
-        shard_tokens: int,
-        token_bytes: npt.NDArray[np.int64],
+        self, place: Workplace, split: SplitName, state: SplitState, tokenizer: Tokenizer, shard_tokens: int
     ) -> None:
-        self._place, self._split, self._dtype, self._limit = place, split, dtype, shard_tokens
-        self._token_bytes = token_bytes
+        self._place, self._split, self._limit = place, split, shard_tokens
+        self._dtype, self._token_bytes = np.dtype(dtype_name(tokenizer.vocab_size)), tokenizer.token_bytes
         self._shards = list(state.shards)
         self._index = len(state.shards)  # of the raw file being appended to
-        self._tokens = state.open_tokens
+        self._tokens = state.open_bytes // self._dtype.itemsize
         self.words, self.lines = state.words, state.lines
-        self._file = self._open(state.open_tokens)
+        self._file = self._open(state.open_bytes)
 
-    def _open(self, tokens: int) -> IO[bytes]:
+    def _open(self, length: int) -> IO[bytes]:
         file = self._place.raw(self._split, self._index).open("ab")
-        file.truncate(tokens * np.dtype(self._dtype).itemsize)
+        file.truncate(length)
         return file
 
     @property
     def has_full_shard(self) -> bool:
         return self._index > len(self._shards)
 
-    def append(self, ids: Ids) -> None:
+    def append(self, ids: npt.NDArray[Any]) -> None:
         while len(ids):
             part = ids[: self._limit - self._tokens]
             self._file.write(part.astype(self._dtype, copy=False).data)
@@ -121,32 +118,33 @@ class SplitWriter:
                 self._next_file()
 
     def _next_file(self) -> None:
-        self._file.close()
+        self.close()
         self._index += 1
         self._tokens = 0
         self._file = self._open(0)
-
-    def commit(self) -> SplitState:
-        """Make full raw files shards and the open one safe; the raw files go only after the state is recorded."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        for index in range(len(self._shards), self._index):
-            self._shards.append(self._finish(index))
-        return SplitState(shards=tuple(self._shards), open_tokens=self._tokens, words=self.words, lines=self.lines)
-
-    def discard_raw(self) -> None:
-        """Remove the raw files of the shards that `commit` made."""
-        for index in range(self._index):
-            self._place.raw(self._split, index).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        self._file.close()
 
     def end(self) -> None:
         """Close the last shard however full it is; nothing may be appended afterwards."""
         if self._tokens:
             self._next_file()
 
-    def _finish(self, index: int) -> Shard:
-        target = self._place.corpus / f"{self._split}-{index:05d}.arrow"
-        return write_shard(self._place.raw(self._split, index), target, self._dtype, self._token_bytes)
+    def commit(self) -> SplitState:
+        """Make full raw files shards and the open one safe; the raw files go only after the state is recorded."""
+        for index in range(len(self._shards), self._index):
+            target = self._place.corpus / f"{self._split}-{index:05d}.arrow"
+            self._shards.append(
+                write_shard(self._place.raw(self._split, index), target, self._dtype, self._token_bytes)
+            )
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        length = self._tokens * self._dtype.itemsize
+        return SplitState(shards=tuple(self._shards), open_bytes=length, words=self.words, lines=self.lines)
+
+    def discard_raw(self) -> None:
+        """Remove the raw files of finished shards."""
+        for path in self._place.open.glob(f"{self._split}-*"):
+            if path != self._place.raw(self._split, self._index):
+                path.unlink()
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,301 @@
+"""The named corpora of the literature, read from their original files, with their own splits."""
+
+import os
+import re
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, ClassVar, cast
+
+import fsspec
+import numpy as np
+
+from vqscale import storage
+from vqscale.data.archives import damage_named, members, seekable
+from vqscale.data.shards import SPLITS, SplitName
+from vqscale.data.sources import (
+    BINARY,
+    FileSource,
+    Piece,
+    Source,
+    SourceFile,
+    SplitRule,
+    cut,
+    list_files,
+    parquet_texts,
+    utf8_chunks,
+)
+from vqscale.errors import CorpusError
+
+
+def enwik8(uri: str) -> Source:
+    """`enwik8` or `enwik8.zip` (Hutter): 90/5/5 million bytes of the 100, in order, the convention of the field."""
+    return FileSource(uri=uri, format="text", encoding=BINARY, split_rule="contiguous")
+
+
+def text8(uri: str) -> Source:
+    """`text8` or `text8.zip` (Mahoney): the letters a to z and spaces; 90/5/5 million in order."""
+    return FileSource(uri=uri, format="text", encoding=BINARY, split_rule="contiguous")
+
+
+@dataclass(frozen=True)
+class PG19:
+    """The release of PG-19 (Rae et al. 2020): `train/*.txt`, `validation/*.txt`, `test/*.txt`, a book a file.
+
+    Words are counted, since results are reported as perplexity a word: exp(total nats / words).
+    """
+
+    uri: str
+    split_rule: ClassVar[SplitRule] = "own"
+    counts_words: ClassVar[bool] = True
+
+    @cached_property
+    def _parts(self) -> list[FileSource]:
+        return [FileSource(uri=storage.join(self.uri, split, "*.txt"), split=split) for split in SPLITS]
+
+    def describe(self) -> str:
+        return f"PG-19 at {self.uri}"
+
+    def files(self) -> list[SourceFile]:
+        return [file for part in self._parts for file in part.files()]
+
+    def identity(self) -> dict[str, Any]:
+        return {"loader": "pg19", "files": [file.identity() for file in self.files()]}
+
+    def pieces(self) -> Iterator[Piece]:
+        done = 0
+        for part in self._parts:
+            read = 0
+            for piece in part.pieces():
+                read = piece.read
+                yield piece._replace(read=done + read)
+            done += read
+
+
+@dataclass(frozen=True)
+class WikiText103:
+    """WikiText-103 (Merity et al. 2016): `wiki.{train,valid,test}.tokens` or `.raw`, or the Parquet files of the Hub
+    (`train-*.parquet` ...), in a folder or archive; other files in it are not read. A document is an article.
+
+    Words and lines are counted; the usual perplexity a word counts every line end as a word too.
+    """
+
+    uri: str
+    split_rule: ClassVar[SplitRule] = "own"
+    counts_words: ClassVar[bool] = True
+
+    def describe(self) -> str:
+        return f"WikiText-103 at {self.uri}"
+
+    def files(self) -> list[SourceFile]:
+        return list_files(self.uri)
+
+    def identity(self) -> dict[str, Any]:
+        return {"loader": "wikitext103", "files": [file.identity() for file in self.files()]}
+
+    def pieces(self) -> Iterator[Piece]:
+        done = 0
+        for file in self.files():
+            with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
+                for name, stream in members(file.path, raw):
+                    split = _wikitext_split(name)
+                    if split is not None:
+                        for article in _articles(_wikitext_lines(name, stream)):
+                            read = done + min(raw.tell(), file.size)
+                            yield from (Piece(data, last, split, read) for data, last in cut(iter([article])))
+            done += file.size
+
+
+_WIKITEXT = re.compile(r"wiki\.(train|valid|test)\.(?:tokens|raw)|(train|validation|test)-\d+-of-\d+\.parquet")
+
+
+def _wikitext_split(name: str) -> SplitName | None:
+    match = _WIKITEXT.fullmatch(PurePosixPath(name).name)
+    if match is None:
+        return None
+    found = match[1] or match[2]
+    return cast(SplitName, "validation" if found == "valid" else found)
+
+
+def _wikitext_lines(name: str, stream: IO[bytes]) -> Iterator[bytes]:
+    if name.endswith(".parquet"):
+        for row in parquet_texts(name, stream, "text"):
+            yield row or b" \n"  # the Hub's rows are the lines, with the blank ones emptied
+        return
+    held = b""
+    for chunk in utf8_chunks(name, stream, "utf-8"):
+        *lines, held = (held + chunk).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+    if held:
+        yield held
+
+
+def _articles(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Runs of lines, each from a title ` = Title = ` (after a blank line; sections have two signs) to the next."""
+    article: list[bytes] = []
+    blank_before = True
+    for line in lines:
+        if blank_before and _is_title(line) and any(held.strip() for held in article):
+            yield b"".join(article)
+            article = []
+        article.append(line)
+        blank_before = not line.strip()
+    yield b"".join(article)
+
+
+def _is_title(line: bytes) -> bool:
+    text = line.rstrip()
+    return text.startswith(b" = ") and text.endswith(b" =") and not text.startswith(b" = =") and len(text) > 4
+
+
+@dataclass(frozen=True)
+class ImageNet64:
+    """Downsampled ImageNet 64x64 (Chrabaszcz et al. 2017) in its **npz** release: `train_data_batch_1.npz` ... and
+    `val_data.npz`, or the zip files that hold them. Its pickled release is refused: pickles can run code.
+
+    A document is an image: 12,288 bytes, rows top down, red green blue interleaved (the files hold three planes).
+    The first `train_images` of the training images are for training, the rest for validation, the official
+    validation images for testing, as in Transformer-VQ.
+    """
+
+    uri: str
+    train_images: int = 1_200_000
+    split_rule: ClassVar[SplitRule] = "own"
+    counts_words: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        return f"ImageNet 64x64 at {self.uri}"
+
+    def files(self) -> list[SourceFile]:
+        return sorted(
+            list_files(self.uri), key=lambda file: [int(part) if part.isdigit() else 0 for part in _numbers(file)]
+        )
+
+    def identity(self) -> dict[str, Any]:
+        return {"loader": "imagenet64", "files": [file.identity() for file in self.files()], "train": self.train_images}
+
+    def pieces(self) -> Iterator[Piece]:
+        done, trained = 0, 0
+        for file in self.files():
+            with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
+                for name, stream in members(file.path, raw):
+                    official = _imagenet_split(name)
+                    for image in _images(name, stream) if official else ():
+                        trained += official == "train"
+                        split = (
+                            "test" if official == "val" else "train" if trained <= self.train_images else "validation"
+                        )
+                        yield Piece(image, True, cast(SplitName, split), done + min(raw.tell(), file.size))
+            done += file.size
+
+
+_IMAGE_BYTES = 3 * 64 * 64
+_IMAGENET = re.compile(r"(train)_data_batch_\d+(\.npz)?|(val)_data(\.npz)?")
+
+
+def _numbers(file: SourceFile) -> list[str]:
+    """For an order in which batch 2 comes before batch 10."""
+    return re.findall(r"\d+", PurePosixPath(file.path).name)
+
+
+def _imagenet_split(name: str) -> str | None:
+    match = _IMAGENET.fullmatch(PurePosixPath(name).name)
+    if match is None:
+        return None
+    if not name.endswith(".npz"):
+        raise CorpusError(
+            f"source: {name} is a pickle, which could run code when it is read. Fetch the release's npz files."
+        )
+    return match[1] or match[3]
+
+
+def _images(name: str, stream: IO[bytes]) -> Iterator[bytes]:
+    """The rows of the array `data`, [images, 12288] uint8, one at a time."""
+    with seekable(stream) as whole, zipfile.ZipFile(whole) as archive:
+        if "data.npy" not in archive.namelist():
+            raise CorpusError(f"source: {name} has no array 'data'; it has {', '.join(archive.namelist())}.")
+        with archive.open("data.npy") as array:
+            shape, fortran_order, dtype = _npy_header(name, array)
+            if fortran_order or dtype != np.uint8 or shape[1:] != (_IMAGE_BYTES,):
+                raise CorpusError(f"source: {name} holds {dtype} {shape}, not uint8 rows of {_IMAGE_BYTES} bytes.")
+            for _ in range(shape[0]):
+                row = array.read(_IMAGE_BYTES)
+                if len(row) < _IMAGE_BYTES:
+                    raise EOFError("the array ends early")
+                yield np.frombuffer(row, np.uint8).reshape(3, -1).T.tobytes()
+
+
+def _npy_header(name: str, array: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        version = np.lib.format.read_magic(array)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return read(array)
+    except ValueError as error:
+        raise CorpusError(f"source: {name} holds no readable array ({error}).") from error
+
+
+@dataclass(frozen=True)
+class StandardLibrary:
+    """The running Python's own sources: about 10 MB of text on every machine, no download.
+
+    Left out: tests, installed packages, what some distributions omit, and `_sysconfigdata`, which differs by build.
+    """
+
+    split_rule: ClassVar[SplitRule] = "document-hash"
+    counts_words: ClassVar[bool] = False
+
+    def describe(self) -> str:
+        return f"standard library of Python {python_version()}"
+
+    @cached_property
+    def _paths(self) -> dict[str, Path]:
+        root = Path(sysconfig.get_path("stdlib"))
+        found: dict[str, Path] = {}
+        for folder, below, names in os.walk(root):
+            below[:] = [name for name in below if name not in _LEFT_OUT]
+            paths = (
+                Path(folder, name) for name in names if name.endswith(".py") and not name.startswith("_sysconfigdata")
+            )
+            found |= {path.relative_to(root).as_posix(): path for path in paths}
+        return dict(sorted(found.items()))
+
+    def files(self) -> list[SourceFile]:
+        fs = fsspec.filesystem("file")
+        return [SourceFile(fs, name, path.stat().st_size, "") for name, path in self._paths.items()]
+
+    def identity(self) -> dict[str, Any]:
+        return {"loader": "stdlib", "python": python_version(), "files": [file.identity() for file in self.files()]}
+
+    def pieces(self) -> Iterator[Piece]:
+        read = 0
+        for name, path in self._paths.items():
+            read += path.stat().st_size
+            with damage_named(str(path)), path.open("rb") as stream:
+                yield from (Piece(data, last, None, read) for data, last in cut(utf8_chunks(name, stream, "utf-8")))
+
+
+_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages", "__pycache__"}
+
+
+def python_version() -> str:
+    return ".".join(str(part) for part in sys.version_info[:3])
+
+
+LOADERS: dict[str, Callable[[str], Source]] = {
+    "enwik8": enwik8,
+    "text8": text8,
+    "pg19": PG19,
+    "wikitext103": WikiText103,
+    "imagenet64": ImageNet64,
+}
+
+
+def named_source(name: str, uri: str) -> Source:
+    """The named corpus whose original files are at `uri`; CorpusError for an unknown name."""
+    if name not in LOADERS:
+        raise CorpusError(f"loader: {name!r} is not known. There are {', '.join(LOADERS)}.")
+    return LOADERS[name](uri)
