@@ -117,13 +117,18 @@ def _global_statistics(statistics: Sequence[CodeStatistics], group: dist.Process
     own = torch.cat([one.candidate_GRK.reshape(-1) for one in statistics])
     gathered = own.new_empty(dist.get_world_size(group) * own.shape[0])
     dist.all_gather_into_tensor(gathered, own, group=group)
-    sums = summed.split([part.numel() for one in statistics for part in one[:4]])
-    by_layer = gathered.view(-1, own.shape[0]).split([one.candidate_GRK.numel() for one in statistics], dim=1)
-    result = []
-    for layer, one in enumerate(statistics):
-        parts = [new.view_as(old) for new, old in zip(sums[4 * layer : 4 * layer + 4], one[:4], strict=True)]
-        result.append(CodeStatistics(*parts, candidate_GRK=_from_all_ranks(by_layer[layer], one.candidate_GRK)))
-    return result
+    sums = iter(torch.split(summed, [part.numel() for one in statistics for part in one[:4]]))
+    by_layer = torch.split(gathered.view(-1, own.shape[0]), [one.candidate_GRK.numel() for one in statistics], dim=1)
+    return [
+        CodeStatistics(
+            key_sum_GSK=next(sums).view_as(one.key_sum_GSK),
+            count_GS=next(sums).view_as(one.count_GS),
+            squared_error=next(sums).view(()),
+            squared_norm=next(sums).view(()),
+            candidate_GRK=_from_all_ranks(rows, one.candidate_GRK),
+        )
+        for one, rows in zip(statistics, by_layer, strict=True)
+    ]
 
 
 def _from_all_ranks(gathered: Tensor, like_GRK: Tensor) -> Tensor:

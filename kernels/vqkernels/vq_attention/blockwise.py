@@ -143,8 +143,8 @@ def _chunk_forward(
     lse = torch.where(norm > 0, top + norm.log(), float("inf"))  # exp(score - inf) = 0 in the backward pass
     n_group = inputs.q_BGRTK.shape[2]
     low = layout.query_rows(chunk)[0]
-    chunks.put_rows(out_BGRTV, chunks.by_token(result.unflatten(3, (n_group, -1))), low, dim=3)
-    chunks.put_rows(lse_BGRT[..., None], chunks.by_token(lse.unflatten(3, (n_group, -1))), low, dim=3)
+    chunks.put_rows(out_BGRTV, chunks.by_token(torch.unflatten(result, 3, (n_group, -1))), low, dim=3)
+    chunks.put_rows(lse_BGRT[..., None], chunks.by_token(torch.unflatten(lse, 3, (n_group, -1))), low, dim=3)
     return before if caches is None else last(caches)
 
 
@@ -156,7 +156,7 @@ def _tile(inputs: _Inputs, layout: Layout, chunk: Chunk, caches: Cache | None) -
     key = chunks.windows(_keys(chunks.rows(inputs.code_BGU, low, high, dim=2), inputs.codebook_GSK), length)
     value = chunks.windows(chunks.rows(inputs.v_BGUV, low, high, dim=2), length)
     window = (query_u @ key.transpose(-1, -2)).to(inputs.wide)
-    by_head_BGNRLU = window.unflatten(3, (q_BGNRLK.shape[3], -1))
+    by_head_BGNRLU = torch.unflatten(window, 3, (q_BGNRLK.shape[3], -1))
     by_head_BGNRLU += _bias_and_order(inputs, query_w, length, by_head_BGNRLU.shape[3])
     if chunk.first == 0:
         by_head_BGNRLU[:, :, 0, :, :, :length] = _NEVER  # nothing before the first block
@@ -164,7 +164,7 @@ def _tile(inputs: _Inputs, layout: Layout, chunk: Chunk, caches: Cache | None) -
         by_head_BGNRLU.masked_fill_(_hidden(inputs, layout, chunk, low, high), _NEVER)
     if caches is None:
         return _Tile(query_u, query_w, key, value, window, None, None)
-    mean = (caches.total / caches.count.clamp(min=1.0)[..., None]).to(value.dtype)
+    mean = (caches.totals / caches.counts.clamp(min=1.0)[..., None]).to(value.dtype)
     return _Tile(query_u, query_w, key, value, window, mean, _cache_scores(inputs, layout, chunk, query_u, caches))
 
 
@@ -176,7 +176,7 @@ def _keys(code_BGU: Tensor, codebook_GSK: Tensor) -> Tensor:
     """Codewords; any one for code -1, which no query sees."""
     n_head, size, _ = codebook_GSK.shape
     row = code_BGU.clamp(min=0) + torch.arange(n_head, device=code_BGU.device)[:, None] * size
-    return codebook_GSK.flatten(0, 1).index_select(0, row.flatten()).unflatten(0, code_BGU.shape)
+    return torch.unflatten(codebook_GSK.flatten(0, 1).index_select(0, row.flatten()), 0, code_BGU.shape)
 
 
 def _bias_and_order(inputs: _Inputs, query_w_BGNAK: Tensor, length: int, n_group: int) -> Tensor:
@@ -184,7 +184,7 @@ def _bias_and_order(inputs: _Inputs, query_w_BGNAK: Tensor, length: int, n_group
     template = chunks.skew_template(length, inputs.wide, query_w_BGNAK.device)
     if inputs.rel_key_GMK is None:
         return chunks.skewed(template)
-    bias = _by_head(query_w_BGNAK, inputs.rel_key_GMK.flip(1).transpose(-1, -2)).unflatten(3, (n_group, length))
+    bias = torch.unflatten(_by_head(query_w_BGNAK, inputs.rel_key_GMK.flip(1).transpose(-1, -2)), 3, (n_group, length))
     spread = template.expand(*bias.shape[:-2], -1, -1).contiguous()
     spread[..., length + 1 - bias.shape[-1] : length + 1] = bias
     return chunks.skewed(spread)
@@ -197,7 +197,7 @@ def _hidden(inputs: _Inputs, layout: Layout, chunk: Chunk, low: int, high: int) 
     length = layout.block_length
     doc = inputs.doc_BU.masked_fill(~inputs.real_BU, -1)
     key = chunks.rows(doc, low, high, dim=1, fill=-1)
-    query = chunks.rows(doc, low + length, high, dim=1, fill=-1).unflatten(1, (chunk.n_block, length))[..., None]
+    query = torch.unflatten(chunks.rows(doc, low + length, high, dim=1, fill=-1), 1, (chunk.n_block, length))[..., None]
     hidden = (query != key.unfold(1, 2 * length, length)[:, :, None, :]) | (query < 0)
     return hidden[:, None, :, None]
 
@@ -205,16 +205,16 @@ def _hidden(inputs: _Inputs, layout: Layout, chunk: Chunk, low: int, high: int) 
 def _cache_scores(inputs: _Inputs, layout: Layout, chunk: Chunk, query_u_BGNAK: Tensor, caches: Cache) -> Tensor:
     """Logits (q + u).c_s + log(count_s) [B, G, N, A, S], -inf for codes that no visible token took."""
     score = _by_head(query_u_BGNAK, inputs.codebook_GSK.transpose(-1, -2)).to(inputs.wide)
-    score += caches.count.log()[:, :, :, None]  # log 0 = -inf
+    score += caches.counts.log()[:, :, :, None]  # log 0 = -inf
     if chunk.checked:
         assert inputs.doc_BU is not None
         assert inputs.real_BU is not None
         length = layout.block_length
         doc = inputs.doc_BU.masked_fill(~inputs.real_BU, -1)
-        query = chunks.rows(doc, *layout.key_rows(chunk, back=0), dim=1, fill=-1).unflatten(1, (-1, length))
+        query = torch.unflatten(chunks.rows(doc, *layout.key_rows(chunk, back=0), dim=1, fill=-1), 1, (-1, length))
         open_BN = open_documents(inputs.doc_BU, chunk, length)[:, 1:]
         hidden = (query != open_BN[..., None])[:, None, :, None, :, None]
-        score.unflatten(3, (-1, length)).masked_fill_(hidden, _NEVER)
+        torch.unflatten(score, 3, (-1, length)).masked_fill_(hidden, _NEVER)
     return score
 
 
@@ -222,7 +222,7 @@ def _by_head(x_BGNAK: Tensor, matrix_GKM: Tensor) -> Tensor:
     """x @ matrix, one matrix for each key-value head: as few and as tall products as there are heads."""
     if matrix_GKM.shape[0] == 1:
         return x_BGNAK @ matrix_GKM[0]
-    return (x_BGNAK.flatten(2, 3) @ matrix_GKM).unflatten(2, x_BGNAK.shape[2:4])
+    return torch.unflatten((x_BGNAK.flatten(2, 3) @ matrix_GKM), 2, x_BGNAK.shape[2:4])
 
 
 class _Gradients:
@@ -235,7 +235,7 @@ class _Gradients:
     def __init__(self, inputs: _Inputs, layout: Layout, d_out: Tensor, out: Tensor, lse: Tensor) -> None:
         self.inputs, self.layout = inputs, layout
         self.d_out, self.out, self.lse = d_out, out, lse
-        batch, n_head, n_group, n_query, d_key = inputs.q_BGRTK.shape
+        batch, n_head, n_group, _, d_key = inputs.q_BGRTK.shape
         self.d_q = torch.empty_like(inputs.q_BGRTK)
         self.d_k_window = inputs.v_BGUV.new_zeros(batch, n_head, inputs.v_BGUV.shape[2], d_key)
         self.d_v = torch.zeros_like(inputs.v_BGUV)
@@ -243,7 +243,7 @@ class _Gradients:
         self.d_bias_u, self.d_bias_w = heads, heads.clone()
         rel_key = inputs.rel_key_GMK
         self.d_rel_key = None if rel_key is None else torch.zeros_like(rel_key, dtype=inputs.wide)
-        self.d_cache = torch.zeros_like(inputs.first_cache().total)
+        self.d_cache = torch.zeros_like(inputs.first_cache().totals)
 
     @property
     def d_k(self) -> Tensor:
@@ -309,7 +309,7 @@ class _Gradients:
         dtype = d_out.dtype
         weight = tile.cache_BGNAS.sub_(lse).exp_()
         d_mean = weight.to(dtype).transpose(-1, -2) @ d_out
-        d_total = d_mean.to(self.inputs.wide) / caches.count.clamp(min=1.0)[..., None]
+        d_total = d_mean.to(self.inputs.wide) / caches.counts.clamp(min=1.0)[..., None]
         self.d_cache = scan_backward(self.d_cache, d_total, self.d_v, self.inputs.tokens, chunk, self.layout)
         d_score = ((d_out @ tile.mean_BGNSV.transpose(-1, -2)).to(self.inputs.wide) - delta).mul_(weight)
         return _by_head(d_score.to(dtype), self.inputs.codebook_GSK)
@@ -320,7 +320,7 @@ class _Gradients:
         if rel_key is None or self.d_rel_key is None:
             return None
         length, n_distance = self.layout.block_length, rel_key.shape[1]
-        d_bias = chunks.unskewed(d_window_BGNAU.unflatten(3, (-1, length)))
+        d_bias = chunks.unskewed(torch.unflatten(d_window_BGNAU, 3, (-1, length)))
         d_bias = d_bias[..., length + 1 - n_distance : length + 1].flatten(3, 4)  # furthest distance first
         by_batch = d_bias.flatten(2, 3).transpose(-1, -2) @ tile.query_w_BGNAK.flatten(2, 3)
         self.d_rel_key += by_batch.to(self.inputs.wide).sum(0).flip(1)
@@ -328,11 +328,11 @@ class _Gradients:
 
     def _add_query(self, chunk: Chunk, d_query_u: Tensor, d_query_w: Tensor | None) -> None:
         n_group, low = self.inputs.q_BGRTK.shape[2], self.layout.query_rows(chunk)[0]
-        by_head = d_query_u.unflatten(3, (n_group, -1))
+        by_head = torch.unflatten(d_query_u, 3, (n_group, -1))
         if self.inputs.bias_u_GRK is not None:
             self.d_bias_u += by_head.to(self.inputs.wide).sum((0, 2, 4))
         if d_query_w is not None:
-            by_head_w = d_query_w.unflatten(3, (n_group, -1))
+            by_head_w = torch.unflatten(d_query_w, 3, (n_group, -1))
             self.d_bias_w += by_head_w.to(self.inputs.wide).sum((0, 2, 4))
             by_head = by_head + by_head_w
         chunks.put_rows(self.d_q, chunks.by_token(by_head), low, dim=3)

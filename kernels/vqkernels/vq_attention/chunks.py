@@ -108,7 +108,7 @@ def put_rows(target: Tensor, x: Tensor, low: int, dim: int) -> None:
 
 def by_block(x_BGRTV: Tensor, n_block: int) -> Tensor:
     """[B, G, R, N L, V] to [B, G, N, R, L, V]."""
-    return x_BGRTV.unflatten(3, (n_block, -1)).transpose(2, 3)
+    return torch.unflatten(x_BGRTV, 3, (n_block, -1)).transpose(2, 3)
 
 
 def by_token(x_BGNRLV: Tensor) -> Tensor:
@@ -141,10 +141,10 @@ def skewed(x: Tensor) -> Tensor:
     Column x of row i becomes window column i + x, so that distance d = L + i - column stands at x = L - d.
     """
     length = x.shape[-2]
-    return x.flatten(-2)[..., : 2 * length * length].unflatten(-1, (length, 2 * length))
+    return torch.unflatten(x.flatten(-2)[..., : 2 * length * length], -1, (length, 2 * length))
 
 
 def unskewed(x: Tensor) -> Tensor:
     """The inverse of `skewed`, [..., L, 2L] to [..., L, 2L + 1]."""
     length = x.shape[-2]
-    return F.pad(x.flatten(-2), (0, length)).unflatten(-1, (length, 2 * length + 1))
+    return torch.unflatten(F.pad(x.flatten(-2), (0, length)), -1, (length, 2 * length + 1))

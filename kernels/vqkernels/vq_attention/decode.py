@@ -44,7 +44,7 @@ def vq_attention_decode(
         key = codewords(state.code_BGU[:, :, : slot + 1], codebook)
         own = straight_through(k_BGK[:, :, None].to(dtype), code_BG[:, :, None], codebook)
         key = torch.cat([key[:, :, :-1], own], dim=2)
-        query = q_BHK.to(dtype).unflatten(1, (k_BGK.shape[1], -1))
+        query = torch.unflatten(q_BHK.to(dtype), 1, (k_BGK.shape[1], -1))
         score = _scores(query, key, codebook, state, bias_u_HK, bias_w_HK, rel_key_GMK)
         out = _weighted(score, code_BG, state, slot, dtype)
         return out.flatten(1, 2).to(v_BGV.dtype), _step(state)
@@ -120,4 +120,4 @@ def _forget(state: VQState, doc_start_B: Tensor) -> VQState:
 def _add(query_BGRK: Tensor, bias_HK: Tensor | None) -> Tensor:
     if bias_HK is None:
         return query_BGRK
-    return query_BGRK + bias_HK.to(query_BGRK.dtype).unflatten(0, query_BGRK.shape[1:3])
+    return query_BGRK + torch.unflatten(bias_HK.to(query_BGRK.dtype), 0, query_BGRK.shape[1:3])

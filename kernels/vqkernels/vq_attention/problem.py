@@ -73,10 +73,10 @@ def align(
     doc_BU, real_BU = _documents(code_BGU, doc_start_BT, lead, needed=mask_BT is not None or state is not None)
 
     def grouped(bias_HK: Tensor | None) -> Tensor | None:
-        return None if bias_HK is None else bias_HK.to(dtype).unflatten(0, (n_head, -1))
+        return None if bias_HK is None else torch.unflatten(bias_HK.to(dtype), 0, (n_head, -1))
 
     return Problem(
-        q_BGRTK=q_BHTK.to(dtype).unflatten(1, (n_head, -1)),
+        q_BGRTK=torch.unflatten(q_BHTK.to(dtype), 1, (n_head, -1)),
         k_BGTK=k_BGTK,
         v_BGUV=v_BGUV,
         code_BGU=code_BGU,

@@ -29,8 +29,8 @@ class Tokens(NamedTuple):
 class Cache(NamedTuple):
     """Sums and counts by code: of one block [B, G, S, ...] or of a chunk's [B, G, N, S, ...]."""
 
-    total: Tensor
-    count: Tensor
+    totals: Tensor
+    counts: Tensor
 
 
 def open_documents(doc_BU: Tensor, chunk: Chunk, length: int) -> Tensor:
@@ -46,25 +46,25 @@ def scan(before: Cache, tokens: Tokens, chunk: Chunk, layout: Layout) -> Cache:
     codes, keep_BN = _codes(tokens, chunk, layout)
     batch, n_head = codes.shape[:2]
     total, count = block_sums(
-        values.unflatten(2, (chunk.n_block, -1)).flatten(1, 2),
-        codes.unflatten(2, (chunk.n_block, -1)).flatten(1, 2),
+        torch.unflatten(values, 2, (chunk.n_block, -1)).flatten(1, 2),
+        torch.unflatten(codes, 2, (chunk.n_block, -1)).flatten(1, 2),
         tokens.n_code,
     )
-    total, count = total.unflatten(1, (n_head, -1)), count.unflatten(1, (n_head, -1))
+    total, count = torch.unflatten(total, 1, (n_head, -1)), torch.unflatten(count, 1, (n_head, -1))
     for block in range(chunk.n_block):
         carried = before
         if keep_BN is not None:
             keep = keep_BN[:, block].view(batch, 1, 1)
-            carried = Cache(before.total * keep[..., None], before.count * keep)
-        total[:, :, block].add_(carried.total)
-        count[:, :, block].add_(carried.count)
+            carried = Cache(before.totals * keep[..., None], before.counts * keep)
+        total[:, :, block].add_(carried.totals)
+        count[:, :, block].add_(carried.counts)
         before = Cache(total[:, :, block], count[:, :, block])
     return Cache(total, count)
 
 
 def last(caches: Cache) -> Cache:
     """The newest of a chunk's caches, in memory of its own."""
-    return Cache(caches.total[:, :, -1].clone(), caches.count[:, :, -1].clone())
+    return Cache(caches.totals[:, :, -1].clone(), caches.counts[:, :, -1].clone())
 
 
 def scan_backward(
@@ -82,7 +82,7 @@ def scan_backward(
             d_after = d_after * keep_BN[:, block].view(-1, 1, 1, 1)
     batch, n_head, _, size, width = d_total_BGNSV.shape
     group = torch.arange(batch * n_head * chunk.n_block, device=codes.device).view(batch, n_head, -1, 1)
-    row = codes.clamp(min=0).unflatten(2, (chunk.n_block, -1)) + group * size
+    row = torch.unflatten(codes.clamp(min=0), 2, (chunk.n_block, -1)) + group * size
     d_value = d_total_BGNSV.reshape(-1, width).index_select(0, row.flatten()).view(*codes.shape, width)
     if chunk.checked:
         d_value = d_value.masked_fill((codes < 0)[..., None], 0.0)

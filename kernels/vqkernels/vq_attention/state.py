@@ -101,7 +101,7 @@ def block_sums(value_BGUV: Tensor, code_BGU: Tensor, size: int) -> tuple[Tensor,
     shape = (batch * n_head * (size + 1),)
     value = value_BGUV.to(wide).reshape(-1, width)
     # An expanded index takes PyTorch's sorted path on a CPU: several times faster than index_add, and deterministic.
-    total = value.new_zeros(*shape, width).scatter_add(0, row[:, None].expand(-1, width), value)
+    total = value.new_zeros(*shape, width).scatter_add_(0, row[:, None].expand(-1, width), value)
     count = value.new_zeros(shape).index_add_(0, row, value.new_ones(row.shape[0]))
     return (
         total.view(batch, n_head, size + 1, width)[:, :, :size],
