@@ -108,7 +108,7 @@ def check(trial: Trial, study: Study) -> None:
     block, size = model.block_length, model.codebook_size
     if block and train.segment_length % block:
         raise StudyError(
-            f"train.context: {train.segment_length} tokens between updates is no multiple of model.block_length {block}:"
+            f"train.context: {train.segment_length} tokens an update are no multiple of model.block_length {block}:"
             f" VQ attention works in whole blocks. Use a multiple of {block}, or a block_length that divides it."
         )
     if size and size > train.batch_tokens:
@@ -119,10 +119,11 @@ def check(trial: Trial, study: Study) -> None:
     if train.backend == "triton" and not model.arch.startswith("transformer_vq"):
         raise StudyError("train.backend: triton belongs to transformer_vq")
     micro = train.batch_size // train.accumulation
+    share = workers * train.segment_length * train.accumulation
     if micro % workers:
         raise StudyError(
             f"train.batch_tokens: {micro} sequences of {train.segment_length} tokens a micro-batch cannot be shared by"
-            f" {workers} workers. Make train.batch_tokens a multiple of {workers * train.segment_length * train.accumulation}."
+            f" {workers} workers. Make train.batch_tokens a multiple of {share}."
         )
     if train.engine == "plain" and (workers > 1 or train.deepspeed):
         raise StudyError("train.engine: plain serves one worker without DeepSpeed settings. Use engine: deepspeed.")

@@ -105,9 +105,6 @@ def finished_result(
         "train_loss": finite(row["loss"]),
         "tokens_per_second": speed,
         "flops_per_second": speed * sum(facts["flops_groups"].values()),
-        * row["tokens"]
-        / outcome.seconds_training
-        / row["tokens_per_second"],
         "peak_flops": outcome.peak_flops,
         "peak_memory_bytes": outcome.peak_memory_bytes,
         "code_perplexity": row.get("codebook/perplexity"),

@@ -1,0 +1,53 @@
+"""The `vqscale` command: parse, call, print. Exit codes: 0 done, 1 the work failed, 2 the request was wrong."""
+
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from vqscale.cli import data
+from vqscale.cli.autotune import autotune
+from vqscale.cli.doctor import doctor
+from vqscale.cli.fit import fit
+from vqscale.cli.jobs import logs, status, stop, submit
+from vqscale.cli.plan import plan
+from vqscale.cli.report import report
+from vqscale.cli.run import run
+from vqscale.cli.throughput import throughput
+from vqscale.cli.ui import ui
+from vqscale.errors import UserError, WorkFailedError
+
+app = typer.Typer(
+    name="vqscale",
+    help="Scaling-law studies of linear-time, vector-quantised transformers: plan, train, fit, report.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(data.app, name="data")
+for command in (plan, run, fit, report, throughput, autotune, ui, doctor, submit, status, logs, stop):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        errors.print(f"[red]error:[/red] {_escape(str(error))}")
+        sys.exit(2)
+    except WorkFailedError as error:
+        errors.print(f"[red]failed:[/red] {_escape(str(error))}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("\nStopped. What was trained is kept: the same command goes on from there.")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,74 @@
+"""Lanes: Ray Train worker groups that are started once and train one trial after another."""
+
+import threading
+import uuid
+from typing import Any
+
+import pyarrow.fs
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from vqscale import storage
+from vqscale.study.spec import Study
+from vqscale.train.ray_worker import serve
+
+WORKER_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the controller's poll; its 2 s are felt by every report of a trial
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+class Lanes:
+    """The lanes of one run of a study."""
+
+    def __init__(self, study: Study, dispatcher: Any, *, count: int, gpus_per_worker: int, failures: int) -> None:
+        session = uuid.uuid4().hex[:8]
+        self._threads = [
+            threading.Thread(
+                target=self._keep,
+                args=(study, dispatcher, f"{session}-{index}", gpus_per_worker, failures),
+                name=f"lane-{index}",
+                daemon=True,
+            )
+            for index in range(count)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def join(self, timeout: float) -> None:
+        for thread in self._threads:
+            thread.join(timeout)
+
+    def _keep(self, study: Study, dispatcher: Any, lane: str, gpus: int, failures: int) -> None:
+        ray.get(dispatcher.expect.remote(lane))
+        try:
+            _trainer(study, dispatcher, lane, gpus, failures).fit()
+        except Exception as error:  # whatever ended the lane, the trials that wait for it must be told
+            ray.get(dispatcher.lane_lost.remote(lane, f"Ray Train could not keep a worker group running: {error}"))
+
+
+def _trainer(study: Study, dispatcher: Any, lane: str, gpus: int, failures: int) -> TorchTrainer:
+    resources = study.resources
+    per_worker = {"CPU": float(resources.cpus_per_worker), **({"GPU": float(gpus)} if gpus else {})}
+    fs, path = storage.filesystem(storage.join(study.folder, "ray"))
+    return TorchTrainer(
+        serve,
+        train_loop_config={"dispatcher": dispatcher, "lane": lane, "cpus_per_worker": resources.cpus_per_worker},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers, use_gpu=bool(gpus), resources_per_worker=per_worker
+        ),
+        run_config=RunConfig(
+            name=f"lane-{lane}",
+            storage_path=path,
+            storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)),
+            # Retries belong to the trials, and Ray Tune counts them; a lane is started again for each of those.
+            failure_config=FailureConfig(max_failures=failures, controller_failure_limit=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )

@@ -1,0 +1,80 @@
+"""`run(plan)`: train what is not trained yet, and write the study's table. Safe to call any number of times."""
+
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from vqscale import storage
+from vqscale.errors import StudyError
+from vqscale.plan.plan import Plan, plan
+from vqscale.results.record import Result
+from vqscale.results.table import write_table
+from vqscale.study.spec import Study
+from vqscale.sweep import cluster
+from vqscale.sweep.observer import Observer
+from vqscale.sweep.progress import Progress
+from vqscale.sweep.train import train
+from vqscale.track.tracker import Tracker, check_reachable
+
+TABLES = ("results.parquet", "results.csv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResults:
+    """A study after its trials: one result a trial, in the order of the study file."""
+
+    study: Study
+    results: list[Result]
+    trained_now: int
+
+    @property
+    def failed(self) -> list[Result]:
+        return [result for result in self.results if result.status == "failed"]
+
+
+def check(study: Study, address: str | None) -> None:
+    """Everything outside the study file that a run needs, looked at before anything starts or is written.
+
+    Raises StorageError, TrackingError or ClusterError.
+    """
+    storage.require_writable(study.folder)
+    check_reachable(study.tracking.uri)
+    cluster.check_local_size(study.resources, address)
+
+
+def run(
+    study: Study, *, source: str = "study", address: str | None = None, console: Console, allow_changed: bool = False
+) -> StudyResults:
+    """Train the pending trials of a study and write its table to the study's folder.
+
+    Raises UserError before anything is started when the request is wrong; KeyboardInterrupt when a person stopped it.
+    """
+    planned = plan(study, source=source, allow_changed=allow_changed)
+    check(study, address)
+    pending = len(planned.pending)
+    if pending:
+        with cluster.connected(address):
+            tracker = open_tracker(study)
+            storage.write_text(storage.join(study.folder, "study.json"), study.model_dump_json(indent=2) + "\n")
+            with Progress(planned, console) as progress:
+                observer = Observer(planned, progress, tracker)
+                train(planned, observer)
+    return collect(study, source=source, trained_now=pending)
+
+
+def open_tracker(study: Study) -> Tracker:
+    artifacts = storage.join(storage.absolute(study.storage), "artifacts", study.study)
+    return Tracker(study.tracking.uri, study.study, artifacts=artifacts)
+
+
+def collect(study: Study, *, source: str = "study", trained_now: int = 0) -> StudyResults:
+    """The records of a study's trials, written as its table.
+
+    Raises StudyError when no trial has a record.
+    """
+    results = plan(study, source=source, allow_changed=True).results
+    if not results:
+        raise StudyError(f"{source}: study {study.study!r} has no results in {study.folder}. Run `vqscale run` first.")
+    for name in TABLES:
+        write_table(results, storage.join(study.folder, name))
+    return StudyResults(study=study, results=results, trained_now=trained_now)

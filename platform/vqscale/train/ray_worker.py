@@ -1,0 +1,116 @@
+"""The Ray Train entry: a worker group that takes one trial after another from the dispatcher.
+
+Nothing of a trial stays behind for the next one: model, engine, generators and carried state are made anew, and a trial
+that raised takes its processes with it (Ray Train starts the group again), so no half-broken collective is reused.
+"""
+
+import datetime
+import itertools
+import json
+import tempfile
+import time
+import traceback
+import uuid
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup
+
+from vqscale.study.spec import RunOptions
+from vqscale.study.trial import Trial
+from vqscale.train.engine import import_deepspeed
+from vqscale.train.record import device_name, finished_result, write_result
+from vqscale.train.trial import Row, run_trial
+
+
+class RayHost:
+    """Ray Train behind the `Host` protocol: metrics go to the dispatcher, checkpoints through `ray.train.report`."""
+
+    def __init__(self, dispatcher: Any, trial_id: str) -> None:
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.world: int = context.get_world_size()
+        self.device = _device()
+        self.group: ProcessGroup | None = None
+        self._dispatcher = dispatcher
+        self._trial_id = trial_id
+
+    def publish(self, row: Row) -> bool:
+        return bool(self.tell({"kind": "metrics", "row": row}))
+
+    def checkpointed(self, uri: str, row: Row) -> None:
+        """Register the checkpoint with Ray Train as a pointer: the files themselves lie in the trial's own folder."""
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "pointer.json").write_text(json.dumps({"uri": uri, "trial": self._trial_id}))
+            ray.train.report(
+                {"trial": self._trial_id, "step": row["step"]},
+                checkpoint=ray.train.Checkpoint.from_directory(folder) if self.rank == 0 else None,
+            )
+
+    def warn(self, message: str) -> None:
+        if self.rank == 0:
+            self.tell({"kind": "warning", "message": message})
+
+    def tell(self, event: dict[str, Any]) -> Any:
+        return ray.get(self._dispatcher.publish.remote(self._trial_id, event))
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device: torch.device = ray.train.torch.get_device()
+    torch.cuda.set_device(device)
+    return device
+
+
+def serve(config: dict[str, Any]) -> None:
+    """Train function of a lane: every rank runs it until the dispatcher says stop."""
+    torch.set_num_threads(config["cpus_per_worker"])
+    import_deepspeed()
+    dispatcher, lane = config["dispatcher"], config["lane"]
+    incarnation = _shared_token()
+    for turn in itertools.count():
+        order = ray.get(dispatcher.take.remote(lane, incarnation, turn))
+        if order is None:
+            return
+        _run(order, dispatcher)
+
+
+def _shared_token() -> str:
+    """A name for this start of the group, the same on every rank."""
+    token = [uuid.uuid4().hex]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(token, src=0, device=_device())
+    return token[0]
+
+
+def _run(order: dict[str, Any], dispatcher: Any) -> None:
+    payload = order["payload"]
+    trial = Trial.model_validate_json(payload["trial"])
+    started = time.perf_counter()
+    started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    host = RayHost(dispatcher, order["trial_id"])
+    try:
+        if host.rank == 0:
+            host.tell({"kind": "started", "started_at": started_at})
+        outcome = run_trial(trial, payload["folder"], RunOptions.model_validate_json(payload["options"]), host)
+        if host.rank == 0:
+            result = finished_result(
+                payload["study"],
+                trial,
+                outcome,
+                attempts=order["attempt"],
+                workers=host.world,
+                device=device_name(host.device),
+                started_at=started_at,
+                seconds_total=time.perf_counter() - started,
+            )
+            write_result(result, payload["folder"])
+            host.tell({"kind": "finished", "result": result.model_dump(mode="json")})
+    except Exception:
+        host.tell({"kind": "failed", "error": traceback.format_exc(limit=-8)})
+        raise
