@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from vqscale.models import LanguageModel, build, resolve
 
 VOCAB = 13

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch.testing import assert_close
+
 from vqscale.models import build, resolve
 
 WIDE = {"d_model": 128, "d_key": 32, "n_layer": 2}

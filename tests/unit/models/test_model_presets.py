@@ -1,4 +1,7 @@
+import itertools
+
 import pytest
+
 from vqscale.errors import StudyError
 from vqscale.models import PRESETS, build, fields_of, resolve
 from vqscale.models.counts import parameter_groups, parameters, parameters_non_embedding
@@ -33,7 +36,7 @@ def test_parameter_count_equals_the_module(arch, head, preset, extras):
 def test_presets_grow_by_two_to_three_from_thirty_thousand():
     sizes = [parameters_non_embedding(config_of("transformer_vq", "shga", preset)) for preset in PRESETS]
     assert 25_000 < sizes[0] < 35_000
-    assert all(1.9 < larger / smaller < 3.0 for smaller, larger in zip(sizes, sizes[1:], strict=False))
+    assert all(1.9 < larger / smaller < 3.0 for smaller, larger in itertools.pairwise(sizes))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch.testing import assert_close
+
 from vqscale.models.layers import RMSNorm, SwiGLU, sinusoids
 from vqscale.models.transformer import rotate
 from vqscale.models.transformer_full import by_distance

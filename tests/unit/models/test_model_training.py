@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
+
 from vqkernels import CodeStatistics, update_codebooks
 from vqscale.models.layers import drop_residual
 

@@ -1,0 +1,174 @@
+"""FLOPs against PyTorch's own counter, memory against what is really kept."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from vqscale.models import build, resolve
+from vqscale.models.counts import decode_state_bytes, flops_per_token, training_memory_bytes
+
+BATCH, CONTEXT = 3, 24
+
+
+def config_of(kind, **overrides):
+    arch, head = kind
+    dims = {"d_model": 16, "n_layer": 2, "d_key": 8} | ({"head": head} if head else {})
+    if arch == "transformer_vq":
+        dims |= {"codebook_size": 6, "block_length": 4}
+    return resolve(arch, "pico", 13, dims | overrides)
+
+
+def counted(model, backward=False, batch=BATCH, context=CONTEXT):
+    """FLOPs of all matrix products that one pass over `batch` sequences really does."""
+    tokens_BT = torch.randint(0, 13, (batch, context), generator=torch.Generator().manual_seed(1))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        logits = model(tokens_BT)["logits"]
+        if backward:
+            logits.square().sum().backward()
+    return counter.get_total_flops()
+
+
+def without_attention(monkeypatch):
+    """Replace what mixes tokens by something without products; all around it stays."""
+    monkeypatch.setattr(
+        "vqscale.models.transformer_vq.vq_attention",
+        lambda q, k, v, *args, rel_key_GMK, **kwargs: (
+            v.repeat_interleave(q.shape[1] // v.shape[1], 1) + q.mean() + k.mean() + rel_key_GMK.mean(),
+            None,
+        ),
+    )
+    monkeypatch.setattr(
+        "vqscale.models.transformer_full.full_attention",
+        lambda q, k, v, u, w, rel, document: (
+            v.repeat_interleave(q.shape[1] // v.shape[1], 1) + q.mean() + k.mean() + rel.mean()
+        ),
+    )
+    monkeypatch.setattr(
+        "torch.nn.functional.scaled_dot_product_attention", lambda q, k, v, **kwargs: v + q.mean() + k.mean()
+    )
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_flops_around_attention_equal_the_counter(kind, training, monkeypatch):
+    without_attention(monkeypatch)
+    config = config_of(kind)
+    flops = flops_per_token(config, CONTEXT, sequences=BATCH, training=training)
+    heads, d_key = config.n_head, config.d_key
+    reach = CONTEXT if kind[0] == "transformer_full" else 4
+    scores = sum(min(place, reach) + 1 for place in range(CONTEXT)) * 2 * heads * d_key / CONTEXT
+    attentions = 4 if kind[1] == "shga" else 2
+    if kind[0] != "transformer":
+        flops["relative_bias"] -= scores * attentions * (3 if training else 1)
+    around = ("projection", "feed_forward", "head", "quantiser", "relative_bias")
+    expected = sum(flops.get(group, 0.0) for group in around) * BATCH * CONTEXT
+    model = build(config, seed=0)
+    assert counted(model, backward=training) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", [("transformer", None), ("transformer_full", "mqa"), ("transformer_full", "shga")])
+def test_flops_of_quadratic_attention_equal_the_counter_for_whole_squares(kind, training):
+    """Both compute T x T scores and mask later keys: T^2 pairs (for position scores too) instead of T (T + 1) / 2."""
+    config = config_of(kind)
+    flops = flops_per_token(config, CONTEXT, sequences=BATCH, training=training)
+    squares = 2 * CONTEXT / (CONTEXT + 1)
+    attentions = 4 if kind[1] == "shga" else 2
+    flops["window"] *= squares
+    if kind[0] == "transformer_full":
+        keys = 2.0 * 16 * 8 * attentions / BATCH * (2 if training else 1)
+        flops["relative_bias"] = (flops["relative_bias"] - keys) * squares + keys
+    expected = sum(flops.values()) * BATCH * CONTEXT
+    assert counted(build(config, seed=0), backward=training) == pytest.approx(expected, rel=1e-12)
+
+
+def test_flops_needed_by_vq_attention_are_no_more_than_its_linear_implementation_does():
+    config = config_of(("transformer_vq", "shga"), codebook_size=32, block_length=16)
+    model = build(config, seed=0)
+    model.backend = "blockwise"
+    for context in (128, 512):
+        needed = sum(flops_per_token(config, context, training=False).values())
+        done = counted(model, batch=1, context=context) / context
+        assert needed <= done < 2 * needed
+
+
+def pairs_by_hand(context, block, segment):
+    """Pairs of window and cache counted one by one: (own segment, carried) window pairs and cache queries."""
+    own = carried = queries = fresh = 0
+    for place in range(context):
+        begins = place // segment * segment
+        for key in range(place + 1):
+            if place // block - key // block <= 1:
+                own += key >= begins
+                carried += key < begins
+        cached = [key for key in range(place) if place // block - key // block >= 2]
+        queries += bool(cached)
+        fresh += any(key >= begins for key in cached)
+    return own, carried, queries, fresh
+
+
+@pytest.mark.parametrize(("context", "segment"), [(24, None), (21, 21), (24, 8), (24, 12), (20, 5), (3, 3), (30, 1)])
+def test_flops_of_window_and_cache_equal_a_count_of_every_pair(context, segment):
+    config = config_of(("transformer_vq", "mqa"))
+    flops = flops_per_token(config, context, segment)
+    own, carried, queries, fresh = pairs_by_hand(context, 4, segment or context)
+    heads, d_key, d_value, codes, attentions = 2, 8, 8, 6, 2
+    pair = 2 * heads * (d_key + d_value) * attentions
+    assert flops["window"] * context == pytest.approx(pair * (3 * own + 2 * carried))
+    value = 2 * heads * codes * d_value * attentions
+    cache = 2 * 2 * heads * codes * d_key * attentions * queries + value * (3 * fresh + 2 * (queries - fresh))
+    assert flops["cache"] * context == pytest.approx(cache)
+    assert flops["quantiser"] == 2 * codes * d_key * attentions
+
+
+def test_flops_a_token_of_vq_model_level_off_and_those_of_quadratic_models_do_not():
+    vq, full = (resolve(arch, "190m", 259, {}) for arch in ("transformer_vq", "transformer_full"))
+    at = {length: sum(flops_per_token(vq, length).values()) for length in (8192, 131072)}
+    assert at[131072] < 1.03 * at[8192]
+    assert sum(flops_per_token(full, 131072).values()) > 10 * sum(flops_per_token(full, 8192).values())
+
+
+def test_decode_state_bytes_equal_the_state(kind):
+    config = config_of(kind)
+    tokens_BT = torch.zeros(1, CONTEXT, dtype=torch.int64)
+    state = build(config, seed=0).eval()(tokens_BT, return_state=True)["state"]
+    kept = sum(tensor.nbytes for layer in state.layers for tensor in layer)
+    assert decode_state_bytes(config, CONTEXT, 4) == kept
+
+
+def kept_for_backward(model, tokens_BT):
+    """Bytes of all distinct tensors that autograd keeps, parameters and buffers apart."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = model(tokens_BT)["logits"]
+    assert logits.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+
+
+@pytest.mark.parametrize("arch", ["transformer_vq", "transformer"])
+def test_memory_estimate_is_near_what_is_kept(arch):
+    config = resolve(arch, "nano", 13, {"block_length": 64} if arch == "transformer_vq" else {})
+    model = build(config, seed=0)
+    tokens_BT = torch.randint(0, 13, (4, 512), generator=torch.Generator().manual_seed(1))
+    arguments = {"context": 512, "zero": 0, "workers": 1, "precision": "fp32", "activation_checkpointing": False}
+    estimate = training_memory_bytes(config, 2048, **arguments) - training_memory_bytes(config, 0, **arguments)
+    assert kept_for_backward(model, tokens_BT) == pytest.approx(estimate, rel=0.35)
+
+
+def test_memory_estimate_falls_with_zero_stage_and_checkpointing():
+    config = resolve("transformer_vq", "190m", 259, {})
+
+    def estimate(zero=0, workers=4, precision="fp32", checkpointing=False):
+        return training_memory_bytes(config, 65536, 8192, zero, workers, precision, checkpointing)
+
+    stages = [estimate(zero) for zero in range(4)]
+    assert stages == sorted(stages, reverse=True)
+    assert stages[0] - stages[3] == pytest.approx(16 * 0.75 * 184.6e6, rel=0.01)
+    assert estimate(checkpointing=True) < estimate() / 2
+    assert estimate(precision="bf16") < estimate()
