@@ -1,0 +1,41 @@
+"""`vqscale doctor`: what works on this machine, what does not, and how to mend it."""
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vqscale.errors import WorkFailedError
+from vqscale.sweep.diagnose import Check, diagnose
+
+_COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
+
+
+def doctor(
+    study: Annotated[str | None, typer.Argument(help="A study file: its corpus, storage and tracking too.")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also start a local Ray cluster and a task on it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at versions, devices, Ray, DeepSpeed, disk and tracking. The exit code is 1 when something is broken.
+
+    Example: vqscale doctor study.yaml --deep
+    """
+    checks = diagnose(study, deep=deep)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
+    else:
+        _print(checks)
+    broken = [check.name for check in checks if check.state == "broken"]
+    if broken:
+        raise WorkFailedError(f"{', '.join(broken)}: broken; the last column says how to mend it")
+
+
+def _print(checks: list[Check]) -> None:
+    table = Table("check", "state", "found", "how to mend it", box=None, padding=(0, 1), header_style="dim")
+    for check in checks:
+        colour = _COLOURS[check.state]
+        table.add_row(check.name, f"[{colour}]{check.state}[/{colour}]", check.found, check.mend or "")
+    Console().print(table)

@@ -1,0 +1,120 @@
+"""`vqscale submit | status | logs | stop`: studies as jobs of a Ray cluster, and the state of a study's folder."""
+
+import dataclasses
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vqscale.errors import ClusterError, WorkFailedError
+from vqscale.plan.plan import plan
+from vqscale.study.spec import load_study
+from vqscale.sweep import jobs
+from vqscale.sweep.progress import duration
+
+Address = Annotated[
+    str, typer.Option(help="The cluster's dashboard: http://HOST:8265.", envvar="RAY_API_SERVER_ADDRESS")
+]
+Token = Annotated[
+    str | None, typer.Option(help="The cluster's token; else RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.")
+]
+Target = Annotated[str, typer.Argument(help="The id that `submit` printed, or the study file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def submit(
+    study: Annotated[str, typer.Argument(help="The study file.")],
+    address: Address,
+    token: Token = None,
+    shared_storage: Annotated[
+        bool, typer.Option("--shared-storage", help="Local paths in the study are the same folder on every node.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Submit a study once more whose job has ended; finished trials are kept.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study as a Ray Job on a cluster; it goes on when this machine is switched off.
+
+    Example: vqscale submit study.yaml --address http://head:8265
+    """
+    done = jobs.submit(study, address, token=token, shared_storage=shared_storage, again=again)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(done), indent=2))
+        return
+    typer.echo(f"submitted  {done.id}")
+    typer.echo(f"uploaded   {done.upload_files} files, {done.upload_bytes / 1024:,.0f} KiB (platform wheel and study)")
+    typer.echo(f"watch it   vqscale logs {done.id} --address {address} --follow")
+
+
+def status(
+    target: Target,
+    address: Annotated[str | None, typer.Option(help="The cluster's dashboard. None: the study's folder.")] = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the state of a submitted job, or (without --address) how many trials of a study are finished.
+
+    Example: vqscale status study.yaml
+    """
+    if address is None:
+        _study_status(target, as_json)
+        return
+    state = jobs.status(target, address, token=token)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(state), indent=2))
+        return
+    spent = (state.ended_at or time.time()) - state.started_at if state.started_at else 0.0
+    typer.echo(f"{state.id}: {state.status}, {duration(spent)}" + (f" ({state.message})" if state.message else ""))
+
+
+def logs(
+    target: Target,
+    address: Address,
+    token: Token = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a job has printed. With --follow the exit code is 1 when the job fails.
+
+    Example: vqscale logs quickstart-1a2b3c4d --address http://head:8265 --follow
+    """
+    pieces = jobs.logs(target, address, token=token, follow=follow)
+    if as_json:
+        typer.echo(json.dumps({"id": target, "logs": "".join(pieces)}, indent=2))
+    else:
+        for piece in pieces:
+            typer.echo(piece, nl=False)
+    if follow and (state := jobs.status(target, address, token=token)).status == "FAILED":
+        raise WorkFailedError(f"{state.id}: {state.message}")
+
+
+def stop(target: Target, address: Address, token: Token = None, as_json: AsJson = False) -> None:
+    """Stop a job. What it trained is kept: submit the study again to go on.
+
+    Example: vqscale stop quickstart-1a2b3c4d --address http://head:8265
+    """
+    stopped = jobs.stop(target, address, token=token)
+    if as_json:
+        typer.echo(json.dumps({"id": target, "stopped": stopped}))
+        return
+    typer.echo(f"{target}: asked to stop" if stopped else f"{target}: had ended already")
+
+
+def _study_status(path: str, as_json: bool) -> None:
+    if not Path(path).suffix and not Path(path).exists():
+        raise ClusterError(f"{path}: is no study file. The state of a job needs --address http://HOST:8265.")
+    planned = plan(load_study(path), source=path, allow_changed=True)
+    counts = Counter("pending" if one.result is None else one.result.status for one in planned.trials)
+    if as_json:
+        body = {"study": planned.study.study, "folder": planned.study.folder, "trials": len(planned.trials)}
+        typer.echo(json.dumps({**body, "states": dict(counts)}, indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(f"{planned.study.study}: {len(planned.trials)} trials in {planned.study.folder}", markup=False)
+    for state, number in counts.most_common():
+        console.print(f"  {state:<9} {number}")

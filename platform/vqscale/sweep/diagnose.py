@@ -1,0 +1,297 @@
+"""What works on this machine, what does not, and how to mend it."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+from packaging.requirements import Requirement
+
+from vqkernels import BackendUnavailableError, resolve_backend
+from vqscale import storage
+from vqscale.errors import TrackingError, UserError
+from vqscale.plan.plan import plan
+from vqscale.study.spec import Study, load_study
+from vqscale.track.tracker import check_reachable
+
+State = Literal["ok", "warning", "broken"]
+GIB = 2**30
+LITTLE_DISK = 5 * GIB
+LITTLE_MEMORY = 2 * GIB
+SUBPROCESS_SECONDS = 120
+SHOWN_VERSIONS = ("torch", "ray", "deepspeed", "mlflow", "numpy", "pyarrow", "tokenizers")
+
+_LIST_OPS = """
+import json, os, sys
+os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+import deepspeed
+from deepspeed.ops.op_builder import ALL_OPS
+ops = {name: bool(builder.is_compatible(verbose=False)) for name, builder in ALL_OPS.items() if builder is not None}
+sys.stdout.write("\\nops " + json.dumps(ops))
+"""
+_START_RAY = """
+import ray
+ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
+assert ray.get(ray.remote(lambda: 41 + 1).remote()) == 42
+ray.shutdown()
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    state: State
+    found: str
+    mend: str | None = None
+
+
+def diagnose(study_path: str | None = None, *, deep: bool = False) -> list[Check]:
+    """Look at everything a study needs. Writes nothing to keep; starts a Ray cluster only if `deep`."""
+    return list(_checks(study_path, deep))
+
+
+def _checks(study_path: str | None, deep: bool) -> Iterator[Check]:
+    yield python()
+    yield packages()
+    yield processor()
+    yield cuda()
+    yield attention()
+    yield ray_installed()
+    if deep:
+        yield ray_starts()
+    yield deepspeed_ops()
+    yield stale_locks(extensions_folder())
+    yield compiler()
+    if study_path is None:
+        yield disk(str(Path.cwd()))
+        return
+    try:
+        study = load_study(study_path)
+    except UserError as error:
+        yield Check(name="study", state="broken", found=str(error), mend="correct the study file")
+        return
+    yield planned(study, study_path)
+    yield disk(study.folder)
+    yield tracking(study.tracking.uri)
+
+
+def python() -> Check:
+    return Check(name="python", state="ok", found=f"{platform.python_version()} at {sys.executable}")
+
+
+def packages(distribution: str = "vqscale") -> Check:
+    """The packages that `distribution` needs, each in a version that it allows."""
+    wrong = []
+    for line in importlib.metadata.requires(distribution) or []:
+        need = Requirement(line)
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        have = _version(need.name)
+        if have is None:
+            wrong.append(f"{need.name} is missing")
+        elif not need.specifier.contains(have, prereleases=True):
+            wrong.append(f"{need.name} {have} is not {need.specifier}")
+    if wrong:
+        mend = "pip install -c constraints.txt vqscale"
+        return Check(name="packages", state="broken", found="; ".join(wrong), mend=mend)
+    shown = [f"{name} {have}" for name in (distribution, *SHOWN_VERSIONS) if (have := _version(name))]
+    return Check(name="packages", state="ok", found=", ".join(shown))
+
+
+def processor() -> Check:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = psutil.virtual_memory()
+    found = f"{cores} cores, {memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB memory free, bf16"
+    if memory.available < LITTLE_MEMORY:
+        mend = "end other programs: a worker of a trial alone takes about 0.7 GiB"
+        return Check(name="cpu", state="warning", found=found, mend=mend)
+    return Check(name="cpu", state="ok", found=found)
+
+
+def cuda() -> Check:
+    if torch.cuda.is_available():
+        devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        names = ", ".join(f"{device.name} ({device.total_memory / GIB:.0f} GiB)" for device in devices)
+        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: use precision: fp32"
+        return Check(name="cuda", state="ok", found=f"{names}, CUDA {torch.version.cuda}, {bf16}")
+    if shutil.which("nvidia-smi") is None:
+        return Check(name="cuda", state="ok", found="no GPU: trials train on the CPU")
+    return Check(
+        name="cuda",
+        state="warning",
+        found=f"a GPU driver is here, but torch {torch.__version__} cannot use it",
+        mend="install a CUDA build of torch that fits the driver: https://pytorch.org/get-started",
+    )
+
+
+def attention() -> Check:
+    """The implementations of VQ attention that can run here."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = []
+    for name in ("naive", "blockwise", "triton"):
+        try:
+            found.append(resolve_backend(name, device))
+        except BackendUnavailableError:
+            continue
+    auto = resolve_backend("auto", device)
+    return Check(name="vq attention", state="ok", found=f"{', '.join(found)}; auto is {auto} on {device}")
+
+
+def ray_installed() -> Check:
+    """Ray with its dashboard, and what in the environment steers it."""
+    missing = [name for name in ("ray.dashboard", "aiohttp", "opencensus") if importlib.util.find_spec(name) is None]
+    if missing:
+        mend = "pip install -c constraints.txt 'ray[default,train,tune]'"
+        return Check(name="ray", state="broken", found=f"{', '.join(missing)} missing", mend=mend)
+    address = os.environ.get("RAY_ADDRESS")
+    where = f"RAY_ADDRESS: runs join {address}" if address else "runs start a cluster of their own on this machine"
+    shared = Path("/dev/shm")
+    room = shutil.disk_usage(shared).free if shared.is_dir() else GIB
+    if room < GIB // 2:
+        found = f"{where}; /dev/shm has {room / 2**20:.0f} MiB free"
+        mend = "give the container more shared memory (docker run --shm-size=2g)"
+        return Check(name="ray", state="warning", found=found, mend=mend)
+    return Check(name="ray", state="ok", found=where)
+
+
+def ray_starts() -> Check:
+    started = time.monotonic()
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    error = _python(_START_RAY, environment)[1]
+    if error:
+        mend = "look for other Ray processes (`ray status`), room in /tmp and /dev/shm, and a writable home folder"
+        return Check(name="ray cluster", state="broken", found=f"does not start: {error}", mend=mend)
+    return Check(name="ray cluster", state="ok", found=f"starts and ends in {time.monotonic() - started:.0f} s")
+
+
+def deepspeed_ops() -> Check:
+    """DeepSpeed imports; its compiled operators are extras: vqscale needs none of them and builds none."""
+    output, error = _python(
+        _LIST_OPS, {**os.environ, **({} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"})}
+    )
+    marker = output.rfind("\nops ")
+    if error or marker < 0:
+        mend = "pip install -c constraints.txt deepspeed; or use train: {engine: plain}"
+        return Check(name="deepspeed", state="broken", found=f"does not import: {error}", mend=mend)
+    ops: dict[str, bool] = json.loads(output[marker + 5 :])
+    able = [name for name, compatible in ops.items() if compatible]
+    found = f"{len(able)} of {len(ops)} compiled operators could be built here ({', '.join(able) or 'none'}); none is needed"
+    return Check(name="deepspeed", state="ok", found=found)
+
+
+def extensions_folder() -> Path:
+    """Where torch builds its C++ extensions."""
+    named = os.environ.get("TORCH_EXTENSIONS_DIR")
+    return Path(named) if named else Path.home() / ".cache" / "torch_extensions"
+
+
+def stale_locks(folder: Path) -> Check:
+    """Lock files of builds that ended badly: whoever builds that extension next waits for ever, in silence."""
+    locks = sorted(folder.glob("**/lock")) if folder.is_dir() else []
+    if not locks:
+        return Check(name="torch extensions", state="ok", found=f"no stale lock in {folder}")
+    names = " ".join(str(lock) for lock in locks)
+    return Check(
+        name="torch extensions",
+        state="warning",
+        found=f"{len(locks)} locked builds: a program that needs one of them waits for ever",
+        mend=f"if nothing is being built now: rm {names}",
+    )
+
+
+def compiler() -> Check:
+    have = {name: shutil.which(name) for name in ("c++", "ninja")}
+    absent = [name for name, path in have.items() if path is None]
+    if absent:
+        mend = "only for DeepSpeed's own operators (train.deepspeed): install g++ and ninja"
+        return Check(name="compiler", state="warning", found=f"{' and '.join(absent)} not found", mend=mend)
+    return Check(name="compiler", state="ok", found=", ".join(str(path) for path in have.values()))
+
+
+def planned(study: Study, source: str) -> Check:
+    """The study expands and its corpus is there."""
+    try:
+        trials = plan(study, source=source, allow_changed=True)
+    except UserError as error:
+        return Check(name="study", state="broken", found=str(error), mend="correct the study file or its corpus")
+    done = len(trials.trials) - len(trials.pending)
+    return Check(name="study", state="ok", found=f"{study.study}: {len(trials.trials)} trials, {done} of them done")
+
+
+def disk(folder: str) -> Check:
+    """The place where results go can be written, and has room. Nothing is left there."""
+    if not storage.is_local(folder):
+        return _remote_storage(folder)
+    path = Path(folder)
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        mend = "name a folder you can write (storage:)"
+        return Check(name="storage", state="broken", found=f"{existing} cannot be written", mend=mend)
+    free = shutil.disk_usage(existing).free
+    found = f"{folder}: {free / GIB:.1f} GiB free"
+    if free < LITTLE_DISK:
+        return Check(name="storage", state="warning", found=found, mend="make room, or name another storage:")
+    return Check(name="storage", state="ok", found=found)
+
+
+def _remote_storage(uri: str) -> Check:
+    try:
+        storage.require_writable(uri)
+    except UserError as error:
+        mend = "check the address, the credentials (AWS_*) and the endpoint (FSSPEC_S3_ENDPOINT_URL)"
+        return Check(name="storage", state="broken", found=str(error), mend=mend)
+    return Check(name="storage", state="ok", found=f"{uri} can be written")
+
+
+def tracking(uri: str) -> Check:
+    """The tracking store answers; a SQLite file was not left half-migrated by two first users at once."""
+    try:
+        resolved = check_reachable(uri)
+    except TrackingError as error:
+        return Check(name="tracking", state="broken", found=str(error), mend="start the server or name another store")
+    file = Path(resolved.removeprefix("sqlite:///"))
+    if not resolved.startswith("sqlite:///") or not file.exists():
+        return Check(name="tracking", state="ok", found=f"{uri}" + ("" if file.exists() else ": made by the first run"))
+    try:
+        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as database:
+            rows = database.execute("select name from sqlite_master where name like '\\_alembic\\_tmp%' escape '\\'")
+            half = [str(name) for (name,) in rows]
+    except sqlite3.DatabaseError as error:
+        mend = f"move {file} away: the next run makes a new store from the study's own records"
+        return Check(name="tracking", state="broken", found=f"{file}: {error}", mend=mend)
+    if half:
+        mend = f"move {file} away: the next run makes a new store"
+        return Check(name="tracking", state="broken", found=f"{file} is half-migrated ({half[0]})", mend=mend)
+    return Check(name="tracking", state="ok", found=f"{file}, {file.stat().st_size / 2**20:.1f} MiB")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _python(code: str, environment: dict[str, str]) -> tuple[str, str]:
+    """Run code in a fresh interpreter: its output, and the last line of its error ("" when it ended well)."""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SUBPROCESS_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "", f"no end after {SUBPROCESS_SECONDS} s"
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return done.stdout, "" if done.returncode == 0 else (lines[-1] if lines else f"exit code {done.returncode}")
