@@ -115,10 +115,10 @@ def _global_statistics(statistics: Sequence[CodeStatistics], group: dist.Process
     summed = torch.cat([part.reshape(-1) for one in statistics for part in one[:4]])
     dist.all_reduce(summed, op=dist.ReduceOp.SUM, group=group)
     own = torch.cat([one.candidate_GRK.reshape(-1) for one in statistics])
-    gathered = own.new_empty(dist.get_world_size(group) * own.shape[0])
-    dist.all_gather_into_tensor(gathered, own, group=group)
+    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(gathered, own, group=group)
     sums = iter(torch.split(summed, [part.numel() for one in statistics for part in one[:4]]))
-    by_layer = torch.split(gathered.view(-1, own.shape[0]), [one.candidate_GRK.numel() for one in statistics], dim=1)
+    by_layer = torch.split(torch.stack(gathered), [one.candidate_GRK.numel() for one in statistics], dim=1)
     return [
         CodeStatistics(
             key_sum_GSK=next(sums).view_as(one.key_sum_GSK),

@@ -14,7 +14,7 @@ _MAX_DISTANCES = 1 << 21  # distances held at once: 8 MiB of float32
 def nearest_code(k_BGTK: Tensor, codebook_GSK: Tensor, mask_BT: Tensor | None = None) -> Tensor:
     """Index of the nearest codeword of each key: int64 [B, G, T], -1 where `mask_BT` is False.
 
-    Distances are float32 whatever the inputs; ties go to the lowest index. |k|^2 is the same for every code
+    Distances are float32 whatever the inputs; equal ones go to the lowest index. |k|^2 is the same for every code
     and left out: |c|^2 - 2 k.c. Works through T in pieces, so that memory stays bounded.
     """
     batch, n_head, length, _ = k_BGTK.shape

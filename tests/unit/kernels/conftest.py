@@ -6,9 +6,19 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 from torch import Tensor
+
 from vqkernels import VQState, nearest_code, vq_attention
 
 FLOATS = ("q", "k", "v", "bias_u_HK", "bias_w_HK", "rel_key_GMK")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread():
+    """These tensors are tiny: threads would only wait for each other, the longer the busier the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vqkernels.vq_attention.blockwise import blockwise_attention
 from vqkernels.vq_attention.problem import align
 

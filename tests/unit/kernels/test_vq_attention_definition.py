@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from vqkernels import vq_attention
 
 GOLDEN = Path(__file__).resolve().parents[3] / "../shared/data/golden/vq_attention_shga.npz"

@@ -4,6 +4,7 @@ import io
 
 import pytest
 import torch
+
 from vqkernels import VQState, vq_attention_decode
 
 BACKENDS = ["naive", "blockwise"]

@@ -1,7 +1,10 @@
 """Who sees whom: causality, padding, documents, batch."""
 
+import itertools
+
 import pytest
 import torch
+
 from vqkernels import vq_attention
 
 BACKENDS = ["naive", "blockwise"]
@@ -68,7 +71,7 @@ def test_padding_everywhere_gives_zeros_and_finite_gradients(backend, random_cas
 
 def _boundaries(starts, length):
     places = sorted({0, length, *starts})
-    return list(zip(places[:-1], places[1:], strict=True))
+    return list(itertools.pairwise(places))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
