@@ -195,14 +195,14 @@ def training_memory_bytes(
         model += 2 * count
     tokens = batch_tokens / workers
     layers = 1 if activation_checkpointing else config.n_layer
-    kept = layers * _layer_values(config, context) * size
+    kept = layers * _layer_values(config) * size
     if activation_checkpointing:
         kept += config.n_layer * config.d_model * 4
-    scores = tokens * _score_values(config, context) * 4
+    scores = tokens * _score_values(config, context, activation_checkpointing) * 4
     return int(model + 4 * parameter_groups(config)["codebook"] + tokens * (kept + 12 * config.vocab_size) + scores)
 
 
-def _layer_values(config: ModelConfig, context: int) -> float:
+def _layer_values(config: ModelConfig) -> float:
     """Values a token that one layer keeps for its backward pass, inputs of every product and non-linearity once."""
     D, H, G, K, V = config.d_model, config.n_head, config.n_kv_head, config.d_key, config.d_value
     F = config.d_ff or 0
@@ -214,12 +214,16 @@ def _layer_values(config: ModelConfig, context: int) -> float:
     return 4 * D + keys + G * V + H * V + 3 * F
 
 
-def _score_values(config: ModelConfig, context: int) -> float:
-    """Values a token of the largest score matrix: only `transformer_full` holds one, a chunk of queries at a time."""
+def _score_values(config: ModelConfig, context: int, activation_checkpointing: bool) -> float:
+    """Scores a token that are alive at once: only `transformer_full` holds any.
+
+    Four copies of one chunk of queries (content, position, softmax, gradient). Within a single chunk, which is not
+    recomputed, every attention also keeps its softmax.
+    """
     if config.arch != "transformer_full":
         return 0.0
-    copies = 4  # content scores, position scores, softmax, gradient
-    return float(copies * config.n_head * min(context, CHUNK))
+    kept = attention_count(config) if context <= CHUNK and not activation_checkpointing else 0
+    return float((4 + kept) * config.n_head * min(context, CHUNK))
 
 
 def _gate_width(config: ModelConfig) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vqscale.models.base import LanguageModel, LayerOutput, LayerState, Segment
 from vqscale.models.dense import remember, visible
-from vqscale.models.layers import Projection, RMSNorm, SwiGLU, drop_residual, sinusoids
+from vqscale.models.layers import Projection, RMSNorm, SwiGLU, at_least_float32, drop_residual, sinusoids
 from vqscale.study.model import ModelConfig
 
 INIT_STD = 0.02
@@ -23,12 +23,12 @@ INIT_STD = 0.02
 
 
 def rotate(x_BHTK: Float[Tensor, "B H T K"], start: int, base: float) -> Float[Tensor, "B H T K"]:
-    """Rotary positions `start`, `start` + 1, ...: pairs (i, i + K/2) turned by the position's angles."""
+    """Rotary positions `start`, `start` + 1, ...: pairs (i, i + K/2) turned by the position's angles, in float32."""
     length, width = x_BHTK.shape[-2:]
     position_T = torch.arange(start, start + length, device=x_BHTK.device)
-    sin, cos = sinusoids(position_T, width, base).to(x_BHTK.dtype).chunk(2, dim=-1)
-    first, second = x_BHTK.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    sin, cos = sinusoids(position_T, width, base).chunk(2, dim=-1)
+    first, second = at_least_float32(x_BHTK).chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x_BHTK.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -92,6 +92,8 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(LanguageModel):
+    """Always with a final norm; logits are not scaled."""
+
     remembers_all_keys = True
     norm_bias = False
     tied_scale = 1.0

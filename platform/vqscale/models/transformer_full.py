@@ -90,5 +90,7 @@ class FullAttention(RelativeAttention):
 
 
 class TransformerFull(RelativeTransformer):
+    """The quadratic counterpart: its state holds all keys and values."""
+
     remembers_all_keys = True
     attention = FullAttention

@@ -68,6 +68,8 @@ class VQAttention(RelativeAttention):
 
 
 class TransformerVQ(RelativeTransformer):
+    """The linear-time model: its state has a constant size."""
+
     remembers_all_keys = False
     attention = VQAttention
 
