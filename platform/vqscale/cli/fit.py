@@ -1,0 +1,121 @@
+"""`vqscale fit`: scaling laws of a study or of any table."""
+
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vqscale.errors import FitError
+from vqscale.laws import LAWS, Fit, StudyFits, fit_study, write_fits
+from vqscale.report import write_law_figures
+from vqscale.results import locate, read_table
+
+
+def fit(
+    target: Annotated[str, typer.Argument(help="Study folder, study .yaml, or a .csv or .parquet table of runs.")],
+    law: Annotated[list[str] | None, typer.Option(help=f"Law to fit, repeatable: {', '.join(LAWS)}.")] = None,
+    bootstrap: Annotated[int | None, typer.Option(min=0, help="Refits for the intervals; 0 for none.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Column to split by, repeatable, for the law's own.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Column to fit. Default: bpb where complete, else loss.")] = None,
+    n: Annotated[str, typer.Option("--n", help="Column that counts as N.")] = "parameters_non_embedding",
+    column: Annotated[list[str] | None, typer.Option(help="NAME=YOUR_COLUMN, for a table with other names.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    out: Annotated[str | None, typer.Option(help="Folder or URI for fits.json, fits.csv and figures.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print fits and refusals as JSON.")] = False,
+) -> None:
+    """Fit scaling laws with intervals and a hold-out; say why where the data cannot support one.
+
+    Example: vqscale fit runs/quickstart --law power_n --law chinchilla --bootstrap 1000
+
+    Example: vqscale fit published.csv --law chinchilla --column parameters_non_embedding=N --column tokens=D
+    """
+    place = locate(target, out)
+    table = rename(read_table(place.table), column or [])
+    spec = place.study.fit if place.study else None
+    fits = fit_study(
+        table,
+        law or (spec.laws if spec else _supported(table, n)),
+        bootstrap=bootstrap if bootstrap is not None else spec.bootstrap if spec else 200,
+        group=group,
+        metric=metric,
+        n_column=n,
+        seed=seed,
+    )
+    written = [*write_fits(fits, place.folder), *write_law_figures(fits.fits, place.folder)]
+    if as_json:
+        typer.echo(fits.model_dump_json(indent=2))
+    else:
+        print_fits(fits, Console(), written)
+    if not fits.fits:
+        raise FitError(f"{target}: no law could be fitted. {_first_reason(fits)}")
+
+
+def rename(table: pd.DataFrame, pairs: list[str]) -> pd.DataFrame:
+    """The table with the columns that NAME=YOUR_COLUMN pairs name under the names that the laws know."""
+    for pair in pairs:
+        name, _, own = pair.partition("=")
+        if own not in table:
+            raise FitError(
+                f"--column {pair}: the table has no column {own!r}, only {', '.join(map(str, table.columns))}"
+            )
+        table = table.assign(**{name: table[own]})
+    return table
+
+
+def print_fits(fits: StudyFits, console: Console, written: list[str]) -> None:
+    """Exponents with intervals, hold-out errors, refusals and exclusions, for a person."""
+    if fits.fits:
+        console.print(_exponents(fits.fits))
+    for fit in fits.fits:
+        for warning in fit.warnings:
+            console.print(f"[yellow]note[/yellow] {fit.law}, {escape(fit.label)}: {escape(warning)}")
+    for refusal in fits.refusals:
+        console.print(f"[yellow]refused[/yellow] {refusal.law}, {escape(refusal.label)}: {escape(refusal.reason)}")
+    for entry in fits.excluded:
+        console.print(f"[dim]left out[/dim] {escape(entry.name)}: {escape(entry.reason)}")
+    for uri in written:
+        console.print(f"wrote {escape(uri)}", soft_wrap=True, highlight=False)
+
+
+def _exponents(fits: list[Fit]) -> Table:
+    table = Table("law", "runs of", "n", "exponent", "90 % interval", "E", "R² fit", "hold-out error")
+    for fit in fits:
+        exponents = [name for name in ("alpha", "beta", "a") if name in fit.parameters | fit.derived]
+        table.add_row(
+            f"{fit.law}\n[dim]{fit.form}[/dim]",
+            escape(fit.label),
+            str(fit.n_runs),
+            "\n".join(f"{name} {(fit.parameters | fit.derived)[name]:.3f}" for name in exponents),
+            "\n".join(_interval(fit, name) for name in exponents),
+            f"{fit.parameters['E']:.3f}\n[dim]{fit.unit}[/dim]",
+            f"{fit.r2_fit:.4f}",
+            _holdout(fit),
+        )
+    return table
+
+
+def _interval(fit: Fit, name: str) -> str:
+    found = fit.intervals.get(name)
+    return f"{found.low90:.3f} to {found.high90:.3f}" if found else "not asked for"
+
+
+def _holdout(fit: Fit) -> str:
+    error = fit.holdout.mean_relative_error
+    return "none" if error is None else f"{100 * error:.2f} % on {len(fit.holdout.points)}"
+
+
+def _supported(table: pd.DataFrame, n_column: str) -> list[str]:
+    """The laws whose axes a table from elsewhere has; power_n where it has none, to be refused by name."""
+    axes = {
+        name: [n_column if axis == "parameters_non_embedding" else axis for axis in law.axes]
+        for name, law in LAWS.items()
+    }
+    return [name for name, needed in axes.items() if set(needed) <= set(table.columns)] or ["power_n"]
+
+
+def _first_reason(fits: StudyFits) -> str:
+    refusal = fits.refusals[0]
+    return f"First reason: {refusal.law}, {refusal.label}: {refusal.reason}"

@@ -1,0 +1,58 @@
+"""`vqscale report`: one HTML page from a study's table and fits."""
+
+import json
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+
+from vqscale import storage
+from vqscale.laws import StudyFits, read_fits
+from vqscale.report import write_figures, write_report
+from vqscale.results import Target, locate, read_table
+
+
+def report(
+    target: Annotated[str, typer.Argument(help="Study folder, study .yaml, or a .csv or .parquet table of runs.")],
+    out: Annotated[str | None, typer.Option(help="Folder or URI with the fits; figures and report go there.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Write figures and one self-contained HTML page; `vqscale fit` first adds the laws.
+
+    Example: vqscale report runs/quickstart
+    """
+    written = make_report(locate(target, out))
+    if as_json:
+        typer.echo(json.dumps(written, indent=2))
+        return
+    for uri in written:
+        Console().print(f"wrote {uri}", soft_wrap=True, highlight=False, markup=False)
+
+
+def make_report(place: Target) -> list[str]:
+    """Figures and page of one study from what lies in its folder; returns the URIs written, the page last."""
+    table = read_table(place.table)
+    fits = read_fits(place.folder) if storage.exists(storage.join(place.folder, "fits.json")) else StudyFits()
+    throughput = _optional_table(place, "throughput.parquet")
+    figures = write_figures(table, fits.fits, throughput, place.folder)
+    page = write_report(
+        place.folder,
+        study=place.study or {"study": place.table.rsplit("/", 1)[-1], "question": ""},
+        table=table,
+        fits=fits,
+        references=_optional_json(place, "references.json"),
+        throughput=throughput,
+    )
+    return [*figures, page]
+
+
+def _optional_table(place: Target, name: str) -> pd.DataFrame | None:
+    uri = storage.join(place.folder, name)
+    return read_table(uri) if storage.exists(uri) else None
+
+
+def _optional_json(place: Target, name: str) -> dict[str, dict[str, float]] | None:
+    uri = storage.join(place.folder, name)
+    found: dict[str, dict[str, float]] | None = storage.read_json(uri) if storage.exists(uri) else None
+    return found

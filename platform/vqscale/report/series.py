@@ -1,0 +1,66 @@
+"""Curves drawn from tables, for both kinds of figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from vqscale.report.style import architecture, present
+
+MOST_POSITIONS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = field(default_factory=list)
+    high: Sequence[float] = field(default_factory=list)
+
+
+def finished(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["status"] == "finished"] if "status" in table else table
+
+
+def positions(table: pd.DataFrame) -> list[Series]:
+    """Loss by position of the best run of every architecture, codebook and context; at most eight, longest first."""
+    if "loss_by_position" not in table:
+        return []
+    runs = finished(table)
+    runs = runs[[bool(present_list(value)) for value in runs["loss_by_position"]]]
+    if runs.empty:
+        return []
+    keys = ["arch", "codebook_size", "context"]
+    best = runs.sort_values("loss").drop_duplicates(keys).sort_values(["context", "arch"], ascending=False)
+    return [_position_series(row) for _, row in best.head(MOST_POSITIONS).iterrows()]
+
+
+def present_list(value: Any) -> list[dict[str, float]]:
+    return value if isinstance(value, list) else []
+
+
+def speeds(throughput: pd.DataFrame) -> list[Series]:
+    """Median training speed over T of every architecture that ran, with the range over repeats."""
+    ran = throughput[throughput["status"] == "ok"]
+    return [
+        Series(
+            label=architecture(arch, head),
+            x=rows["context"].tolist(),
+            y=rows["tokens_per_second"].tolist(),
+            low=rows["tokens_per_second_low"].tolist(),
+            high=rows["tokens_per_second_high"].tolist(),
+        )
+        for (arch, head), rows in ran.sort_values("context").groupby(["arch", "head"], dropna=False, sort=True)
+    ]
+
+
+def _position_series(row: "pd.Series[Any]") -> Series:
+    parts = [architecture(row["arch"])]
+    if present(row["codebook_size"]):
+        parts.append(f"S {int(row['codebook_size'])}")
+    parts.append(f"T {int(row['context'])}")
+    pieces = present_list(row["loss_by_position"])
+    middles = [(piece["start"] + piece["end"]) / 2 for piece in pieces]
+    return Series(label=", ".join(parts), x=middles, y=[piece["nats"] for piece in pieces])

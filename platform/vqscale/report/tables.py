@@ -1,0 +1,169 @@
+"""The report's tables: header, rows of text, and a key to sort by."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from vqscale.laws import Fit, StudyFits
+from vqscale.laws.study import default_metric
+from vqscale.report.compare import speed_ratios
+from vqscale.report.references import References, levels
+from vqscale.report.series import finished
+from vqscale.report.style import architecture, bytes_of, count, duration, number, percent, present
+
+Cell = tuple[str, float | str]
+"""What is shown and what it sorts by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    headers: list[str]
+    rows: list[list[Cell]]
+
+    @classmethod
+    def of(cls, headers: list[str], rows: list[list[str]]) -> "Table":
+        return cls(headers=headers, rows=[[(text, text) for text in row] for row in rows])
+
+
+_TRIAL_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "name": ("trial", str),
+    "status": ("status", str),
+    "arch": ("architecture", architecture),
+    "head": ("head", str),
+    "parameters_non_embedding": ("N", count),
+    "codebook_size": ("S", count),
+    "context": ("T", count),
+    "tokens": ("D", count),
+    "seed": ("seed", str),
+    "lr": ("lr", number),
+    "flops": ("C (FLOPs)", lambda value: number(value, 3)),
+    "bpb": ("bpb", number),
+    "loss": ("nats/token", number),
+    "perplexity": ("perplexity", number),
+    "tokens_per_second": ("tokens/s", count),
+    "peak_memory_bytes": ("peak memory", bytes_of),
+    "state_bytes": ("decode state", bytes_of),
+    "seconds_training": ("training", duration),
+    "seconds_overhead": ("overhead", duration),
+    "attempts": ("attempts", str),
+}
+_CODE_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "name": ("trial", str),
+    "codebook_size": ("S", count),
+    "code_perplexity": ("codes in use: exp(entropy)", lambda value: number(value, 3)),
+    "dead_codes": ("dead codes", percent),
+    "quantisation_error": ("relative quantisation error", lambda value: number(value, 3)),
+    "revived": ("revived", count),
+    "bpb": ("bpb", number),
+}
+
+
+def trials(table: pd.DataFrame) -> Table:
+    """Every trial, best loss first; columns that nothing was measured for are left out."""
+    metric = default_metric(table)
+    return _select(table.sort_values(metric) if metric in table else table, _TRIAL_COLUMNS)
+
+
+def codebooks(table: pd.DataFrame) -> Table | None:
+    if "code_perplexity" not in table or table["code_perplexity"].isna().all():
+        return None
+    return _select(table[table["code_perplexity"].notna()], _CODE_COLUMNS)
+
+
+def constants(fits: StudyFits) -> Table | None:
+    """Every fitted constant with its intervals."""
+    rows = [row for fit in fits.fits for row in _constants(fit)]
+    headers = ["law", "runs of", "constant", "value", "90 % interval", "95 % interval", "runs", "R² of fit", "fit"]
+    return Table.of(headers, rows) if rows else None
+
+
+def hold_outs(fits: StudyFits) -> Table | None:
+    rows = [
+        [
+            fit.law,
+            fit.label,
+            fit.holdout.description,
+            percent(fit.holdout.mean_relative_error, 2),
+            number(fit.r2_holdout) if fit.r2_holdout is not None else "",
+        ]
+        for fit in fits.fits
+    ]
+    return Table.of(["law", "runs of", "hold-out", "mean error", "R²"], rows) if rows else None
+
+
+def refusals(fits: StudyFits) -> Table | None:
+    rows = [[entry.law, entry.label, str(entry.n_runs), entry.reason] for entry in fits.refusals]
+    return Table.of(["law", "runs of", "runs", "why no law is given"], rows) if rows else None
+
+
+def failures(table: pd.DataFrame, fits: StudyFits) -> Table | None:
+    """Trials that did not finish with their error, and finished runs that a law left out."""
+    rows: list[list[str]] = []
+    if "status" in table:
+        for _, row in table[table["status"] != "finished"].iterrows():
+            error = str(row["error"]) if present(row.get("error")) else ""
+            rows.append([str(row.get("name", row.name)), str(row["status"]), error])
+    rows += [[entry.name, f"left out of {entry.law}", entry.reason] for entry in fits.excluded if entry.law]
+    return Table.of(["trial", "what", "why"], rows) if rows else None
+
+
+def references(table: pd.DataFrame, known: References | None) -> Table | None:
+    """Best run of every architecture beside entropy and compressors on the same held-out text."""
+    runs = finished(table)
+    if not known or not {"bpb", "arch", "corpus_fingerprint"} <= set(runs.columns):
+        return None
+    rows: list[list[Cell]] = []
+    for (corpus, fingerprint), members in runs.dropna(subset=["bpb"]).groupby(["corpus", "corpus_fingerprint"]):
+        rows += _beside_references(str(corpus), members, levels(known, fingerprint))
+    return Table(headers=["held-out text of", "by", "bits a byte", "against gzip -9"], rows=rows) if rows else None
+
+
+def _beside_references(corpus: str, runs: pd.DataFrame, known: dict[str, float]) -> list[list[Cell]]:
+    best = {f"{architecture(arch)}, best run": float(bpb) for arch, bpb in runs.groupby("arch")["bpb"].min().items()}
+    base = known.get("gzip -9")
+    return [
+        [(corpus, corpus), (name, name), (number(value), value), (_change(value, base), value)]
+        for name, value in sorted((known | best).items(), key=lambda pair: pair[1])
+    ]
+
+
+def _change(value: float, base: float | None) -> str:
+    return f"{100 * (value / base - 1):+.1f} %" if base else ""
+
+
+def ratios(throughput: pd.DataFrame | None) -> Table | None:
+    found = speed_ratios(throughput) if throughput is not None else []
+    rows: list[list[Cell]] = [
+        [
+            (f"{ratio.first} / {ratio.second}", ratio.second),
+            (f"{ratio.context:,}", ratio.context),
+            (f"{ratio.value:.2f} x" if ratio.value is not None else "out of memory", ratio.value or 0),
+            (f"{ratio.memory:.2f} x" if ratio.memory is not None else "", ratio.memory or 0),
+        ]
+        for ratio in found
+    ]
+    return Table(headers=["ratio", "T", "tokens a second", "peak memory"], rows=rows) if rows else None
+
+
+def _constants(fit: Fit) -> list[list[str]]:
+    rows = []
+    for name, value in (fit.parameters | fit.derived).items():
+        found = fit.intervals.get(name)
+        ranges = [(found.low90, found.high90), (found.low95, found.high95)] if found else []
+        texts = [f"{number(low)} to {number(high)}" for low, high in ranges] or ["", ""]
+        rows.append([fit.law, fit.label, name, number(value, 5), *texts, str(fit.n_runs), f"{fit.r2_fit:.4f}", fit.id])
+    return rows
+
+
+def _select(table: pd.DataFrame, columns: dict[str, tuple[str, Callable[[Any], str]]]) -> Table:
+    shown = [name for name in columns if name in table and table[name].notna().any()]
+    rows = [[_cell(row[name], columns[name][1]) for name in shown] for _, row in table.iterrows()]
+    return Table(headers=[columns[name][0] for name in shown], rows=rows)
+
+
+def _cell(value: Any, show: Callable[[Any], str]) -> Cell:
+    if not present(value):
+        return "", ""
+    return show(value), value if isinstance(value, str) else float(value)

@@ -1,0 +1,40 @@
+"""From what a user names (a study folder, a study file, a table) to the table and the folder of its analysis."""
+
+from dataclasses import dataclass
+
+from vqscale import storage
+from vqscale.errors import StorageError
+from vqscale.study.spec import Study, load_study
+
+TABLE = "results.parquet"
+STUDY_FILE = "study.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    folder: str
+    """Where fits, figures and the report of this table go."""
+    table: str
+    study: Study | None
+    """None for a table from elsewhere."""
+
+
+def locate(target: str, out: str | None = None) -> Target:
+    """The table behind `target`; `out` replaces the folder of the analysis.
+
+    A table from elsewhere, `runs.csv`, is analysed in `runs.analysis/` beside it. Raises StorageError where no table
+    is found, StudyError for a study file that is not one.
+    """
+    if target.endswith((".csv", ".parquet")):
+        return Target(folder=out or target.rsplit(".", 1)[0] + ".analysis", table=target, study=None)
+    study = load_study(target) if target.endswith((".yaml", ".yml")) else None
+    folder = study.folder if study else storage.absolute(target)
+    table = storage.join(folder, TABLE)
+    if not storage.exists(table):
+        raise StorageError(
+            f"{target}: no results yet ({table} is missing). Run the study, or name a .csv or .parquet table."
+        )
+    kept = storage.join(folder, STUDY_FILE)
+    if study is None and storage.exists(kept):
+        study = load_study(kept)
+    return Target(folder=out or folder, table=table, study=study)
