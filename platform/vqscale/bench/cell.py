@@ -1,0 +1,72 @@
+"""One model at one context length, trained on random tokens with the product's own step.
+
+Legend: B sequences of an update, T tokens of a sequence.
+"""
+
+import numpy as np
+import torch
+
+from vqscale.bench.memory import LiveTensors, room
+from vqscale.bench.request import Request
+from vqscale.models.build import build
+from vqscale.study.model import ModelConfig
+from vqscale.study.trial import TrainConfig
+from vqscale.train.engine import PlainEngine
+from vqscale.train.metrics import synchronise
+from vqscale.train.step import train_step
+
+LEARNING_RATE = 1e-4
+PRIMING_TOKENS = 16
+
+
+class TrainingCell:
+    """Weights and optimiser state exist from `warm_up` on."""
+
+    def __init__(self, request: Request, model: ModelConfig, context: int) -> None:
+        batch = request.batch(context)
+        self._model, self._device = model, request.torch_device
+        self._train = TrainConfig(
+            context=context,
+            tokens=batch * context,
+            batch_tokens=batch * context,
+            lr=LEARNING_RATE,
+            precision=request.precision,
+            engine="plain",
+            documents="packed",
+        )
+        random = np.random.default_rng(0)
+        self._tokens_BT = random.integers(0, model.vocab_size, size=(batch, context + 1), dtype=np.int64)
+        self._engine: PlainEngine | None = None
+
+    def warm_up(self) -> int:
+        """Build the model and bring it to its steady state; returns the bytes alive at the peak of one update.
+
+        They are its weights, gradients, moments and activations, without those of other models.
+        """
+        if self._device.type == "cuda":
+            others = torch.cuda.memory_allocated(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._prepare()
+            return int(torch.cuda.max_memory_allocated(self._device)) - others
+        with LiveTensors(limit=room()) as tensors:
+            self._prepare()
+        return tensors.peak
+
+    def _prepare(self) -> None:
+        module = build(self._model, device=self._device, seed=0)
+        module.train()
+        self._engine = PlainEngine(module, self._train)
+        # AdamW makes its moments at the first update: a tiny one, so that the next is whole and its peak the peak.
+        self._update(self._tokens_BT[:1, : PRIMING_TOKENS + 1])
+        self._update(self._tokens_BT)
+        synchronise(self._device)
+
+    def run(self, updates: int) -> None:
+        """Train for so many updates, and wait until the device has done them."""
+        for _ in range(updates):
+            self._update(self._tokens_BT)
+        synchronise(self._device)
+
+    def _update(self, tokens_BT: np.ndarray) -> None:
+        assert self._engine is not None, "warm_up comes first"
+        train_step(self._engine, tokens_BT, None, LEARNING_RATE, self._train, self._model.commit_weight, self._device)

@@ -1,0 +1,92 @@
+"""Peak memory of a piece of work: the bytes of the tensors that are alive at once.
+
+CUDA's allocator counts them itself; on the CPU `LiveTensors` does. The resident size of a process is another
+quantity: it holds the interpreter, thread stacks and whatever the C library's allocator keeps, and it does not fall
+between two models of one process. What an operation allocates and frees inside itself is not seen on the CPU.
+"""
+
+import functools
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+SHARE_OF_FREE = 0.9
+"""Share of the free memory that tensors may take before the work counts as out of memory; the rest is the system's."""
+_CONTAINER = Path("/sys/fs/cgroup")  # limits of version 2; inside a container its own
+
+
+class OutOfMemoryError(MemoryError):
+    """The tensors alive at once need more than the machine has."""
+
+
+class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]  # the base class has no annotations
+    """Counts the bytes of CPU tensors made while it is entered: `live` now, `peak` at most.
+
+    A storage counts once, whatever views there are of it, from the operation that made it until it is freed, be that
+    after the block. It costs some microseconds an operation, so nothing is timed under it.
+    Raises OutOfMemoryError when `live` exceeds `limit` bytes.
+    """
+
+    def __init__(self, limit: float = float("inf")) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = 0
+        self.peak = 0
+        self._limit = limit
+        self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = {id(storage) for storage in _storages((args, kwargs))}
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            if id(storage) not in given and id(storage) not in self._storages:
+                self._add(storage)
+        if self.live > self._limit:
+            raise OutOfMemoryError(f"{self.live} bytes of tensors are alive; there is room for {self._limit:.0f}")
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        self._storages[key] = weakref.ref(storage, functools.partial(self._remove, key, size))
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _remove(self, key: int, size: int, _: object) -> None:
+        del self._storages[key]
+        self.live -= size
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    """The storages of all CPU tensors in a nest of values. PyTorch keeps one Python object for each."""
+    leaves = tree_leaves(values)
+    return [leaf.untyped_storage() for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu"]
+
+
+def room() -> float:
+    """Bytes that tensors may still take on the CPU: a share of what the machine, or the container, has free."""
+    free = psutil.virtual_memory().available
+    try:
+        limit, statistics = ((_CONTAINER / name).read_text().split() for name in ("memory.max", "memory.stat"))
+    except OSError:  # no container, or another system
+        return SHARE_OF_FREE * free
+    if limit != ["max"]:  # what files take of the container's memory is given back when it is needed
+        free = min(free, max(int(limit[0]) - int(statistics[statistics.index("anon") + 1]), 0))
+    return SHARE_OF_FREE * free
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is memory that was refused, by us, by CUDA or by the CPU's allocator (a plain RuntimeError)."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,181 @@
+"""`vqscale throughput`: training speed and memory of VQ against both quadratic baselines, over the context length."""
+
+import json
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vqscale import storage
+from vqscale.bench.request import Request, make_request, request_of
+from vqscale.bench.table import CSV, PARQUET, ratios, stored
+from vqscale.bench.throughput import ARCHS, load_or_measure
+from vqscale.errors import StudyError
+from vqscale.report.figures import write_figures
+from vqscale.study.spec import Study, load_study
+from vqscale.study.trial import count
+from vqscale.sweep.run import open_tracker
+from vqscale.track.tracker import Tracker
+
+DEFAULT_CONTEXTS = (256, 1024, 4096)
+DEFAULT_PRESET = "micro"
+DEFAULT_FOLDER = "runs/throughput"
+FIGURE = "figures/throughput.png"
+
+
+def throughput(
+    study: Annotated[
+        str | None, typer.Argument(help="Study file; its `throughput` section says what to measure.")
+    ] = None,
+    contexts: Annotated[
+        str | None, typer.Option(help=f"Context lengths, with commas. Default: {DEFAULT_CONTEXTS}.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"Size of all models. Default: the study's, else {DEFAULT_PRESET}.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="Timed repeats. Default: 3.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens of one update, at every T. Default: 4096.")] = None,
+    head: Annotated[str | None, typer.Option(help="shga, mqa or mha. Default: the study's, else shga.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16. Default: the study's, else fp32.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads of the CPU. Default: all.")] = None,
+    seconds_per_cell: Annotated[float, typer.Option(help="Fewer repeats where they take longer than this.")] = 60.0,
+    out: Annotated[str | None, typer.Option(help="Folder or URI of the results. Default: the study's folder.")] = None,
+    tracking: Annotated[str | None, typer.Option(help="MLflow store. Default: the study's, else none.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew even if nothing has changed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Measure training tokens/s and peak memory of VQ and of both quadratic baselines at equal parameters.
+
+    Example: vqscale throughput experiments/quickstart/study.yaml
+
+    Example: vqscale throughput --preset micro --contexts 256,1024,4096 --repeats 5 --out runs/speed
+    """
+    known = load_study(study) if study else None
+    spec = {"contexts": _numbers(contexts), "preset": preset, "repeats": repeats, "tokens": tokens}
+    settings = {"head": head, "precision": precision, "device": device, "threads": threads}
+    request = _request(known, _given(spec), _given({**settings, "seconds_per_cell": seconds_per_cell}))
+    folder = storage.absolute(out) if out else known.folder if known else storage.absolute(DEFAULT_FOLDER)
+    storage.require_writable(folder)
+    tracker = _tracker(known, tracking, folder)
+    if again:
+        storage.remove(storage.join(folder, PARQUET))
+    fresh = stored(folder, request.fingerprint) is None
+    table = _measured(request, folder)
+    write_figures(pd.DataFrame(), [], table, folder)
+    if fresh and tracker:
+        parent = tracker.study_run({})
+        track(tracker, parent, request, table, folder)
+        tracker.end(parent, "FINISHED")
+    if as_json:
+        typer.echo(json.dumps(as_values(table, folder, fresh), indent=2))
+    else:
+        show(table, folder, fresh, Console())
+
+
+def track(tracker: Tracker, parent: str, request: Request, table: pd.DataFrame, folder: str) -> None:
+    """A child run of its own in MLflow: every metric over T, the table and the figure as artifacts."""
+    own = {"vqscale.kind": "throughput", "vqscale.fingerprint": request.fingerprint}
+    parameters = {**request.model_dump(exclude={"spec"}), **request.spec.model_dump()}
+    run = tracker.trial_run(parent, f"throughput-{request.fingerprint[:12]}", parameters, own)
+    for row in table[table["status"] == "ok"].to_dict("records"):
+        names = ("tokens_per_second", "tokens_per_second_low", "tokens_per_second_high", "peak_memory_bytes")
+        tracker.log_final(run, {f"{row['arch']}/{name}": row[name] for name in names}, tokens=row["context"])
+    for row in ratios(table).to_dict("records"):
+        values = {f"{name}/{row['baseline']}": row[name] for name in ("speed_ratio", "memory_ratio")}
+        tracker.log_final(run, values, tokens=row["context"])
+    tracker.log_folder(run, folder, [CSV, PARQUET, FIGURE])
+    tracker.end(run, "FINISHED")
+
+
+def as_values(table: pd.DataFrame, folder: str, fresh: bool) -> dict[str, Any]:
+    """The measurement as plain JSON values; what was not measured is null."""
+    return {
+        "folder": folder,
+        "measured_now": fresh,
+        "rows": json.loads(table.to_json(orient="records")),
+        "ratios": json.loads(ratios(table).to_json(orient="records")),
+    }
+
+
+def show(table: pd.DataFrame, folder: str, fresh: bool, console: Console) -> None:
+    """Speed, ratios and memory by T, for a person."""
+    console.print(_speeds(table))
+    first = table.iloc[0]
+    console.print(
+        f"Training tokens/s (median; range of the repeats) and peak memory on {first['device']},"
+        f" {first['threads']} threads, {first['precision']}, preset {first['preset']}. x: VQ is so many times faster"
+        " than that baseline in this run.",
+        style="dim",
+        highlight=False,
+    )
+    if not fresh:
+        console.print("Nothing has changed since this was measured; --again measures anew.")
+    for name in (CSV, PARQUET, FIGURE):
+        console.print(f"wrote {storage.join(folder, name)}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _speeds(table: pd.DataFrame) -> Table:
+    shown = Table(title="Training speed over the context length", title_justify="left")
+    for title in ("T", "batch", *ARCHS):
+        shown.add_column(title, justify="right")
+    ratio = {(row["context"], row["baseline"]): row["speed_ratio"] for row in ratios(table).to_dict("records")}
+    rows = {(row["context"], row["arch"]): row for row in table.to_dict("records")}
+    for context in sorted(set(table["context"])):
+        cells = [_cell(rows[context, arch], ratio.get((context, arch))) for arch in ARCHS]
+        shown.add_row(str(context), str(rows[context, ARCHS[0]]["batch"]), *cells)
+    return shown
+
+
+def _cell(row: dict[Any, Any], ratio: float | None) -> str:
+    if row["status"] != "ok":
+        return str(row["status"])
+    low, high = count(row["tokens_per_second_low"]), count(row["tokens_per_second_high"])
+    speed = f"{count(row['tokens_per_second'])} ({low} to {high})"
+    memory = f"{row['peak_memory_bytes'] / 2**20:.0f} MiB"
+    return "\n".join([speed, memory if ratio is None else f"{memory}, {ratio:.2f}x"])
+
+
+def _measured(request: Request, folder: str) -> pd.DataFrame:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("throughput", total=None)
+
+        def told(context: int, done: int, total: int) -> None:
+            progress.update(task, description=f"throughput at T = {context}", completed=done, total=total)
+
+        return load_or_measure(request, folder, told=told)
+
+
+def _request(study: Study | None, spec: dict[str, Any], settings: dict[str, Any]) -> Request:
+    base: dict[str, Any] = {"contexts": list(DEFAULT_CONTEXTS), "preset": DEFAULT_PRESET}
+    if study is None:
+        return make_request(spec=base | spec, **settings)
+    if study.throughput:
+        base = study.throughput.model_dump()
+    elif "preset" in study.model:
+        base["preset"] = study.model["preset"]
+    return request_of(study, base | spec, **settings)
+
+
+def _tracker(study: Study | None, tracking: str | None, folder: str) -> Tracker | None:
+    if tracking is None:
+        return open_tracker(study) if study else None
+    artifacts = storage.join(folder, "artifacts")
+    return Tracker(tracking, study.study if study else "throughput", artifacts=artifacts)
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise StudyError(f"--contexts {text!r}: is no list of whole numbers. Write 256,1024,4096.") from error
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
