@@ -32,6 +32,7 @@ class _Inputs(NamedTuple):
     count_BGS: Tensor | None
     doc_BU: Tensor | None
     real_BU: Tensor | None
+    order_LU: Tensor  # what `chunks.skewed` turns into -inf for keys after their query
 
     @property
     def wide(self) -> torch.dtype:
@@ -87,6 +88,7 @@ def blockwise_attention(problem: Problem, chunk_blocks: int | None = None) -> Te
         problem.count_BGS,
         problem.doc_BU,
         problem.real_BU,
+        chunks.skew_template(problem.block_length, accumulation_dtype(problem.v_BGUV.dtype), problem.v_BGUV.device),
     )
     return out
 
@@ -181,11 +183,10 @@ def _keys(code_BGU: Tensor, codebook_GSK: Tensor) -> Tensor:
 
 def _bias_and_order(inputs: _Inputs, query_w_BGNAK: Tensor, length: int, n_group: int) -> Tensor:
     """What is added to the window's logits [B, G, N, R, L, 2L]: position bias, and -inf for keys after the query."""
-    template = chunks.skew_template(length, inputs.wide, query_w_BGNAK.device)
     if inputs.rel_key_GMK is None:
-        return chunks.skewed(template)
+        return chunks.skewed(inputs.order_LU)
     bias = torch.unflatten(_by_head(query_w_BGNAK, inputs.rel_key_GMK.flip(1).transpose(-1, -2)), 3, (n_group, length))
-    spread = template.expand(*bias.shape[:-2], -1, -1).contiguous()
+    spread = inputs.order_LU.expand(*bias.shape[:-2], -1, -1).contiguous()
     spread[..., length + 1 - bias.shape[-1] : length + 1] = bias
     return chunks.skewed(spread)
 
@@ -260,7 +261,7 @@ class _Gradients:
             None if inputs.bias_w_GRK is None else self.d_bias_w.to(inputs.bias_w_GRK.dtype),
             None if self.d_rel_key is None else self.d_rel_key.to(self.d_q.dtype),
             None if inputs.sum_BGSV is None else self.d_cache,
-            *(None,) * 5,
+            *(None,) * 6,
         )
 
     def add_span(self, span: tuple[Chunk, ...], start: Cache) -> None:

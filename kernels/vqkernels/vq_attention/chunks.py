@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from vqkernels.precision import accumulation_dtype
 from vqkernels.vq_attention.problem import Problem
 
-_CHUNK_BYTES = {"cpu": 4 << 20}  # scores, values and caches of a chunk should stay in a core's share of the cache
+_CHUNK_BYTES = {"cpu": 16 << 20}  # scores, values and caches of a chunk should stay in the last-level cache
 _CHUNK_BYTES_ELSEWHERE = 256 << 20
 _SPAN_CODEBOOKS = 4  # a saved cache holds S rows: one every 4 S tokens costs at most a quarter of the values
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vqkernels.precision import accumulation_dtype, matmul_dtype
 from vqkernels.quantize.nearest import codewords, straight_through
+from vqkernels.vq_attention.checks import check_options, check_shapes, check_state
 from vqkernels.vq_attention.state import VQState, block_sums
 
 
@@ -28,8 +29,13 @@ def vq_attention_decode(
 ) -> tuple[Tensor, VQState]:
     """The token after `state`: out [B, H, V] in v's dtype and the next state, as `vq_attention` gives for T = 1.
 
-    Arguments mean what they mean there. The old state stays as it was.
+    Arguments mean what they mean there. The old state stays as it was. Raises ValueError for shapes that do not fit.
     """
+    tokens = (q_BHK[:, :, None], k_BGK[:, :, None], v_BGV[:, :, None])
+    check_shapes(*tokens, code_BG[:, :, None], codebook_GSK)
+    flags = (None if flag is None else flag[:, None] for flag in (mask_B, doc_start_B))
+    check_options(*tokens[:2], state.block_length, bias_u_HK, bias_w_HK, rel_key_GMK, *flags)
+    check_state(state, tokens[2], codebook_GSK, state.block_length)
     dtype = matmul_dtype(q_BHK, v_BGV)
     if doc_start_B is not None:
         state = _forget(state, doc_start_B)

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from vqkernels import BackendUnavailableError, VQState, resolve_backend
+from vqkernels import BackendUnavailableError, VQState, resolve_backend, vq_attention_decode
 
 
 @pytest.mark.parametrize("name", ["naive", "blockwise"])
@@ -79,3 +79,19 @@ def test_vq_attention_code_outside_the_codebook_raises(random_case):
     case = random_case()
     with pytest.raises((IndexError, RuntimeError)):
         case.with_(code=case.code + 6).run()
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("rel_key: got distances up to 5", {"rel_key_GMK": torch.zeros(1, 6, 5)}),
+        ("mask: got dtype", {"mask_B": torch.ones(2)}),
+        ("bias_w: got shape", {"bias_w_HK": torch.zeros(5)}),
+    ],
+)
+def test_decode_wrong_argument_raises(message, options, random_case):
+    case = random_case()
+    _, state = case.run()
+    tokens = (x[:, :, 0] for x in (case.q, case.k, case.v, case.code))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        vq_attention_decode(*tokens, case.codebook, state, **options)
