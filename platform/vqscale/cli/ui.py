@@ -45,7 +45,7 @@ def ui(
         _wait_until_healthy(server, port)
         typer.echo(f"MLflow shows {loaded.study}: {experiment_address(f'http://127.0.0.1:{port}', loaded.study)}")
         typer.echo("Ctrl-C ends it.")
-        server.wait()
+        _wait(server)
 
 
 def experiment_address(server: str, study: str) -> str:
@@ -82,9 +82,13 @@ def _require_free(port: int) -> None:
 def _server(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """An MLflow server for as long as the block runs, ended with all of its workers."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(command, env={**os.environ, **quiet}, start_new_session=True)
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    plain = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # background jobs of MLflow's own: a second server process
+        "PYTHONWARNINGS": "ignore",
+    }
+    server = subprocess.Popen(command, env={**os.environ, **plain}, start_new_session=True)
     before = signal.signal(signal.SIGTERM, _end)
     try:
         yield server
@@ -94,7 +98,14 @@ def _server(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _wait(server: subprocess.Popen[bytes]) -> None:
+    """Stay until a person ends it, which is how it is meant to end."""
+    with contextlib.suppress(KeyboardInterrupt):
+        if code := server.wait():
+            raise WorkFailedError(f"the MLflow server ended with exit code {code}")
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -37,8 +37,8 @@ _LIST_OPS = """
 import json, os, sys
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 import deepspeed
-from deepspeed.ops.op_builder import ALL_OPS
-ops = {name: bool(builder.is_compatible(verbose=False)) for name, builder in ALL_OPS.items() if builder is not None}
+from deepspeed.ops.op_builder.all_ops import ALL_OPS
+ops = {name: bool(builder.is_compatible(verbose=False)) for name, builder in ALL_OPS.items() if "not_implemented" not in name}
 sys.stdout.write("\\nops " + json.dumps(ops))
 """
 _START_RAY = """
@@ -189,7 +189,9 @@ def deepspeed_ops() -> Check:
         return Check(name="deepspeed", state="broken", found=f"does not import: {error}", mend=mend)
     ops: dict[str, bool] = json.loads(output[marker + 5 :])
     able = [name for name, compatible in ops.items() if compatible]
-    found = f"{len(able)} of {len(ops)} compiled operators could be built here ({', '.join(able) or 'none'}); none is needed"
+    found = (
+        f"imports; needs no compiled operator ({len(able)} of {len(ops)} could be built: {', '.join(able) or 'none'})"
+    )
     return Check(name="deepspeed", state="ok", found=found)
 
 

@@ -6,6 +6,7 @@ The job's id is the study's name and a hash of its file, so that the same study 
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +29,11 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _UPLOAD_LIMIT = 100 * 2**20
 """Bytes that a Ray dashboard takes in one upload."""
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +193,8 @@ def _client(address: str, token: str | None) -> Any:
     _check_answers(address.rstrip("/"), headers)
     from ray.job_submission import JobSubmissionClient  # a second of import that other commands need not wait for
 
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     with _environment_without(_OVERRIDES), _in_user_words(address):
         return JobSubmissionClient(address, headers=headers)
 

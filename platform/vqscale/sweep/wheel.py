@@ -22,8 +22,10 @@ _DEPENDENCY_FIELDS = ("Requires-Dist:", "Provides-Extra:")
 
 
 def build_wheel(folder: str | Path) -> Path:
-    """Write the platform's wheel into `folder` and return its path. The same files give the same bytes.
+    """Write the platform's wheel into `folder` and return its path. The same files give the same name and bytes.
 
+    The name bears a build tag made of the content's hash: a cluster knows a wheel by its name alone and would go on
+    running an older one of the same name.
     The wheel names no dependencies: Ray installs it with a plain `pip install --target`, which ignores what the node
     has and would download torch again into every job. The cluster's image brings them (`constraints.txt`).
     """
@@ -33,7 +35,7 @@ def build_wheel(folder: str | Path) -> Path:
     files |= {f"{stem}.dist-info/{name}": data for name, data in _metadata(distribution).items()}
     record = f"{stem}.dist-info/RECORD"
     files[record] = _record(files, record)
-    target = Path(folder) / f"{stem}-py3-none-any.whl"
+    target = Path(folder) / f"{stem}-0{hashlib.sha256(files[record]).hexdigest()[:12]}-py3-none-any.whl"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             entry = zipfile.ZipInfo(name, _EPOCH)

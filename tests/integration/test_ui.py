@@ -1,0 +1,82 @@
+"""`vqscale ui` starts MLflow's own interface and ends it with everything it started."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from vqscale.track.tracker import Tracker
+
+STUDY = """
+study: shown
+data: {{corpus: stdlib}}
+model: {{arch: transformer_vq, preset: pico}}
+train: {{context: 64, tokens: 1e4, batch_tokens: 256}}
+tracking: {{uri: "{uri}"}}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> tuple[str, str]:
+    """A tracking store with one experiment: its URI and the experiment's id."""
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    return uri, Tracker(uri, "shown", artifacts=str(folder / "artifacts")).experiment_id
+
+
+def study_file(folder: Path, uri: str) -> str:
+    path = folder / "study.yaml"
+    path.write_text(STUDY.format(uri=uri))
+    return str(path)
+
+
+def vqscale(*words: str) -> list[str]:
+    return [sys.executable, "-m", "vqscale", *words]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_ui_on_a_store_prints_the_experiment_and_leaves_nothing_behind(store, tmp_path, number, code):
+    uri, experiment = store
+    port = free_port()
+    command = vqscale("ui", study_file(tmp_path, uri), "--port", str(port))
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    stuck = threading.Timer(240, process.kill)
+    stuck.start()
+    try:
+        line = process.stdout.readline()
+        assert f"http://127.0.0.1:{port}/#/experiments/{experiment}" in line
+        assert requests.get(f"http://127.0.0.1:{port}/health", timeout=10).text == "OK"
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert family
+        process.send_signal(number)
+        assert process.wait(60) == code
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert not alive
+    finally:
+        stuck.cancel()
+        process.kill()
+        process.stdout.close()
+
+
+def test_ui_before_the_first_run_is_refused(tmp_path):
+    refused = subprocess.run(
+        vqscale("ui", study_file(tmp_path, f"sqlite:///{tmp_path}/absent.db")),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert refused.returncode == 2
+    assert "vqscale run" in refused.stderr
+    assert not (tmp_path / "absent.db").exists()
