@@ -63,7 +63,9 @@ class ThroughputSpec(Frozen):
 class AutotuneSpec(Frozen):
     codebook_sizes: list[int] = Field(min_length=2)
     tolerance: float = Field(default=0.01, ge=0)
-    """The smallest S whose bits per byte are within this of the best is chosen."""
+    """The smallest S whose held-out bits per byte are within this of the best is chosen."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Horizon of a tuning trial; None: the study's own."""
 
 
 class Tracking(Frozen):

@@ -13,13 +13,6 @@ from vqscale import storage
 from vqscale.study.spec import Study
 from vqscale.train.ray_worker import serve
 
-WORKER_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the controller's poll; its 2 s are felt by every report of a trial
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
-
 
 class Lanes:
     """The lanes of one run of a study."""

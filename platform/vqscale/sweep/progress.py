@@ -28,6 +28,7 @@ class _Line:
     bpb: float | None = None
     tokens_per_second: float | None = None
     changed: float = 0.0
+    ended: bool = False
 
 
 class Progress:
@@ -67,8 +68,8 @@ class Progress:
     def ended(self, trial_id: str, result: Result) -> None:
         line = self._lines[trial_id]
         line.state, line.bpb, line.changed = result.status, result.bpb, time.monotonic()
-        line.share = 1.0
-        done = sum(line.share == 1.0 for line in self._lines.values()) + self._done_before
+        line.share, line.ended = 1.0, True
+        done = sum(line.ended for line in self._lines.values()) + self._done_before
         total = len(self._lines) + self._done_before
         measured = f"{result.bpb:.3f} bpb held out" if result.bpb is not None else (result.error or "")
         speed = f", {count(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
@@ -103,7 +104,7 @@ class Progress:
                 "" if line.tokens_per_second is None else count(line.tokens_per_second),
             )
         spent = duration(time.monotonic() - self._started)
-        ended = sum(line.share == 1.0 for line in self._lines.values())
+        ended = sum(line.ended for line in self._lines.values())
         text = Text(f"{ended}/{len(self._lines)} trials, {spent} so far, {self._left()}".rstrip(", "), style="bold")
         return Group(table, ProgressBar(total=1.0, completed=self._share(), width=60), text)
 

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from vqscale import storage
 from vqscale.errors import StudyError
-from vqscale.plan.plan import Plan, plan
+from vqscale.plan.plan import plan
 from vqscale.results.record import Result
 from vqscale.results.table import write_table
 from vqscale.study.spec import Study
@@ -43,7 +44,13 @@ def check(study: Study, address: str | None) -> None:
 
 
 def run(
-    study: Study, *, source: str = "study", address: str | None = None, console: Console, allow_changed: bool = False
+    study: Study,
+    *,
+    source: str = "study",
+    address: str | None = None,
+    console: Console,
+    allow_changed: bool = False,
+    scheduler: TrialScheduler | None = None,
 ) -> StudyResults:
     """Train the pending trials of a study and write its table to the study's folder.
 
@@ -58,7 +65,7 @@ def run(
             storage.write_text(storage.join(study.folder, "study.json"), study.model_dump_json(indent=2) + "\n")
             with Progress(planned, console) as progress:
                 observer = Observer(planned, progress, tracker)
-                train(planned, observer)
+                train(planned, observer, scheduler=scheduler)
     return collect(study, source=source, trained_now=pending)
 
 

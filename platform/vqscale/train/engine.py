@@ -7,6 +7,7 @@ Both keep parameters and optimiser state in fp32; `precision: bf16` is autocast 
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -136,9 +137,10 @@ class DeepSpeedEngine:
     def __init__(self, module: nn.Module, train: TrainConfig, world: int) -> None:
         deepspeed = import_deepspeed()
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=module, optimizer=_adamw(module, train), config=deepspeed_config(train, world)
-        )
+        with _without_deprecations():
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=module, optimizer=_adamw(module, train), config=deepspeed_config(train, world)
+            )
         with torch.no_grad():  # a user's `bf16` or `fp16` override casts buffers; codebooks stay in fp32
             for name, buffer in module.named_buffers():
                 buffer.data = buffers[name].to(buffer.device)
@@ -190,11 +192,21 @@ def import_deepspeed() -> Any:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
-    import deepspeed
+    with _without_deprecations():
+        import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel("ERROR")
     return deepspeed
+
+
+@contextlib.contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Hide what DeepSpeed's own (late) imports warn of: nothing that a user of vqscale can act on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def set_rate(optimizer: Any, lr: float) -> None:

@@ -204,6 +204,8 @@ class _Loop:
         loss, norm = row["loss"], row["gradient_norm"]
         if not math.isfinite(loss) or not math.isfinite(norm):
             return f"loss {loss:g}, gradient norm {norm:g} at step {self.step}: not a number any more"
+        if norm == 0.0:
+            return f"gradient norm 0 at step {self.step}, loss {loss:.3g}: nothing is learned any more"
         if self.first_loss is None:
             self.first_loss = loss
         limit = 3 * max(self.first_loss, math.log(self.trial.model.vocab_size))
@@ -212,11 +214,8 @@ class _Loop:
         return None
 
     def save(self, row: Row) -> None:
-        extra = {
-            "states": [state.to_tensors() for state in self.states] if self.states else None,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.host.device) if self.host.device.type == "cuda" else None,
-        }
+        generators = self._generators()
+        extra = {"states": [state.to_tensors() for state in self.states] if self.states else None, **generators}
         progress = {
             "first_loss": self.first_loss,
             "seconds": self.seconds,
@@ -236,7 +235,20 @@ class _Loop:
             group=self.host.group,
         )
         checkpoint.prune(self.checkpoints, self.options.keep_checkpoints, self.host.group)
+        self._set_generators(generators)  # DeepSpeed draws from them while it saves; a resumed run would not know
         self.host.checkpointed(uri, row)
+
+    def _generators(self) -> dict[str, Any]:
+        on_gpu = self.host.device.type == "cuda"
+        return {
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.host.device) if on_gpu else None,
+        }
+
+    def _set_generators(self, saved: dict[str, Any]) -> None:
+        torch.set_rng_state(saved["rng"])
+        if saved["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(saved["cuda_rng"], self.host.device)
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
@@ -257,9 +269,7 @@ class _Loop:
         self.peak_memory = manifest.progress["peak_memory"]
         if extra["states"] is not None:
             self.states = [ModelState.from_tensors(state) for state in extra["states"]]
-        torch.set_rng_state(extra["rng"])
-        if extra["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(extra["cuda_rng"], self.host.device)
+        self._set_generators(extra)
         self.rows = [row for row in read_rows(self.folder) if row["step"] <= self.step]
 
     def write_rows(self) -> None:

@@ -1,0 +1,112 @@
+"""The queue between Ray Tune and the warm lanes, without Ray."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from vqscale.sweep.dispatcher import Dispatcher
+
+
+def play(scenario: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(scenario, timeout=5))
+
+
+def test_dispatcher_gives_every_rank_the_same_trial() -> None:
+    async def scenario() -> tuple[Any, Any]:
+        dispatcher = Dispatcher()
+        await dispatcher.submit("a", {"n": 1})
+        await dispatcher.submit("b", {"n": 2})
+        return await dispatcher.take("lane", "i", 0), await dispatcher.take("lane", "i", 0)
+
+    first, second = play(scenario())
+    assert first == second == {"trial_id": "a", "payload": {"n": 1}, "attempt": 1}
+
+
+def test_dispatcher_keeps_order_over_turns_and_stops_when_closed() -> None:
+    async def scenario() -> list[Any]:
+        dispatcher = Dispatcher()
+        for name in "ab":
+            await dispatcher.submit(name, None)
+        taken = [await dispatcher.take("lane", "i", turn) for turn in range(2)]
+        waiting = asyncio.create_task(dispatcher.take("lane", "i", 2))
+        await asyncio.sleep(0)
+        await dispatcher.close()
+        return [order["trial_id"] for order in taken if order] + [await waiting]
+
+    assert play(scenario()) == ["a", "b", None]
+
+
+def test_dispatcher_passes_events_to_who_waits() -> None:
+    async def scenario() -> list[Any]:
+        dispatcher = Dispatcher()
+        await dispatcher.submit("a", None)
+        waiting = asyncio.create_task(dispatcher.events("a", 0))
+        await asyncio.sleep(0)
+        assert await dispatcher.publish("a", {"kind": "metrics", "row": {}}) is False
+        return await waiting
+
+    assert play(scenario()) == [{"kind": "metrics", "row": {}}]
+
+
+def test_dispatcher_fails_the_trial_of_a_lane_that_died() -> None:
+    async def scenario() -> tuple[Any, Any]:
+        dispatcher = Dispatcher()
+        await dispatcher.submit("a", None)
+        await dispatcher.take("lane", "before", 0)
+        again = asyncio.create_task(dispatcher.take("lane", "after", 0))
+        events = await dispatcher.events("a", 0)
+        await dispatcher.submit("a", None)
+        return events[-1], await again
+
+    event, order = play(scenario())
+    assert event["kind"] == "failed"
+    assert "died" in event["error"]
+    assert order == {"trial_id": "a", "payload": None, "attempt": 2}
+
+
+def test_dispatcher_keeps_the_first_cause_of_a_failure() -> None:
+    async def scenario() -> list[Any]:
+        dispatcher = Dispatcher()
+        await dispatcher.submit("a", None)
+        await dispatcher.publish("a", {"kind": "failed", "error": "the cause"})
+        await dispatcher.publish("a", {"kind": "failed", "error": "connection reset by peer"})
+        return await dispatcher.events("a", 0)
+
+    assert play(scenario()) == [{"kind": "failed", "error": "the cause"}]
+
+
+def test_dispatcher_asks_a_cancelled_trial_to_stop() -> None:
+    async def scenario() -> bool:
+        dispatcher = Dispatcher()
+        await dispatcher.submit("a", None)
+        await dispatcher.take("lane", "i", 0)
+        await dispatcher.cancel("a")
+        return await dispatcher.publish("a", {"kind": "metrics", "row": {}})
+
+    assert play(scenario()) is True
+
+
+def test_dispatcher_without_lanes_fails_what_waits_and_what_comes() -> None:
+    async def scenario() -> list[str]:
+        dispatcher = Dispatcher()
+        await dispatcher.expect("one")
+        await dispatcher.expect("two")
+        await dispatcher.submit("a", None)
+        await dispatcher.lane_lost("one", "no room")
+        assert not dispatcher._orders["a"].ended
+        await dispatcher.lane_lost("two", "no room")
+        await dispatcher.submit("b", None)
+        return [(await dispatcher.events(name, 0))[-1]["error"] for name in "ab"]
+
+    assert play(scenario()) == ["no room", "no room"]
+
+
+def test_dispatcher_lets_a_second_lane_take_the_next_trial() -> None:
+    async def scenario() -> list[str]:
+        dispatcher = Dispatcher()
+        for name in "ab":
+            await dispatcher.submit(name, None)
+        orders = [await dispatcher.take(lane, "i", 0) for lane in ("one", "two")]
+        return [order["trial_id"] for order in orders if order]
+
+    assert play(scenario()) == ["a", "b"]
