@@ -5,6 +5,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from vqscale.errors import StorageError
 
@@ -25,18 +26,24 @@ def locked(folder: Path) -> Iterator[None]:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / "lock").open("w")
-        except FileNotFoundError:
-            continue  # removed by its holder between the two calls
+            file = _open_lock(folder / "lock")
         except OSError as error:
-            raise StorageError(
-                f"{folder} cannot be written ({error.strerror}). Name a folder you can write."
-            ) from error
+            raise StorageError(f"{folder} cannot be written ({error.strerror}). Name a place you can write.") from error
+        if file is None:
+            continue
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if _is_still_at(file.fileno(), folder / "lock"):
                 yield
                 return
+
+
+def _open_lock(path: Path) -> IO[str] | None:
+    """The lock file; None if its folder was removed by a holder that finished just now."""
+    try:
+        return path.open("w")
+    except FileNotFoundError:
+        return None
 
 
 def _is_still_at(descriptor: int, path: Path) -> bool:

@@ -171,9 +171,7 @@ class ImageNet64:
         return f"ImageNet 64x64 at {self.uri}"
 
     def files(self) -> list[SourceFile]:
-        return sorted(
-            list_files(self.uri), key=lambda file: [int(part) if part.isdigit() else 0 for part in _numbers(file)]
-        )
+        return sorted(list_files(self.uri), key=_batch_number)
 
     def identity(self) -> dict[str, Any]:
         return {"loader": "imagenet64", "files": [file.identity() for file in self.files()], "train": self.train_images}
@@ -186,20 +184,23 @@ class ImageNet64:
                     official = _imagenet_split(name)
                     for image in _images(name, stream) if official else ():
                         trained += official == "train"
-                        split = (
-                            "test" if official == "val" else "train" if trained <= self.train_images else "validation"
-                        )
-                        yield Piece(image, True, cast(SplitName, split), done + min(raw.tell(), file.size))
+                        split = self._split(official, trained)
+                        yield Piece(image, True, split, done + min(raw.tell(), file.size))
             done += file.size
+
+    def _split(self, official: str | None, trained: int) -> SplitName:
+        if official == "val":
+            return "test"
+        return "train" if trained <= self.train_images else "validation"
 
 
 _IMAGE_BYTES = 3 * 64 * 64
 _IMAGENET = re.compile(r"(train)_data_batch_\d+(\.npz)?|(val)_data(\.npz)?")
 
 
-def _numbers(file: SourceFile) -> list[str]:
+def _batch_number(file: SourceFile) -> list[int]:
     """For an order in which batch 2 comes before batch 10."""
-    return re.findall(r"\d+", PurePosixPath(file.path).name)
+    return [int(number) for number in re.findall(r"\d+", PurePosixPath(file.path).name)]
 
 
 def _imagenet_split(name: str) -> str | None:

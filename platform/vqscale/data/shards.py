@@ -23,7 +23,7 @@ FORMAT: Final = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 REMEDY = "Restore the file, or prepare the corpus again with --overwrite."
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[SplitName, SplitName, SplitName]] = ("train", "validation", "test")

@@ -102,6 +102,7 @@ class SplitWriter:
     def _open(self, length: int) -> IO[bytes]:
         file = self._place.raw(self._split, self._index).open("ab")
         file.truncate(length)
+        self._safe = length  # bytes that a power cut cannot take
         return file
 
     @property
@@ -135,8 +136,10 @@ class SplitWriter:
             self._shards.append(
                 write_shard(self._place.raw(self._split, index), target, self._dtype, self._token_bytes)
             )
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._file.tell() > self._safe:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._safe = self._file.tell()
         length = self._tokens * self._dtype.itemsize
         return SplitState(shards=tuple(self._shards), open_bytes=length, words=self.words, lines=self.lines)
 

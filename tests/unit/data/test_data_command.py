@@ -1,0 +1,49 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from vqscale.cli.data import app
+from vqscale.data.corpora import corpus_folder
+from vqscale.errors import CorpusError
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_command_prepare_shows_the_corpus(texts, tmp_path):
+    shown = run("prepare", str(texts), "--out", str(tmp_path / "out"), "--tokenizer", "bpe", "--vocab-size", "300")
+    assert "validation" in shown
+    assert "bpe, 300 ids" in shown
+
+
+def test_command_json_is_the_manifest(texts, tmp_path):
+    arguments = ("prepare", str(texts), "--out", str(tmp_path / "out"), "--fractions", "0.8", "0.1", "0.1", "--json")
+    prepared = json.loads(run(*arguments))
+    assert prepared == json.loads(run("show", str(tmp_path / "out"), "--json"))
+    assert prepared["splits"]["train"]["shards"][0]["documents"] < 60
+
+
+def test_command_named_corpus_goes_home(tmp_path):
+    (tmp_path / "text8").write_bytes(b"some words " * 100)
+    run("prepare", str(tmp_path / "text8"), "--as", "text8")
+    assert json.loads(run("list", "--json")).keys() == {corpus_folder("text8")}
+    assert "text8" in run("list")
+    assert "text8" in run("show", "text8")
+
+
+def test_command_list_without_corpora_says_how_to_make_one():
+    assert "vqscale data prepare" in run("list")
+
+
+def test_command_without_out_is_refused(texts):
+    with pytest.raises(CorpusError, match="--out"):
+        run("prepare", str(texts))
+
+
+@pytest.mark.parametrize("command", ["prepare", "list", "show"])
+def test_command_help_has_an_example(command):
+    assert f"vqscale data {command}" in run(command, "--help")
