@@ -52,9 +52,10 @@ class TokenSplit:
         stop = start + length
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start}..{stop} of {self.name}, which has {len(self)}")
-        first, last = np.searchsorted(self._starts, [start, max(start, stop - 1)], side="right") - 1
+        # Without the last start, which is the end of all: a read of nothing there belongs to the last shard.
+        first, last = np.searchsorted(self._starts[:-1], [start, max(start, stop - 1)], side="right") - 1
         parts = []
-        for index in range(int(first), min(int(last), len(self._paths) - 1) + 1):
+        for index in range(int(first), int(last) + 1):
             origin = int(self._starts[index])
             parts.append(self._view(index)[max(0, start - origin) : max(0, stop - origin)])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

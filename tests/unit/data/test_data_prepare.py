@@ -1,4 +1,3 @@
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -63,7 +62,7 @@ def text(folder: Path, split: str) -> bytes:
 
 def test_prepare_text_lands_in_the_split_of_its_hash(texts, tmp_path):
     manifest = prepare(str(texts), str(tmp_path / "out"))
-    expected = {name: b"" for name in SPLITS}
+    expected = dict.fromkeys(SPLITS, b"")
     for path in sorted(texts.iterdir()):
         expected[hash_split(path.read_bytes(), (0.9, 0.05, 0.05))] += path.read_bytes()
     assert {name: text(tmp_path / "out", name) for name in SPLITS} == expected

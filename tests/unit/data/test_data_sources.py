@@ -146,7 +146,9 @@ def test_source_bad_json_line_is_named(tmp_path, line, message):
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
 def test_source_parquet_gives_the_text_of_every_row(tmp_path, kind):
     rows = [f"row {number}" for number in range(600)]
-    pq.write_table(pa.table({"id": range(600), "body": pa.array(rows, kind)}), tmp_path / "a.parquet", row_group_size=100)
+    pq.write_table(
+        pa.table({"id": range(600), "body": pa.array(rows, kind)}), tmp_path / "a.parquet", row_group_size=100
+    )
     source = FileSource(uri=str(tmp_path / "a.parquet"), text_column="body")
     assert documents(source) == [row.encode() for row in rows]
 

@@ -4,7 +4,11 @@ import pytest
 from vqscale.data.tokenize import EOS, PAD, UNK, BpeTokenizer, ByteTokenizer, dtype_name, load_tokenizer, train_bpe
 from vqscale.errors import CorpusError
 
-TEXTS = ["the cat sat on the mat\n" * 30, "the <eos> of the matter: Grüße 日本 🙂\n" * 10, "def the_function(x):\n\treturn x\n" * 20]
+TEXTS = [
+    "the cat sat on the mat\n" * 30,
+    "the <eos> of the matter: Grüße 日本 🙂\n" * 10,
+    "def the_function(x):\n\treturn x\n" * 20,
+]
 
 
 @pytest.fixture(scope="module")
