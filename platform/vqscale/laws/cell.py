@@ -13,11 +13,12 @@ from vqscale.laws.bootstrap import MINIMUM_DISTINCT, Draws, bootstrap, distinct_
 from vqscale.laws.fit import DELTA, FitStatus, Minimum, make_problem, solve
 from vqscale.laws.forms import Array, Law, predict
 from vqscale.laws.holdout import hold_out, points, r_squared
-from vqscale.laws.record import Curve, CurvePoint, Fit, Interval, Refusal, Where
+from vqscale.laws.record import Curve, CurvePoint, Fit, Interval, Refusal, RefusalKind, Where
 from vqscale.laws.select import frontier, names_of
 
 UNITS = {"loss": "nats a token", "bpb": "bits a byte"}
-CURVE_POINTS = 48
+CURVE_POINTS = 36
+"""Within the data."""
 MOST_CURVES = 6
 
 
@@ -62,11 +63,11 @@ def fit_cell(cell: Cell, *, digest: str, refits: int, seed: int) -> Fit | Refusa
     """`digest` identifies the table, `refits` and `seed` are those of the bootstrap."""
     reason = _too_small(cell)
     if reason:
-        return _refusal(cell, reason)
+        return _refusal(cell, "too few runs", reason)
     problem = make_problem(cell.x, cell.losses)
     minimum = solve(problem)
     if minimum.status is not FitStatus.CONVERGED:
-        return _refusal(cell, f"{minimum.status}: {minimum.reason}")
+        return _refusal(cell, "not supported", f"{minimum.status}: {minimum.reason}")
     draws = bootstrap(problem, minimum, refits, seed)
     return _record(cell, minimum, draws, digest, seed)
 
@@ -90,8 +91,10 @@ def _too_small(cell: Cell) -> str:
     return ""
 
 
-def _refusal(cell: Cell, reason: str) -> Refusal:
-    return Refusal(law=cell.law.name, where=cell.where, label=cell.label, n_runs=len(cell.losses), reason=reason)
+def _refusal(cell: Cell, kind: RefusalKind, reason: str) -> Refusal:
+    return Refusal(
+        law=cell.law.name, where=cell.where, label=cell.label, n_runs=len(cell.losses), kind=kind, reason=reason
+    )
 
 
 def _record(cell: Cell, minimum: Minimum, draws: Draws, digest: str, seed: int) -> Fit:
@@ -156,7 +159,9 @@ def _intervals(law: Law, draws: Draws) -> dict[str, Interval]:
 def _curves(cell: Cell, values: Array, draws: Draws) -> list[Curve]:
     """The law along its first axis, from the smallest run to ten times the largest."""
     first = cell.x[:, 0]
-    x_X = np.geomspace(first.min(), 10 * first.max(), CURVE_POINTS)
+    inside = np.geomspace(first.min(), first.max(), CURVE_POINTS)
+    beyond = np.geomspace(first.max(), 10 * first.max(), CURVE_POINTS // 3)
+    x_X = np.concatenate([inside, beyond[1:]])
     return [_curve(x_X, fixed, values, draws) for fixed in _fixed_values(cell)]
 
 

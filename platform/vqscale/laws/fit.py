@@ -94,7 +94,7 @@ def solve(problem: Problem) -> Minimum:
     )
 
 
-def polish(problem: Problem, theta_P: Array) -> Array:
+def polish(problem: Problem, theta_P: Array, tolerance: float = 1e-15) -> Array:
     """The minimum nearest to `theta_P`, by trust-region Newton steps on the Huber sum; never worse than `theta_P`."""
     low, high = bounds(problem)
     inside = np.clip(theta_P, low + 1e-9, high - 1e-9)
@@ -105,11 +105,11 @@ def polish(problem: Problem, theta_P: Array) -> Array:
         args=(problem,),
         bounds=(low, high),
         loss="huber",
-        f_scale=problem.delta,
+        f_scale=1.0,
         x_scale="jac",
-        ftol=1e-15,
-        xtol=1e-15,
-        gtol=1e-15,
+        ftol=tolerance,
+        xtol=tolerance,
+        gtol=tolerance,
         max_nfev=300,
     )
     candidates = [np.asarray(result.x, dtype=np.float64), np.clip(theta_P, low, high)]
@@ -117,11 +117,12 @@ def polish(problem: Problem, theta_P: Array) -> Array:
 
 
 def _residuals(theta_P: Array, problem: Problem) -> Array:
-    return log_loss(theta_P, problem.z) - problem.log_losses
+    """In units of delta."""
+    return (log_loss(theta_P, problem.z) - problem.log_losses) / problem.delta
 
 
 def _residual_jacobian(theta_P: Array, problem: Problem) -> Array:
-    return log_loss_jacobian(theta_P, problem.z)
+    return log_loss_jacobian(theta_P, problem.z) / problem.delta
 
 
 def bounds(problem: Problem) -> tuple[Array, Array]:
@@ -215,8 +216,8 @@ def _decrease_in_reach(problem: Problem, theta_P: Array) -> tuple[float, float]:
 
     Half of g' H^-1 g does not depend on the units of the parameters, which a gradient norm would.
     """
-    jacobian_RP = log_loss_jacobian(theta_P, problem.z) / problem.delta
-    size_R = np.abs(_residuals(theta_P, problem)) / problem.delta
+    jacobian_RP = _residual_jacobian(theta_P, problem)
+    size_R = np.abs(_residuals(theta_P, problem))
     weight_R = 1.0 / np.maximum(size_R, 1.0)
     hessian = jacobian_RP.T @ (weight_R[:, None] * jacobian_RP)
     scale_P = 1.0 / np.sqrt(np.diag(hessian))

@@ -1,11 +1,17 @@
 """What a fit leaves behind: every number with its interval, its settings and the identity of its data."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from vqscale.study.frozen import Frozen
 
 Where = dict[str, str | int | float | None]
 """The subset of the table that was fitted: column -> value."""
+
+
+RefusalKind = Literal["too few runs", "not supported", "not possible"]
+"""not supported: enough runs, but they contradict the form. not possible: the table lacks what the law needs."""
 
 
 class Interval(Frozen):
@@ -110,6 +116,7 @@ class Refusal(Frozen):
     where: Where
     label: str
     n_runs: int
+    kind: RefusalKind
     reason: str
 
 

@@ -15,7 +15,7 @@ from vqscale.laws.record import Exclusion, Where
 RECIPE = ("lr", "batch_tokens")
 """Where these vary at one point of a law, the best of them stands for the point: a law describes tuned runs."""
 
-_WORDS = {"codebook_size": "S", "context": "T", "tokens": "D", "parameters_non_embedding": "N"}
+_WORDS = {"codebook_size": "S", "context": "T", "tokens": "D", "parameters_non_embedding": "N", "block_length": "L"}
 _ALWAYS = ("arch", "codebook_size", "context")
 
 
@@ -59,15 +59,29 @@ def cells(table: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Where, 
 
 
 def label(where: Where, table: pd.DataFrame) -> str:
-    """`where` in words: architecture, S and T always, the rest only where the table varies in it."""
+    """`where` in words: architecture, S and T always, the rest only where the table leaves a choice."""
     parts = []
     for column, value in where.items():
-        varies = table[column].nunique(dropna=False) > 1
-        if value is None or not (varies or column in _ALWAYS):
+        if value is None or not (column in _ALWAYS or _tells(column, where, table)):
             continue
-        shown = f"{value:,}" if isinstance(value, int | float) else value
+        shown = _in_millions(value) if column == "tokens" else f"{value:,}" if isinstance(value, int | float) else value
         parts.append(str(value) if column == "arch" else f"{_WORDS.get(column, column)} {shown}")
     return ", ".join(parts) or "all runs"
+
+
+def _in_millions(tokens: str | int | float) -> str:
+    """A horizon as people say it, with all its digits where millions would round it."""
+    millions = float(tokens) / 1e6
+    return f"{millions:g} M" if float(f"{millions:g}") == millions else f"{float(tokens):,.0f}"
+
+
+def _tells(column: str, where: Where, table: pd.DataFrame) -> bool:
+    """Whether a column says more than the others do."""
+    if column == "segment" and where["segment"] == where.get("context"):
+        return False
+    if column in ("d_model", "n_layer") and where.get("preset"):
+        return False
+    return bool(table[column].nunique() > 1)
 
 
 def best_recipe(table: pd.DataFrame, law: Law, metric: str) -> tuple[pd.DataFrame, list[Exclusion]]:

@@ -79,13 +79,11 @@ def _fit_law(
     try:
         _require(table, law.axes)
     except FitError as error:
-        refusal = Refusal(law=law.name, where={}, label="all runs", n_runs=len(table), reason=str(error))
-        return StudyFits(refusals=[refusal])
+        return StudyFits(refusals=[_impossible(law, len(table), str(error))])
     columns = law.cell if group is None else tuple(group)
     runs, excluded = usable(table, law, metric)
     if runs.empty:
-        refusal = Refusal(law=law.name, where={}, label="all runs", n_runs=0, reason="no finished run on its axes")
-        return StudyFits(refusals=[refusal], excluded=excluded)
+        return StudyFits(refusals=[_impossible(law, 0, "no finished run on its axes")], excluded=excluded)
     digest = data_hash(table, ["trial_id", "name", "status", metric, *law.axes, *columns])
     fits: list[Fit] = []
     refusals: list[Refusal] = []
@@ -99,3 +97,7 @@ def _fit_law(
         else:
             refusals.append(outcome)
     return StudyFits(fits=fits, refusals=refusals, excluded=excluded)
+
+
+def _impossible(law: Law, runs: int, reason: str) -> Refusal:
+    return Refusal(law=law.name, where={}, label="all runs", n_runs=runs, kind="not possible", reason=reason)

@@ -7,9 +7,10 @@ import pandas as pd
 
 from vqscale.laws import Fit
 from vqscale.laws.study import default_metric
+from vqscale.report.compare import finished
 from vqscale.report.figures import AXIS_NAMES
 from vqscale.report.references import References, only_levels
-from vqscale.report.series import Series, finished, positions, speeds
+from vqscale.report.series import Series, positions, speeds
 from vqscale.report.style import architecture, colour, count, present
 
 Chart = dict[str, Any]
@@ -186,10 +187,10 @@ def _chart(data: list[Chart], x: str, y: str, title: str) -> Chart:
 
 
 def _levels(known: Mapping[str, float]) -> Chart:
-    """Dashed horizontal lines with their names at the right edge."""
+    """Dashed horizontal lines with their names at the left edge, where losses are high."""
     line = {"dash": "dash", "width": 1, "color": "#888"}
     across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": line}
-    label = {"xref": "paper", "x": 1, "xanchor": "right", "yanchor": "bottom", "showarrow": False}
+    label = {"xref": "paper", "x": 0, "xanchor": "left", "yanchor": "bottom", "showarrow": False}
     return {
         "shapes": [across | {"y0": value, "y1": value} for value in known.values()],
         "annotations": [label | {"y": value, "text": f"{name} {value:.2f}"} for name, value in known.items()],

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from vqscale.report.series import finished
 from vqscale.report.style import architecture, present
 
 Kind = dict[Hashable, Any]
@@ -37,6 +36,10 @@ class Ratio:
     value: float | None
     memory: float | None
     """Peak memory of the first over that of the second."""
+
+
+def finished(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["status"] == "finished"] if "status" in table else table
 
 
 def against_baselines(table: pd.DataFrame, metric: str) -> list[Pairs]:
@@ -72,7 +75,8 @@ def speed_ratios(throughput: pd.DataFrame) -> list[Ratio]:
     for first in (kind for kind in kinds if kind["arch"] == "transformer_vq"):
         for second in (kind for kind in kinds if kind["arch"] != "transformer_vq"):
             merged = _of(throughput, first).merge(_of(throughput, second), on=keys, suffixes=("", "_other"))
-            found += [_ratio(first, second, row) for row in merged.sort_values("context").to_dict("records")]
+            names = kind_name(first, throughput), kind_name(second, throughput)
+            found += [_ratio(*names, row) for row in merged.sort_values("context").to_dict("records")]
     return found
 
 
@@ -85,22 +89,24 @@ def _differences(first: pd.DataFrame, second: pd.DataFrame, metric: str, keys: l
 
 
 def _of(throughput: pd.DataFrame, kind: Kind) -> pd.DataFrame:
-    of_arch = throughput[throughput["arch"] == kind["arch"]]
+    of_arch: pd.DataFrame = throughput[throughput["arch"] == kind["arch"]]
     return of_arch[of_arch["head"] == kind["head"]] if present(kind["head"]) else of_arch[of_arch["head"].isna()]
 
 
-def _ratio(first: Kind, second: Kind, row: Kind) -> Ratio:
+def _ratio(first: str, second: str, row: Kind) -> Ratio:
     return Ratio(
-        first=_name(first),
-        second=_name(second),
+        first=first,
+        second=second,
         context=int(row["context"]),
         value=_quotient(row, "tokens_per_second"),
         memory=_quotient(row, "peak_memory_bytes"),
     )
 
 
-def _name(kind: Kind) -> str:
-    return architecture(kind["arch"], kind["head"])
+def kind_name(kind: Kind, throughput: pd.DataFrame) -> str:
+    """The architecture, with its head where the table holds several heads of it."""
+    heads = throughput.loc[throughput["arch"] == kind["arch"], "head"].nunique()
+    return architecture(kind["arch"], kind["head"] if heads > 1 else None)
 
 
 def _quotient(row: Kind, column: str) -> float | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from vqscale.report.compare import finished, kind_name
 from vqscale.report.style import architecture, present
 
 MOST_POSITIONS = 8
@@ -18,10 +19,6 @@ class Series:
     y: Sequence[float]
     low: Sequence[float] = field(default_factory=list)
     high: Sequence[float] = field(default_factory=list)
-
-
-def finished(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["status"] == "finished"] if "status" in table else table
 
 
 def positions(table: pd.DataFrame) -> list[Series]:
@@ -46,7 +43,7 @@ def speeds(throughput: pd.DataFrame) -> list[Series]:
     ran = throughput[throughput["status"] == "ok"]
     return [
         Series(
-            label=architecture(arch, head),
+            label=kind_name({"arch": arch, "head": head}, throughput),
             x=rows["context"].tolist(),
             y=rows["tokens_per_second"].tolist(),
             low=rows["tokens_per_second_low"].tolist(),

@@ -9,7 +9,7 @@ PALETTE = ("#3a7bd5", "#e07b39", "#2fa36b", "#c94f8c", "#8266d4", "#b09020", "#2
 
 _ARCHITECTURES = {
     "transformer_vq": "Transformer-VQ",
-    "transformer_full": "same blocks, quadratic",
+    "transformer_full": "full attention in the same blocks",
     "transformer": "Transformer",
 }
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
@@ -23,6 +23,11 @@ def architecture(arch: Any, head: Any = None) -> str:
     """A name for people; an architecture from another table keeps its own."""
     name = _ARCHITECTURES.get(str(arch), str(arch))
     return f"{name} ({head})" if present(head) else name
+
+
+def whole(value: float) -> str:
+    """S and T, which people know by all their digits."""
+    return f"{int(value):,}"
 
 
 def present(value: Any) -> bool:

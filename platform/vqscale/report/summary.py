@@ -4,9 +4,8 @@ import pandas as pd
 
 from vqscale.laws import Fit, StudyFits
 from vqscale.laws.study import default_metric
-from vqscale.report.compare import Pairs, Ratio, against_baselines, over_codebooks, speed_ratios
+from vqscale.report.compare import Pairs, Ratio, against_baselines, finished, over_codebooks, speed_ratios
 from vqscale.report.references import References, levels
-from vqscale.report.series import finished
 from vqscale.report.style import architecture, count, duration, number, percent, present
 
 _UNITS = {"bpb": "bits a byte", "loss": "nats a token"}
@@ -64,14 +63,13 @@ def _leading(fits: list[Fit], law: str) -> list[Fit]:
 
 
 def _law(fit: Fit) -> str:
-    points = max(fit.points, key=lambda point: point.x[0])
-    exponent, gap = fit.parameters["alpha"], points.predicted - fit.parameters["E"]
-    gain = gap * (1 - 2**-exponent) / points.predicted
-    text = (
-        f"{_subset(fit)}: the part of the loss that size can remove falls as N^-{number(exponent, 3)}"
-        f"{_range(fit, 'alpha')}. Doubling the largest model would lower the loss by {percent(gain)}, if the law holds"
+    largest = max(fit.points, key=lambda point: point.x[0])
+    exponent = fit.parameters["alpha"]
+    gain = (largest.predicted - fit.parameters["E"]) * (1 - 2**-exponent) / largest.predicted
+    return (
+        f"{_subset(fit)}: doubling the largest model ({count(largest.x[0])} parameters) would lower the loss by "
+        f"{percent(gain)}, if the law L = E + A N^-{number(exponent, 3)} holds{_range(fit, 'alpha')}{_predicted(fit)}"
     )
-    return text + _predicted(fit)
 
 
 def _allocation(fit: Fit) -> str:
@@ -89,7 +87,7 @@ def _subset(fit: Fit) -> str:
 
 def _range(fit: Fit, name: str) -> str:
     found = fit.intervals.get(name)
-    return f" (90 % interval {number(found.low90, 3)} to {number(found.high90, 3)})" if found else " (no interval)"
+    return f" (90 % interval of the exponent: {number(found.low90, 3)} to {number(found.high90, 3)})" if found else ""
 
 
 def _predicted(fit: Fit) -> str:
@@ -97,12 +95,12 @@ def _predicted(fit: Fit) -> str:
     if error is None:
         return "; there were too few runs to test a prediction."
     runs = len(fit.holdout.points)
-    target = _plural(runs, "largest run")
-    return f"; fitted to the smaller runs only, it missed the {target} by {percent(error, 2)} on average."
+    target = "largest run" if runs == 1 else f"{runs} largest runs"
+    return f"; fitted to the smaller runs only, it was {percent(error, 2)} off on the {target}."
 
 
 def _plural(number_of: int, noun: str) -> str:
-    return noun if number_of == 1 else f"{number_of} {noun}s"
+    return f"one {noun}" if number_of == 1 else f"{number_of} {noun}s"
 
 
 def _against(pairs: Pairs) -> str:
@@ -135,7 +133,7 @@ def _speed(ratios: list[Ratio]) -> list[str]:
         last = max(known, key=lambda ratio: ratio.context)
         slower = [ratio.context for ratio in known if ratio.value is not None and ratio.value < 1]
         faster = [ratio.context for ratio in known if ratio.context > max(slower, default=0)]
-        tail = f" (faster at every measured T from {count(min(faster))})" if faster else " (never faster in this range)"
+        tail = f" (faster at every measured T from {min(faster):,})" if faster else " (slower there)"
         sentences.append(
             f"In training, {first} processes {number(last.value, 3)} times the tokens a second of {second} at "
             f"T = {last.context:,}{tail}."
@@ -150,9 +148,12 @@ def _doubt(fits: StudyFits) -> str:
         parts.append(
             f"{rough} of {len(fits.fits)} fits rest on few runs or uncertain refits: read their intervals as rough"
         )
-    if fits.refusals:
-        parts.append(f"{len(fits.refusals)} subsets could not support a law and got none (the reasons stand below)")
-    return ("; ".join(parts) + ".") if parts else ""
+    against = [one for one in fits.refusals if one.kind == "not supported"]
+    if against:
+        parts.append(
+            f"in {_plural(len(against), 'subset')} the runs do not follow the form, and no law is given for them"
+        )
+    return ("; ".join(parts) + ".").capitalize() if parts else ""
 
 
 def _cost(table: pd.DataFrame) -> str:

@@ -8,10 +8,9 @@ import pandas as pd
 
 from vqscale.laws import Fit, StudyFits
 from vqscale.laws.study import default_metric
-from vqscale.report.compare import speed_ratios
+from vqscale.report.compare import finished, speed_ratios
 from vqscale.report.references import References, levels
-from vqscale.report.series import finished
-from vqscale.report.style import architecture, bytes_of, count, duration, number, percent, present
+from vqscale.report.style import architecture, bytes_of, count, duration, number, percent, present, whole
 
 Cell = tuple[str, float | str]
 """What is shown and what it sorts by."""
@@ -33,8 +32,8 @@ _TRIAL_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "arch": ("architecture", architecture),
     "head": ("head", str),
     "parameters_non_embedding": ("N", count),
-    "codebook_size": ("S", count),
-    "context": ("T", count),
+    "codebook_size": ("S", whole),
+    "context": ("T", whole),
     "tokens": ("D", count),
     "seed": ("seed", str),
     "lr": ("lr", number),
@@ -51,7 +50,7 @@ _TRIAL_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 _CODE_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "name": ("trial", str),
-    "codebook_size": ("S", count),
+    "codebook_size": ("S", whole),
     "code_perplexity": ("codes in use: exp(entropy)", lambda value: number(value, 3)),
     "dead_codes": ("dead codes", percent),
     "quantisation_error": ("relative quantisation error", lambda value: number(value, 3)),
@@ -93,9 +92,11 @@ def hold_outs(fits: StudyFits) -> Table | None:
     return Table.of(["law", "runs of", "hold-out", "mean error", "R²"], rows) if rows else None
 
 
-def refusals(fits: StudyFits) -> Table | None:
-    rows = [[entry.law, entry.label, str(entry.n_runs), entry.reason] for entry in fits.refusals]
-    return Table.of(["law", "runs of", "runs", "why no law is given"], rows) if rows else None
+def refusals(fits: StudyFits, *, too_few: bool) -> Table | None:
+    """Subsets without a law: those with too few runs (largest first), or those refused for any other reason."""
+    chosen = [one for one in fits.refusals if (one.kind == "too few runs") == too_few]
+    rows = [[one.law, one.label, one.reason] for one in sorted(chosen, key=lambda one: -one.n_runs)]
+    return Table.of(["law", "runs of", "why no law is given"], rows) if rows else None
 
 
 def failures(table: pd.DataFrame, fits: StudyFits) -> Table | None:

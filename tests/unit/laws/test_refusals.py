@@ -1,10 +1,13 @@
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from vqscale.errors import FitError
-from vqscale.laws import fit_study
+from vqscale.laws import LAWS, fit_study
 from vqscale.laws.fit import FitStatus, make_problem, solve
+from vqscale.study.spec import LawName
 
 N = np.geomspace(1e5, 1e8, 8)
 
@@ -97,3 +100,7 @@ def test_request_that_names_what_is_not_there_raises(frame, options, words):
 def test_few_runs_carry_a_warning():
     (fit,) = fit_study(table(law_of(N[:5])), ["power_n"], bootstrap=5).fits
     assert "5 runs for 3 parameters" in fit.warnings[0]
+
+
+def test_study_file_and_laws_know_the_same_names():
+    assert set(get_args(LawName)) == set(LAWS)

@@ -1,5 +1,7 @@
 """A synthetic study: VQ over size, horizon, codebook and context, a quadratic baseline, one failure, one divergence."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,9 +10,7 @@ from vqscale.results import PositionLoss, Result
 
 SIZES = {"pico": 31_104, "nano": 65_024, "micro": 166_848, "mini": 388_608, "small": 887_296}
 FINGERPRINT = "5e1f" * 16
-REFERENCES = {
-    f"{FINGERPRINT[:12]}/65536": {"bytes": 65536, "unigram_bpb": 4.62, "gzip_bpb": 2.31, "xz_bpb": 2.12}
-}
+REFERENCES = {f"{FINGERPRINT[:12]}/65536": {"bytes": 65536, "unigram_bpb": 4.62, "gzip_bpb": 2.31, "xz_bpb": 2.12}}
 
 
 def make_run(arch="transformer_vq", preset="nano", codebook=64, context=512, tokens=1_000_000, **changes):
@@ -22,7 +22,9 @@ def make_run(arch="transformer_vq", preset="nano", codebook=64, context=512, tok
     values = {
         "study": "quickstart",
         "trial_id": f"{arch}{preset}{codebook}{context}{tokens}",
-        "name": f"{'vq' if vq else 'full'}-{preset}" + (f"-S{codebook}" if vq else "") + f"-T{context}-D{tokens // 1000}k",
+        "name": f"{'vq' if vq else 'full'}-{preset}"
+        + (f"-S{codebook}" if vq else "")
+        + f"-T{context}-D{tokens // 1000}k",
         "status": "finished",
         "arch": arch,
         "head": "shga" if vq else None,
@@ -53,7 +55,7 @@ def make_run(arch="transformer_vq", preset="nano", codebook=64, context=512, tok
         "train_loss": float(loss * 0.98),
         "loss_by_position": [
             PositionLoss(start=int(a), end=int(b), nats=float(loss * (1 + 0.4 * (a + 8) ** -0.5)))
-            for a, b in zip(edges, edges[1:], strict=False)
+            for a, b in itertools.pairwise(edges)
         ],
         "tokens_per_second": 9e8 / n,
         "flops_per_second": 6e9,
@@ -89,11 +91,19 @@ def unfinished(status, error):
 @pytest.fixture(scope="session")
 def study_results():
     runs = [make_run(preset=preset) for preset in SIZES]
-    runs += [make_run(preset=preset, tokens=tokens) for preset in ("pico", "nano", "micro") for tokens in (300_000, 3_000_000)]
+    runs += [
+        make_run(preset=preset, tokens=tokens)
+        for preset in ("pico", "nano", "micro")
+        for tokens in (300_000, 3_000_000)
+    ]
     runs += [make_run(preset="micro", codebook=codebook) for codebook in (16, 32, 128, 256)]
     runs += [make_run(preset="micro", context=context) for context in (256, 2048)]
     runs += [make_run("transformer", preset=preset) for preset in SIZES]
-    return [*runs, unfinished("diverged", "loss is NaN at step 40"), unfinished("failed", "worker died: <out of memory>")]
+    return [
+        *runs,
+        unfinished("diverged", "loss is NaN at step 40"),
+        unfinished("failed", "worker died: <out of memory>"),
+    ]
 
 
 @pytest.fixture(scope="session")
