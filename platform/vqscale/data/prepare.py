@@ -103,9 +103,9 @@ def prepare(
     Local disk holds the whole corpus while it is made, memory a few pieces of it. Raises CorpusError for a source that
     cannot be used and StorageError for an `out` that cannot.
     """
-    if isinstance(source, str):
-        files = FileSource(uri=source, format=format, text_column=text_column, encoding=encoding)
-        source = named_source(loader, source) if loader else files
+    place = source if isinstance(source, str) else source.describe()
+    files = FileSource(uri=place, format=format, text_column=text_column, encoding=encoding)
+    source = _source(source, loader, files)
     recipe = _recipe(
         tokenizer=tokenizer,
         vocab_size=vocab_size,
@@ -126,6 +126,19 @@ def prepare(
         manifest = manifest or _make(Workplace(folder), source, recipe, request, out, report)
         shutil.rmtree(folder)
         return manifest
+
+
+def _source(source: str | Source, loader: str | None, files: FileSource) -> Source:
+    """`source` itself, what `loader` makes of it, or `files`, whose options must be the defaults if they do not count."""
+    if isinstance(source, str) and loader is None:
+        return files
+    for field in ("format", "text_column", "encoding"):
+        value = getattr(files, field)
+        if value != getattr(FileSource, field):
+            raise CorpusError(f"{field}: {value!r} is about files, but this source knows its own format. Leave it out.")
+    if not isinstance(source, str):
+        return source
+    return named_source(loader or "", source)
 
 
 def _recipe(**values: object) -> Recipe:

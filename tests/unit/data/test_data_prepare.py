@@ -68,7 +68,7 @@ def test_prepare_text_lands_in_the_split_of_its_hash(texts, tmp_path):
     assert {name: text(tmp_path / "out", name) for name in SPLITS} == expected
     assert sum(record.documents for record in manifest.splits.values()) == 60
     assert all(record.tokens == record.bytes + record.documents for record in manifest.splits.values())
-    assert os.listdir(tmp_path / "out") and not list(tmp_path.glob(".prepare-*"))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "home") == ["out", "texts"]
 
 
 def test_prepare_every_document_ends_with_eos(texts, tmp_path):
@@ -258,6 +258,7 @@ def test_prepare_to_an_unwritable_place_is_refused(texts):
         ({"split": "own"}, "no splits of its own"),
         ({"format": "jsonl"}, "00.txt line 1 is not JSON"),
         ({"loader": "enwik7"}, "loader: 'enwik7' is not known"),
+        ({"loader": "enwik8", "encoding": "latin-1"}, "encoding: 'latin-1' is about files"),
     ],
 )
 def test_prepare_bad_request_writes_nothing(texts, tmp_path, options, message):
@@ -268,7 +269,7 @@ def test_prepare_bad_request_writes_nothing(texts, tmp_path, options, message):
 
 def test_prepare_one_document_cannot_be_split_by_hash(tmp_path):
     (tmp_path / "one.txt").write_text("only one")
-    with pytest.raises(CorpusError, match="would be empty .* --split contiguous"):
+    with pytest.raises(CorpusError, match=r"would be empty .* --split contiguous"):
         prepare(str(tmp_path / "one.txt"), str(tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["one.txt"]
 

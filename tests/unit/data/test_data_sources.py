@@ -15,7 +15,7 @@ import zstandard
 from vqscale.data.sources import PIECE, FileSource
 from vqscale.errors import CorpusError
 
-TEXT = "Ein Satz – und noch einer.\n".encode() * 3
+TEXT = "Ein Satz über Größe, und noch einer.\n".encode() * 3
 
 
 def documents(source: FileSource) -> list[bytes]:
@@ -196,7 +196,7 @@ def test_source_named_encoding_becomes_utf8(tmp_path, encoding):
 @pytest.mark.parametrize("encoding", ["utf-99", "rot13"])
 def test_source_unknown_encoding_is_refused(tmp_path, encoding):
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(CorpusError, match="encoding: .* is not known"):
+    with pytest.raises(CorpusError, match=r"encoding: .* is not known"):
         documents(FileSource(uri=str(tmp_path / "a.txt"), encoding=encoding))
 
 
