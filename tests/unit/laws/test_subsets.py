@@ -36,8 +36,8 @@ def test_every_architecture_codebook_context_and_horizon_gets_its_own_fit():
     assert len(fits) == 5
     assert {fit.n_runs for fit in fits} == {6}
     labels = {fit.label for fit in fits}
-    assert "transformer_vq, S 128, T 512, D 1,000,000" in labels
-    assert "transformer, T 512, D 1,000,000" in labels
+    assert "transformer_vq, S 128, T 512, D 1 M" in labels
+    assert "transformer, T 512, D 1 M" in labels
 
 
 def test_bits_a_byte_are_fitted_where_every_finished_run_has_them():
