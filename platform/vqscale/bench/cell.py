@@ -47,8 +47,9 @@ class TrainingCell:
             others = torch.cuda.memory_allocated(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
             self._prepare()
-            return int(torch.cuda.max_memory_allocated(self._device)) - others
-        with LiveTensors(limit=room()) as tensors:
+            return int(torch.cuda.max_memory_allocated(self._device) - others)
+        tensors = LiveTensors(limit=room())
+        with tensors:
             self._prepare()
         return tensors.peak
 

@@ -3,6 +3,9 @@
 CUDA's allocator counts them itself; on the CPU `LiveTensors` does. The resident size of a process is another
 quantity: it holds the interpreter, thread stacks and whatever the C library's allocator keeps, and it does not fall
 between two models of one process. What an operation allocates and frees inside itself is not seen on the CPU.
+Checked against the rise of the resident size in fresh processes that map every tensor by itself (MALLOC_MMAP_THRESHOLD_
+= 65536; preset mini, one update at T = 2048 and 8192): it is 0.1 to 2 % above for transformer_vq and transformer, and 5
+to 9 % for transformer_full.
 """
 
 import functools

@@ -9,7 +9,7 @@ from vqscale.bench.machine import device_label
 from vqscale.data.corpora import resolve_corpus
 from vqscale.data.shards import read_manifest
 from vqscale.data.tokenize import BYTE_VOCAB
-from vqscale.errors import BackendError, StudyError
+from vqscale.errors import StudyError
 from vqscale.models.presets import resolve
 from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
@@ -39,11 +39,15 @@ class Request(Frozen):
             raise ValueError(f"contexts: {wrong[0]} is no context length; it must be at least 1")
         return spec
 
+    @field_validator("device")
+    @classmethod
+    def _device_is_here(cls, device: str) -> str:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("PyTorch sees no GPU here. Use device cpu, or auto.")
+        return device
+
     @property
     def torch_device(self) -> torch.device:
-        """Raises BackendError for a GPU that is not there."""
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise BackendError("device: cuda: PyTorch sees no GPU here. Use device cpu, or auto.")
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return torch.device(self.device)

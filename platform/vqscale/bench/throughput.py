@@ -63,12 +63,11 @@ def measure_throughput(
     """One row an architecture and T, with the columns of `vqscale.bench.table.Row`.
 
     Memory that does not suffice is a row with status "out of memory" and no speed. The models of one T are in memory
-    together: their weights and moments, while activations come one after another. Raises StudyError or BackendError
-    for a request that cannot run, before anything does.
+    together: their weights and moments, while activations come one after another. Raises StudyError for models that
+    do not exist, before anything runs.
     """
     models = {arch: request.model(arch) for arch in ARCHS}
     contexts = sorted(set(request.spec.contexts))
-    device = request.torch_device
     threads = torch.get_num_threads()
     torch.set_num_threads(request.thread_count)
     try:
@@ -76,7 +75,6 @@ def measure_throughput(
         for index, context in enumerate(contexts):
             told(context, index, len(contexts))
             rows += _measure_context(request, models, context, open_cell, clock)
-            _free(device)
         return table.as_frame(rows)
     finally:
         torch.set_num_threads(threads)
@@ -97,14 +95,11 @@ def load_or_measure(
 def _measure_context(
     request: Request, models: dict[Arch, ModelConfig], context: int, open_cell: OpenCell, clock: Callable[[], float]
 ) -> list[Row]:
-    ready: dict[Arch, _Ready] = {}
-    for arch, model in models.items():
-        try:
-            ready[arch] = _warm_up(open_cell(request, model, context), request.seconds_per_cell, clock)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        _free(request.torch_device)
+    opened = {
+        arch: _warm_up(functools.partial(open_cell, request, model, context), request, clock)
+        for arch, model in models.items()
+    }
+    ready = {arch: one for arch, one in opened.items() if one is not None}
     seconds = alternate(
         {arch: functools.partial(one.cell.run, one.updates) for arch, one in ready.items()},
         request.spec.repeats,
@@ -120,7 +115,21 @@ def _measure_context(
     return rows
 
 
-def _warm_up(cell: Cell, budget: float, clock: Callable[[], float]) -> _Ready:
+def _warm_up(open_cell: Callable[[], Cell], request: Request, clock: Callable[[], float]) -> _Ready | None:
+    """A model ready to be timed, or None when it does not fit in memory."""
+    try:
+        return _ready(open_cell(), request.seconds_per_cell, clock)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Only now, without the traceback, is what the model held given back, so that the next one finds it.
+    gc.collect()
+    if request.torch_device.type == "cuda":
+        torch.cuda.empty_cache()
+    return None
+
+
+def _ready(cell: Cell, budget: float, clock: Callable[[], float]) -> _Ready:
     """Warm up and choose the updates of a repeat; where one update is slow already, without a trial of its own."""
     start = clock()
     peak = cell.warm_up()
@@ -150,10 +159,3 @@ def _row(request: Request, model: ModelConfig, context: int, speeds: list[float]
         repeats=len(speeds),
         status="ok" if speeds else "out of memory",
     )
-
-
-def _free(device: torch.device) -> None:
-    """Give back what a dropped model held, so that the next one finds the memory."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

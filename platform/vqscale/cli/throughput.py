@@ -64,7 +64,7 @@ def throughput(
     if again:
         storage.remove(storage.join(folder, PARQUET))
     fresh = stored(folder, request.fingerprint) is None
-    table = _measured(request, folder)
+    table = measured(request, folder)
     write_figures(pd.DataFrame(), [], table, folder)
     if fresh and tracker:
         parent = tracker.study_run({})
@@ -139,7 +139,8 @@ def _cell(row: dict[Any, Any], ratio: float | None) -> str:
     return "\n".join([speed, memory if ratio is None else f"{memory}, {ratio:.2f}x"])
 
 
-def _measured(request: Request, folder: str) -> pd.DataFrame:
+def measured(request: Request, folder: str) -> pd.DataFrame:
+    """The table of a request, measured behind a progress bar where it is not stored yet."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("throughput", total=None)
