@@ -9,13 +9,13 @@ import contextlib
 import gzip
 import io
 import lzma
+import posixpath
 import shutil
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
 from typing import IO, Any, cast
 
 import zstandard
@@ -95,12 +95,12 @@ def members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     A member must be read before the next one is asked for. Damage shows here or in the caller's reads, as one of many
     exceptions: read inside `damage_named(name)`.
     """
-    path = PurePosixPath(name)
-    suffix = path.suffix.lower()
+    inner, suffix = posixpath.splitext(name)
+    suffix = suffix.lower()
     if suffix in _LONG_TAR:
-        yield from members(str(path.with_suffix(_LONG_TAR[suffix])), stream)
+        yield from members(inner + _LONG_TAR[suffix], stream)
     elif suffix in _DECOMPRESSORS:
-        yield from members(str(path.with_suffix("")), forward_stream(_DECOMPRESSORS[suffix](stream)))
+        yield from members(inner, forward_stream(_DECOMPRESSORS[suffix](stream)))
     elif suffix == ".tar":
         yield from _tar_members(name, stream)
     elif suffix == ".zip":
@@ -131,8 +131,7 @@ def _zip_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]
 
 def is_hidden(name: str) -> bool:
     """True for names that tools make for themselves (`.git/config`, `__MACOSX/x`)."""
-    parts = (part for part in PurePosixPath(name).parts if part not in {".", ".."})
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return any(part == "__MACOSX" or (part[:1] == "." and part not in {".", ".."}) for part in name.split("/"))
 
 
 @contextlib.contextmanager

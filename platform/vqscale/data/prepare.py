@@ -129,7 +129,7 @@ def prepare(
 
 
 def _source(source: str | Source, loader: str | None, files: FileSource) -> Source:
-    """`source` itself, what `loader` makes of it, or `files`, whose options must be the defaults if they do not count."""
+    """`source`, what `loader` makes of it, or `files`; options of `files` that would not count are refused."""
     if isinstance(source, str) and loader is None:
         return files
     for field in ("format", "text_column", "encoding"):

@@ -7,9 +7,9 @@ size streams through.
 import codecs
 import io
 import json
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import IO, Any, Literal, NamedTuple, Protocol
 
 import fsspec
@@ -128,7 +128,7 @@ class FileSource:
 
 
 def _format(name: str) -> Format:
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = posixpath.splitext(name)[1].lower()
     return "jsonl" if suffix in _JSONL else "parquet" if suffix in _PARQUET else "text"
 
 
