@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import pandas as pd
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -12,7 +13,7 @@ from rich.table import Table
 from vqscale import storage
 from vqscale.bench.request import Request, make_request, request_of
 from vqscale.bench.table import CSV, PARQUET, ratios, stored
-from vqscale.bench.throughput import ARCHS, load_or_measure
+from vqscale.bench.throughput import load_or_measure
 from vqscale.errors import StudyError
 from vqscale.report.figures import write_figures
 from vqscale.study.spec import Study, load_study
@@ -61,10 +62,8 @@ def throughput(
     folder = storage.absolute(out) if out else known.folder if known else storage.absolute(DEFAULT_FOLDER)
     storage.require_writable(folder)
     tracker = _tracker(known, tracking, folder)
-    if again:
-        storage.remove(storage.join(folder, PARQUET))
-    fresh = stored(folder, request.fingerprint) is None
-    table = measured(request, folder)
+    fresh = again or stored(folder, request.fingerprint) is None
+    table = measured(request, folder, again=again)
     write_figures(pd.DataFrame(), [], table, folder)
     if fresh and tracker:
         parent = tracker.study_run({})
@@ -102,44 +101,46 @@ def as_values(table: pd.DataFrame, folder: str, fresh: bool) -> dict[str, Any]:
 
 
 def show(table: pd.DataFrame, folder: str, fresh: bool, console: Console) -> None:
-    """Speed, ratios and memory by T, for a person."""
+    """Speed, memory and ratios by T, for a person."""
     console.print(_speeds(table))
     first = table.iloc[0]
     console.print(
-        f"Training tokens/s (median; range of the repeats) and peak memory on {first['device']},"
-        f" {first['threads']} threads, {first['precision']}, preset {first['preset']}. x: VQ is so many times faster"
-        " than that baseline in this run.",
+        f"Training speed is the median of the repeats; memory is the peak of an update. Preset {first['preset']}, {first['precision']},"
+        f" {first['device']}, {first['threads']} thread(s). Last column: how many times faster VQ trained in this run.",
         style="dim",
         highlight=False,
     )
     if not fresh:
         console.print("Nothing has changed since this was measured; --again measures anew.")
     for name in (CSV, PARQUET, FIGURE):
-        console.print(f"wrote {storage.join(folder, name)}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"see {storage.join(folder, name)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _speeds(table: pd.DataFrame) -> Table:
-    shown = Table(title="Training speed over the context length", title_justify="left")
-    for title in ("T", "batch", *ARCHS):
-        shown.add_column(title, justify="right")
+    shown = Table(title="Training speed over the context length", title_justify="left", box=box.SIMPLE_HEAD)
+    for title in ("T", "model", "tokens/s", "range", "repeats", "memory", "VQ"):
+        shown.add_column(title, justify="left" if title == "model" else "right", no_wrap=True)
     ratio = {(row["context"], row["baseline"]): row["speed_ratio"] for row in ratios(table).to_dict("records")}
-    rows = {(row["context"], row["arch"]): row for row in table.to_dict("records")}
-    for context in sorted(set(table["context"])):
-        cells = [_cell(rows[context, arch], ratio.get((context, arch))) for arch in ARCHS]
-        shown.add_row(str(context), str(rows[context, ARCHS[0]]["batch"]), *cells)
+    for context, rows in table.groupby("context"):
+        shown.add_section()
+        for row in rows.to_dict("records"):
+            shown.add_row(str(context), row["arch"], *_measures(row), _times(ratio.get((context, row["arch"]))))
     return shown
 
 
-def _cell(row: dict[Any, Any], ratio: float | None) -> str:
+def _measures(row: dict[Any, Any]) -> tuple[str, ...]:
     if row["status"] != "ok":
-        return str(row["status"])
+        return str(row["status"]), "", str(row["repeats"]), ""
     low, high = count(row["tokens_per_second_low"]), count(row["tokens_per_second_high"])
-    speed = f"{count(row['tokens_per_second'])} ({low} to {high})"
-    memory = f"{row['peak_memory_bytes'] / 2**20:.0f} MiB"
-    return "\n".join([speed, memory if ratio is None else f"{memory}, {ratio:.2f}x"])
+    memory = f"{row['peak_memory_bytes'] / 2**20:,.1f} MiB"
+    return count(row["tokens_per_second"]), f"{low}-{high}", str(row["repeats"]), memory
 
 
-def measured(request: Request, folder: str) -> pd.DataFrame:
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def measured(request: Request, folder: str, *, again: bool = False) -> pd.DataFrame:
     """The table of a request, measured behind a progress bar where it is not stored yet."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -148,7 +149,7 @@ def measured(request: Request, folder: str) -> pd.DataFrame:
         def told(context: int, done: int, total: int) -> None:
             progress.update(task, description=f"throughput at T = {context}", completed=done, total=total)
 
-        return load_or_measure(request, folder, told=told)
+        return load_or_measure(request, folder, again=again, told=told)
 
 
 def _request(study: Study | None, spec: dict[str, Any], settings: dict[str, Any]) -> Request:

@@ -9,12 +9,14 @@ import typer
 from typer.testing import CliRunner
 
 from vqscale.bench import table as bench_table
-from vqscale.bench.request import make_request
+from vqscale.bench.request import make_request, request_of
 from vqscale.bench.table import ratios, stored
 from vqscale.bench.throughput import ARCHS, load_or_measure, measure_throughput
 from vqscale.cli.throughput import throughput, track
+from vqscale.data.prepare import prepare
 from vqscale.errors import StudyError
 from vqscale.results.table import read_table
+from vqscale.study.spec import ThroughputSpec, parse_study
 
 SECONDS_A_TOKEN = {"transformer_vq": 1e-3, "transformer_full": 2e-3, "transformer": 5e-4}
 
@@ -157,6 +159,25 @@ def test_request_fingerprint_depends_on_how_it_is_measured():
     spec = {"contexts": [256], "preset": "pico"}
     prints = {make_request(spec=spec, **more).fingerprint for more in ({}, {"precision": "bf16"}, {"threads": 7})}
     assert len(prints) == 3
+
+
+def test_request_of_study_takes_its_head_precision_and_vocabulary(tmp_path):
+    (tmp_path / "text.txt").write_text("a line of text\n" * 200)
+    prepare(str(tmp_path / "text.txt"), str(tmp_path / "corpus"), split="contiguous", tokenizer="bpe", vocab_size=270)
+    study = parse_study(
+        {
+            "study": "s",
+            "data": {"corpus": str(tmp_path / "corpus")},
+            "model": {"arch": "transformer_vq", "preset": "pico", "head": "mqa"},
+            "train": {"precision": "bf16"},
+        },
+        source="study.yaml",
+    )
+    spec = ThroughputSpec(contexts=[64], preset="pico")
+    own, other = request_of(study, spec), request_of(study, spec, head="mha")
+    assert (own.head, own.precision, other.head) == ("mqa", "bf16", "mha")
+    assert 259 < own.vocab_size <= 270
+    assert own.model("transformer_full").head == "mqa"
 
 
 @pytest.mark.parametrize(
