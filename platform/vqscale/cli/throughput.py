@@ -105,8 +105,9 @@ def show(table: pd.DataFrame, folder: str, fresh: bool, console: Console) -> Non
     console.print(_speeds(table))
     first = table.iloc[0]
     console.print(
-        f"Training speed is the median of the repeats; memory is the peak of an update. Preset {first['preset']}, {first['precision']},"
-        f" {first['device']}, {first['threads']} thread(s). Last column: how many times faster VQ trained in this run.",
+        "Training speed is the median of the repeats; memory is the peak of an update. Last column: how many times"
+        f" faster VQ trained in this run. Preset {first['preset']}, {first['precision']}, {first['device']},"
+        f" {first['threads']} thread(s).",
         style="dim",
         highlight=False,
     )
