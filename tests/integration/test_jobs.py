@@ -120,3 +120,67 @@ def end(process: "subprocess.Popen[bytes]") -> None:
             process.wait(5)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> str:
+    """A small corpus that both this machine and the cluster (which is this machine) can read."""
+    folder = tmp_path_factory.mktemp("corpus")
+    text = "".join(f"line {number} of a small text for a small model\n" for number in range(4000))
+    (folder / "text.txt").write_text(text)
+    command = [
+        sys.executable,
+        "-m",
+        "vqscale",
+        "data",
+        "prepare",
+        str(folder / "text.txt"),
+        "--out",
+        str(folder / "out"),
+    ]
+    subprocess.run([*command, "--split", "contiguous"], check=True, capture_output=True, timeout=120)
+    return str(folder / "out")
+
+
+def study_file(folder: Path, name: str, corpus: str, tokens: int) -> str:
+    path = folder / f"{name}.yaml"
+    path.write_text(STUDY.format(name=name, corpus=corpus, tokens=tokens, storage=folder / "runs"))
+    return str(path)
+
+
+def test_job_of_a_small_study_trains_every_trial_and_is_not_started_twice(head, corpus, tmp_path):
+    study = study_file(tmp_path, "small", corpus, tokens=2560)
+    submitted = head.vqscale("submit", study, "--json")
+    assert submitted.returncode == 0, submitted.stderr
+    job = json.loads(submitted.stdout)["id"]
+    twice = head.vqscale("submit", study)
+    assert (twice.returncode, "submitted already" in twice.stderr) == (2, True)
+
+    assert head.wait(job, {"SUCCEEDED", "FAILED", "STOPPED"}, seconds=180) == "SUCCEEDED", head.vqscale(
+        "logs", job
+    ).stdout
+    assert (tmp_path / "runs/small/results.parquet").is_file()
+    assert len(list((tmp_path / "runs/small/trials").glob("*/result.json"))) == 2
+    assert head.vqscale("logs", study, "--follow").returncode == 0
+
+    ended = head.vqscale("submit", study)
+    assert (ended.returncode, "--again" in ended.stderr) == (2, True)
+    again = head.vqscale("submit", study, "--again", "--json")
+    assert json.loads(again.stdout)["id"] == f"{job}-2"
+
+
+def test_job_that_is_stopped_ends_and_says_so(head, corpus, tmp_path):
+    study = study_file(tmp_path, "long", corpus, tokens=256_000_000)
+    assert head.vqscale("submit", study).returncode == 0
+    head.wait(study, {"RUNNING"}, seconds=60)
+    assert head.vqscale("stop", study).returncode == 0
+    head.wait(study, {"STOPPED"}, seconds=60)
+    assert "had ended already" in head.vqscale("stop", study).stdout
+
+
+@pytest.mark.parametrize("token", ["a-wrong-token", None])
+def test_cluster_refuses_whoever_has_not_its_token(head, corpus, tmp_path, token):
+    refused = head.vqscale("submit", study_file(tmp_path, "refused", corpus, tokens=2560), token=token)
+    assert refused.returncode == 2
+    assert "--token" in refused.stderr
+    assert "Traceback" not in refused.stderr

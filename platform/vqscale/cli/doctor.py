@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vqscale.errors import WorkFailedError
@@ -37,5 +38,5 @@ def _print(checks: list[Check]) -> None:
     table = Table("check", "state", "found", "how to mend it", box=None, padding=(0, 1), header_style="dim")
     for check in checks:
         colour = _COLOURS[check.state]
-        table.add_row(check.name, f"[{colour}]{check.state}[/{colour}]", check.found, check.mend or "")
+        table.add_row(check.name, f"[{colour}]{check.state}[/{colour}]", escape(check.found), escape(check.mend or ""))
     Console().print(table)

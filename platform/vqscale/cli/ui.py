@@ -22,6 +22,7 @@ from vqscale.track.tracker import check_reachable
 START_SECONDS = 180
 """MLflow's server imports for half a minute on a busy machine, and may have to bring its database up to date."""
 STOP_SECONDS = 10
+STDERR = 2
 
 
 def ui(
@@ -88,7 +89,8 @@ def _server(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # background jobs of MLflow's own: a second server process
         "PYTHONWARNINGS": "ignore",
     }
-    server = subprocess.Popen(command, env={**os.environ, **plain}, start_new_session=True)
+    # Its chatter goes to stderr: what this command prints itself stays alone on stdout.
+    server = subprocess.Popen(command, env={**os.environ, **plain}, stdout=STDERR, start_new_session=True)
     before = signal.signal(signal.SIGTERM, _end)
     try:
         yield server

@@ -38,7 +38,8 @@ import json, os, sys
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 import deepspeed
 from deepspeed.ops.op_builder.all_ops import ALL_OPS
-ops = {name: bool(builder.is_compatible(verbose=False)) for name, builder in ALL_OPS.items() if "not_implemented" not in name}
+real = {name: builder for name, builder in ALL_OPS.items() if "not_implemented" not in name}
+ops = {name: bool(builder.is_compatible(verbose=False)) for name, builder in real.items()}
 sys.stdout.write("\\nops " + json.dumps(ops))
 """
 _START_RAY = """

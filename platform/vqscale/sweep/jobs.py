@@ -162,8 +162,8 @@ def find_token(token: str | None) -> str | None:
     """
     if token or os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
         return token
-    if "RAY_AUTH_TOKEN" in os.environ:
-        return os.environ["RAY_AUTH_TOKEN"]
+    if from_environment := os.environ.get("RAY_AUTH_TOKEN"):
+        return from_environment
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     path = Path(named) if named else Path.home() / ".ray" / "auth_token"
     if path.is_file():
