@@ -39,7 +39,8 @@ def absolute(uri: str) -> str:
 def join(uri: str, *parts: str) -> str:
     """`uri` extended by `parts`; each part must stay inside it."""
     for part in parts:
-        assert not part.startswith("/") and ".." not in part.split("/"), f"{part!r} leaves its folder"
+        assert ".." not in part.split("/"), f"{part!r} leaves its folder"
+        assert not part.startswith("/"), f"{part!r} leaves its folder"
     return "/".join([uri.rstrip("/"), *parts])
 
 
@@ -145,4 +146,4 @@ def require_writable(uri: str) -> None:
         fs.rm_file(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StorageError(f"storage: {uri} cannot be written ({reason}). Name a folder or bucket you can write.") from error
+        raise StorageError(f"storage: {uri} cannot be written ({reason}). Name a place that you can write.") from error

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vqscale import storage
+from vqscale.cli.console import make_console
 from vqscale.study.spec import load_study
 from vqscale.sweep.autotune import CodebookChoice, tuning_study
 from vqscale.sweep.autotune import autotune as tune_codebook
@@ -23,14 +24,14 @@ def autotune(
     Example: vqscale autotune experiments/quickstart/study.yaml
     """
     spec = load_study(study)
-    choice = tune_codebook(spec, source=study, address=address, console=Console(stderr=as_json))
+    choice = tune_codebook(spec, source=study, address=address, console=make_console(stderr=as_json))
     uri = storage.join(tuning_study(spec).folder, "autotune.json")
     storage.write_json(uri, as_values(choice))
     if as_json:
         print(json.dumps(as_values(choice), indent=2))  # noqa: T201
         return
-    show(choice, Console())
-    Console(soft_wrap=True).print(f"wrote {uri}", highlight=False)
+    show(choice, make_console())
+    make_console().print(f"wrote {uri}", soft_wrap=True)
 
 
 def as_values(choice: CodebookChoice) -> dict[str, object]:

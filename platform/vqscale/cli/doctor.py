@@ -35,7 +35,9 @@ def doctor(
 
 
 def _print(checks: list[Check]) -> None:
-    table = Table("check", "state", "found", "how to mend it", box=None, padding=(0, 1), header_style="dim")
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    for title in ("check", "state", "found", "how to mend it"):
+        table.add_column(title, overflow="fold")
     for check in checks:
         colour = _COLOURS[check.state]
         table.add_row(check.name, f"[{colour}]{check.state}[/{colour}]", escape(check.found), escape(check.mend or ""))

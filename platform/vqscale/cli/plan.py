@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vqscale.cli.console import make_console
 from vqscale.plan.plan import Plan, PlannedTrial
 from vqscale.plan.plan import plan as make_plan
 from vqscale.study.spec import load_study
@@ -27,7 +28,7 @@ def plan(
     if as_json:
         print(json.dumps(as_values(planned), indent=2))  # noqa: T201
         return
-    show(planned, Console())
+    show(planned, make_console())
 
 
 def as_values(planned: Plan) -> dict[str, Any]:

@@ -10,39 +10,32 @@ from rich.markup import escape
 from rich.table import Table
 
 from vqscale import storage
-from vqscale.bench.throughput import load_or_measure, ratios
+from vqscale.bench.request import request_of
+from vqscale.bench.table import CSV, ratios, stored
+from vqscale.cli.console import make_console
 from vqscale.cli.fit import print_fits
+from vqscale.cli.report import make_report
+from vqscale.cli.throughput import measured, track
 from vqscale.data.corpus import open_corpus
 from vqscale.data.references import text_references
 from vqscale.errors import WorkFailedError
 from vqscale.laws import StudyFits, fit_study, write_fits
-from vqscale.report import write_law_figures, write_report
-from vqscale.results import read_table
-from vqscale.results.record import Result
+from vqscale.results import Result, locate, read_table
 from vqscale.study.spec import Study, load_study
 from vqscale.study.trial import count
 from vqscale.sweep.progress import duration, last_line
 from vqscale.sweep.run import StudyResults, open_tracker
 from vqscale.sweep.run import run as run_study
+from vqscale.track.tracker import Tracker
 
-ARTIFACTS = (
-    "results.parquet",
-    "results.csv",
-    "fits.json",
-    "fits.csv",
-    "references.json",
-    "throughput.csv",
-    "report.html",
-)
+ARTIFACTS = ("results.parquet", "results.csv", "fits.json", "fits.csv", "references.json", CSV, "report.html")
 
 
 def run(
     study: Annotated[str, typer.Argument(help="Study file.")],
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster, such as auto; default: one on this machine.")
-    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto. Default: one made here.")] = None,
     allow_changed: Annotated[
-        bool, typer.Option(help="Go on although the study's folder holds trials that the file no longer describes.")
+        bool, typer.Option("--allow-changed", help="Leave out finished trials that the file no longer describes.")
     ] = False,
 ) -> None:
     """Train what is not trained yet, then fit, measure and report. Run it again at any time: nothing is done twice.
@@ -50,49 +43,51 @@ def run(
     Example: vqscale run experiments/quickstart/study.yaml
     """
     started = time.monotonic()
-    console = Console()
+    console = make_console()
     spec = load_study(study)
     outcome = run_study(spec, source=study, address=address, console=console, allow_changed=allow_changed)
     print_trials(outcome, console)
-    fits, throughput, written = analyse(spec, outcome.results, console)
+    tracker = open_tracker(spec)
+    parent = tracker.study_run({})
+    fits = analyse(spec, outcome.results)
     print_fits(fits, console, [])
-    if throughput is not None:
-        print_ratios(throughput, console)
-    _record(spec, outcome, written)
+    if spec.throughput is not None:
+        print_ratios(study_throughput(spec, tracker, parent), console)
+    figures = make_report(locate(spec.folder, None))
+    names = [uri.removeprefix(spec.folder + "/") for uri in figures]
+    tracker.log_folder(parent, spec.folder, sorted({*ARTIFACTS, *names}))
+    tracker.end(parent, "FAILED" if outcome.failed else "FINISHED")
     print_places(spec, console)
     print_time(outcome, time.monotonic() - started, console)
     if outcome.failed:
-        names = "; ".join(f"{result.name}: {last_line(result.error or '')}" for result in outcome.failed)
-        raise WorkFailedError(f"{len(outcome.failed)} of {len(outcome.results)} trials failed: {names}")
+        names = [f"{result.name}: {last_line(result.error or '')}" for result in outcome.failed]
+        raise WorkFailedError(f"{len(names)} of {len(outcome.results)} trials failed:\n" + "\n".join(names))
 
 
-def analyse(study: Study, results: list[Result], console: Console) -> tuple[StudyFits, pd.DataFrame | None, list[str]]:
-    """Fits, references, throughput, figures and the report, from the study's table; returns what was written."""
-    folder = study.folder
-    table = read_table(storage.join(folder, "results.parquet"))
+def analyse(study: Study, results: list[Result]) -> StudyFits:
+    """Fit the study's laws and compress its held-out text; both are written to its folder."""
+    table = read_table(storage.join(study.folder, "results.parquet"))
     fits = fit_study(table, study.fit.laws, bootstrap=study.fit.bootstrap)
-    written = [*write_fits(fits, folder), *write_law_figures(fits.fits, folder)]
-    references = study_references(study, results)
-    throughput = None
-    if study.throughput is not None:
-        console.print("Training throughput against the quadratic baselines ...", style="dim")
-        throughput = load_or_measure(study.throughput, folder)
-    written.append(
-        write_report(folder, study=study, table=table, fits=fits, references=references, throughput=throughput)
-    )
-    return fits, throughput, written
-
-
-def study_references(study: Study, results: list[Result]) -> dict[str, dict[str, float]]:
-    """Unigram entropy and compressors on the evaluated text, by corpus; kept in `references.json`."""
+    write_fits(fits, study.folder)
     uri = storage.join(study.folder, "references.json")
     known: dict[str, dict[str, float]] = storage.read_json(uri) if storage.exists(uri) else {}
     tokens = int(study.train.get("evaluation_tokens", 65536))
-    wanted = {f"{result.corpus_fingerprint[:12]}/{tokens}": result.corpus for result in results}
-    if set(known) != set(wanted):
-        known = {key: text_references(open_corpus(c).split("validation"), tokens) for key, c in wanted.items()}
-        storage.write_json(uri, known)
-    return known
+    texts = {f"{result.corpus_fingerprint[:12]}/{tokens}": result.corpus for result in results}
+    if set(texts) != set(known):
+        measured_now = {key: text_references(open_corpus(c).split("validation"), tokens) for key, c in texts.items()}
+        storage.write_json(uri, measured_now)
+    return fits
+
+
+def study_throughput(study: Study, tracker: Tracker, parent: str) -> pd.DataFrame:
+    """The study's throughput table; measured when its settings or the machine have changed, and then logged."""
+    assert study.throughput is not None
+    request = request_of(study, study.throughput)
+    fresh = stored(study.folder, request.fingerprint) is None
+    table = measured(request, study.folder)
+    if fresh:
+        track(tracker, parent, request, table, study.folder)
+    return table
 
 
 def print_trials(outcome: StudyResults, console: Console) -> None:
@@ -118,24 +113,24 @@ def print_trials(outcome: StudyResults, console: Console) -> None:
 
 
 def print_ratios(throughput: pd.DataFrame, console: Console) -> None:
-    console.print("Training throughput of the VQ model over each baseline, at equal parameters (ratio of medians):")
-    table = ratios(throughput)
-    shown = Table()
-    for column in table.columns:
-        shown.add_column(str(column), justify="right")
-    for values in table.itertuples(index=False):
-        shown.add_row(*(f"{value:.2f}x" if isinstance(value, float) else str(value) for value in values))
+    first = throughput.iloc[0]
+    shown = Table(title="VQ against the quadratic baselines at equal parameters", title_justify="left")
+    for title in ("T", "baseline", "training speed", "peak memory"):
+        shown.add_column(title, justify="right")
+    for row in ratios(throughput).to_dict("records"):
+        shown.add_row(
+            str(row["context"]),
+            str(row["baseline"]),
+            f"{row['speed_ratio']:.2f}x",
+            f"{row['memory_ratio']:.2f}x less" if row["memory_ratio"] >= 1 else f"{1 / row['memory_ratio']:.2f}x more",
+        )
     console.print(shown)
-
-
-def _record(study: Study, outcome: StudyResults, written: list[str]) -> None:
-    """The study's files as artifacts of its MLflow parent run, when anything is new."""
-    tracker = open_tracker(study)
-    parent = tracker.study_run({"question": study.question})
-    prefix = study.folder.rstrip("/") + "/"
-    figures = [uri.removeprefix(prefix) for uri in written if "/figures/" in uri]
-    tracker.log_folder(parent, study.folder, [*ARTIFACTS, *figures])
-    tracker.end(parent, "FAILED" if outcome.failed else "FINISHED")
+    console.print(
+        f"Ratios of medians within one run on {first['device']}, {first['threads']} threads, preset {first['preset']};"
+        " above 1x in speed VQ is faster.",
+        style="dim",
+        highlight=False,
+    )
 
 
 def print_places(study: Study, console: Console) -> None:
@@ -144,7 +139,7 @@ def print_places(study: Study, console: Console) -> None:
         ("report", storage.join(study.folder, "report.html")),
         ("plots", storage.join(study.folder, "figures")),
         ("table", storage.join(study.folder, "results.csv")),
-        ("MLflow", study.tracking.uri),
+        ("MLflow", f"{study.tracking.uri}  (vqscale ui STUDY opens it)"),
     ):
         table.add_row(what, escape(where))
     console.print(table)
@@ -154,4 +149,11 @@ def print_time(outcome: StudyResults, seconds: float, console: Console) -> None:
     if not outcome.trained_now:
         console.print(f"Nothing was left to train; {duration(seconds)} in all.", highlight=False)
         return
-    console.print(f"{outcome.trained_now} trials trained now; {duration(seconds)} in all.", highlight=False)
+    training = sum(result.seconds_training or 0.0 for result in outcome.trained)
+    spent = outcome.seconds * outcome.lanes
+    each = (spent - training) / outcome.trained_now
+    console.print(
+        f"{outcome.trained_now} trials in {duration(outcome.seconds)} on {outcome.lanes} worker groups, of which"
+        f" {training / spent:.0%} was training: {each:.1f} s a trial were not. {duration(seconds)} in all.",
+        highlight=False,
+    )

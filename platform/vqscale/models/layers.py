@@ -25,9 +25,12 @@ def unit_rms(x: Tensor) -> Tensor:
 
 
 def sinusoids(position: Tensor, width: int, base: float) -> Tensor:
-    """Sines (first half) and cosines of `position`, [..., width] in float32; wavelengths 2 pi to 2 pi `base`."""
-    frequency = base ** (-torch.arange(0, width, 2, device=position.device, dtype=torch.float32) / width)
-    angle = position.float().unsqueeze(-1) * frequency
+    """Sines (first half) and cosines of `position`, [..., width] in float64; wavelengths 2 pi to 2 pi `base`.
+
+    float64, because a float32 angle at position 131072 is off by up to 0.008 rad; callers round the values instead.
+    """
+    frequency = base ** (-torch.arange(0, width, 2, device=position.device, dtype=torch.float64) / width)
+    angle = position.double().unsqueeze(-1) * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
@@ -122,9 +125,9 @@ class SquaredReluMLP(nn.Module):
 class SwiGLU(nn.Module):
     """D -> F -> D with a SiLU gate; gate and value come from one projection."""
 
-    def __init__(self, d_model: int, d_ff: int, *, std: float, std_down: float) -> None:
+    def __init__(self, d_model: int, d_ff: int, *, std_down: float) -> None:
         super().__init__()
-        self.gate_up = Projection(d_model, 2 * d_ff, std=std)
+        self.gate_up = Projection(d_model, 2 * d_ff)
         self.down = Projection(d_ff, d_model, std=std_down)
 
     def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

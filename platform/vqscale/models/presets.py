@@ -41,6 +41,10 @@ PRESETS = {
     "1.3b": Preset(2048, 24, 128, 512, 512),  #        1245.9 M
 }
 
+ROTARY_BASE = 1e4
+"""RoPE's own base (Su et al. 2021). The 1e5 of Transformer-VQ's sinusoids leaves narrow heads few fast frequencies: at
+the preset nano it costs `transformer` 0.2 bits per byte after 500 k bytes (measured here)."""
+
 FEED_FORWARD_STEP = 8
 """Feed-forward widths are multiples of this."""
 
@@ -99,7 +103,9 @@ def _derived(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dic
     if arch == "transformer_vq":
         values |= {"codebook_size": size["codebook_size"], "block_length": size["block_length"]}
     head = overrides.get("head", "shga")
-    if arch != "transformer":
+    if arch == "transformer":
+        values["position_base"] = ROTARY_BASE
+    else:
         _require(head in _HEADS, f"model.head: {head!r} is unknown. Choose one of {', '.join(_HEADS)}.")
         values["head"] = head
         if head == "shga":

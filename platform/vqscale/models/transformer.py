@@ -1,6 +1,8 @@
 """`transformer`: the quadratic baseline a practitioner would use instead.
 
-Pre-norm RMSNorm, rotary positions, scaled_dot_product_attention with its flash kernel, SwiGLU, GPT-2's initialisation.
+Pre-norm RMSNorm, rotary positions, scaled_dot_product_attention with its flash kernel, SwiGLU. Matrices are drawn from
+N(0, 1 / inputs), which is GPT-2's 0.02 at a width of 2500 and, unlike it, right for narrow models as well: with 0.02 a
+model of width 48 loses 0.2 bits per byte after 500 k bytes (measured here, standard-library corpus).
 
 Letters: B batch, T query position, U key position, H heads, G key/value heads, K head width, D model width.
 """
@@ -18,16 +20,16 @@ from vqscale.models.dense import remember, visible
 from vqscale.models.layers import Projection, RMSNorm, SwiGLU, at_least_float32, drop_residual, sinusoids
 from vqscale.study.model import ModelConfig
 
-INIT_STD = 0.02
-"""Of all matrices; those that write to the residual stream have it divided by sqrt(2 n_layer) (GPT-2)."""
-
 
 def rotate(x_BHTK: Float[Tensor, "B H T K"], start: int, base: float) -> Float[Tensor, "B H T K"]:
-    """Rotary positions `start`, `start` + 1, ...: pairs (i, i + K/2) turned by the position's angles, in float32."""
+    """Rotary positions `start`, `start` + 1, ...: pairs (i, i + K/2) turned by the position's angles.
+
+    In float32 at least, whatever the activations' type.
+    """
     length, width = x_BHTK.shape[-2:]
     position_T = torch.arange(start, start + length, device=x_BHTK.device)
-    sin, cos = sinusoids(position_T, width, base).chunk(2, dim=-1)
     first, second = at_least_float32(x_BHTK).chunk(2, dim=-1)
+    sin, cos = sinusoids(position_T, width, base).to(first.dtype).chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x_BHTK.dtype)
 
 
@@ -39,8 +41,9 @@ class SelfAttention(nn.Module):
         self.config = config
         heads, kv_heads = config.n_head, config.n_kv_head
         self.widths = [heads * config.d_key, kv_heads * config.d_key, kv_heads * config.d_value]
-        self.qkv = Projection(config.d_model, sum(self.widths), std=INIT_STD)
-        self.out = Projection(heads * config.d_value, config.d_model, std=residual_std(config))
+        self.qkv = Projection(config.d_model, sum(self.widths))
+        inner = heads * config.d_value
+        self.out = Projection(inner, config.d_model, std=residual_std(inner, config))
 
     def forward(
         self, x_BTD: Float[Tensor, "B T D"], segment: tuple[Any, ...], state: LayerState
@@ -77,7 +80,7 @@ class TransformerLayer(nn.Module):
         self.attention_norm = RMSNorm(config.d_model, bias=False)
         self.attention = SelfAttention(config)
         self.feed_forward_norm = RMSNorm(config.d_model, bias=False)
-        self.feed_forward = SwiGLU(config.d_model, config.d_ff, std=INIT_STD, std_down=residual_std(config))
+        self.feed_forward = SwiGLU(config.d_model, config.d_ff, std_down=residual_std(config.d_ff, config))
 
     def forward(
         self, x_BTD: Tensor, segment: tuple[Any, ...], state: LayerState, *, return_state: bool, backend: str
@@ -100,8 +103,9 @@ class Transformer(LanguageModel):
 
     def __init__(self, config: ModelConfig) -> None:
         layers: list[nn.Module] = [TransformerLayer(config) for _ in range(config.n_layer)]
-        super().__init__(config, layers, std=INIT_STD, final_norm=True)
+        super().__init__(config, layers, std=1 / math.sqrt(config.d_model), final_norm=True)
 
 
-def residual_std(config: ModelConfig) -> float:
-    return INIT_STD / math.sqrt(2 * config.n_layer)
+def residual_std(inputs: int, config: ModelConfig) -> float:
+    """Of a matrix that writes to the residual stream: smaller by sqrt(2 n_layer), the number of its writers (GPT-2)."""
+    return 1 / math.sqrt(inputs * 2 * config.n_layer)

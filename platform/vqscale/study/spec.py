@@ -44,7 +44,7 @@ class RunOptions(Frozen):
 
 
 class FitSpec(Frozen):
-    laws: list[LawName] = Field(default_factory=lambda: ["power_n", "chinchilla"], min_length=1)
+    laws: list[LawName] = Field(default=["power_n", "chinchilla"], min_length=1)
     bootstrap: int = Field(default=200, ge=0)
 
 
@@ -82,7 +82,7 @@ class Study(Frozen):
     """arch, head, preset and any dimension of `ModelConfig` that differs from the preset."""
     train: dict[str, Any]
     """`TrainConfig` by field, with `seeds` (a list) in place of `seed`."""
-    sweep: list[Axes] = Field(default_factory=lambda: [{}], min_length=1)
+    sweep: list[Axes] = Field(default=[{}], min_length=1)
     resources: Resources = Resources()
     run: RunOptions = RunOptions()
     fit: FitSpec = FitSpec()

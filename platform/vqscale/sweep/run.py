@@ -1,5 +1,6 @@
 """`run(plan)`: train what is not trained yet, and write the study's table. Safe to call any number of times."""
 
+import time
 from dataclasses import dataclass
 
 from ray.tune.schedulers import TrialScheduler
@@ -26,7 +27,16 @@ class StudyResults:
 
     study: Study
     results: list[Result]
-    trained_now: int
+    trained: list[Result]
+    """Those that this run trained."""
+    seconds: float
+    """From connecting to the cluster to the last trial's end."""
+    lanes: int
+    """Worker groups that trained side by side."""
+
+    @property
+    def trained_now(self) -> int:
+        return len(self.trained)
 
     @property
     def failed(self) -> list[Result]:
@@ -58,15 +68,16 @@ def run(
     """
     planned = plan(study, source=source, allow_changed=allow_changed)
     check(study, address)
-    pending = len(planned.pending)
-    if pending:
+    started, trained, lanes = time.monotonic(), list[Result](), 0
+    if planned.pending:
         with cluster.connected(address):
             tracker = open_tracker(study)
             storage.write_text(storage.join(study.folder, "study.json"), study.model_dump_json(indent=2) + "\n")
             with Progress(planned, console) as progress:
-                observer = Observer(planned, progress, tracker)
-                train(planned, observer, scheduler=scheduler)
-    return collect(study, source=source, trained_now=pending)
+                trained, lanes = train(planned, Observer(planned, progress, tracker), scheduler=scheduler)
+    seconds = time.monotonic() - started
+    results = collect(study, source=source)
+    return StudyResults(study=study, results=results, trained=trained, seconds=seconds, lanes=lanes)
 
 
 def open_tracker(study: Study) -> Tracker:
@@ -74,8 +85,8 @@ def open_tracker(study: Study) -> Tracker:
     return Tracker(study.tracking.uri, study.study, artifacts=artifacts)
 
 
-def collect(study: Study, *, source: str = "study", trained_now: int = 0) -> StudyResults:
-    """The records of a study's trials, written as its table.
+def collect(study: Study, *, source: str = "study") -> list[Result]:
+    """The records of a study's trials in the order of its file, written as its table.
 
     Raises StudyError when no trial has a record.
     """
@@ -84,4 +95,4 @@ def collect(study: Study, *, source: str = "study", trained_now: int = 0) -> Stu
         raise StudyError(f"{source}: study {study.study!r} has no results in {study.folder}. Run `vqscale run` first.")
     for name in TABLES:
         write_table(results, storage.join(study.folder, name))
-    return StudyResults(study=study, results=results, trained_now=trained_now)
+    return results

@@ -5,7 +5,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 
-class WithinTolerance(FIFOScheduler):
+class WithinTolerance(FIFOScheduler):  # type: ignore[misc]
     """Stop a trial at a rung when its bits per byte are further from the best at that rung than `margin`.
 
     Halving (ASHA) keeps the best few; here a smaller codebook that is a little worse is what is looked for, so a trial
@@ -19,7 +19,7 @@ class WithinTolerance(FIFOScheduler):
         self._best: dict[int, float] = {}
         self._passed: dict[str, int] = {}
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> Any:
         event = result.get("event", {})
         if event.get("kind") != "metrics":
             return TrialScheduler.CONTINUE

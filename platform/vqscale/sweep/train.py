@@ -47,7 +47,7 @@ def submit_and_follow(config: dict[str, Any], dispatcher: Any = None, payloads: 
                 raise TrialFailedError(event["error"])
 
 
-class _Bridge(tune.Callback):
+class _Bridge(tune.Callback):  # type: ignore[misc]
     """Ray Tune's callbacks in the driver's words: rows, retries, ends. An end of Tune's making reaches the lane."""
 
     def __init__(self, plan: Plan, dispatcher: Any, observer: Observer) -> None:
@@ -107,8 +107,8 @@ class _Bridge(tune.Callback):
         self._observer.ended(trial_id, result)
 
 
-def train(plan: Plan, observer: Observer, *, scheduler: TrialScheduler | None = None) -> dict[str, Result]:
-    """Train the pending trials of a plan on the connected cluster; returns their records by id.
+def train(plan: Plan, observer: Observer, *, scheduler: TrialScheduler | None = None) -> tuple[list[Result], int]:
+    """Train the pending trials of a plan on the connected cluster; returns their records and the number of lanes.
 
     Raises ClusterError when the cluster is too small, KeyboardInterrupt when a person stopped it; what was trained by
     then stays, and the same call goes on from there.
@@ -131,7 +131,7 @@ def train(plan: Plan, observer: Observer, *, scheduler: TrialScheduler | None = 
         raise KeyboardInterrupt(f"{len(unfinished)} trials are unfinished")
     lanes.join(timeout=LANE_STOP_SECONDS)
     storage.remove(storage.join(plan.study.folder, "ray"))
-    return bridge.results
+    return list(bridge.results.values()), count
 
 
 def _tuner(

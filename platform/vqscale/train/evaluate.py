@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from vqscale.data import evaluation
+from vqscale.data.evaluation import documents, sequences
 from vqscale.results.record import PositionLoss
 from vqscale.study.trial import TrainConfig
 from vqscale.train.metrics import world_size
@@ -60,10 +60,10 @@ def evaluate(
     context = train.evaluation_context or train.context
     tokens = corpus.split(split)
     if train.evaluation_by == "documents":
-        sequences = evaluation.documents(tokens, limit_tokens=train.evaluation_tokens)
+        held_out = documents(tokens, limit_tokens=train.evaluation_tokens)
     else:
-        sequences = evaluation.sequences(tokens, context, limit_tokens=train.evaluation_tokens)
-    longest = max(length for _, length in sequences)
+        held_out = sequences(tokens, context, limit_tokens=train.evaluation_tokens)
+    longest = max(length for _, length in held_out)
     nats_T = torch.zeros(longest, dtype=torch.float64)
     count_T = torch.zeros(longest, dtype=torch.float64)
     text_bytes = torch.zeros(1, dtype=torch.float64)
@@ -73,8 +73,8 @@ def evaluate(
     model.eval()
     world, rank = world_size(group), _rank(group)
     # Every rank runs the same passes, of the same number of segments: ZeRO-3 gathers parameters in each of them.
-    for first in range(0, len(sequences), rows * world):
-        chunk = sequences[first : first + rows * world]
+    for first in range(0, len(held_out), rows * world):
+        chunk = held_out[first : first + rows * world]
         width = max(length for _, length in chunk) + 1
         batch = [_read(tokens, *sequence) for sequence in chunk[rank::world]]
         _add_batch(model, batch, width, segment, train, device, nats_T, count_T)

@@ -69,9 +69,10 @@ MEASURED_COLUMNS = (
 
 def failed_result(study: str, trial: Trial, *, error: str, attempts: int, workers: int, started_at: str) -> Result:
     """The record of a trial that could not be finished: nothing measured, the reason kept."""
+    unmeasured: dict[str, Any] = dict.fromkeys(MEASURED_COLUMNS)
     return Result(
         **trial_facts(study, trial),
-        **dict.fromkeys(MEASURED_COLUMNS),
+        **unmeasured,
         status="failed",
         error=error,
         attempts=attempts,

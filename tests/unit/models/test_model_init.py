@@ -39,15 +39,16 @@ def test_init_of_reference_models_is_fan_in_normal(head):
             assert_deviation(layer.feed_forward.down.weight, layer.feed_forward.down.weight.shape[1] ** -0.5)
 
 
-def test_init_of_transformer_is_gpt_style():
+def test_init_of_transformer_scales_with_inputs_and_depth():
     model = wide("transformer")
-    assert_deviation(model.embed.weight, 0.02)
-    assert_deviation(model.head.weight, 0.02)
+    layers = len(model.layers)
+    assert_deviation(model.embed.weight, 128**-0.5)
+    assert_deviation(model.head.weight, 128**-0.5)
     for layer in model.layers:
-        assert_deviation(layer.attention.qkv.weight, 0.02)
-        assert_deviation(layer.feed_forward.gate_up.weight, 0.02)
-        assert_deviation(layer.attention.out.weight, 0.02 / 2)
-        assert_deviation(layer.feed_forward.down.weight, 0.02 / 2)
+        assert_deviation(layer.attention.qkv.weight, 128**-0.5)
+        assert_deviation(layer.feed_forward.gate_up.weight, 128**-0.5)
+        for writer in (layer.attention.out, layer.feed_forward.down):
+            assert_deviation(writer.weight, (writer.weight.shape[1] * 2 * layers) ** -0.5)
 
 
 def test_build_depends_on_seed_alone():

@@ -1,0 +1,11 @@
+"""The console of all commands: as wide as the terminal, and wide enough for a table where there is none."""
+
+from rich.console import Console
+
+WIDTH_WITHOUT_TERMINAL = 150
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console for people. In a file or a pipe, where rich would cut tables at 80 columns, lines are 150 long."""
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH_WITHOUT_TERMINAL)
