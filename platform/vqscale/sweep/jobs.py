@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import requests
 import yaml
 
@@ -25,6 +26,7 @@ from vqscale.sweep.wheel import build_wheel
 
 ANSWER_SECONDS = 15
 ENTRYPOINT = "python -m vqscale run study.yaml --address auto"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _UPLOAD_LIMIT = 100 * 2**20
 """Bytes that a Ray dashboard takes in one upload."""
@@ -178,7 +180,20 @@ def _is_local_corpus(corpus: str) -> bool:
 
 
 def _is_this_machine(address: str) -> bool:
-    return urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
+    """Whether the dashboard itself listens on this machine; a tunnel to another one only looks like it."""
+    parts = urlsplit(address)
+    if parts.hostname not in LOOPBACK:
+        return False
+    connections = psutil.net_connections("tcp")
+    pids = [one.pid for one in connections if one.status == psutil.CONN_LISTEN and one.laddr[1:] == (parts.port,)]
+    return any("ray/dashboard/" in word for pid in pids if pid is not None for word in _command_line(pid))
+
+
+def _command_line(pid: int) -> list[str]:
+    try:
+        return psutil.Process(pid).cmdline()
+    except psutil.Error:  # ended since, or another user's
+        return []
 
 
 def _client(address: str, token: str | None) -> Any:

@@ -153,6 +153,12 @@ def test_status_from_a_server_that_is_not_ray_is_refused(no_tokens, server):
         jobs.status("tiny-00000000", address(server))
 
 
+def test_submit_through_a_tunnel_is_not_taken_for_a_cluster_on_this_machine(server, study_file):
+    server.answer = (200, b"[]")
+    with pytest.raises(StudyError, match="--shared-storage"):
+        jobs.submit(study_file, address(server))
+
+
 def test_submit_a_study_that_cannot_travel_asks_no_cluster(study_file):
     with pytest.raises(StudyError, match="shared"):
         jobs.submit(study_file, "http://cluster.invalid:8265")

@@ -1,0 +1,35 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from vqscale.cli.main import app
+from vqscale.data.prepare import prepare
+from vqscale.errors import ClusterError
+
+STUDY = """
+study: tiny
+data: {{corpus: {corpus}}}
+model: {{arch: transformer_vq, preset: pico, codebook_size: 32, block_length: 32}}
+train: {{context: 64, tokens: 2560, batch_tokens: 256, lr: 3e-3, seeds: [0, 1]}}
+storage: {storage}
+"""
+
+
+def test_status_of_a_study_that_was_not_run_counts_its_trials_and_makes_nothing(tmp_path):
+    (tmp_path / "text.txt").write_text("a line of text\n" * 2000)
+    prepare(str(tmp_path / "text.txt"), str(tmp_path / "corpus"), split="contiguous")
+    (tmp_path / "study.yaml").write_text(STUDY.format(corpus=tmp_path / "corpus", storage=tmp_path / "runs"))
+    answer = CliRunner().invoke(app, ["status", str(tmp_path / "study.yaml"), "--json"], catch_exceptions=False)
+    assert json.loads(answer.stdout) == {
+        "study": "tiny",
+        "folder": str(tmp_path / "runs/tiny"),
+        "trials": 2,
+        "states": {"pending": 2},
+    }
+    assert not (tmp_path / "runs").exists()
+
+
+def test_status_of_a_job_without_an_address_says_that_it_needs_one():
+    with pytest.raises(ClusterError, match="--address"):
+        CliRunner().invoke(app, ["status", "tiny-0123abcd"], catch_exceptions=False)
