@@ -41,6 +41,8 @@ class Lanes:
         ray.get(dispatcher.expect.remote(lane))
         try:
             _trainer(study, dispatcher, lane, gpus, failures).fit()
+        except SystemExit:  # Ray's way to wake who waits when its connection ends: the study has ended, too
+            return
         except Exception as error:  # whatever ended the lane, the trials that wait for it must be told
             ray.get(dispatcher.lane_lost.remote(lane, f"Ray Train could not keep a worker group running: {error}"))
 

@@ -1,5 +1,7 @@
 """What the driver does with the news of a trial: show it, and mirror it to MLflow."""
 
+from rich.markup import escape
+
 from vqscale.plan.plan import Plan
 from vqscale.results.record import Result
 from vqscale.study.trial import Trial
@@ -30,7 +32,7 @@ class Observer:
         self._tracker.log_row(self._run(trial_id), row, tokens=int(row["tokens"]))
 
     def warn(self, trial_id: str, message: str) -> None:
-        self._progress.say(f"[yellow]{self._trials[trial_id].trial.name}: {message}[/yellow]")
+        self._progress.say(f"[yellow]{self._trials[trial_id].trial.name}: {escape(message)}[/yellow]")
 
     def retried(self, trial_id: str, error: str) -> None:
         self._progress.retried(trial_id, error)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -63,7 +64,7 @@ class Progress:
 
     def retried(self, trial_id: str, error: str) -> None:
         self._lines[trial_id].state = "retrying"
-        self.say(f"[yellow]{self._lines[trial_id].name}: {last_line(error)}: it is tried again[/yellow]")
+        self.say(f"[yellow]{self._lines[trial_id].name}: {escape(last_line(error))}: it is tried again[/yellow]")
 
     def ended(self, trial_id: str, result: Result) -> None:
         line = self._lines[trial_id]
@@ -75,7 +76,7 @@ class Progress:
         speed = f", {count(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
         colour = {"finished": "green", "stopped": "cyan"}.get(result.status, "red")
         self.say(
-            f"[{colour}]{result.status:>9}[/{colour}] {done:>3}/{total}  {line.name}: {last_line(measured)}{speed}"
+            f"[{colour}]{result.status:>9}[/{colour}] {done:>3}/{total}  {line.name}: {escape(last_line(measured))}{speed}"
             f"  [dim]{self._left()}[/dim]"
         )
 

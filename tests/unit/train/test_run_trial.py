@@ -16,7 +16,7 @@ import torch.distributed as dist
 from vqscale.errors import CorpusError
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
-from vqscale.train import checkpoint
+from vqscale.train import checkpoint, metrics
 from vqscale.train.trial import LocalHost, Outcome, Row, read_rows, run_trial
 
 OPTIONS = RunOptions(log_every=2, checkpoint_every=4)
@@ -98,6 +98,7 @@ def test_trial_interrupted_and_continued_is_bitwise_the_uninterrupted_one(
 
 def test_trial_leaves_nothing_for_the_next_one_in_its_process(make_trial: Any, tmp_path: Path) -> None:
     trial = make_trial(segment=16, model={"dropout_residual": 0.2})
+    metrics.peak_flops.cache_clear()  # as in a fresh process: what is measured once must not draw from the generator
     run(trial, tmp_path / "alone")
     run(make_trial("transformer", seed=5), tmp_path / "other")
     run(trial, tmp_path / "after")

@@ -1,0 +1,54 @@
+"""One local Ray cluster for all integration tests that do not bring their own, and studies small enough for it."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from rich.console import Console
+
+from vqscale.study.spec import Study, parse_study
+from vqscale.sweep import cluster
+
+MakeStudy = Callable[..., Study]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Two CPUs, whatever the machine has."""
+    os.environ.pop("RAY_ADDRESS", None)
+    for name, value in {**cluster.ENVIRONMENT, **cluster.LOCAL_ENVIRONMENT}.items():
+        os.environ.setdefault(name, value)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(quiet=True)
+
+
+@pytest.fixture
+def make_study(corpus_uri: str, tmp_path: Path) -> MakeStudy:
+    """A study of pico models on the small corpus: twelve updates unless a test says otherwise."""
+
+    def make(name: str = "small", *, train: dict[str, Any] | None = None, **sections: Any) -> Study:
+        recipe = {
+            "context": 64, "tokens": 64 * 8 * 12, "batch_tokens": 64 * 8, "lr": 0.01, "evaluation_tokens": 2048,
+        } | (train or {})  # fmt: skip
+        values = {
+            "study": name,
+            "question": "Does it work?",
+            "data": {"corpus": corpus_uri},
+            "model": {"arch": "transformer_vq", "preset": "pico", "codebook_size": 16, "block_length": 16},
+            "train": recipe,
+            "run": {"log_every": 2, "checkpoint_every": 4},
+            "storage": str(tmp_path / "runs"),
+            "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
+        } | sections
+        return parse_study(values, source="test")
+
+    return make

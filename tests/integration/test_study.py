@@ -1,0 +1,177 @@
+"""A study through Ray Tune, Ray Train and DeepSpeed on a real local cluster."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import safetensors.torch
+import torch
+from mlflow import MlflowClient
+from rich.console import Console
+
+from vqscale import storage
+from vqscale.errors import ClusterError
+from vqscale.plan.plan import plan
+from vqscale.results import Result, read_table
+from vqscale.study.spec import RunOptions, Study
+from vqscale.sweep.autotune import autotune
+from vqscale.sweep.run import run
+from vqscale.train.trial import LocalHost, read_rows, run_trial
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def weights(study: Study, trial_id: str) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(f"{study.folder}/trials/{trial_id}/model.safetensors")
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_study_trains_every_trial_once_and_mlflow_shows_the_same_numbers(make_study: Any, console: Console) -> None:
+    study = make_study(sweep=[{"model.codebook_size": [8, 16]}, {"model.arch": ["transformer", "transformer_full"]}])
+    outcome = run(study, console=console)
+    assert [result.status for result in outcome.results] == ["finished"] * 4
+    assert outcome.trained_now == 4
+    table = read_table(storage.join(study.folder, "results.parquet"))
+    assert list(table["bpb"]) == [result.bpb for result in outcome.results]
+
+    client = MlflowClient(study.tracking.uri)
+    experiment = client.get_experiment_by_name(study.study)
+    runs = client.search_runs([experiment.experiment_id])
+    children = {run.data.tags["vqscale.trial_id"]: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert len(runs) == 5
+    for result in outcome.results:
+        child = children[result.trial_id]
+        assert child.info.status == "FINISHED"
+        assert child.data.metrics["final/bpb"] == pytest.approx(result.bpb)
+        history = client.get_metric_history(child.info.run_id, "loss")
+        rows = read_rows(f"{study.folder}/trials/{result.trial_id}")
+        assert [(point.step, point.value) for point in history] == [(row["tokens"], row["loss"]) for row in rows]
+        assert child.data.params["parameters"] == str(result.parameters)
+        assert {i.dataset.digest for i in child.inputs.dataset_inputs} == {result.corpus_fingerprint[:36]}
+        assert "system/cpu_percent" in child.data.metrics
+
+    again = run(study, console=console)
+    assert again.trained_now == 0
+    assert again.results == outcome.results
+
+
+def test_study_gives_the_losses_of_the_plain_engine(make_study: Any, console: Console, tmp_path: Path) -> None:
+    study = make_study(train={"segment": 16})
+    outcome = run(study, console=console)
+    (planned,) = plan(study).trials
+    trial = planned.trial.model_copy(update={"train": planned.trial.train.model_copy(update={"engine": "plain"})})
+    host = LocalHost(device=torch.device("cpu"))
+    plain = run_trial(trial, str(tmp_path / "plain"), RunOptions(log_every=2, checkpoint_every=4), host)
+    rows = read_rows(f"{study.folder}/trials/{planned.trial.id}")
+    for ours, theirs in zip(rows, host.rows, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+    assert plain.held_out is not None
+    assert outcome.results[0].loss == pytest.approx(plain.held_out.nats, abs=1e-5)
+
+
+def kill_a_worker_after_its_first_checkpoint(study: Study) -> threading.Thread:
+    """SIGKILL one process that trains, as soon as a complete checkpoint of the study exists."""
+
+    def kill() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if list(Path(study.folder).glob("trials/*/checkpoints/*/manifest.json")):
+                workers = [p for p in psutil.process_iter(["cmdline"]) if _trains(p)]
+                if workers:
+                    workers[0].send_signal(signal.SIGKILL)
+                    return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def _trains(process: psutil.Process) -> bool:
+    try:
+        return "RayTrainWorker" in " ".join(process.cmdline()) and os.getpid() in {p.pid for p in process.parents()}
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.parametrize(("workers", "zero"), [(1, 1), (2, 2)])
+def test_trial_killed_in_the_middle_ends_bitwise_as_if_never_interrupted(
+    workers: int, zero: int, make_study: Any, console: Console
+) -> None:
+    shape = {"train": {"zero": zero, "tokens": 64 * 8 * 120, "segment": 16}, "resources": {"workers": workers}}
+    shape |= {"model": {"arch": "transformer_vq", "preset": "pico", "codebook_size": 16, "block_length": 16,
+                        "dropout_residual": 0.1}}  # fmt: skip
+    options = {"log_every": 10, "checkpoint_every": 10, "max_retries": 2}
+    whole = make_study("whole", run=options, **shape)
+    cut = make_study("cut", run=options, **shape)
+    uninterrupted = run(whole, console=console).results[0]
+    killer = kill_a_worker_after_its_first_checkpoint(cut)
+    continued = run(cut, console=console).results[0]
+    killer.join()
+    assert continued.attempts == 2
+    assert uninterrupted.attempts == 1
+    assert continued.loss == uninterrupted.loss
+    assert same(weights(whole, uninterrupted.trial_id), weights(cut, continued.trial_id))
+
+
+def twenty_steps(make_study: Any, console: Console, workers: int, stages: list[int]) -> list[Result]:
+    partition_everything = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+    study = make_study(
+        f"on-{workers}",
+        train={"tokens": 64 * 8 * 20, "deepspeed": partition_everything},
+        sweep=[{"train.zero": stages}],
+        resources={"workers": workers},
+    )
+    return run(study, console=console).results
+
+
+def test_losses_agree_over_workers_and_stages(make_study: Any, console: Console) -> None:
+    (one,) = twenty_steps(make_study, console, 1, [1])
+    for two in twenty_steps(make_study, console, 2, [1, 2, 3]):
+        assert (two.status, two.workers) == ("finished", 2)
+        assert two.train_loss == pytest.approx(one.train_loss, abs=1e-3)
+        assert two.loss == pytest.approx(one.loss, abs=1e-3)
+
+
+def test_trial_that_cannot_run_fails_after_its_retries_while_others_go_on(make_study: Any, console: Console) -> None:
+    # A wrong DeepSpeed value passes planning (its keys are the user's) and raises in the worker.
+    study = make_study(
+        sweep=[{"train.deepspeed": [{}, {"zero_optimization": {"stage": "many"}}]}],
+        run={"max_retries": 1, "log_every": 4},
+    )
+    outcome = run(study, console=console)
+    statuses = {result.status for result in outcome.results}
+    assert statuses == {"finished", "failed"}
+    (failed,) = outcome.failed
+    assert failed.attempts == 2
+    assert failed.error is not None
+    assert "stage" in failed.error
+    assert failed.loss is None
+
+
+def test_study_too_large_for_the_cluster_is_refused_before_training(make_study: Any, console: Console) -> None:
+    study = make_study(resources={"workers": 8})
+    with pytest.raises(ClusterError, match="need 8 CPUs, but the cluster has 2"):
+        run(study, console=console)
+    assert not Path(study.folder, "trials").exists()
+
+
+def test_autotune_chooses_the_smallest_codebook_within_tolerance(make_study: Any, console: Console) -> None:
+    study = make_study(
+        autotune={"codebook_sizes": [4, 16, 32], "tolerance": 0.5},
+        train={"tokens": 64 * 8 * 24},
+    )
+    choice = autotune(study, source="test", console=console)
+    finished = {r.codebook_size: r.bpb for r in choice.trials if r.status == "finished"}
+    within = [size for size, bpb in finished.items() if bpb is not None and bpb <= min(finished.values()) + 0.5]
+    assert choice.codebook_size == min(within)
+    assert any(row["pareto"] for row in choice.table())
+    assert [row["codebook_size"] for row in choice.table()] == [4, 16, 32]
