@@ -1,4 +1,4 @@
-"""The reference pages know every key, column and command that there is, with its default, and none that there is not."""
+"""The reference pages know every key, column and command, with its default, and none that does not exist."""
 
 import re
 from pathlib import Path
