@@ -11,11 +11,11 @@ from rich.table import Table
 
 from vqscale import storage
 from vqscale.bench.request import request_of
-from vqscale.bench.table import CSV, ratios, stored
+from vqscale.bench.table import CSV, ratios
 from vqscale.cli.console import make_console
 from vqscale.cli.fit import print_fits
 from vqscale.cli.report import make_report
-from vqscale.cli.throughput import measured, track
+from vqscale.cli.throughput import measure
 from vqscale.data.corpus import open_corpus
 from vqscale.data.references import text_references
 from vqscale.errors import WorkFailedError
@@ -24,9 +24,8 @@ from vqscale.results import Result, locate, read_table
 from vqscale.study.spec import Study, load_study
 from vqscale.study.trial import count
 from vqscale.sweep.progress import duration, last_line
-from vqscale.sweep.run import StudyResults, open_tracker
+from vqscale.sweep.run import StudyResults
 from vqscale.sweep.run import run as run_study
-from vqscale.track.tracker import Tracker
 
 ARTIFACTS = ("results.parquet", "results.csv", "fits.json", "fits.csv", "references.json", CSV, "report.html")
 
@@ -47,12 +46,13 @@ def run(
     spec = load_study(study)
     outcome = run_study(spec, source=study, address=address, console=console, allow_changed=allow_changed)
     print_trials(outcome, console)
-    tracker = open_tracker(spec)
-    parent = tracker.study_run({})
+    tracker = outcome.tracker
+    parent = tracker.study_run()
     fits = analyse(spec, outcome.results)
     print_fits(fits, console, [])
     if spec.throughput is not None:
-        print_ratios(study_throughput(spec, tracker, parent), console)
+        table, _ = measure(request_of(spec, spec.throughput), spec.folder, tracker)
+        print_ratios(table, console)
     figures = make_report(locate(spec.folder, None))
     names = [uri.removeprefix(spec.folder + "/") for uri in figures]
     tracker.log_folder(parent, spec.folder, sorted({*ARTIFACTS, *names}))
@@ -77,17 +77,6 @@ def analyse(study: Study, results: list[Result]) -> StudyFits:
         measured_now = {key: text_references(open_corpus(c).split("validation"), tokens) for key, c in texts.items()}
         storage.write_json(uri, measured_now)
     return fits
-
-
-def study_throughput(study: Study, tracker: Tracker, parent: str) -> pd.DataFrame:
-    """The study's throughput table; measured when its settings or the machine have changed, and then logged."""
-    assert study.throughput is not None
-    request = request_of(study, study.throughput)
-    fresh = stored(study.folder, request.fingerprint) is None
-    table = measured(request, study.folder)
-    if fresh:
-        track(tracker, parent, request, table, study.folder)
-    return table
 
 
 def print_trials(outcome: StudyResults, console: Console) -> None:

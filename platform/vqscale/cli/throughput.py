@@ -62,21 +62,29 @@ def throughput(
     folder = storage.absolute(out) if out else known.folder if known else storage.absolute(DEFAULT_FOLDER)
     storage.require_writable(folder)
     tracker = _tracker(known, tracking, folder)
-    fresh = again or stored(folder, request.fingerprint) is None
-    table = measured(request, folder, again=again)
-    write_figures(pd.DataFrame(), [], table, folder)
-    if fresh and tracker:
-        parent = tracker.study_run({})
-        track(tracker, parent, request, table, folder)
-        tracker.end(parent, "FINISHED")
+    table, fresh = measure(request, folder, tracker, again=again)
     if as_json:
         typer.echo(json.dumps(as_values(table, folder, fresh), indent=2))
     else:
         show(table, folder, fresh, Console())
 
 
-def track(tracker: Tracker, parent: str, request: Request, table: pd.DataFrame, folder: str) -> None:
+def measure(
+    request: Request, folder: str, tracker: Tracker | None, *, again: bool = False
+) -> tuple[pd.DataFrame, bool]:
+    """The table of a request, and whether it was measured now; then it is drawn and logged as well."""
+    fresh = again or stored(folder, request.fingerprint) is None
+    table = _measured(request, folder, again=again)
+    if fresh:
+        write_figures(pd.DataFrame(), [], table, folder)
+        if tracker:
+            _track(tracker, request, table, folder)
+    return table, fresh
+
+
+def _track(tracker: Tracker, request: Request, table: pd.DataFrame, folder: str) -> None:
     """A child run of its own in MLflow: every metric over T, the table and the figure as artifacts."""
+    parent = tracker.study_run()
     own = {"vqscale.kind": "throughput", "vqscale.fingerprint": request.fingerprint}
     parameters = {**request.model_dump(exclude={"spec"}), **request.spec.model_dump()}
     run = tracker.trial_run(parent, f"throughput-{request.fingerprint[:12]}", parameters, own)
@@ -141,7 +149,7 @@ def _times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}x"
 
 
-def measured(request: Request, folder: str, *, again: bool = False) -> pd.DataFrame:
+def _measured(request: Request, folder: str, *, again: bool = False) -> pd.DataFrame:
     """The table of a request, measured behind a progress bar where it is not stored yet."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

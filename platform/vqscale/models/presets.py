@@ -29,6 +29,7 @@ PRESETS = {
     "pico": Preset(32, 2, 16, 64, 64),  #                  31 k
     "nano": Preset(48, 2, 16, 64, 64),  #                  65 k
     "micro": Preset(64, 3, 16, 64, 64),  #                167 k
+    "milli": Preset(80, 3, 16, 64, 64),  #                258 k
     "mini": Preset(96, 3, 32, 128, 128),  #               389 k
     "small": Preset(128, 4, 32, 128, 128),  #             889 k
     "2m": Preset(192, 4, 64, 256, 256),  #                2.1 M

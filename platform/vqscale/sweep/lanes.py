@@ -1,6 +1,7 @@
 """Lanes: Ray Train worker groups that are started once and train one trial after another."""
 
 import threading
+import time
 import uuid
 from typing import Any
 
@@ -34,8 +35,10 @@ class Lanes:
             thread.start()
 
     def join(self, timeout: float) -> None:
+        """Wait until the lanes have ended, for `timeout` seconds in all."""
+        deadline = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _keep(self, study: Study, dispatcher: Any, lane: str, gpus: int, failures: int) -> None:
         ray.get(dispatcher.expect.remote(lane))

@@ -25,7 +25,10 @@ class Observer:
         self._trials = {planned.trial.id: planned for planned in plan.trials}
         self._progress, self._tracker = progress, tracker
         self._runs: dict[str, str] = {}
-        self.parent = tracker.study_run({"question": plan.study.question, "mlflow.note.content": plan.study.question})
+        self._parent = tracker.study_run()
+        tracker.begin(self._parent)
+        if plan.study.question:
+            tracker.set_tags(self._parent, {"mlflow.note.content": plan.study.question})
 
     def row(self, trial_id: str, row: Row) -> None:
         self._progress.row(trial_id, row)
@@ -50,7 +53,7 @@ class Observer:
     def _run(self, trial_id: str) -> str:
         if trial_id not in self._runs:
             trial = self._trials[trial_id].trial
-            run = self._tracker.trial_run(self.parent, trial_id, self._parameters(trial_id), _tags(trial))
+            run = self._tracker.trial_run(self._parent, trial_id, self._parameters(trial_id), _tags(trial))
             for context in ("training", "validation"):
                 self._tracker.log_dataset(
                     run,

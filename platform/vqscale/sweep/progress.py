@@ -76,7 +76,8 @@ class Progress:
         speed = f", {count(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
         colour = {"finished": "green", "stopped": "cyan"}.get(result.status, "red")
         self.say(
-            f"[{colour}]{result.status:>9}[/{colour}] {done:>3}/{total}  {line.name}: {escape(last_line(measured))}{speed}"
+            f"[{colour}]{result.status:>9}[/{colour}] {done:>3}/{total}  {line.name}:"
+            f" {escape(last_line(measured))}{speed}"
             f"  [dim]{self._left()}[/dim]"
         )
 

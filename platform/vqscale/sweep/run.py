@@ -1,8 +1,10 @@
 """`run(plan)`: train what is not trained yet, and write the study's table. Safe to call any number of times."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import yaml
 from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
@@ -33,6 +35,7 @@ class StudyResults:
     """From connecting to the cluster to the last trial's end."""
     lanes: int
     """Worker groups that trained side by side."""
+    tracker: Tracker
 
     @property
     def trained_now(self) -> int:
@@ -69,15 +72,25 @@ def run(
     planned = plan(study, source=source, allow_changed=allow_changed)
     check(study, address)
     started, trained, lanes = time.monotonic(), list[Result](), 0
-    if planned.pending:
-        with cluster.connected(address):
-            tracker = open_tracker(study)
-            storage.write_text(storage.join(study.folder, "study.json"), study.model_dump_json(indent=2) + "\n")
-            with Progress(planned, console) as progress:
-                trained, lanes = train(planned, Observer(planned, progress, tracker), scheduler=scheduler)
-    seconds = time.monotonic() - started
-    results = collect(study, source=source)
-    return StudyResults(study=study, results=results, trained=trained, seconds=seconds, lanes=lanes)
+    with ThreadPoolExecutor(max_workers=1) as aside:  # a fresh MLflow store takes as long to make as Ray to start
+        opening = aside.submit(open_tracker, study)
+        if planned.pending:
+            with cluster.connected(address):
+                write_study(study)
+                with Progress(planned, console) as progress:
+                    observer = Observer(planned, progress, opening.result())
+                    trained, lanes = train(planned, observer, scheduler=scheduler)
+        seconds = time.monotonic() - started
+        results = collect(study, source=source)
+        return StudyResults(
+            study=study, results=results, trained=trained, seconds=seconds, lanes=lanes, tracker=opening.result()
+        )
+
+
+def write_study(study: Study) -> None:
+    """A copy of the study, every default in place, beside its results."""
+    values = study.model_dump(mode="json") | {"storage": storage.absolute(study.storage)}
+    storage.write_text(storage.join(study.folder, "study.yaml"), yaml.safe_dump(values, sort_keys=False))
 
 
 def open_tracker(study: Study) -> Tracker:

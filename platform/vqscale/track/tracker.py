@@ -91,14 +91,14 @@ class Tracker:
         self._study = study
         self._logged: dict[str, int] = {}
 
-    def study_run(self, tags: Mapping[str, str]) -> str:
+    def study_run(self) -> str:
         """Id of the study's parent run, made at first use."""
-        run_id = self._find({"vqscale.kind": "study", "vqscale.study": self._study})
-        if run_id is None:
-            own = {"vqscale.kind": "study", "vqscale.study": self._study}
-            run_id = self._create(self._study, {**own, **tags})
+        own = {"vqscale.kind": "study", "vqscale.study": self._study}
+        return self._find(own) or self._create(self._study, own)
+
+    def begin(self, run_id: str) -> None:
+        """Show a run as running (again)."""
         self._client.update_run(run_id, status="RUNNING")
-        return run_id
 
     def trial_run(self, parent: str, trial_id: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """Id of a trial's child run; a run that exists goes on, and rows it already holds are not logged again."""
@@ -108,7 +108,7 @@ class Tracker:
             run_id = self._create(trial_id, {**own, "mlflow.parentRunId": parent, **tags})
             self.log_parameters(run_id, parameters)
         else:
-            self._client.update_run(run_id, status="RUNNING")
+            self.begin(run_id)
             history = self._client.get_metric_history(run_id, "loss")
             self._logged[run_id] = max((point.step for point in history), default=-1)
         return run_id
