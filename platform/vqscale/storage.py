@@ -136,14 +136,14 @@ def remove(uri: str) -> None:
 
 
 def require_writable(uri: str) -> None:
-    """Raise StorageError unless a file can be made under `uri`."""
-    probe = join(uri, f".write-probe-{uuid.uuid4().hex[:8]}")
-    fs, path = filesystem(probe)
+    """Raise StorageError unless a file can be made under `uri`; leaves nothing behind, not even folders."""
+    fs, path = filesystem(uri)
+    if isinstance(fs, LocalFileSystem):  # the nearest folder that exists decides: what it holds can be made
+        path = str(next(parent for parent in (Path(path), *Path(path).parents) if parent.exists()))
+    probe = f"{path.rstrip('/')}/.write-probe-{uuid.uuid4().hex[:8]}"
     try:
-        if isinstance(fs, LocalFileSystem):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        fs.pipe_file(path, b"")
-        fs.rm_file(path)
+        fs.pipe_file(probe, b"")
+        fs.rm_file(probe)
     except OSError as error:
         reason = error.strerror or str(error)
         raise StorageError(f"storage: {uri} cannot be written ({reason}). Name a place that you can write.") from error

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import ray
+import s3fs
+from moto.server import ThreadedMotoServer
 from rich.console import Console
 
 from vqscale.study.spec import Study, parse_study
@@ -16,7 +18,24 @@ MakeStudy = Callable[..., Study]
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def object_store() -> Iterator[str]:
+    """An S3-compatible server on loopback with one bucket; its address reaches every process by the environment."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    s3fs.S3FileSystem().mkdir("studies")
+    yield "s3://studies"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(object_store: str) -> Iterator[None]:
     """Two CPUs, whatever the machine has."""
     os.environ.pop("RAY_ADDRESS", None)
     for name, value in {**cluster.ENVIRONMENT, **cluster.LOCAL_ENVIRONMENT}.items():

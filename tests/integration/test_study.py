@@ -30,6 +30,15 @@ def weights(study: Study, trial_id: str) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(f"{study.folder}/trials/{trial_id}/model.safetensors")
 
 
+class PlugPuller(LocalHost):
+    """Dies after its tenth update."""
+
+    def publish(self, row: dict[str, float | int]) -> bool:
+        if row["step"] >= 10:
+            raise RuntimeError("pulled the plug")
+        return False
+
+
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
@@ -155,6 +164,24 @@ def test_trial_that_cannot_run_fails_after_its_retries_while_others_go_on(make_s
     assert failed.error is not None
     assert "stage" in failed.error
     assert failed.loss is None
+
+
+def test_study_on_an_object_store_is_continued_from_its_checkpoints(
+    make_study: Any, console: Console, object_store: str, tmp_path: Path
+) -> None:
+    study = make_study(storage=f"{object_store}/runs")
+    (planned,) = plan(study).trials
+    folder = plan(study).folder(planned.trial)
+    trial = planned.trial.model_copy(update={"train": planned.trial.train.model_copy(update={"engine": "plain"})})
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        run_trial(trial, folder, study.run, PlugPuller(device=torch.device("cpu")))
+    assert storage.listdir(f"{folder}/checkpoints") == ["step-00000004", "step-00000008"]
+    storage.remove(f"{folder}/checkpoints")  # of another engine; what follows is the study's own
+    outcome = run(study, console=console)
+    assert [result.status for result in outcome.results] == ["finished"]
+    assert {"results.parquet", "results.csv", "study.yaml", "trials"} <= set(storage.listdir(study.folder))
+    assert {"result.json", "metrics.jsonl", "model.safetensors"} <= set(storage.listdir(folder))
+    assert run(study, console=console).trained_now == 0
 
 
 def test_study_too_large_for_the_cluster_is_refused_before_training(make_study: Any, console: Console) -> None:

@@ -39,10 +39,9 @@ def check_reachable(uri: str) -> str:
     if parts.scheme == "sqlite":
         path = Path(uri.removeprefix("sqlite:///")).resolve()
         folder = next(parent for parent in path.parents if parent.exists())
-        if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-            raise TrackingError(
-                f"tracking.uri: {uri}: {path} cannot be written. Name a file in a folder you can write."
-            )
+        held = path if path.exists() else folder
+        if path.is_dir() or not folder.is_dir() or not os.access(held, os.W_OK):
+            raise TrackingError(f"tracking.uri: {uri}: {path} cannot be written. Name a file in a writable folder.")
         return f"sqlite:///{path}"
     if parts.scheme in ("postgresql", "mysql", "mssql", "databricks") or "+" in parts.scheme:
         return uri

@@ -157,6 +157,13 @@ def _misfit(manifest: Manifest, trial: str, group: ProcessGroup | None) -> str |
     return None
 
 
+def discard(folder: str, group: ProcessGroup | None = None) -> None:
+    """Remove every checkpoint: a trial that starts anew must not come back to them."""
+    if _rank(group) == 0:
+        storage.remove(folder)
+    _barrier(group)
+
+
 def prune(folder: str, keep: int, group: ProcessGroup | None = None) -> None:
     """Remove all but the newest `keep` complete checkpoints, and what interrupted writes left behind them."""
     if _rank(group) == 0:

@@ -260,6 +260,7 @@ class _Loop:
             group=self.host.group,
         )
         if found is None:
+            checkpoint.discard(self.checkpoints, self.host.group)
             return
         manifest, extra = found
         self.step = manifest.step

@@ -1,0 +1,86 @@
+"""Which codebook is chosen, and which trials are given up early."""
+
+from typing import Any
+
+import pytest
+
+from vqscale.errors import StudyError, WorkFailedError
+from vqscale.study.spec import parse_study
+from vqscale.sweep.autotune import choose, tuning_study
+from vqscale.sweep.stopping import WithinTolerance
+
+
+class Row:
+    """The columns of a result that the choice reads."""
+
+    def __init__(self, size: int, bpb: float | None, status: str = "finished", seed: int = 0) -> None:
+        self.codebook_size, self.bpb, self.status, self.seed = size, bpb, status, seed
+        self.tokens_per_second, self.state_bytes = 1000.0 / size, 100 * size
+        self.corpus_fingerprint, self.code_perplexity = "f", size / 2
+
+
+def choice(*rows: Row, tolerance: float = 0.01) -> Any:
+    return choose(list(rows), tolerance)  # type: ignore[arg-type]
+
+
+def test_choice_is_the_smallest_within_tolerance() -> None:
+    found = choice(Row(16, 2.05), Row(32, 2.008), Row(64, 2.001), Row(128, 2.0))
+    assert (found.codebook_size, found.best_size) == (32, 128)
+
+
+def test_choice_counts_a_size_by_its_worst_seed() -> None:
+    found = choice(Row(16, 2.0), Row(16, 2.1, seed=1), Row(32, 2.0), Row(32, 2.01, seed=1))
+    assert found.codebook_size == 32
+
+
+def test_choice_leaves_out_what_did_not_finish() -> None:
+    found = choice(Row(16, 1.0, status="stopped"), Row(32, 2.0), Row(64, None, status="failed"))
+    assert found.codebook_size == 32
+
+
+def test_choice_without_a_finished_trial_is_a_failure() -> None:
+    with pytest.raises(WorkFailedError, match="no best size"):
+        choice(Row(16, None, status="failed"))
+
+
+def test_pareto_front_drops_what_is_worse_in_everything() -> None:
+    rows = choice(Row(16, 2.0), Row(32, 2.1), Row(64, 1.9)).table()
+    assert [row["pareto"] for row in rows] == [True, False, True]
+
+
+def test_tuning_study_needs_its_section_and_a_codebook() -> None:
+    values: dict[str, Any] = {"study": "s", "data": {"corpus": "c"}, "train": {"tokens": 10}}
+    section = {"autotune": {"codebook_sizes": [8, 4], "tolerance": 0.1, "tokens": 5}}
+    with pytest.raises(StudyError, match="no `autotune` section"):
+        tuning_study(parse_study(values | {"model": {"arch": "transformer_vq"}}, source="t"))
+    with pytest.raises(StudyError, match="no codebook to tune"):
+        tuning_study(parse_study(values | section | {"model": {"arch": "transformer"}}, source="t"))
+    tuning = tuning_study(parse_study(values | section | {"model": {"arch": "transformer_vq"}}, source="t"))
+    assert (tuning.study, tuning.sweep, tuning.train["tokens"]) == ("s-autotune", [{"model.codebook_size": [4, 8]}], 5)
+
+
+class Trial:
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+
+def metrics(tokens: int, bpb: float) -> dict[str, Any]:
+    return {"event": {"kind": "metrics", "row": {"tokens": tokens, "bpb": bpb}}}
+
+
+def test_stopping_gives_up_only_what_is_clearly_worse_at_a_rung() -> None:
+    scheduler = WithinTolerance([100, 200], margin=0.1)
+    good, near, bad = Trial("good"), Trial("near"), Trial("bad")
+    assert scheduler.on_trial_result(None, good, metrics(100, 2.0)) == "CONTINUE"
+    assert scheduler.on_trial_result(None, near, metrics(100, 2.09)) == "CONTINUE"
+    assert scheduler.on_trial_result(None, bad, metrics(90, 9.9)) == "CONTINUE"
+    assert scheduler.on_trial_result(None, bad, metrics(110, 2.11)) == "STOP"
+    assert scheduler.on_trial_result(None, good, {"event": {"kind": "started"}}) == "CONTINUE"
+
+
+def test_stopping_judges_a_resumed_trial_at_the_same_rungs() -> None:
+    scheduler = WithinTolerance([100], margin=0.1)
+    trial = Trial("a")
+    scheduler.on_trial_result(None, trial, metrics(100, 2.0))
+    assert scheduler.on_trial_result(None, trial, metrics(50, 5.0)) == "CONTINUE"
+    assert scheduler.on_trial_result(None, trial, metrics(100, 5.0)) == "CONTINUE"
