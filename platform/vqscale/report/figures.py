@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from vqscale import storage
 from vqscale.laws import Fit
@@ -91,6 +92,9 @@ def draw_throughput(axes: Axes, throughput: pd.DataFrame) -> None:
         axes.errorbar(series.x, series.y, yerr=[below, above], color=colour(index), marker="o", label=series.label)
     axes.set_yscale("log")
     _label(axes, "context length T (tokens)", "training speed (tokens/s)", "Throughput")
+    measured = sorted(set(throughput["context"]))
+    axes.set_xticks(measured, [str(context) for context in measured])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _dots(axes: Axes, points: Sequence[tuple[float, float]], shade: str, label: str) -> None:

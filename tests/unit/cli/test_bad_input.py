@@ -80,7 +80,10 @@ def study_file(tmp_path: Path, corpus_uri: str) -> Callable[..., str]:
         ({"data.corpus": "/no/such/corpus"}, ["/no/such/corpus"]),
         ({"train.batch_tokens": 500}, ["batch_tokens", "500", "whole sequences"]),
         ({"resources.workers": 3}, ["8 sequences", "3 workers"]),
-        ({"resources.workers": 4096, "train.batch_tokens": 64 * 4096, "train.tokens": 10**6}, ["4096", "CPUs", "--address"]),
+        (
+            {"resources.workers": 4096, "train.batch_tokens": 64 * 4096, "train.tokens": 10**6},
+            ["4096", "CPUs", "--address"],
+        ),
         ({"tracking.uri": "ftp://somewhere"}, ["tracking.uri", "ftp://somewhere", "sqlite"]),
         ({"tracking.uri": "http://127.0.0.1:9"}, ["http://127.0.0.1:9", "does not answer"]),
         ({"storage": "/dev/null/runs"}, ["storage", "/dev/null", "cannot be written"]),
