@@ -54,7 +54,8 @@ class Codebook(nn.Module):
         self.key_sum.normal_(std=1.0 / math.sqrt(n_head * size), generator=generator)
         self.count.fill_(1.0)
         self.usage.zero_()
-        for value in (self.squared_error, self.squared_norm, self.revived, self.threshold):
+        self.revived.zero_()
+        for value in (self.squared_error, self.squared_norm, self.threshold):
             value.fill_(math.nan)
 
     @property
@@ -63,11 +64,11 @@ class Codebook(nn.Module):
         return self.key_sum / self.count.clamp(min=MIN_COUNT)[..., None]
 
     def telemetry(self) -> dict[str, Tensor]:
-        """Scalars on the codebook's device about the last update (NaN before the first).
+        """Scalars on the codebook's device: about the last update (NaN before the first), and `revived` so far.
 
         perplexity: exp of the entropy of the global code usage, mean over heads; dead_share: share of codes that
         no token of the update took; quantisation_error: sqrt(sum |k - c_z|^2 / sum |k|^2); revived: dead codes
-        replaced; threshold: EMA count below which a code was dead, mean over heads.
+        replaced since the codebook was made; threshold: EMA count below which a code was dead, mean over heads.
         """
         share = self.usage / self.usage.sum(-1, keepdim=True)
         seen = self.usage.sum() > 0
@@ -165,7 +166,7 @@ def _revive(codebook: Codebook, candidate_GRK: Tensor) -> None:
     count_G1 = (2.0 * threshold_G1).clamp(min=MIN_COUNT)  # below the floor the mean would not be the key
     codebook.key_sum.copy_(torch.where(dead_GS[..., None], key_GSK * count_G1[..., None], codebook.key_sum))
     codebook.count.copy_(torch.where(dead_GS, count_G1, codebook.count))
-    codebook.revived.copy_(dead_GS.sum())
+    codebook.revived += dead_GS.sum()
     codebook.threshold.copy_(threshold_G1.mean())
 
 

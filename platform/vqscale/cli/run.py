@@ -1,7 +1,8 @@
 """`vqscale run`: a study from its file to its report."""
 
+import json
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -36,13 +37,16 @@ def run(
     allow_changed: Annotated[
         bool, typer.Option("--allow-changed", help="Leave out finished trials that the file no longer describes.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print results and fits as JSON, the rest to stderr.")
+    ] = False,
 ) -> None:
     """Train what is not trained yet, then fit, measure and report. Run it again at any time: nothing is done twice.
 
     Example: vqscale run experiments/quickstart/study.yaml
     """
     started = time.monotonic()
-    console = make_console()
+    console = make_console(stderr=as_json)
     spec = load_study(study)
     outcome = run_study(spec, source=study, address=address, console=console, allow_changed=allow_changed)
     print_trials(outcome, console)
@@ -59,9 +63,22 @@ def run(
     tracker.end(parent, "FAILED" if outcome.failed else "FINISHED")
     print_places(spec, console)
     print_time(outcome, time.monotonic() - started, console)
+    if as_json:
+        print(json.dumps(as_values(outcome, fits), indent=2))  # noqa: T201
     if outcome.failed:
         names = [f"{result.name}: {last_line(result.error or '')}" for result in outcome.failed]
         raise WorkFailedError(f"{len(names)} of {len(outcome.results)} trials failed:\n" + "\n".join(names))
+
+
+def as_values(outcome: StudyResults, fits: StudyFits) -> dict[str, Any]:
+    """A study's outcome as plain JSON values."""
+    return {
+        "study": outcome.study.study,
+        "folder": outcome.study.folder,
+        "trained_now": outcome.trained_now,
+        "results": [result.model_dump(mode="json") for result in outcome.results],
+        "fits": fits.model_dump(mode="json"),
+    }
 
 
 def analyse(study: Study, results: list[Result]) -> StudyFits:

@@ -73,9 +73,9 @@ class Result(Frozen):
     code_perplexity: float | None
     """exp(entropy) of code usage, mean over layers: the codes that are effectively in use."""
     dead_codes: float | None = Field(ge=0, le=1)
-    """Share of codes below the revival threshold."""
+    """Share of codes that no token of the last update took, mean over layers."""
     quantisation_error: float | None
-    """Squared quantisation error of the keys over their squared norm."""
+    """Root of the squared quantisation error of the keys over their squared norm, mean over layers."""
     revived: int | None
     """Codes revived during training."""
     seconds_training: float | None

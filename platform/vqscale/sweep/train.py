@@ -18,6 +18,8 @@ from vqscale.sweep.lanes import Lanes
 from vqscale.sweep.observer import Observer
 from vqscale.train.record import failed_result, write_result
 
+WAITING = 1
+"""Trials that Tune has submitted beside those in the lanes, so that a lane never waits for Tune's loop."""
 LANE_STOP_SECONDS = 5.0
 """How long to wait for a lane to end by itself; its workers are free by then, Ray's own helpers may take longer."""
 
@@ -123,7 +125,7 @@ def train(plan: Plan, observer: Observer, *, scheduler: TrialScheduler | None = 
     lanes.start()
     bridge = _Bridge(plan, dispatcher, observer)
     try:
-        _tuner(plan, pending, dispatcher, bridge, count, scheduler).fit()
+        _tuner(plan, pending, dispatcher, bridge, count + WAITING, scheduler).fit()
     finally:
         ray.get(dispatcher.close.remote())
     unfinished = [planned.trial.name for planned in pending if planned.trial.id not in bridge.results]

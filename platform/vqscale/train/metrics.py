@@ -59,7 +59,7 @@ def agree(flag: bool, device: torch.device, group: ProcessGroup | None) -> bool:
 
 
 def codebook_telemetry(codebooks: list[Any]) -> dict[str, float]:
-    """Means over the layers of perplexity, dead share and quantisation error; codes revived in all of them."""
+    """Means over the layers of perplexity, dead share and quantisation error; codes revived so far in all of them."""
     if not codebooks:
         return {}
     layers = [codebook.telemetry() for codebook in codebooks]

@@ -124,7 +124,8 @@ class _Loop:
         self.first_loss: float | None = None
         self.seconds = 0.0
         self.window_seconds = 0.0
-        self.revived = 0.0
+        self.revived_before = 0.0
+        """Codes revived by earlier attempts; a codebook counts from when it was made."""
         self.peak_memory = 0
         # Dropout draws from a generator of its own a rank, so that ranks differ and a resumed run continues the draw.
         torch.manual_seed(train.seed * 1_000_003 + host.rank)
@@ -168,7 +169,8 @@ class _Loop:
         seconds = self.window_seconds + time.perf_counter() - start
         tokens = updates * self.train.batch_tokens
         telemetry = metrics.codebook_telemetry(self.model.codebooks())
-        self.revived += telemetry.get("codebook/revived", 0.0)
+        if telemetry:
+            telemetry["codebook/revived"] += self.revived_before
         self.peak_memory = max(self.peak_memory, metrics.memory_bytes(self.host.device))
         speed = tokens / seconds
         row: Row = {
@@ -219,7 +221,7 @@ class _Loop:
         progress = {
             "first_loss": self.first_loss,
             "seconds": self.seconds,
-            "revived": self.revived,
+            "revived": row.get("codebook/revived", 0.0),
             "peak_memory": self.peak_memory,
         }
         if self.host.rank == 0:
@@ -266,7 +268,7 @@ class _Loop:
         self.step = manifest.step
         self.first_loss = manifest.progress["first_loss"]
         self.seconds = manifest.progress["seconds"]
-        self.revived = manifest.progress["revived"]
+        self.revived_before = manifest.progress["revived"]
         self.peak_memory = manifest.progress["peak_memory"]
         if extra["states"] is not None:
             self.states = [ModelState.from_tensors(state) for state in extra["states"]]
@@ -315,7 +317,7 @@ def run_trial(trial: Trial, folder: str, options: RunOptions, host: Host) -> Out
             seconds_evaluation=seconds,
             peak_memory_bytes=loop.peak_memory,
             peak_flops=loop.peak_flops,
-            revived=round(loop.revived),
+            revived=round(loop.rows[-1].get("codebook/revived", 0)),
             backend=_backend(loop),
         )
 
