@@ -6,15 +6,27 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vqkernels import BackendUnavailableError, resolve_backend
 from vqscale import storage
 from vqscale.data.corpora import resolve_corpus
 from vqscale.data.corpus import Corpus, open_corpus
-from vqscale.errors import StudyError
+from vqscale.data.stream import TokenStream
+from vqscale.errors import CorpusError, StudyError
 from vqscale.models.presets import fields_of, resolve
-from vqscale.study.spec import Axes, Study, explain
+from vqscale.study.spec import Axes, DataSpec, Study, explain
 from vqscale.study.trial import TrainConfig, Trial
 
 Cell = dict[str, dict[str, Any]]
+DEEPSPEED_OWNED = {
+    "train_batch_size": "train.batch_tokens",
+    "train_micro_batch_size_per_gpu": "train.batch_tokens and train.accumulation",
+    "gradient_accumulation_steps": "train.accumulation",
+    "gradient_clipping": "train.clip",
+    "zero_optimization.stage": "train.zero",
+    "optimizer": "train.lr, beta1, beta2, adam_eps and weight_decay",
+    "scheduler": "train.warmup and train.lr_final",
+}
+"""DeepSpeed's keys for what the training loop itself decides, and the study's keys that set it."""
 
 
 def cells(study: Study) -> Iterator[tuple[Cell, frozenset[str]]]:
@@ -40,7 +52,7 @@ def expand(study: Study, *, source: str) -> list[Trial]:
     corpora: dict[str, tuple[str, Corpus]] = {}
     trials: dict[str, Trial] = {}
     for cell, axes in cells(study):
-        name = cell["data"]["corpus"]
+        name = _corpus_name(cell, axes, source)
         if name not in corpora:
             uri = storage.absolute(resolve_corpus(name))
             corpora[name] = uri, open_corpus(uri)
@@ -49,12 +61,20 @@ def expand(study: Study, *, source: str) -> list[Trial]:
             try:
                 trial = _trial(cell, axes, seed, uri, corpus)
                 check(trial, study)
+                check_length(trial.train, corpus)
             except StudyError as error:
                 raise StudyError(f"{source}: {error}{_where(cell, axes)}") from error
             except ValidationError as error:
                 raise StudyError(explain(error, source, prefix="train") + _where(cell, axes)) from error
             trials.setdefault(trial.fingerprint, trial)
     return list(trials.values())
+
+
+def _corpus_name(cell: Cell, axes: frozenset[str], source: str) -> str:
+    try:
+        return DataSpec(**cell["data"]).corpus
+    except ValidationError as error:
+        raise StudyError(explain(error, source, prefix="data") + _where(cell, axes)) from error
 
 
 def _seeds(train: dict[str, Any], source: str) -> list[int]:
@@ -116,8 +136,7 @@ def check(trial: Trial, study: Study) -> None:
             f"model.codebook_size: {size} codes are more than the {train.batch_tokens} tokens of a batch"
             " (train.batch_tokens): most would never be used. Use fewer codes or a larger batch."
         )
-    if train.backend == "triton" and not model.arch.startswith("transformer_vq"):
-        raise StudyError("train.backend: triton belongs to transformer_vq")
+    check_backend(trial)
     micro = train.batch_size // train.accumulation
     share = workers * train.segment_length * train.accumulation
     if micro % workers:
@@ -127,3 +146,48 @@ def check(trial: Trial, study: Study) -> None:
         )
     if train.engine == "plain" and (workers > 1 or train.deepspeed):
         raise StudyError("train.engine: plain serves one worker without DeepSpeed settings. Use engine: deepspeed.")
+    check_deepspeed(train.deepspeed)
+
+
+def check_backend(trial: Trial) -> None:
+    """Whether the named implementation of VQ attention runs on a CPU, which every cluster has. Raises StudyError."""
+    name = trial.train.backend
+    if trial.model.arch != "transformer_vq":
+        if name == "triton":
+            raise StudyError("train.backend: triton belongs to transformer_vq")
+        return
+    try:
+        resolve_backend(name, "cpu")
+    except BackendUnavailableError as error:
+        raise StudyError(f"train.{error}") from error
+
+
+def check_deepspeed(overrides: dict[str, Any]) -> None:
+    """Overrides may not move what the training loop counts on. Raises StudyError that names the key to use instead."""
+    zero = overrides.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise StudyError(
+            f"train.deepspeed: zero_optimization: {zero!r} is no mapping of DeepSpeed's settings."
+            " The stage is set by train.zero."
+        )
+    for key, instead in DEEPSPEED_OWNED.items():
+        section, name = (zero, "stage") if key == "zero_optimization.stage" else (overrides, key)
+        if name in section:
+            raise StudyError(
+                f"train.deepspeed: {key}: {section[name]!r} would override what the training loop decides."
+                f" Leave it out and set {instead}."
+            )
+
+
+def check_length(train: TrainConfig, corpus: Corpus) -> None:
+    """Whether the training split holds a sequence, by the rule of the stream that cuts it. Raises StudyError."""
+    try:
+        TokenStream(
+            corpus.split("train"),
+            batch=train.batch_size,
+            length=train.segment_length,
+            context=train.context,
+            seed=train.seed,
+        )
+    except CorpusError as error:
+        raise StudyError(f"train.{error}") from error

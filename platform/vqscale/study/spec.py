@@ -22,6 +22,12 @@ class DataSpec(Frozen):
     """A named corpus (`vqscale data list`) or the URI of a prepared one."""
 
 
+TRAIN_KEYS = frozenset(TrainConfig.model_fields) - {"seed"} | {"seeds"}
+"""What a study may set in `train`: a study lists seeds, a trial has one."""
+AXIS_KEYS = {"train": TRAIN_KEYS, "data": frozenset(DataSpec.model_fields)}
+"""Keys of the sections that are the same for every architecture; those of `model` are checked with its architecture."""
+
+
 class Resources(Frozen):
     workers: int = Field(default=1, gt=0)
     """Ray Train workers of one trial."""
@@ -96,25 +102,37 @@ class Study(Frozen):
     def _axes_are_known(cls, sweep: list[Axes]) -> list[Axes]:
         for axes in sweep:
             for axis, values in axes.items():
-                section, _, key = axis.partition(".")
-                if section not in SWEPT_SECTIONS or not key:
-                    raise ValueError(f"axis {axis!r}: an axis is model.KEY, train.KEY or data.KEY")
-                if not values:
-                    raise ValueError(f"axis {axis!r} has no values: an empty sweep trains nothing")
+                _check_axis(axis, values)
         return sweep
 
     @field_validator("train")
     @classmethod
     def _train_keys_are_known(cls, train: dict[str, Any]) -> dict[str, Any]:
-        known = (set(TrainConfig.model_fields) - {"seed"}) | {"seeds"}
-        if unknown := sorted(set(train) - known):
-            raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        if unknown := sorted(set(train) - TRAIN_KEYS):
+            raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(sorted(TRAIN_KEYS))}")
         return train
 
     @property
     def folder(self) -> str:
         """Where the study lives: an absolute path or a URI."""
         return storage.join(storage.absolute(self.storage), self.study)
+
+
+def _check_axis(axis: str, values: list[Any]) -> None:
+    """Raises ValueError for an axis that sets nothing, or that no trial could take."""
+    section, _, key = axis.partition(".")
+    if section not in SWEPT_SECTIONS or not key:
+        raise ValueError(f"axis {axis!r}: an axis is model.KEY, train.KEY or data.KEY")
+    known = AXIS_KEYS.get(section)
+    if known is not None and key not in known:
+        raise ValueError(f"axis {axis!r}: unknown key {key!r}; known: {', '.join(sorted(known))}")
+    if not values:
+        raise ValueError(f"axis {axis!r} has no values: an empty sweep trains nothing")
+    if axis == "train.seeds" and not all(isinstance(value, list) for value in values):
+        raise ValueError(
+            f"axis {axis!r}: {values!r} is no list of lists. Every value of this axis is a list of seeds, such as"
+            " [[0, 1], [2]]; for the same seeds in every trial write `seeds: [0, 1]` in the section train"
+        )
 
 
 class _Loader(yaml.SafeLoader):

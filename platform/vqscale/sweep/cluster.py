@@ -67,7 +67,7 @@ def gpus_per_worker(resources: Resources) -> int:
 def lane_count(resources: Resources, gpus: int, trials: int) -> int:
     """Trials that the connected cluster holds at once.
 
-    Raises ClusterError when it holds not even one.
+    Raises ClusterError when it holds not even one, or when no node of it holds one worker.
     """
     have = ray.cluster_resources()
     need = {"CPU": resources.workers * resources.cpus_per_worker, "GPU": resources.workers * gpus}
@@ -78,8 +78,24 @@ def lane_count(resources: Resources, gpus: int, trials: int) -> int:
                 f" {have.get(kind, 0):g}. Lower resources.workers or resources.{kind.lower()}s_per_worker, or name a"
                 " larger cluster with --address."
             )
+    _check_worker_fits_a_node(resources, gpus)
     fits = min(int(have.get(kind, 0) // amount) for kind, amount in need.items() if amount)
     return max(1, min(fits, trials, resources.max_concurrent or fits))
+
+
+def _check_worker_fits_a_node(resources: Resources, gpus: int) -> None:
+    """A worker is never spread over nodes: what only the sum of them holds would wait for ever."""
+    need = {"CPU": resources.cpus_per_worker, "GPU": gpus}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(amount <= node.get(kind, 0) for kind, amount in need.items()) for node in nodes):
+        return
+    sizes = [(node.get("GPU", 0), node.get("CPU", 0)) for node in nodes]
+    most_gpus, most_cpus = max(sizes if gpus else [(0, cpus) for _, cpus in sizes], default=(0, 0))
+    raise ClusterError(
+        f"resources: one worker needs {resources.cpus_per_worker} CPUs and {gpus} GPUs on one node, but the largest"
+        f" node of the cluster has {most_cpus:g} CPUs and {most_gpus:g} GPUs. Lower resources.cpus_per_worker or"
+        " resources.gpus_per_worker, or name a cluster with larger nodes with --address."
+    )
 
 
 def check_local_size(resources: Resources, address: str | None) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from vqscale.data.corpus import open_corpus
 from vqscale.errors import StudyError
 from vqscale.plan.plan import plan
 from vqscale.study.spec import parse_study
@@ -48,6 +49,66 @@ def test_plan_trains_a_cell_that_two_entries_name_once(make: Any) -> None:
 def test_plan_makes_one_trial_a_seed(make: Any) -> None:
     train = {"context": 64, "tokens": 8192, "batch_tokens": 512, "lr": 0.01, "seeds": [0, 1, 2]}
     assert [planned.trial.train.seed for planned in plan(make(train=train)).trials] == [0, 1, 2]
+
+
+def test_plan_takes_lists_of_seeds_as_an_axis(make: Any) -> None:
+    sweep = [{"train.seeds": [[0, 1], [2]]}]
+    assert [planned.trial.train.seed for planned in plan(make(sweep=sweep)).trials] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("corpus", [3, "", ["a"]])
+def test_plan_refuses_an_axis_of_corpora_that_are_no_names(make: Any, corpus: Any) -> None:
+    with pytest.raises(StudyError, match=r"study: data\.corpus: .*\(in the cell data\.corpus"):
+        plan(make(sweep=[{"data.corpus": [corpus]}]))
+
+
+def test_plan_refuses_a_backend_that_cannot_run(make: Any) -> None:
+    with pytest.raises(StudyError, match=r"train\.backend: got 'triton'.*no Triton kernels.*'blockwise'"):
+        plan(make(sweep=[{"train.backend": ["auto", "triton"]}]))
+
+
+@pytest.mark.parametrize("backend", ["auto", "naive", "blockwise"])
+def test_plan_takes_a_backend_that_runs(make: Any, backend: str) -> None:
+    (planned,) = plan(make(sweep=[{"train.backend": [backend]}])).trials
+    assert planned.trial.train.backend == backend
+
+
+def test_plan_refuses_triton_for_a_model_without_vq_attention(make: Any) -> None:
+    with pytest.raises(StudyError, match=r"train\.backend: triton belongs to transformer_vq"):
+        plan(make(sweep=[{"model.arch": ["transformer"], "train.backend": ["triton"]}]))
+
+
+def test_plan_refuses_a_context_longer_than_the_training_split(make: Any, corpus_uri: str) -> None:
+    tokens = len(open_corpus(corpus_uri).split("train"))
+    train = {"segment": 1, "batch_tokens": 512, "lr": 0.01}
+    model = {"arch": "transformer", "preset": "pico"}
+    plan(make(model=model, train=train | {"context": tokens - 1, "tokens": 8192}))
+    with pytest.raises(StudyError, match=rf"train\.context: .*{tokens} \+ 1 tokens.*has {tokens}\. Use a shorter"):
+        plan(make(model=model, train=train | {"context": tokens, "tokens": 8192}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"gradient_accumulation_steps": 2}, r"gradient_accumulation_steps: 2 .*train\.accumulation"),
+        ({"train_batch_size": 8}, r"train_batch_size: 8 .*train\.batch_tokens"),
+        ({"train_micro_batch_size_per_gpu": 8}, r"train_micro_batch_size_per_gpu: 8 .*train\.batch_tokens"),
+        ({"zero_optimization": {"stage": 3}}, r"zero_optimization\.stage: 3 .*train\.zero"),
+        ({"zero_optimization": True}, r"zero_optimization: True is no mapping.*train\.zero"),
+        ({"gradient_clipping": 0.5}, r"gradient_clipping: 0\.5 .*train\.clip"),
+        ({"optimizer": {"type": "Adam"}}, r"optimizer: .*train\.lr"),
+        ({"scheduler": None}, r"scheduler: None .*train\.warmup"),
+    ],
+)
+def test_plan_refuses_deepspeed_settings_that_the_loop_owns(make: Any, overrides: Any, words: str) -> None:
+    with pytest.raises(StudyError, match=r"train\.deepspeed: " + words):
+        plan(make(sweep=[{"train.deepspeed": [overrides]}]))
+
+
+def test_plan_takes_other_deepspeed_settings(make: Any) -> None:
+    overrides = {"zero_optimization": {"reduce_bucket_size": 1000}, "steps_per_print": 10}
+    (planned,) = plan(make(sweep=[{"train.deepspeed": [overrides]}])).trials
+    assert planned.trial.train.deepspeed == overrides
 
 
 def test_plan_leaves_the_codebook_aside_for_a_quadratic_cell(make: Any) -> None:
