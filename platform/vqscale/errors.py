@@ -33,5 +33,9 @@ class BackendError(UserError):
     """A named implementation that cannot run here."""
 
 
+class StudyInterruptedError(Exception):
+    """A person stopped the work; what was done is kept. Exit code 130."""
+
+
 class WorkFailedError(Exception):
     """The request was right but part of the work failed. Exit code 1."""

@@ -45,17 +45,21 @@ def join(uri: str, *parts: str) -> str:
 
 
 def exists(uri: str) -> bool:
+    """Whether a file or folder is there. Only "not found" is no: an error of the network is raised."""
     fs, path = filesystem(uri)
     fs.invalidate_cache()
-    return bool(fs.exists(path))
+    try:
+        fs.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def listdir(uri: str) -> list[str]:
     """Names of the entries of a folder, sorted; an absent folder has none."""
-    fs, path = filesystem(uri)
-    fs.invalidate_cache()
-    if not fs.exists(path):
+    if not exists(uri):
         return []
+    fs, path = filesystem(uri)
     own = path.rstrip("/")
     names = (entry.rstrip("/") for entry in fs.ls(path, detail=False))
     return sorted(name.rsplit("/", 1)[-1] for name in names if name != own)

@@ -55,6 +55,7 @@ class TrainingCell:
 
     def _prepare(self) -> None:
         module = build(self._model, device=self._device, seed=0)
+        module.autocast_bf16 = self._train.precision == "bf16"
         module.train()
         self._engine = PlainEngine(module, self._train)
         # AdamW makes its moments at the first update: a tiny one, so that the next is whole and its peak the peak.

@@ -16,7 +16,7 @@ from vqscale.cli.report import report
 from vqscale.cli.run import run
 from vqscale.cli.throughput import throughput
 from vqscale.cli.ui import ui
-from vqscale.errors import UserError, WorkFailedError
+from vqscale.errors import StudyInterruptedError, UserError, WorkFailedError
 
 app = typer.Typer(
     name="vqscale",
@@ -41,8 +41,8 @@ def main() -> None:
     except WorkFailedError as error:
         errors.print(f"[red]failed:[/red] {_escape(str(error))}")
         sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("\nStopped. What was trained is kept: the same command goes on from there.")
+    except StudyInterruptedError as error:
+        errors.print(f"Stopped. {error} What was trained is kept: the same command goes on from there.")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -155,11 +155,11 @@ def print_time(outcome: StudyResults, seconds: float, console: Console) -> None:
     if not outcome.trained_now:
         console.print(f"Nothing was left to train; {duration(seconds)} in all.", highlight=False)
         return
-    training = sum(result.seconds_training or 0.0 for result in outcome.trained)
-    spent = outcome.seconds * outcome.lanes
+    training, lanes = outcome.trained.training_seconds, outcome.trained.lanes
+    spent = outcome.seconds * lanes
     each = (spent - training) / outcome.trained_now
     console.print(
-        f"{outcome.trained_now} trials in {duration(outcome.seconds)} on {outcome.lanes} worker groups, of which"
+        f"{outcome.trained_now} trials in {duration(outcome.seconds)} on {lanes} worker groups, of which"
         f" {training / spent:.0%} was training: {each:.1f} s a trial were not. {duration(seconds)} in all.",
         highlight=False,
     )

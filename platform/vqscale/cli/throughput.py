@@ -78,11 +78,11 @@ def measure(
     if fresh:
         write_figures(pd.DataFrame(), [], table, folder)
         if tracker:
-            _track(tracker, request, table, folder)
+            track_throughput(tracker, request, table, folder)
     return table, fresh
 
 
-def _track(tracker: Tracker, request: Request, table: pd.DataFrame, folder: str) -> None:
+def track_throughput(tracker: Tracker, request: Request, table: pd.DataFrame, folder: str) -> None:
     """A child run of its own in MLflow: every metric over T, the table and the figure as artifacts."""
     parent = tracker.study_run()
     own = {"vqscale.kind": "throughput", "vqscale.fingerprint": request.fingerprint}

@@ -117,6 +117,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
+        self.autocast_bf16 = False
         self.backend = "auto"
         self.embed = TokenEmbedding(config.vocab_size, config.d_model, std=1.0 if std is None else std)
         absolute = config.absolute_positions
@@ -143,6 +144,18 @@ class LanguageModel(nn.Module):
         are padding: nobody sees them and their logits mean nothing. A token where `doc_start_BT` is True sees nothing
         before itself, nor do those after it.
         """
+        # Here rather than around the call: DeepSpeed turns off an autocast that it finds around its engine.
+        with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=self.autocast_bf16):
+            return self._forward(tokens_BT, state, mask_BT, doc_start_BT, return_state)
+
+    def _forward(
+        self,
+        tokens_BT: Tensor,
+        state: ModelState | None,
+        mask_BT: Tensor | None,
+        doc_start_BT: Tensor | None,
+        return_state: bool,
+    ) -> ModelOutput:
         segment, open_B = self._segment(tokens_BT, state, mask_BT, doc_start_BT)
         carried_B = tokens_BT.new_zeros(tokens_BT.shape[0], dtype=torch.int64) if state is None else state.age
         age_BT = document_age(doc_start_BT, carried_B, tokens_BT.shape[1])

@@ -77,7 +77,7 @@ def autotune(study: Study, *, source: str, address: str | None = None, console: 
     assert study.autotune is not None
     tokens = int(tuning.train["tokens"])
     scheduler = WithinTolerance([int(share * tokens) for share in RUNGS], MARGIN * study.autotune.tolerance)
-    outcome = run(tuning, source=source, address=address, console=console, scheduler=scheduler)
+    outcome = run(tuning, source=source, address=address, console=console, allow_changed=True, scheduler=scheduler)
     return choose(outcome.results, study.autotune.tolerance)
 
 

@@ -10,7 +10,10 @@ The class is plain asyncio; `ray.remote(Dispatcher)` makes it the actor that eve
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Answer = Literal["go on", "stop", "abort"]
+"""stop: end here and be evaluated; abort: end without a record."""
 
 
 @dataclass
@@ -55,11 +58,21 @@ class Dispatcher:
             self._changed.notify_all()
 
     async def events(self, trial_id: str, seen: int) -> list[dict[str, Any]]:
-        """Events of a trial from number `seen` on; waits until there is one. The last is `finished` or `failed`."""
+        """Events of a trial from number `seen` on; waits until there is one.
+
+        The last is `finished`, `failed` or, when nobody wants the trial any more, `cancelled`.
+        """
         order = self._orders[trial_id]
         async with self._changed:
-            await self._changed.wait_for(lambda: len(order.events) > seen)
-            return order.events[seen:]
+            await self._changed.wait_for(lambda: len(order.events) > seen or order.cancelled)
+            return [{"kind": "cancelled"}] if order.cancelled else order.events[seen:]
+
+    async def final(self, trial_id: str) -> dict[str, Any]:
+        """The last event of a trial, once it has one: how a lane ended what was cancelled."""
+        order = self._orders[trial_id]
+        async with self._changed:
+            await self._changed.wait_for(lambda: order.ended)
+            return order.events[-1]
 
     async def cancel(self, trial_id: str) -> None:
         """Tune no longer wants this trial: it leaves the queue, or its lane is told to stop it."""
@@ -87,8 +100,10 @@ class Dispatcher:
                 self._lanes[lane] = state = _Lane(incarnation)
             if turn == len(state.turns):
                 await self._changed.wait_for(
-                    lambda: self._queue or self._closed or state.incarnation != incarnation or turn < len(state.turns)
+                    lambda: self._queue or self._closed or self._lanes.get(lane) is not state or turn < len(state.turns)
                 )
+            if self._lanes.get(lane) is not state:  # asked by processes that are no more
+                return None
             if turn == len(state.turns):
                 state.turns.append(self._queue.popleft() if self._queue and not self._closed else None)
                 self._changed.notify_all()
@@ -97,16 +112,20 @@ class Dispatcher:
                 return None
             return {"trial_id": order.trial_id, "payload": order.payload, "attempt": order.attempt}
 
-    async def publish(self, trial_id: str, event: dict[str, Any]) -> bool:
-        """Add an event of a running trial; True asks it to stop."""
+    async def publish(self, trial_id: str, attempt: int, event: dict[str, Any]) -> Answer:
+        """Add an event of a running attempt; what an earlier attempt still tells is dropped."""
         async with self._changed:
             order = self._orders[trial_id]
+            if order.attempt != attempt:
+                return "abort"
             if event["kind"] in ("finished", "failed"):
                 self._end(order, event)
             elif not order.ended:
                 order.events.append(event)
             self._changed.notify_all()
-            return order.cancelled
+            if self._closed:
+                return "abort"
+            return "stop" if order.cancelled else "go on"
 
     async def lane_lost(self, lane: str, error: str) -> None:
         """A lane cannot be started any more: the trial it held fails, and without lanes so does every other."""
@@ -125,9 +144,10 @@ class Dispatcher:
         self._lanes.setdefault(lane, _Lane())
 
     async def close(self) -> None:
-        """No more trials: every lane is told to stop when its present one ends."""
+        """No more trials: every lane ends; what still runs is given up without a record and can be gone on with."""
         async with self._changed:
             self._closed = True
+            self._queue.clear()
             self._changed.notify_all()
 
     def _abandon(self, lane: _Lane) -> None:

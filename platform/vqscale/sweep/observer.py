@@ -1,14 +1,25 @@
-"""What the driver does with the news of a trial: show it, and mirror it to MLflow."""
+"""What the driver does with the news of a trial: show it, and mirror it to MLflow.
+
+MLflow is a view of the study's folder: while its store fails, training goes on, and what the store missed is sent
+once it answers. A run is ended last, after all its rows and final numbers, so that an ended run is a complete one.
+"""
+
+import time
+from collections.abc import Callable, Mapping
 
 from rich.markup import escape
 
+from vqscale.errors import TrackingError
 from vqscale.plan.plan import Plan
 from vqscale.results.record import Result
 from vqscale.study.trial import Trial
 from vqscale.sweep.progress import Progress, last_line
-from vqscale.track.tracker import RunStatus, Tracker
-from vqscale.train.record import git_commit, versions
-from vqscale.train.trial import Row
+from vqscale.track.tracker import RunStatus, Tracker, TrialRun
+from vqscale.train.record import git_commit, read_result, versions
+from vqscale.train.trial import Row, read_rows
+
+PAUSE_SECONDS = 60.0
+"""Nothing is sent for so long after a failure: each try would hold up the driver until MLflow gives up."""
 
 RUN_STATUS: dict[str, RunStatus] = {"finished": "FINISHED", "stopped": "FINISHED"}
 FINAL = (
@@ -22,9 +33,11 @@ class Observer:
     """Progress on the screen and runs in MLflow for the trials of one plan."""
 
     def __init__(self, plan: Plan, progress: Progress, tracker: Tracker) -> None:
+        self._plan = plan
         self._trials = {planned.trial.id: planned for planned in plan.trials}
         self._progress, self._tracker = progress, tracker
         self._runs: dict[str, str] = {}
+        self._silent_until, self._told = 0.0, False
         self._parent = tracker.study_run()
         tracker.begin(self._parent)
         if plan.study.question:
@@ -32,7 +45,7 @@ class Observer:
 
     def row(self, trial_id: str, row: Row) -> None:
         self._progress.row(trial_id, row)
-        self._tracker.log_row(self._run(trial_id), row, tokens=int(row["tokens"]))
+        self._send(trial_id, lambda run: self._tracker.log_row(run, row, tokens=int(row["tokens"])))
 
     def warn(self, trial_id: str, message: str) -> None:
         self._progress.say(f"[yellow]{self._trials[trial_id].trial.name}: {escape(message)}[/yellow]")
@@ -42,13 +55,51 @@ class Observer:
 
     def ended(self, trial_id: str, result: Result) -> None:
         self._progress.ended(trial_id, result)
-        run = self._run(trial_id)
+        self._send(trial_id, lambda run: self._finish(run, result))
+
+    def catch_up(self) -> None:
+        """Send what the store lacks of the trials that have a record; a search and no more when it lacks nothing.
+
+        A store that still fails is told on the screen. Raises StorageError for a study that cannot be read.
+        """
+        try:
+            shown = self._tracker.trials()
+            for trial_id, planned in self._trials.items():
+                result = planned.result if planned.done else read_result(self._plan.folder(planned.trial))
+                if result and not _complete(shown.get(trial_id), result):
+                    self._finish(self._run(trial_id), result)
+        except TrackingError as error:
+            self._progress.say(
+                f"[yellow]MLflow lacks a part of this study ({escape(str(error))}); the results in"
+                f" {escape(self._plan.study.folder)} are complete.[/yellow]"
+            )
+
+    def _send(self, trial_id: str, write: Callable[[str], None]) -> None:
+        """Write to a trial's run; a failure is told once and never reaches the training."""
+        if time.monotonic() < self._silent_until:
+            return
+        try:
+            write(self._run(trial_id))
+        except TrackingError as error:
+            self._runs.pop(trial_id, None)  # opened again, it tells what it holds
+            self._silent_until = time.monotonic() + PAUSE_SECONDS
+            if not self._told:
+                self._progress.say(
+                    f"[yellow]{escape(str(error))} Training goes on; MLflow gets what it missed later.[/yellow]"
+                )
+            self._told = True
+
+    def _finish(self, run: str, result: Result) -> None:
+        trial = self._trials[result.trial_id].trial
+        rows = read_rows(self._plan.folder(trial))
+        self._tracker.log_rows(run, ((int(row["tokens"]), row) for row in rows))
         final = {f"final/{key}": getattr(result, key) for key in FINAL}
         self._tracker.log_final(run, final, tokens=result.tokens)
         tags = {"status": result.status, "device": result.device or "", "backend": result.backend or ""}
         tags |= {"error": last_line(result.error)} if result.error else {}
+        tags |= _code_tags(result.versions, result.git)
         self._tracker.set_tags(run, {key: value for key, value in tags.items() if value})
-        self._tracker.end(run, RUN_STATUS.get(result.status, "FAILED"))
+        self._tracker.end(run, _run_status(result))
 
     def _run(self, trial_id: str) -> str:
         if trial_id not in self._runs:
@@ -81,6 +132,20 @@ class Observer:
 
 def _tags(trial: Trial) -> dict[str, str]:
     tags = {"vqscale.fingerprint": trial.fingerprint, "corpus": trial.corpus_fingerprint}
-    tags |= {f"version.{name}": version for name, version in versions().items()}
-    commit = git_commit()
+    return tags | _code_tags(versions(), git_commit())
+
+
+def _code_tags(versions: Mapping[str, str], commit: str | None) -> dict[str, str]:
+    tags = {f"version.{name}": version for name, version in versions.items()}
     return tags | ({"mlflow.source.git.commit": commit} if commit else {})
+
+
+def _run_status(result: Result) -> RunStatus:
+    return RUN_STATUS.get(result.status, "FAILED")
+
+
+def _complete(run: TrialRun | None, result: Result) -> bool:
+    """Whether a run was ended with this result, so holds all of it."""
+    if run is None or run.status != _run_status(result) or run.tags.get("status") != result.status:
+        return False
+    return result.bpb is None or "final/bpb" in run.metrics

@@ -9,7 +9,7 @@ from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from vqscale import storage
-from vqscale.errors import StudyError
+from vqscale.errors import StudyInterruptedError
 from vqscale.plan.plan import plan
 from vqscale.results.record import Result
 from vqscale.results.table import write_table
@@ -17,7 +17,7 @@ from vqscale.study.spec import Study
 from vqscale.sweep import cluster
 from vqscale.sweep.observer import Observer
 from vqscale.sweep.progress import Progress
-from vqscale.sweep.train import train
+from vqscale.sweep.train import Trained, train
 from vqscale.track.tracker import Tracker, check_reachable
 
 TABLES = ("results.parquet", "results.csv")
@@ -29,17 +29,15 @@ class StudyResults:
 
     study: Study
     results: list[Result]
-    trained: list[Result]
-    """Those that this run trained."""
+    trained: Trained
+    """What this run trained."""
     seconds: float
     """From connecting to the cluster to the last trial's end."""
-    lanes: int
-    """Worker groups that trained side by side."""
     tracker: Tracker
 
     @property
     def trained_now(self) -> int:
-        return len(self.trained)
+        return len(self.trained.results)
 
     @property
     def failed(self) -> list[Result]:
@@ -67,23 +65,30 @@ def run(
 ) -> StudyResults:
     """Train the pending trials of a study and write its table to the study's folder.
 
-    Raises UserError before anything is started when the request is wrong; KeyboardInterrupt when a person stopped it.
+    Raises UserError before anything is started when the request is wrong; StudyInterruptedError when a person stopped
+    it, with the table of what had ended by then written.
     """
     planned = plan(study, source=source, allow_changed=allow_changed)
     check(study, address)
-    started, trained, lanes = time.monotonic(), list[Result](), 0
+    started, trained = time.monotonic(), Trained(results=[], lanes=0, training_seconds=0.0)
     with ThreadPoolExecutor(max_workers=1) as aside:  # a fresh MLflow store takes as long to make as Ray to start
         opening = aside.submit(open_tracker, study)
-        if planned.pending:
-            with cluster.connected(address):
-                write_study(study)
-                with Progress(planned, console) as progress:
-                    observer = Observer(planned, progress, opening.result())
-                    trained, lanes = train(planned, observer, scheduler=scheduler)
-        seconds = time.monotonic() - started
-        results = collect(study, source=source)
+        try:
+            if planned.pending:
+                with cluster.connected(address):
+                    tracker = opening.result()
+                    write_study(study)
+                    with Progress(planned, console) as progress:
+                        trained = train(planned, Observer(planned, progress, tracker), scheduler=scheduler)
+        except StudyInterruptedError:
+            collect(study, source=source)
+            raise
         return StudyResults(
-            study=study, results=results, trained=trained, seconds=seconds, lanes=lanes, tracker=opening.result()
+            study=study,
+            results=collect(study, source=source),
+            trained=trained,
+            seconds=time.monotonic() - started,
+            tracker=opening.result(),
         )
 
 
@@ -99,13 +104,8 @@ def open_tracker(study: Study) -> Tracker:
 
 
 def collect(study: Study, *, source: str = "study") -> list[Result]:
-    """The records of a study's trials in the order of its file, written as its table.
-
-    Raises StudyError when no trial has a record.
-    """
+    """The records of a study's trials in the order of its file, written as its table."""
     results = plan(study, source=source, allow_changed=True).results
-    if not results:
-        raise StudyError(f"{source}: study {study.study!r} has no results in {study.folder}. Run `vqscale run` first.")
     for name in TABLES:
         write_table(results, storage.join(study.folder, name))
     return results

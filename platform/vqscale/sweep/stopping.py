@@ -1,5 +1,6 @@
 """Early stopping for the choice of a codebook: give up what can no longer be within tolerance, keep what can."""
 
+import math
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -20,10 +21,9 @@ class WithinTolerance(FIFOScheduler):  # type: ignore[misc]
         self._passed: dict[str, int] = {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> Any:
-        event = result.get("event", {})
-        if event.get("kind") != "metrics":
+        tokens, bpb = result["tokens"], result["bpb"]
+        if not math.isfinite(bpb):  # no row of metrics
             return TrialScheduler.CONTINUE
-        tokens, bpb = event["row"]["tokens"], event["row"]["bpb"]
         passed = [rung for rung in self._rungs if self._passed.get(trial.trial_id, 0) < rung <= tokens]
         if not passed:
             return TrialScheduler.CONTINUE

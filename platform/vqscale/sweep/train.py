@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.fs
@@ -10,6 +11,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from vqscale import storage
+from vqscale.errors import StudyInterruptedError
 from vqscale.plan.plan import Plan, PlannedTrial
 from vqscale.results.record import Result
 from vqscale.sweep import cluster
@@ -43,10 +45,21 @@ def submit_and_follow(config: dict[str, Any], dispatcher: Any = None, payloads: 
             seen += 1
             tokens = event["row"]["tokens"] if event["kind"] == "metrics" else 0
             tune.report({"event": event, "tokens": tokens, "bpb": event.get("row", {}).get("bpb", float("nan"))})
-            if event["kind"] == "finished":
+            if event["kind"] in ("finished", "cancelled"):
                 return
             if event["kind"] == "failed":
                 raise TrialFailedError(event["error"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What one run trained."""
+
+    results: list[Result]
+    lanes: int
+    """Worker groups that trained side by side."""
+    training_seconds: float
+    """Spent in training steps by this run, over all lanes."""
 
 
 class _Bridge(tune.Callback):  # type: ignore[misc]
@@ -58,6 +71,9 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
         self._started: dict[str, str] = {}
         self._errors: dict[str, str] = {}
         self.results: dict[str, Result] = {}
+        self.completed: set[str] = set()
+        """Trials that Tune has ended, be it early."""
+        self.training_seconds = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune stores its callbacks for a restore of its own; the study's folder is what a run goes on from."""
@@ -80,12 +96,13 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
         elif event["kind"] == "failed":
             self._errors[trial_id] = event["error"]
         elif event["kind"] == "finished":
-            self._end(trial_id, Result.model_validate_json(json.dumps(event["result"])))
+            self.finished(trial_id, event)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._observer.retried(trial.config["trial"], self._error(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.completed.add(trial.config["trial"])
         self._dispatcher.cancel.remote(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -101,6 +118,11 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
         write_result(result, self._plan.folder(failed))
         self._end(failed.id, result)
 
+    def finished(self, trial_id: str, event: dict[str, Any]) -> None:
+        """Take the record of a trial that a lane has ended: finished, diverged or stopped."""
+        self.training_seconds += event["training_seconds"]
+        self._end(trial_id, Result.model_validate_json(json.dumps(event["result"])))
+
     def _error(self, trial: Any) -> str:
         return self._errors.get(trial.config["trial"]) or str(trial.get_error())
 
@@ -109,11 +131,11 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
         self._observer.ended(trial_id, result)
 
 
-def train(plan: Plan, observer: Observer, *, scheduler: TrialScheduler | None = None) -> tuple[list[Result], int]:
-    """Train the pending trials of a plan on the connected cluster; returns their records and the number of lanes.
+def train(plan: Plan, observer: Observer, *, scheduler: TrialScheduler | None = None) -> Trained:
+    """Train the pending trials of a plan on the connected cluster.
 
-    Raises ClusterError when the cluster is too small, KeyboardInterrupt when a person stopped it; what was trained by
-    then stays, and the same call goes on from there.
+    Raises ClusterError when the cluster is too small, StudyInterruptedError when a person stopped it; what was trained
+    by then stays, and the same call goes on from there.
     """
     resources, options = plan.study.resources, plan.study.run
     pending = sorted(plan.pending, key=lambda planned: -planned.cost.flops)  # long ones first: the lanes end together
@@ -126,14 +148,23 @@ def train(plan: Plan, observer: Observer, *, scheduler: TrialScheduler | None = 
     bridge = _Bridge(plan, dispatcher, observer)
     try:
         _tuner(plan, pending, dispatcher, bridge, count + WAITING, scheduler).fit()
+        _await_stopped(dispatcher, bridge)
     finally:
         ray.get(dispatcher.close.remote())
+        lanes.join(timeout=LANE_STOP_SECONDS)
     unfinished = [planned.trial.name for planned in pending if planned.trial.id not in bridge.results]
     if unfinished:
-        raise KeyboardInterrupt(f"{len(unfinished)} trials are unfinished")
-    lanes.join(timeout=LANE_STOP_SECONDS)
+        raise StudyInterruptedError(f"{len(unfinished)} of {len(pending)} trials are not finished.")
     storage.remove(storage.join(plan.study.folder, "ray"))
-    return list(bridge.results.values()), count
+    return Trained(results=list(bridge.results.values()), lanes=count, training_seconds=bridge.training_seconds)
+
+
+def _await_stopped(dispatcher: Any, bridge: _Bridge) -> None:
+    """Take the records of the trials that Tune ended early: their lanes evaluate them after that."""
+    for trial_id in sorted(bridge.completed - set(bridge.results)):
+        event = ray.get(dispatcher.final.remote(trial_id))
+        if event["kind"] == "finished":
+            bridge.finished(trial_id, event)
 
 
 def _tuner(

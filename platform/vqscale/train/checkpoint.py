@@ -119,7 +119,7 @@ def restore(
 
     A damaged one is passed over with a warning in favour of the one before it.
     """
-    for uri in complete(folder):
+    for uri in _gather(complete(folder) if _rank(group) == 0 else [], group)[0]:  # one rank's view for all
         local = Path(tempfile.mkdtemp(prefix="vqscale-restore-"))
         try:
             manifest = read_manifest(uri)

@@ -1,7 +1,7 @@
 """Engines: how gradients become an update. The training step knows only the `Engine` protocol.
 
 `plain` is torch on one device; `deepspeed` shards optimiser state, gradients and parameters over workers (ZeRO 0-3).
-Both keep parameters and optimiser state in fp32; `precision: bf16` is autocast in the step, as in the paper
+Both keep parameters and optimiser state in fp32; `precision: bf16` is autocast in the model, as in the paper
 (fp32 parameters, bf16 activations), so every engine and every ZeRO stage computes the same numbers.
 """
 

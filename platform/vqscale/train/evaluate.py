@@ -111,14 +111,13 @@ def _add_batch(
         inputs, targets = padded[:, start:stop], padded[:, start + 1 : stop + 1]
         real = mask[:, start + 1 : stop + 1]
         starts = document_starts(inputs, train.documents)
-        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            output = model(
-                torch.from_numpy(inputs.copy()).to(device),
-                state=state,
-                mask_BT=torch.from_numpy(real.copy()).to(device) if ragged else None,
-                doc_start_BT=None if starts is None else torch.from_numpy(starts).to(device),
-                return_state=stop < width - 1,
-            )
+        output = model(
+            torch.from_numpy(inputs.copy()).to(device),
+            state=state,
+            mask_BT=torch.from_numpy(real.copy()).to(device) if ragged else None,
+            doc_start_BT=None if starts is None else torch.from_numpy(starts).to(device),
+            return_state=stop < width - 1,
+        )
         state = output["state"]
         logits_BTW = output["logits"].float()
         goal_BT = torch.from_numpy(targets.copy()).to(device)

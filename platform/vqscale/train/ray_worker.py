@@ -20,17 +20,18 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
+from vqscale.errors import StudyInterruptedError
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
 from vqscale.train.engine import import_deepspeed
 from vqscale.train.record import device_name, finished_result, write_result
-from vqscale.train.trial import Row, run_trial
+from vqscale.train.trial import Row, discard_checkpoints, run_trial
 
 
 class RayHost:
     """Ray Train behind the `Host` protocol: metrics go to the dispatcher, checkpoints through `ray.train.report`."""
 
-    def __init__(self, dispatcher: Any, trial_id: str) -> None:
+    def __init__(self, dispatcher: Any, trial_id: str, attempt: int) -> None:
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.world: int = context.get_world_size()
@@ -38,9 +39,13 @@ class RayHost:
         self.group: ProcessGroup | None = None
         self._dispatcher = dispatcher
         self._trial_id = trial_id
+        self._attempt = attempt
 
     def publish(self, row: Row) -> bool:
-        return bool(self.tell({"kind": "metrics", "row": row}))
+        answer = self.tell({"kind": "metrics", "row": row})
+        if answer == "abort":
+            raise StudyInterruptedError("the study that this trial belongs to has ended")
+        return bool(answer == "stop")
 
     def checkpointed(self, uri: str, row: Row) -> None:
         """Register the checkpoint with Ray Train as a pointer: the files themselves lie in the trial's own folder."""
@@ -56,7 +61,7 @@ class RayHost:
             self.tell({"kind": "warning", "message": message})
 
     def tell(self, event: dict[str, Any]) -> Any:
-        return ray.get(self._dispatcher.publish.remote(self._trial_id, event))
+        return ray.get(self._dispatcher.publish.remote(self._trial_id, self._attempt, event))
 
 
 def _device() -> torch.device:
@@ -93,7 +98,7 @@ def _run(order: dict[str, Any], dispatcher: Any) -> None:
     trial = Trial.model_validate_json(payload["trial"])
     started = time.perf_counter()
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    host = RayHost(dispatcher, order["trial_id"])
+    host = RayHost(dispatcher, order["trial_id"], order["attempt"])
     try:
         if host.rank == 0:
             host.tell({"kind": "started", "started_at": started_at})
@@ -110,7 +115,9 @@ def _run(order: dict[str, Any], dispatcher: Any) -> None:
                 seconds_total=time.perf_counter() - started,
             )
             write_result(result, payload["folder"])
-            host.tell({"kind": "finished", "result": result.model_dump(mode="json")})
+            discard_checkpoints(result.status, payload["folder"])
+            told = {"result": result.model_dump(mode="json"), "training_seconds": outcome.seconds_training_now}
+            host.tell({"kind": "finished", **told})
     except Exception:
         host.tell({"kind": "failed", "error": traceback.format_exc(limit=-8)})
         raise

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import math
 import platform
 import subprocess
 from pathlib import Path
@@ -103,7 +104,7 @@ def finished_result(
         "loss": held_out and held_out.nats,
         "bpb": held_out and held_out.bpb,
         "perplexity": held_out and held_out.perplexity,
-        "train_loss": finite(row["loss"]),
+        "train_loss": row["loss"],
         "tokens_per_second": speed,
         "flops_per_second": speed * sum(facts["flops_groups"].values()),
         "peak_flops": outcome.peak_flops,
@@ -114,13 +115,13 @@ def finished_result(
         "revived": outcome.revived if trial.model.arch == "transformer_vq" else None,
         "seconds_training": outcome.seconds_training,
         "seconds_evaluation": outcome.seconds_evaluation,
-        "seconds_overhead": max(seconds_total - outcome.seconds_training - outcome.seconds_evaluation, 0.0),
+        "seconds_overhead": seconds_total - outcome.seconds_training_now - outcome.seconds_evaluation,
         "device": device,
         "backend": outcome.backend,
     }
     return Result(
         **facts,
-        **measured,
+        **{key: finite(value) for key, value in measured.items()},
         status=outcome.status,
         error=outcome.error,
         attempts=attempts,
@@ -132,8 +133,9 @@ def finished_result(
     )
 
 
-def finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None
+def finite(value: Any) -> Any:
+    """`value`, or None for a number that is none: what diverged has no measurement."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_result(result: Result, folder: str) -> None:

@@ -62,13 +62,12 @@ def train_step(
     for micro, rows in enumerate(np.split(tokens_BT, train.accumulation)):
         inputs_BT, targets_BT = (torch.from_numpy(part.copy()).to(device) for part in (rows[:, :-1], rows[:, 1:]))
         starts = document_starts(rows[:, :-1], train.documents)
-        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            output = engine.forward(
-                inputs_BT,
-                state=states[micro] if states else None,
-                doc_start_BT=None if starts is None else torch.from_numpy(starts).to(device),
-                return_state=carry,
-            )
+        output = engine.forward(
+            inputs_BT,
+            state=states[micro] if states else None,
+            doc_start_BT=None if starts is None else torch.from_numpy(starts).to(device),
+            return_state=carry,
+        )
         loss = F.cross_entropy(output["logits"].flatten(0, 1).float(), targets_BT.flatten())
         engine.accumulate(loss + commit_weight * output["commit"])
         nats += loss.detach() / train.accumulation

@@ -81,6 +81,9 @@ class Outcome:
     """The last row of training metrics."""
     held_out: HeldOut | None
     seconds_training: float
+    """In training steps, over all attempts."""
+    seconds_training_now: float
+    """In training steps of this attempt."""
     seconds_evaluation: float
     peak_memory_bytes: int
     peak_flops: float
@@ -104,6 +107,7 @@ class _Loop:
         model = build(trial.model, device=host.device, seed=train.seed)
         model.activation_checkpointing = train.activation_checkpointing
         model.backend = train.backend
+        model.autocast_bf16 = train.precision == "bf16"
         self.engine: Engine = open_engine(model, train, host.world)
         self.model: Any = self.engine.module
         self.model.train()
@@ -123,12 +127,15 @@ class _Loop:
         self.rows: list[Row] = []
         self.first_loss: float | None = None
         self.seconds = 0.0
+        self.seconds_before = 0.0
+        """Training seconds of earlier attempts."""
         self.window_seconds = 0.0
         self.revived_before = 0.0
         """Codes revived by earlier attempts; a codebook counts from when it was made."""
         self.peak_memory = 0
         # Dropout draws from a generator of its own a rank, so that ranks differ and a resumed run continues the draw.
         torch.manual_seed(train.seed * 1_000_003 + host.rank)
+        self.peak_flops = metrics.peak_flops(host.device.type, train.precision) * host.world  # before memory is counted
         metrics.reset_memory(host.device)
 
     @property
@@ -141,7 +148,7 @@ class _Loop:
 
     @property
     def checkpoints(self) -> str:
-        return storage.join(self.folder, "checkpoints")
+        return checkpoints_folder(self.folder)
 
     def update(self) -> None:
         start = time.perf_counter()
@@ -196,10 +203,6 @@ class _Loop:
     def bytes_per_token(self) -> float:
         """Text bytes of a training token, mean over the corpus: turns a training loss into bits per byte."""
         return self.corpus.bytes_per_token
-
-    @property
-    def peak_flops(self) -> float:
-        return metrics.peak_flops(self.host.device.type, self.train.precision) * self.host.world
 
     def fault(self, row: Row) -> str | None:
         """Why the trial has to end as diverged, if it has to."""
@@ -267,7 +270,7 @@ class _Loop:
         manifest, extra = found
         self.step = manifest.step
         self.first_loss = manifest.progress["first_loss"]
-        self.seconds = manifest.progress["seconds"]
+        self.seconds = self.seconds_before = manifest.progress["seconds"]
         self.revived_before = manifest.progress["revived"]
         self.peak_memory = manifest.progress["peak_memory"]
         if extra["states"] is not None:
@@ -277,6 +280,16 @@ class _Loop:
 
     def write_rows(self) -> None:
         storage.write_text(metrics_uri(self.folder), "".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def checkpoints_folder(folder: str) -> str:
+    return storage.join(folder, "checkpoints")
+
+
+def discard_checkpoints(status: str, folder: str) -> None:
+    """Remove the checkpoints of a trial whose record is written and that has nothing left to go on with."""
+    if status == "finished":
+        storage.remove(checkpoints_folder(folder))
 
 
 def metrics_uri(folder: str) -> str:
@@ -294,8 +307,8 @@ def read_rows(folder: str) -> list[Row]:
 def run_trial(trial: Trial, folder: str, options: RunOptions, host: Host) -> Outcome:
     """Train and evaluate one trial; goes on where an earlier attempt in `folder` stopped.
 
-    The trial's folder afterwards holds `metrics.jsonl` and `model.safetensors`; checkpoints are removed when it
-    finished and kept when it diverged or was stopped. Every rank must call it; errors of the machine are raised.
+    The trial's folder afterwards holds `metrics.jsonl`, `model.safetensors` and the last checkpoints. Every rank must
+    call it; errors of the machine are raised.
     """
     corpus = open_corpus(trial.corpus)
     with _closing(_Loop(trial, corpus, folder, options, host)) as loop:
@@ -314,6 +327,7 @@ def run_trial(trial: Trial, folder: str, options: RunOptions, host: Host) -> Out
             row=loop.rows[-1],
             held_out=held_out,
             seconds_training=loop.seconds,
+            seconds_training_now=loop.seconds - loop.seconds_before,
             seconds_evaluation=seconds,
             peak_memory_bytes=loop.peak_memory,
             peak_flops=loop.peak_flops,
@@ -356,8 +370,6 @@ def _write_outputs(loop: _Loop, status: str) -> None:
     if status != "diverged":
         data = safetensors.torch.save(weights, metadata={"config": loop.trial.model.model_dump_json()})
         storage.write_bytes(storage.join(loop.folder, "model.safetensors"), data)
-    if status == "finished":
-        storage.remove(loop.checkpoints)
 
 
 def _backend(loop: _Loop) -> str | None:

@@ -12,7 +12,7 @@ from vqscale.bench import table as bench_table
 from vqscale.bench.request import make_request, request_of
 from vqscale.bench.table import ratios, stored
 from vqscale.bench.throughput import ARCHS, load_or_measure, measure_throughput
-from vqscale.cli.throughput import throughput, track
+from vqscale.cli.throughput import throughput, track_throughput
 from vqscale.data.prepare import prepare
 from vqscale.errors import StudyError
 from vqscale.results.table import read_table
@@ -207,10 +207,13 @@ def test_make_request_gpu_that_is_not_there_is_refused():
 
 
 class RememberingTracker:
-    """What `track` logs, without a store."""
+    """What `track_throughput` logs, without a store."""
 
     def __init__(self):
         self.metrics, self.ended, self.tags, self.files = {}, [], {}, []
+
+    def study_run(self):
+        return "parent"
 
     def trial_run(self, parent, trial_id, parameters, tags):
         self.tags = tags
@@ -230,7 +233,7 @@ def test_track_logs_every_metric_over_the_context_length_and_nothing_missing():
     tracker = RememberingTracker()
     frame = measure(Laboratory(starving=[("transformer_full", 1024)]), contexts=[256, 1024])
     request = make_request(spec={"contexts": [256, 1024], "preset": "pico"})
-    track(tracker, "parent", request, frame, "folder")
+    track_throughput(tracker, request, frame, "folder")
     assert tracker.metrics["transformer_vq/tokens_per_second", 1024] == pytest.approx(1000.0)
     assert tracker.metrics["speed_ratio/transformer_full", 256] == pytest.approx(2.0)
     assert ("transformer_full/tokens_per_second", 1024) not in tracker.metrics

@@ -33,10 +33,10 @@ def test_parameter_count_equals_the_module(arch, head, preset, extras):
     assert parameter_groups(config)["codebook"] == codebooks
 
 
-def test_presets_grow_by_two_to_three_from_thirty_thousand():
+def test_presets_grow_from_thirty_thousand_by_at_most_three():
     sizes = [parameters_non_embedding(config_of("transformer_vq", "shga", preset)) for preset in PRESETS]
     assert 25_000 < sizes[0] < 35_000
-    assert all(1.9 < larger / smaller < 3.0 for smaller, larger in itertools.pairwise(sizes))
+    assert all(1.5 < larger / smaller < 3.0 for smaller, larger in itertools.pairwise(sizes))
 
 
 @pytest.mark.parametrize(

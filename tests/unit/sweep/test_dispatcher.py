@@ -42,7 +42,7 @@ def test_dispatcher_passes_events_to_who_waits() -> None:
         await dispatcher.submit("a", None)
         waiting = asyncio.create_task(dispatcher.events("a", 0))
         await asyncio.sleep(0)
-        assert await dispatcher.publish("a", {"kind": "metrics", "row": {}}) is False
+        assert await dispatcher.publish("a", 1, {"kind": "metrics", "row": {}}) == "go on"
         return await waiting
 
     assert play(scenario()) == [{"kind": "metrics", "row": {}}]
@@ -68,22 +68,35 @@ def test_dispatcher_keeps_the_first_cause_of_a_failure() -> None:
     async def scenario() -> list[Any]:
         dispatcher = Dispatcher()
         await dispatcher.submit("a", None)
-        await dispatcher.publish("a", {"kind": "failed", "error": "the cause"})
-        await dispatcher.publish("a", {"kind": "failed", "error": "connection reset by peer"})
+        await dispatcher.publish("a", 1, {"kind": "failed", "error": "the cause"})
+        await dispatcher.publish("a", 1, {"kind": "failed", "error": "connection reset by peer"})
         return await dispatcher.events("a", 0)
 
     assert play(scenario()) == [{"kind": "failed", "error": "the cause"}]
 
 
 def test_dispatcher_asks_a_cancelled_trial_to_stop() -> None:
-    async def scenario() -> bool:
+    async def scenario() -> str:
         dispatcher = Dispatcher()
         await dispatcher.submit("a", None)
         await dispatcher.take("lane", "i", 0)
         await dispatcher.cancel("a")
-        return await dispatcher.publish("a", {"kind": "metrics", "row": {}})
+        return await dispatcher.publish("a", 1, {"kind": "metrics", "row": {}})
 
-    assert play(scenario()) is True
+    assert play(scenario()) == "stop"
+
+
+def test_dispatcher_that_closes_aborts_what_runs() -> None:
+    async def scenario() -> tuple[str, Any]:
+        dispatcher = Dispatcher()
+        await dispatcher.submit("a", None)
+        await dispatcher.take("lane", "i", 0)
+        await dispatcher.submit("b", None)
+        await dispatcher.close()
+        answer = await dispatcher.publish("a", 1, {"kind": "metrics", "row": {}})
+        return answer, await dispatcher.take("lane", "i", 1)
+
+    assert play(scenario()) == ("abort", None)
 
 
 def test_dispatcher_without_lanes_fails_what_waits_and_what_comes() -> None:
@@ -110,3 +123,46 @@ def test_dispatcher_lets_a_second_lane_take_the_next_trial() -> None:
         return [order["trial_id"] for order in orders if order]
 
     assert play(scenario()) == ["a", "b"]
+
+
+def test_dispatcher_drops_what_an_earlier_attempt_still_tells() -> None:
+    async def scenario() -> tuple[str, list[Any]]:
+        dispatcher = Dispatcher()
+        await dispatcher.submit("a", None)
+        await dispatcher.publish("a", 1, {"kind": "failed", "error": "the cause"})
+        await dispatcher.submit("a", None)
+        late = await dispatcher.publish("a", 1, {"kind": "failed", "error": "a collective timed out"})
+        await dispatcher.publish("a", 2, {"kind": "metrics", "row": {}})
+        return late, await dispatcher.events("a", 0)
+
+    assert play(scenario()) == ("abort", [{"kind": "metrics", "row": {}}])
+
+
+def test_dispatcher_gives_nothing_to_processes_that_are_no_more() -> None:
+    async def scenario() -> tuple[Any, Any]:
+        dispatcher = Dispatcher()
+        orphan = asyncio.create_task(dispatcher.take("lane", "before", 0))
+        await asyncio.sleep(0)
+        living = asyncio.create_task(dispatcher.take("lane", "after", 0))
+        await asyncio.sleep(0)
+        await dispatcher.submit("a", None)
+        return await orphan, await living
+
+    orphan, living = play(scenario())
+    assert orphan is None
+    assert living["trial_id"] == "a"
+
+
+def test_dispatcher_tells_how_a_cancelled_trial_ended() -> None:
+    async def scenario() -> tuple[list[Any], Any]:
+        dispatcher = Dispatcher()
+        await dispatcher.submit("a", None)
+        await dispatcher.take("lane", "i", 0)
+        await dispatcher.cancel("a")
+        follower = await dispatcher.events("a", 0)
+        await dispatcher.publish("a", 1, {"kind": "finished", "result": {"status": "stopped"}})
+        return follower, await dispatcher.final("a")
+
+    follower, final = play(scenario())
+    assert follower == [{"kind": "cancelled"}]
+    assert final["result"]["status"] == "stopped"

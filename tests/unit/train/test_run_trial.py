@@ -17,7 +17,7 @@ from vqscale.errors import CorpusError
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
 from vqscale.train import checkpoint, metrics
-from vqscale.train.trial import LocalHost, Outcome, Row, read_rows, run_trial
+from vqscale.train.trial import LocalHost, Outcome, Row, discard_checkpoints, read_rows, run_trial
 
 OPTIONS = RunOptions(log_every=2, checkpoint_every=4)
 
@@ -67,7 +67,9 @@ def test_trial_learns_and_leaves_its_outputs(arch: str, make_trial: Any, tmp_pat
     assert outcome.held_out.nats < rows[0]["loss"] - 0.5
     assert outcome.backend == ("blockwise" if arch == "transformer_vq" else None)
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
-    assert checkpoint.complete(str(tmp_path / "checkpoints")) == []
+    assert len(checkpoint.complete(str(tmp_path / "checkpoints"))) == 2
+    discard_checkpoints(outcome.status, str(tmp_path))
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(

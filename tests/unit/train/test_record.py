@@ -1,0 +1,43 @@
+"""From how a trial went to its row: what was not measured is absent."""
+
+import math
+from typing import Any
+
+from vqscale.train.record import finished_result
+from vqscale.train.trial import Outcome
+
+
+def outcome(**changes: Any) -> Outcome:
+    row: dict[str, float | int] = {
+        "step": 4,
+        "tokens": 2048,
+        "loss": math.nan,
+        "codebook/perplexity": math.nan,
+        "codebook/dead_share": 1.0,
+        "codebook/quantisation_error": math.nan,
+    }
+    values = {
+        "status": "diverged", "error": "not a number any more", "step": 4, "row": row, "held_out": None,
+        "seconds_training": 9.0, "seconds_training_now": 4.0, "seconds_evaluation": 1.0, "peak_memory_bytes": 1,
+        "peak_flops": 1e9, "revived": 3, "backend": "blockwise",
+    }  # fmt: skip
+    return Outcome(**(values | changes))
+
+
+def record(trial: Any, ended: Outcome) -> Any:
+    return finished_result(
+        "study", trial, ended, attempts=2, workers=1, device="cpu", started_at="2026-01-01", seconds_total=7.0
+    )
+
+
+def test_record_of_a_trial_that_ended_in_nan_has_no_numbers_for_it(make_trial: Any) -> None:
+    result = record(make_trial(), outcome())
+    assert result.status == "diverged"
+    assert (result.loss, result.train_loss, result.code_perplexity, result.quantisation_error) == (None,) * 4
+    assert result.dead_codes == 1.0
+
+
+def test_record_of_a_resumed_trial_counts_this_attempts_overhead(make_trial: Any) -> None:
+    result = record(make_trial(), outcome())
+    assert result.seconds_training == 9.0
+    assert result.seconds_overhead == 7.0 - 4.0 - 1.0
