@@ -4,17 +4,21 @@ Runs are made and written by one process, the driver's, with `MlflowClient` and 
 second run, no race on a fresh SQLite file. Everything shown can be rebuilt from the study's folder.
 """
 
+import functools
 import os
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 
 from vqscale import storage
 from vqscale.errors import TrackingError
+from vqscale.track.failures import translated, without_password
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
@@ -24,7 +28,12 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 ANSWER_SECONDS = 5
 PARAMETER_LENGTH = 6000
 """MLflow's limit; longer values are cut by it."""
+BATCH_METRICS = 1000
+"""MLflow's limit for one request."""
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def check_reachable(uri: str) -> str:
@@ -43,11 +52,14 @@ def check_reachable(uri: str) -> str:
         if path.is_dir() or not folder.is_dir() or not os.access(held, os.W_OK):
             raise TrackingError(f"tracking.uri: {uri}: {path} cannot be written. Name a file in a writable folder.")
         return f"sqlite:///{path}"
-    if parts.scheme in ("postgresql", "mysql", "mssql", "databricks") or "+" in parts.scheme:
+    if parts.scheme.partition("+")[0] in DATABASE_PORTS:
+        _check_database(uri)
+        return uri
+    if parts.scheme == "databricks" or parts.scheme.startswith("sqlite+"):
         return uri
     raise TrackingError(
-        f"tracking.uri: {uri!r} is no tracking store. Use sqlite:///FILE, http(s)://HOST:PORT of an MLflow server, or a"
-        " database address such as postgresql://USER@HOST/NAME."
+        f"tracking.uri: {without_password(uri)!r} is no tracking store. Use sqlite:///FILE, http(s)://HOST:PORT of an"
+        " MLflow server, or a database address such as postgresql://USER@HOST/NAME."
     )
 
 
@@ -63,61 +75,116 @@ def _check_server(uri: str) -> None:
         raise TrackingError(f"tracking.uri: {uri} answers {answer.status_code} to /health: is it an MLflow server?")
 
 
+def _check_database(uri: str) -> None:
+    """Knock at the database's door, and look for its driver: MLflow itself would try for minutes."""
+    from sqlalchemy import make_url
+
+    try:
+        urlsplit(uri).port  # noqa: B018  (reading it is the check)
+    except ValueError as error:
+        raise TrackingError(f"tracking.uri: {without_password(uri)}: {error}. Name the database's port.") from error
+    with translated(uri):
+        url = make_url(uri)
+    if url.host:  # an address without one is a local socket or an ODBC name
+        port = url.port or DATABASE_PORTS[url.get_backend_name()]
+        try:
+            socket.create_connection((url.host, port), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            raise TrackingError(
+                f"tracking.uri: {without_password(uri)}: nothing answers at {url.host}:{port} within"
+                f" {ANSWER_SECONDS} s ({error}). Start the database, or use tracking: {{uri: sqlite:///runs/mlflow.db}}."
+            ) from error
+    with translated(uri):
+        url.get_dialect().import_dbapi()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRun:
+    """A trial's run as the store shows it; `metrics` are the latest values."""
+
+    run_id: str
+    status: str
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+
+def _guarded(method: "Callable[Concatenate[Tracker, P], R]") -> "Callable[Concatenate[Tracker, P], R]":
+    """A method of `Tracker` from which every failure of the store leaves as TrackingError."""
+
+    @functools.wraps(method)
+    def call(self: "Tracker", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with translated(self.uri):
+            return method(self, *args, **kwargs)
+
+    return call
+
+
 class Tracker:
-    """The runs of one study."""
+    """The runs of one study. Every method raises TrackingError when the store fails, and nothing else of its making."""
 
     def __init__(self, uri: str, study: str, *, artifacts: str | None) -> None:
         """Open the store; makes the database, the experiment and nothing else.
 
         `artifacts`: where a store without a server keeps the experiment's files (None: the server decides).
         """
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-
         self.uri = check_reachable(uri)
-        if self.uri.startswith("sqlite:///"):
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._client = MlflowClient(tracking_uri=self.uri)
-            found = self._client.get_experiment_by_name(study)
-            self.experiment_id: str = (
-                found.experiment_id
-                if found is not None
-                else self._client.create_experiment(study, artifact_location=None if _served(self.uri) else artifacts)
-            )
-        except MlflowException as error:
-            raise TrackingError(f"tracking.uri: {uri}: the store cannot be used ({error})") from error
         self._study = study
-        self._logged: dict[str, int] = {}
+        self._logged: dict[str, set[int]] = {}
+        self._open(artifacts)
 
+    @_guarded
     def study_run(self) -> str:
         """Id of the study's parent run, made at first use."""
         own = {"vqscale.kind": "study", "vqscale.study": self._study}
-        return self._find(own) or self._create(self._study, own)
+        run = self._find(own)
+        return str(run.info.run_id) if run else self._create(self._study, own)
 
+    @_guarded
     def begin(self, run_id: str) -> None:
         """Show a run as running (again)."""
         self._client.update_run(run_id, status="RUNNING")
 
+    @_guarded
     def trial_run(self, parent: str, trial_id: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """Id of a trial's child run; a run that exists goes on, and rows it already holds are not logged again."""
         own = {"vqscale.kind": "trial", "vqscale.trial_id": trial_id}
-        run_id = self._find(own)
-        if run_id is None:
+        run = self._find(own)
+        if run is None:
             run_id = self._create(trial_id, {**own, "mlflow.parentRunId": parent, **tags})
             self.log_parameters(run_id, parameters)
-        else:
-            self.begin(run_id)
-            history = self._client.get_metric_history(run_id, "loss")
-            self._logged[run_id] = max((point.step for point in history), default=-1)
+            return run_id
+        run_id = str(run.info.run_id)
+        self.begin(run_id)
+        # of a run whose making was cut short
+        self.log_parameters(run_id, {key: parameters[key] for key in parameters if key not in run.data.params})
+        self._logged[run_id] = {point.step for point in self._client.get_metric_history(run_id, "loss")}
         return run_id
 
+    @_guarded
+    def trials(self) -> dict[str, TrialRun]:
+        """The trials' runs by trial id, in one search."""
+        found, token = dict[str, TrialRun](), None
+        while True:
+            page = self._client.search_runs(
+                [self.experiment_id], "tags.`vqscale.kind` = 'trial'", max_results=1000, page_token=token
+            )
+            for run in page:
+                found[run.data.tags["vqscale.trial_id"]] = TrialRun(
+                    run_id=run.info.run_id, status=run.info.status, tags=run.data.tags, metrics=run.data.metrics
+                )
+            token = page.token
+            if not token:
+                return found
+
+    @_guarded
     def log_parameters(self, run_id: str, parameters: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
         values = [Param(key, str(value)[:PARAMETER_LENGTH]) for key, value in parameters.items() if value is not None]
-        self._client.log_batch(run_id, params=values)
+        if values:
+            self._client.log_batch(run_id, params=values)
 
+    @_guarded
     def log_dataset(self, run_id: str, *, name: str, digest: str, source: str, context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -125,15 +192,24 @@ class Tracker:
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
     def log_row(self, run_id: str, row: Mapping[str, float | int], *, tokens: int) -> None:
-        """Metrics at a number of training tokens; a row at or before the last logged one is a replay and is left."""
+        """Metrics at a number of training tokens; a row that the run already holds is a replay and is left."""
+        self.log_rows(run_id, [(tokens, row)])
+
+    @_guarded
+    def log_rows(self, run_id: str, rows: Iterable[tuple[int, Mapping[str, float | int]]]) -> None:
+        """Pairs of training tokens and metrics, in as few requests as MLflow takes; replays are left."""
         from mlflow.entities import Metric
 
-        if tokens <= self._logged.get(run_id, -1):
-            return
-        now = int(time.time() * 1000)
-        self._client.log_batch(run_id, metrics=[Metric(key, float(value), now, tokens) for key, value in row.items()])
-        self._logged[run_id] = tokens
+        logged, now = self._logged.setdefault(run_id, set()), int(time.time() * 1000)
+        new = [(tokens, row) for tokens, row in rows if tokens not in logged]
+        size = BATCH_METRICS // max((len(row) for _, row in new), default=1)
+        for start in range(0, len(new), size):
+            part = new[start : start + size]
+            points = [Metric(key, float(value), now, tokens) for tokens, row in part for key, value in row.items()]
+            self._client.log_batch(run_id, metrics=points)
+            logged.update(tokens for tokens, _ in part)
 
+    @_guarded
     def log_final(self, run_id: str, values: Mapping[str, float | None], *, tokens: int) -> None:
         """Final measurements of a run; what was not measured is not logged."""
         from mlflow.entities import Metric
@@ -142,11 +218,13 @@ class Tracker:
         points = [Metric(key, float(value), now, tokens) for key, value in values.items() if value is not None]
         self._client.log_batch(run_id, metrics=points)
 
+    @_guarded
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
         self._client.log_batch(run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
 
+    @_guarded
     def log_folder(self, run_id: str, folder: str, names: list[str]) -> None:
         """Files of a study's folder as artifacts, in their own sub-folders."""
         for name in names:
@@ -159,13 +237,37 @@ class Tracker:
             else:
                 self._client.log_text(run_id, storage.read_text(uri), name)
 
+    @_guarded
     def end(self, run_id: str, status: RunStatus) -> None:
         self._client.set_terminated(run_id, status)
 
-    def _find(self, tags: Mapping[str, str]) -> str | None:
+    @_guarded
+    def _open(self, artifacts: str | None) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import LifecycleStage
+
+        if self.uri.startswith("sqlite:///"):
+            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self._client = MlflowClient(tracking_uri=self.uri)
+        found = self._client.get_experiment_by_name(self._study)
+        if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
+            raise TrackingError(
+                f"tracking.uri: {without_password(self.uri)}: the experiment {self._study!r} was deleted there. Restore"
+                f" it (mlflow experiments restore --experiment-id {found.experiment_id}), or give the study another"
+                " name."
+            )
+        place = None if _served(self.uri) else artifacts
+        self.experiment_id: str = (
+            found.experiment_id
+            if found is not None
+            else self._client.create_experiment(self._study, artifact_location=place)
+        )
+
+    def _find(self, tags: Mapping[str, str]) -> Any:
+        """The first run with these tags, an `mlflow.entities.Run`; None where there is none."""
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         runs = self._client.search_runs([self.experiment_id], wanted, max_results=1)
-        return str(runs[0].info.run_id) if runs else None
+        return runs[0] if runs else None
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
         run = self._client.create_run(self.experiment_id, tags=dict(tags), run_name=name)

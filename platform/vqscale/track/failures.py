@@ -1,0 +1,48 @@
+"""Whatever goes wrong between here and a tracking store, told as one kind of error."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from vqscale.errors import TrackingError
+
+PACKAGES = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+    "mysql": "mysql-connector-python",
+}
+"""Package that holds a database driver, where its name is not the module's."""
+
+
+@contextlib.contextmanager
+def translated(uri: str) -> Iterator[None]:
+    """Failures of MLflow, its database, its server or its drivers leave as TrackingError."""
+    try:
+        yield
+    except _kinds() as error:
+        raise TrackingError(without_password(f"tracking.uri: {uri}: {_reason(error)}")) from error
+
+
+def without_password(text: str) -> str:
+    """A text in which the password of each address is `***`."""
+    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
+
+
+def _kinds() -> tuple[type[Exception], ...]:
+    """Asked for after something was raised: these packages take seconds to import, and are by then."""
+    from alembic.util.exc import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    # OSError is the root of requests' exceptions, of silent sockets and of an artifact folder that takes no file
+    return (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        module = error.name.partition(".")[0]
+        package = PACKAGES.get(module, module)
+        return f"the Python module {module} is not installed. Install it: pip install '{package}'."
+    lines = str(error).strip().splitlines()
+    return f"the store cannot be used ({type(error).__name__}: {lines[0] if lines else 'no reason given'})."

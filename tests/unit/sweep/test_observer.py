@@ -1,0 +1,179 @@
+"""News of trials on the screen and in MLflow: a store that fails ends nothing, and gets later what it missed."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from rich.console import Console
+
+from vqscale import storage
+from vqscale.plan.plan import Plan, plan
+from vqscale.results.record import Result
+from vqscale.study.spec import parse_study
+from vqscale.sweep import observer as module
+from vqscale.sweep.observer import Observer
+from vqscale.sweep.progress import Progress
+from vqscale.track.tracker import Tracker
+from vqscale.train.record import failed_result, write_result
+from vqscale.train.trial import Row, metrics_uri
+
+ROWS: list[Row] = [
+    {"step": step, "tokens": 512 * step, "loss": 3.0 - step / 10, "bpb": 2.0, "tokens_per_second": 1e4}
+    for step in range(1, 5)
+]
+
+
+class Stage:
+    """A study of two trials, what is on its screen, and its MLflow store."""
+
+    def __init__(self, folder: Path, corpus: str) -> None:
+        values = {
+            "study": "watched",
+            "data": {"corpus": corpus},
+            "model": {"arch": "transformer_vq", "preset": "pico", "codebook_size": 16, "block_length": 16},
+            "train": {"context": 64, "tokens": 8192, "batch_tokens": 512, "lr": 0.01, "seeds": [0, 1]},
+            "storage": str(folder),
+        }
+        self.study = parse_study(values, source="test")
+        self.plan: Plan = plan(self.study)
+        self.ids = [planned.trial.id for planned in self.plan.trials]
+        self.uri, self.screen = f"sqlite:///{folder}/mlflow.db", io.StringIO()
+        self.progress = Progress(self.plan, Console(file=self.screen, width=300))
+
+    def observer(self) -> Observer:
+        return Observer(self.plan, self.progress, Tracker(self.uri, "watched", artifacts=None))
+
+    def train(self, index: int) -> Result:
+        """What a worker leaves in the folder of a trial that ended."""
+        trial = self.plan.trials[index].trial
+        folder = self.plan.folder(trial)
+        failed = failed_result("watched", trial, error="", attempts=1, workers=1, started_at="now")
+        result = failed.model_copy(update={"status": "finished", "error": None, "bpb": 1.5, "loss": 2.5})
+        storage.write_text(metrics_uri(folder), "".join(json.dumps(row) + "\n" for row in ROWS))
+        write_result(result, folder)
+        return result
+
+    def run(self, index: int) -> Run:
+        client = MlflowClient(self.uri)
+        experiment = client.get_experiment_by_name("watched")
+        wanted = f"tags.`vqscale.trial_id` = '{self.ids[index]}'"
+        (run,) = client.search_runs([experiment.experiment_id], wanted)
+        return run
+
+    def steps(self, index: int) -> list[int]:
+        history = MlflowClient(self.uri).get_metric_history(self.run(index).info.run_id, "loss")
+        return sorted(point.step for point in history)
+
+    def require_complete(self, index: int) -> None:
+        run = self.run(index)
+        assert (run.info.status, run.data.tags["status"], run.data.metrics["final/bpb"]) == (
+            "FINISHED",
+            "finished",
+            1.5,
+        )
+        assert self.steps(index) == [512, 1024, 1536, 2048]
+        assert run.data.params["preset"] == "pico"
+
+
+@pytest.fixture
+def stage(tmp_path: Path, corpus_uri: str) -> Stage:
+    return Stage(tmp_path, corpus_uri)
+
+
+@pytest.fixture
+def outage(monkeypatch: pytest.MonkeyPatch) -> Callable[[], pytest.MonkeyPatch]:
+    """Call it to make MLflow's writes fail; `undo()` of what it returns ends the outage."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise MlflowException("the server is away [500]")
+
+    def begin() -> pytest.MonkeyPatch:
+        patch = pytest.MonkeyPatch()
+        patch.setattr(MlflowClient, "log_batch", fail)
+        patch.setattr(MlflowClient, "set_terminated", fail)
+        return patch
+
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.0)
+    return begin
+
+
+def test_observer_shows_a_trial_to_its_end(stage: Stage) -> None:
+    observer = stage.observer()
+    for row in ROWS:
+        observer.row(stage.ids[0], row)
+    observer.ended(stage.ids[0], stage.train(0))
+    stage.require_complete(0)
+    assert "MLflow" not in stage.screen.getvalue()
+
+
+def test_store_that_fails_is_said_once_and_sent_what_it_missed(
+    stage: Stage, outage: Callable[[], pytest.MonkeyPatch]
+) -> None:
+    observer = stage.observer()
+    observer.row(stage.ids[0], ROWS[0])
+    patch = outage()
+    try:
+        observer.row(stage.ids[0], ROWS[1])
+        observer.row(stage.ids[0], ROWS[2])
+        observer.ended(stage.ids[1], stage.train(1))
+    finally:
+        patch.undo()
+    observer.row(stage.ids[0], ROWS[3])
+    assert stage.steps(0) == [512, 2048]
+    observer.ended(stage.ids[0], stage.train(0))
+    said = stage.screen.getvalue()
+    assert said.count("the server is away") == said.count("Training goes on") == 1
+    assert said.count("1.500 bpb held out") == 2
+
+    stage.require_complete(0)
+    observer.catch_up()
+    stage.require_complete(1)
+
+
+def test_catch_up_tells_a_store_that_still_fails_and_a_later_one_sends_all(
+    stage: Stage, outage: Callable[[], pytest.MonkeyPatch]
+) -> None:
+    observer = stage.observer()
+    patch = outage()
+    try:
+        observer.ended(stage.ids[0], stage.train(0))
+        observer.catch_up()
+    finally:
+        patch.undo()
+    assert "MLflow lacks a part of this study" in stage.screen.getvalue()
+
+    stage.plan = plan(stage.study)
+    assert stage.plan.trials[0].done
+    stage.observer().catch_up()
+    stage.require_complete(0)
+
+
+def test_catch_up_is_one_search_when_nothing_is_missing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    observer = stage.observer()
+    for index in (0, 1):
+        observer.ended(stage.ids[index], stage.train(index))
+    searches: list[object] = []
+    search = MlflowClient.search_runs
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *a, **k: searches.append(a) or search(*a, **k))
+    monkeypatch.setattr(MlflowClient, "log_batch", lambda *_, **__: pytest.fail("written again"))
+    observer.catch_up()
+    assert len(searches) == 1
+
+
+def test_store_that_failed_is_left_alone_for_a_while(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[object] = []
+
+    def fail(*words: object, **_: object) -> None:
+        tries.append(words)
+        raise MlflowException("away")
+
+    observer = stage.observer()
+    monkeypatch.setattr(MlflowClient, "log_batch", fail)
+    for row in ROWS:
+        observer.row(stage.ids[0], row)
+    assert len(tries) == 1
