@@ -19,7 +19,7 @@ from vqscale.cli.report import make_report
 from vqscale.cli.throughput import measure
 from vqscale.data.corpus import open_corpus
 from vqscale.data.references import text_references
-from vqscale.errors import WorkFailedError
+from vqscale.errors import TrackingError, WorkFailedError
 from vqscale.laws import StudyFits, fit_study, write_fits
 from vqscale.results import Result, locate, read_table
 from vqscale.study.spec import Study, load_study
@@ -50,17 +50,12 @@ def run(
     spec = load_study(study)
     outcome = run_study(spec, source=study, address=address, console=console, allow_changed=allow_changed)
     print_trials(outcome, console)
-    tracker = outcome.tracker
-    parent = tracker.study_run()
     fits = analyse(spec, outcome.results)
     print_fits(fits, console, [])
     if spec.throughput is not None:
-        table, _ = measure(request_of(spec, spec.throughput), spec.folder, tracker)
+        table, _ = measure(request_of(spec, spec.throughput), spec.folder, outcome.tracker)
         print_ratios(table, console)
-    figures = make_report(locate(spec.folder, None))
-    names = [uri.removeprefix(spec.folder + "/") for uri in figures]
-    tracker.log_folder(parent, spec.folder, sorted({*ARTIFACTS, *names}))
-    tracker.end(parent, "FAILED" if outcome.failed else "FINISHED")
+    record(outcome, make_report(locate(spec.folder, None)), console)
     print_places(spec, console)
     print_time(outcome, time.monotonic() - started, console)
     if as_json:
@@ -94,6 +89,18 @@ def analyse(study: Study, results: list[Result]) -> StudyFits:
         measured_now = {key: text_references(open_corpus(c).split("validation"), tokens) for key, c in texts.items()}
         storage.write_json(uri, measured_now)
     return fits
+
+
+def record(outcome: StudyResults, figures: list[str], console: Console) -> None:
+    """The study's files as artifacts of its MLflow run. By now the work is done: a silent store is said, not raised."""
+    folder, tracker = outcome.study.folder, outcome.tracker
+    names = {*ARTIFACTS, *(uri.removeprefix(folder + "/") for uri in figures)}
+    try:
+        parent = tracker.study_run()
+        tracker.log_folder(parent, folder, sorted(names))
+        tracker.end(parent, "FAILED" if outcome.failed else "FINISHED")
+    except TrackingError as error:
+        console.print(f"[yellow]MLflow lacks this study's files: {escape(str(error))}[/yellow]")
 
 
 def print_trials(outcome: StudyResults, console: Console) -> None:

@@ -14,7 +14,7 @@ from vqscale import storage
 from vqscale.bench.request import Request, make_request, request_of
 from vqscale.bench.table import CSV, PARQUET, ratios, stored
 from vqscale.bench.throughput import load_or_measure
-from vqscale.errors import StudyError
+from vqscale.errors import StudyError, TrackingError
 from vqscale.report.figures import write_figures
 from vqscale.study.spec import Study, load_study
 from vqscale.study.trial import count
@@ -78,7 +78,10 @@ def measure(
     if fresh:
         write_figures(pd.DataFrame(), [], table, folder)
         if tracker:
-            track_throughput(tracker, request, table, folder)
+            try:
+                track_throughput(tracker, request, table, folder)
+            except TrackingError as error:  # the measurement is done and kept
+                Console(stderr=True).print(f"MLflow lacks this measurement: {error}", style="yellow", markup=False)
     return table, fresh
 
 

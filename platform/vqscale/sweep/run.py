@@ -79,7 +79,7 @@ def run(
                     tracker = opening.result()
                     write_study(study)
                     with Progress(planned, console) as progress:
-                        trained = train(planned, Observer(planned, progress, tracker), scheduler=scheduler)
+                        trained = _train(planned, Observer(planned, progress, tracker), scheduler)
         except StudyInterruptedError:
             collect(study, source=source)
             raise
@@ -90,6 +90,13 @@ def run(
             seconds=time.monotonic() - started,
             tracker=opening.result(),
         )
+
+
+def _train(planned: Plan, observer: Observer, scheduler: TrialScheduler | None) -> Trained:
+    try:
+        return train(planned, observer, scheduler=scheduler)
+    finally:
+        observer.catch_up()
 
 
 def write_study(study: Study) -> None:
