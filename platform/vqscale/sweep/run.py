@@ -10,7 +10,7 @@ from rich.console import Console
 
 from vqscale import storage
 from vqscale.errors import StudyInterruptedError
-from vqscale.plan.plan import plan
+from vqscale.plan.plan import Plan, plan
 from vqscale.results.record import Result
 from vqscale.results.table import write_table
 from vqscale.study.spec import Study
