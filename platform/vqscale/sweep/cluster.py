@@ -64,6 +64,11 @@ def gpus_per_worker(resources: Resources) -> int:
     return resources.gpus_per_worker
 
 
+def require_room(resources: Resources) -> None:
+    """Raise ClusterError unless the connected cluster holds at least one trial; before anything is written."""
+    lane_count(resources, gpus_per_worker(resources), 1)
+
+
 def lane_count(resources: Resources, gpus: int, trials: int) -> int:
     """Trials that the connected cluster holds at once.
 

@@ -1,7 +1,6 @@
 """`run(plan)`: train what is not trained yet, and write the study's table. Safe to call any number of times."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import yaml
@@ -71,25 +70,26 @@ def run(
     planned = plan(study, source=source, allow_changed=allow_changed)
     check(study, address)
     started, trained = time.monotonic(), Trained(results=[], lanes=0, training_seconds=0.0)
-    with ThreadPoolExecutor(max_workers=1) as aside:  # a fresh MLflow store takes as long to make as Ray to start
-        opening = aside.submit(open_tracker, study)
-        try:
-            if planned.pending:
-                with cluster.connected(address):
-                    tracker = opening.result()
-                    write_study(study)
-                    with Progress(planned, console) as progress:
-                        trained = _train(planned, Observer(planned, progress, tracker), scheduler)
-        except StudyInterruptedError:
-            collect(study, source=source)
-            raise
-        return StudyResults(
-            study=study,
-            results=collect(study, source=source),
-            trained=trained,
-            seconds=time.monotonic() - started,
-            tracker=opening.result(),
-        )
+    try:
+        if planned.pending:
+            with cluster.connected(address):
+                cluster.require_room(study.resources)
+                tracker = open_tracker(study)
+                write_study(study)
+                with Progress(planned, console) as progress:
+                    trained = _train(planned, Observer(planned, progress, tracker), scheduler)
+        else:
+            tracker = open_tracker(study)
+    except StudyInterruptedError:
+        collect(study, source=source)
+        raise
+    return StudyResults(
+        study=study,
+        results=collect(study, source=source),
+        trained=trained,
+        seconds=time.monotonic() - started,
+        tracker=tracker,
+    )
 
 
 def _train(planned: Plan, observer: Observer, scheduler: TrialScheduler | None) -> Trained:
