@@ -47,7 +47,8 @@ class Lanes:
         except SystemExit:  # Ray's way to wake who waits when its connection ends: the study has ended, too
             return
         except Exception as error:  # whatever ended the lane, the trials that wait for it must be told
-            ray.get(dispatcher.lane_lost.remote(lane, f"Ray Train could not keep a worker group running: {error}"))
+            if ray.is_initialized():  # a call after the study's end would start a cluster of its own
+                ray.get(dispatcher.lane_lost.remote(lane, f"Ray Train could not keep a worker group running: {error}"))
 
 
 def _trainer(study: Study, dispatcher: Any, lane: str, gpus: int, failures: int) -> TorchTrainer:
