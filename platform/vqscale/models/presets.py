@@ -43,8 +43,8 @@ PRESETS = {
 }
 
 ROTARY_BASE = 1e4
-"""RoPE's own base (Su et al. 2021). The 1e5 of Transformer-VQ's sinusoids leaves narrow heads few fast frequencies: at
-the preset nano it costs `transformer` 0.2 bits per byte after 500 k bytes (measured here)."""
+"""RoPE's own base (Su et al. 2021). The 1e5 of Transformer-VQ's sinusoids leaves narrow heads few fast frequencies
+(docs/decisions/0006)."""
 
 FEED_FORWARD_STEP = 8
 """Feed-forward widths are multiples of this."""
