@@ -1,0 +1,1 @@
+"""Triton kernels. Importing this package's modules needs triton; importing vqkernels does not."""
