@@ -157,6 +157,11 @@ def refusal(device: torch.device) -> str | None:
     return None
 
 
+def cdiv(size: int, tile: int) -> int:
+    """How many tiles cover the size."""
+    return -(-size // tile)
+
+
 def dot_precision(dtype: torch.dtype) -> str:
     """`input_precision` of tl.dot: float32 as PyTorch's own products have it, TF32 only where the user allowed it."""
     return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
