@@ -7,6 +7,8 @@ A code of -1 marks a token that is in nothing (padding).
 import torch
 from torch import Tensor
 
+from vqkernels.backends import uses_triton
+
 _MAX_DISTANCES = 1 << 21  # distances held at once: 8 MiB of float32
 
 
@@ -15,8 +17,14 @@ def nearest_code(k_BGTK: Tensor, codebook_GSK: Tensor, mask_BT: Tensor | None = 
     """Index of the nearest codeword of each key: int64 [B, G, T], -1 where `mask_BT` is False.
 
     Distances are float32 whatever the inputs; equal ones go to the lowest index. |k|^2 is the same for every code
-    and left out: |c|^2 - 2 k.c. Works through T in pieces, so that memory stays bounded.
+    and left out: |c|^2 - 2 k.c. Works through T in pieces, so that memory stays bounded; on CUDA one Triton kernel
+    does it, to the same definition: codes differ where two codewords are as near up to float32 rounding.
     """
+    if uses_triton(k_BGTK):
+        from vqkernels.gpu import nearest
+
+        found: Tensor = nearest.nearest_code(k_BGTK, codebook_GSK.detach(), mask_BT)
+        return found
     batch, n_head, length, _ = k_BGTK.shape
     with torch.autocast(k_BGTK.device.type, enabled=False):
         codebook = codebook_GSK.detach().float()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vqkernels.backends import uses_triton
 from vqkernels.quantize.nearest import codewords
 
 
@@ -27,12 +28,12 @@ def code_statistics(k_BGTK: Tensor, code_BGT: Tensor, codebook_GSK: Tensor) -> C
     """Statistics of one batch; tokens of code -1 count nowhere."""
     n_head, size, d_key = codebook_GSK.shape
     with torch.autocast(k_BGTK.device.type, enabled=False):
-        keys = k_BGTK.detach().float().transpose(0, 1).reshape(n_head, -1, d_key)
+        rows = k_BGTK.detach().transpose(0, 1).reshape(n_head, -1, d_key)
         codes = code_BGT.transpose(0, 1).reshape(n_head, -1)
         real_G = codes >= 0
-        keys = keys.masked_fill(~real_G[..., None], 0.0)
+        keys = rows.float().masked_fill(~real_G[..., None], 0.0)
         error = keys - codewords(codes[None], codebook_GSK.float())[0]
-        key_sum, count = _sums_by_code(keys, codes, size)
+        key_sum, count = _sums_by_code(rows, codes, size)
         return CodeStatistics(
             key_sum_GSK=key_sum,
             count_GS=count,
@@ -71,11 +72,18 @@ def evenly_strided(rows_GNK: Tensor, real_N: Tensor, wanted: int) -> Tensor:
     return picked.masked_fill((place >= n_real)[None, :, None], float("nan"))
 
 
-def _sums_by_code(keys_GNK: Tensor, codes_GN: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    n_head, _, d_key = keys_GNK.shape
+def _sums_by_code(row_GNK: Tensor, codes_GN: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Sums [G, S, K] and counts [G, S] in float32; rows of code -1, which may hold anything, are left out."""
+    if uses_triton(row_GNK):
+        from vqkernels.gpu import segment_sum
+
+        total, count = segment_sum.segment_sum(row_GNK, codes_GN, size)
+        return total, count
+    n_head, _, d_key = row_GNK.shape
     # One more row a head takes the tokens of code -1, so that nothing needs to be selected on the host.
-    row = torch.where(codes_GN < 0, size, codes_GN) + torch.arange(n_head, device=keys_GNK.device)[:, None] * (size + 1)
-    row = row.reshape(-1)
-    key_sum = keys_GNK.new_zeros(n_head * (size + 1), d_key).index_add_(0, row, keys_GNK.reshape(-1, d_key))
-    count = keys_GNK.new_zeros(n_head * (size + 1)).index_add_(0, row, keys_GNK.new_ones(row.shape[0]))
+    head_G1 = torch.arange(n_head, device=codes_GN.device)[:, None]
+    place = (torch.where(codes_GN < 0, size, codes_GN) + head_G1 * (size + 1)).reshape(-1)
+    keys = row_GNK.reshape(-1, d_key).float()
+    key_sum = keys.new_zeros(n_head * (size + 1), d_key).index_add_(0, place, keys)
+    count = keys.new_zeros(n_head * (size + 1)).index_add_(0, place, keys.new_ones(place.shape[0]))
     return key_sum.view(n_head, size + 1, d_key)[:, :size].clone(), count.view(n_head, size + 1)[:, :size].clone()

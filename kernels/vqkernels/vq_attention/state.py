@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from vqkernels.backends import uses_triton
 from vqkernels.precision import accumulation_dtype
 
 
@@ -94,6 +95,11 @@ class VQState(NamedTuple):
 def block_sums(value_BGUV: Tensor, code_BGU: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Sums [B, G, S, V] of the values by code and counts [B, G, S]; tokens of code -1 are left out."""
     batch, n_head, _, width = value_BGUV.shape
+    if uses_triton(value_BGUV):
+        from vqkernels.gpu import segment_sum
+
+        total, count = segment_sum.segment_sum(value_BGUV.flatten(0, 1), code_BGU.flatten(0, 1), size)
+        return total.view(batch, n_head, size, width), count.view(batch, n_head, size)
     wide = accumulation_dtype(value_BGUV.dtype)
     group = torch.arange(batch * n_head, device=code_BGU.device).view(batch, n_head, 1)
     # One more row a head takes what is left out, so that nothing needs to be selected on the host.

@@ -1,0 +1,27 @@
+"""Whether Triton kernels can serve a tensor, asked without importing Triton where there is no CUDA device."""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+_INSTALLED = find_spec("triton") is not None
+
+
+def uses_triton(tensor: Tensor) -> bool:
+    """Whether functions that choose by themselves give this tensor to a Triton kernel.
+
+    On a CUDA device with Triton installed and compute capability 8.0 or more, and never in float64: a reference
+    stays with PyTorch.
+    """
+    return tensor.is_cuda and tensor.dtype != torch.float64 and triton_refusal(tensor.device) is None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def triton_refusal(device: torch.device) -> str | None:
+    """Why Triton kernels cannot run on this device, or None."""
+    if not _INSTALLED:
+        return "triton is not installed; install the extra: pip install 'vqscale[cuda]'"
+    from vqkernels.gpu import runtime
+
+    return runtime.refusal(device)
