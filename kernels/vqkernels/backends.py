@@ -17,7 +17,6 @@ def uses_triton(tensor: Tensor) -> bool:
     return tensor.is_cuda and tensor.dtype != torch.float64 and triton_refusal(tensor.device) is None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def triton_refusal(device: torch.device) -> str | None:
     """Why Triton kernels cannot run on this device, or None."""
     if not _INSTALLED:

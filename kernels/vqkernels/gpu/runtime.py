@@ -152,7 +152,7 @@ def refusal(device: torch.device) -> str | None:
         return None
     if device.type != "cuda":
         return f"Triton kernels need a CUDA device, and this is {device.type}"
-    if torch.cuda.get_device_capability(device) < (8, 0):
+    if torch.cuda.get_device_properties(device).major < 8:  # properties: torch.compile takes them for constants
         return "Triton kernels need compute capability 8.0 (Ampere) or newer"
     return None
 
