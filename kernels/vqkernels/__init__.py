@@ -5,17 +5,19 @@ from vqkernels.quantize.codebook import Codebook, update_codebooks
 from vqkernels.quantize.nearest import codewords, commitment_loss, nearest_code, straight_through
 from vqkernels.quantize.statistics import CodeStatistics, code_statistics, merge_statistics
 from vqkernels.vq_attention.api import resolve_backend, vq_attention
-from vqkernels.vq_attention.decode import vq_attention_decode
+from vqkernels.vq_attention.decode import DecodeState, decode_step, vq_attention_decode
 from vqkernels.vq_attention.state import VQState
 
 __all__ = [
     "BackendUnavailableError",
     "CodeStatistics",
     "Codebook",
+    "DecodeState",
     "VQState",
     "code_statistics",
     "codewords",
     "commitment_loss",
+    "decode_step",
     "merge_statistics",
     "nearest_code",
     "resolve_backend",

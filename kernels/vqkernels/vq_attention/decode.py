@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from vqkernels.backends import triton_refusal, uses_triton
+from vqkernels.errors import BackendUnavailableError
 from vqkernels.precision import accumulation_dtype, matmul_dtype
-from vqkernels.vq_attention.api import resolve_backend
 from vqkernels.vq_attention.checks import check_options, check_shapes, check_state
 from vqkernels.vq_attention.state import VQState, block_sums
 
@@ -182,11 +183,15 @@ def _token(
 
 
 def _takes_triton(backend: str, query: Tensor) -> bool:
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend: got {backend!r}; it must be one of 'auto', 'torch', 'triton'")
-    if backend == "torch" or (backend == "auto" and query.dtype == torch.float64):
+    if backend == "auto":
+        return uses_triton(query)
+    if backend == "torch":
         return False
-    return resolve_backend(backend, query.device) == "triton"
+    if backend != "triton":
+        raise ValueError(f"backend: got {backend!r}; it must be one of 'auto', 'torch', 'triton'")
+    if refusal := triton_refusal(query.device):
+        raise BackendUnavailableError(f"backend: got 'triton'; {refusal}; choose 'torch' or 'auto'")
+    return True
 
 
 def _take(token: Token, state: DecodeState, position: int) -> Tensor:
