@@ -1,8 +1,12 @@
 """VQ attention in linear time: each block sees itself, the one before, and a cache of everything older.
 
-Letters as in `problem`; N blocks of a chunk, A = R L queries of a block with those of all its heads.
-The backward pass recomputes scores and caches chunk by chunk: kept are the inputs, the output, one log-sum-exp a
-query and a cache every few codebooks' worth of tokens. Source: Transformer-VQ (Lingle, ICLR 2024), theorem 3.7.
+Letters as in `problem`; Z = B G sequences of one key-value head, M all their blocks in one row, N blocks of a chunk.
+All scores of a block of queries stand in one row of memory, W = S + 2L columns wide: codes, previous block, own
+block. The softmax and its gradient are then one operation each, products read and write parts of the row in place,
+and the position bias is added by a product into a diagonal view of it.
+
+The backward pass recomputes scores and caches chunk by chunk: kept are the inputs and a cache every few codebooks'
+worth of tokens. Source: Transformer-VQ (Lingle, ICLR 2024), theorem 3.7.
 """
 
 from typing import Any, NamedTuple
@@ -11,59 +15,33 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vqkernels.gpu.layout import Flags, Layout, lay_out, operands
 from vqkernels.precision import accumulation_dtype
 from vqkernels.vq_attention import chunks
-from vqkernels.vq_attention.chunks import Chunk, Layout
+from vqkernels.vq_attention.chunks import Chunk, Span, Workspace
 from vqkernels.vq_attention.problem import Problem
-from vqkernels.vq_attention.scan import Cache, Tokens, last, open_documents, scan, scan_backward
+from vqkernels.vq_attention.scan import Cache, Tokens, last, scan, scan_backward
 
 _NEVER = float("-inf")
 
 
 class _Inputs(NamedTuple):
-    q_BGRTK: Tensor
-    v_BGUV: Tensor
-    bias_u_GRK: Tensor | None
-    bias_w_GRK: Tensor | None
+    """Everything that is computed on, on the block grid."""
+
+    q_RMLK: Tensor
+    v_MLV: Tensor
+    bias_u_RGK: Tensor | None
+    bias_w_RGK: Tensor | None
     rel_key_GMK: Tensor | None
-    sum_BGSV: Tensor | None
-    code_BGU: Tensor
+    total_ZSV: Tensor | None
+    count_ZS: Tensor | None
     codebook_GSK: Tensor
-    count_BGS: Tensor | None
-    doc_BU: Tensor | None
-    real_BU: Tensor | None
-    order_LU: Tensor  # what `chunks.skewed` turns into -inf for keys after their query
-
-    @property
-    def wide(self) -> torch.dtype:
-        return accumulation_dtype(self.v_BGUV.dtype)
-
-    @property
-    def tokens(self) -> Tokens:
-        return Tokens(self.v_BGUV, self.code_BGU, self.doc_BU, self.codebook_GSK.shape[1])
-
-    def first_cache(self) -> Cache:
-        if self.sum_BGSV is not None and self.count_BGS is not None:
-            return Cache(self.sum_BGSV, self.count_BGS)
-        batch, n_head, _, width = self.v_BGUV.shape
-        shape = (batch, n_head, self.codebook_GSK.shape[1])
-        device = self.v_BGUV.device
-        return Cache(
-            torch.zeros(*shape, width, dtype=self.wide, device=device),
-            torch.zeros(shape, dtype=self.wide, device=device),
-        )
-
-
-class _Tile(NamedTuple):
-    """A chunk's operands and logits."""
-
-    query_u_BGNAK: Tensor
-    query_w_BGNAK: Tensor
-    key_BGNUK: Tensor
-    value_BGNUV: Tensor
-    window_BGNAU: Tensor  # logits, -inf where a query must not see
-    mean_BGNSV: Tensor | None
-    cache_BGNAS: Tensor | None
+    row_ML: Tensor  # row of the flattened codebook that a token's key is
+    entering_ZNL: Tensor
+    causal_LL: Tensor
+    doc_ML: Tensor | None
+    open_M: Tensor | None
+    keep_ZN: Tensor | None
 
 
 def blockwise_attention(problem: Problem, chunk_blocks: int | None = None) -> Tensor:
@@ -71,269 +49,315 @@ def blockwise_attention(problem: Problem, chunk_blocks: int | None = None) -> Te
 
     `chunk_blocks` sets how many blocks are computed at once (None: as many as fit the processor's cache).
     """
-    carried = None
-    if problem.mean_BGSV is not None and problem.count_BGS is not None:
-        carried = problem.mean_BGSV * problem.count_BGS[..., None]
-    out: Tensor = _Blockwise.apply(  # type: ignore[no-untyped-call]
-        chunks.plan(problem, chunk_blocks),
-        problem.k_BGTK,
-        problem.q_BGRTK,
-        problem.v_BGUV,
-        problem.bias_u_GRK,
-        problem.bias_w_GRK,
-        problem.rel_key_GMK,
-        carried,
-        problem.code_BGU,
-        problem.codebook_GSK,
-        problem.count_BGS,
-        problem.doc_BU,
-        problem.real_BU,
-        chunks.skew_template(problem.block_length, accumulation_dtype(problem.v_BGUV.dtype), problem.v_BGUV.device),
+    given = operands(problem)
+    layout = lay_out(given, problem.block_length, problem.lead)
+    q, v = given.q_BGRTK, given.v_BGUV
+    size = layout.n_code
+    group = torch.arange(layout.n_kv_head, device=q.device)[:, None]
+    row_BGU = given.code_BGU.clamp(min=0) + group * size
+    spans = chunks.plan(layout, v.dtype, v.device, carried=given.count_BGS is not None, chunk_blocks=chunk_blocks)
+    k_BGUK = torch.nn.functional.pad(problem.k_BGTK.to(q.dtype), (0, 0, layout.lead, 0))
+    out_RMLV = _Blockwise.apply(  # type: ignore[no-untyped-call]
+        (layout, spans),
+        chunks.in_blocks(k_BGUK, layout).flatten(0, 2),
+        chunks.in_blocks(q.movedim(2, 0), layout).flatten(1, 3),
+        chunks.in_blocks(v, layout).flatten(0, 2),
+        *(None if bias is None else bias.transpose(0, 1) for bias in (given.bias_u_GRK, given.bias_w_GRK)),
+        given.rel_key_GMK,
+        *(None if part is None else part.flatten(0, 1) for part in (given.total_BGSV, given.count_BGS)),
+        given.codebook_GSK,
+        chunks.in_blocks(row_BGU[..., None], layout).flatten(0, 2)[..., 0],
+        chunks.in_blocks(layout.entering_ZU[..., None].long(), layout)[..., 0],
+        chunks.causal(layout.block_length, v.dtype, v.device),
+        *_flags(layout),
     )
-    return out
+    out_BGRUV = out_RMLV.unflatten(1, (layout.batch, layout.n_kv_head, -1)).flatten(3, 4).movedim(0, 2)
+    return out_BGRUV[:, :, :, layout.lead : layout.n_key]
+
+
+def _flags(layout: Layout) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Document of each token [M, L] and of each block's cache [M], and whether that goes on [Z, N]."""
+    flags = layout.flags
+    if flags is None:
+        return None, None, None
+    padded = chunks.in_blocks((flags.doc_BU + 1)[..., None], layout)[..., 0] - 1  # what is filled up is in nothing
+    doc, opened, keep = (part.repeat_interleave(layout.n_kv_head, dim=0) for part in Flags(padded, *flags[1:]))
+    return doc.flatten(0, 1), opened.flatten(), keep
 
 
 class _Blockwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, layout: Layout, k_BGTK: Tensor, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, walk: tuple[Layout, list[Span]], k_MLK: Tensor, *tensors: Tensor | None) -> Tensor:
         inputs = _Inputs(*tensors)  # type: ignore[arg-type]
-        q, v = inputs.q_BGRTK, inputs.v_BGUV
-        out = q.new_empty(*q.shape[:-1], v.shape[-1])
-        lse = torch.empty(q.shape[:-1], dtype=inputs.wide, device=q.device)
-        cache, kept = inputs.first_cache(), []
-        for number, span in enumerate(layout.spans):
-            if number:
-                kept += [*cache]
-            for chunk in span:
-                cache = _chunk_forward(inputs, layout, chunk, cache, out, lse)
-        ctx.layout, ctx.key_dtype = layout, k_BGTK.dtype
-        ctx.save_for_backward(*inputs, out, lse, *kept)
+        layout, spans = walk
+        chunkwise = _Chunkwise(inputs, layout)
+        out = inputs.q_RMLK.new_zeros(*inputs.q_RMLK.shape[:-1], layout.d_value)
+        kept: list[Tensor] = []
+        cache = None
+        for span in spans:
+            cache = chunkwise.first_cache(span.chunks[0]) if cache is None or span.opens else cache
+            kept += [] if span.opens else [*cache]
+            for chunk in span.chunks:
+                cache = chunkwise.forward(chunk, cache, out)
+        ctx.walk, ctx.key_dtype = walk, k_MLK.dtype
+        ctx.save_for_backward(*inputs, *kept)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        inputs = _Inputs(*saved[: len(_Inputs._fields)])
-        out, lse, *kept = saved[len(_Inputs._fields) :]
+        saved, (layout, spans) = ctx.saved_tensors, ctx.walk
+        inputs, kept = _Inputs(*saved[: len(_Inputs._fields)]), list(saved[len(_Inputs._fields) :])
         with torch.autocast(d_out.device.type, enabled=False):
-            grads = _Gradients(inputs, ctx.layout, d_out, out, lse)
-            for number in reversed(range(len(ctx.layout.spans))):
-                start = Cache(*kept[2 * number - 2 : 2 * number]) if number else inputs.first_cache()
-                grads.add_span(ctx.layout.spans[number], start)
-            return None, grads.d_k.to(ctx.key_dtype), *grads.of_inputs()
+            grads = _Gradients(inputs, layout, d_out.contiguous())
+            for span in reversed(spans):
+                if span.opens:
+                    start = grads.chunkwise.first_cache(span.chunks[0])
+                else:
+                    counts, totals = kept.pop(), kept.pop()
+                    start = Cache(totals, counts)
+                grads.add_span(span, start)
+        return None, grads.d_k.to(ctx.key_dtype), *grads.of_inputs()
 
 
-def _chunk_forward(
-    inputs: _Inputs, layout: Layout, chunk: Chunk, before: Cache, out_BGRTV: Tensor, lse_BGRT: Tensor
-) -> Cache:
-    """Write the chunk's part of the output and return the cache after it."""
-    caches = scan(before, inputs.tokens, chunk, layout) if chunk.cached else None
-    tile = _tile(inputs, layout, chunk, caches)
-    top = tile.window_BGNAU.amax(-1, keepdim=True)
-    if tile.cache_BGNAS is not None:
-        top = torch.maximum(top, tile.cache_BGNAS.amax(-1, keepdim=True))
-    top = top.clamp(min=torch.finfo(top.dtype).min)  # a query that sees nothing
-    weight = tile.window_BGNAU.sub_(top).exp_()
-    norm = weight.sum(-1, keepdim=True)
-    result = (weight.to(inputs.v_BGUV.dtype) @ tile.value_BGNUV).to(inputs.wide)
-    if tile.cache_BGNAS is not None and tile.mean_BGNSV is not None:
-        weight = tile.cache_BGNAS.sub_(top).exp_()
-        norm += weight.sum(-1, keepdim=True)
-        result += weight.to(inputs.v_BGUV.dtype) @ tile.mean_BGNSV
-    result /= norm.clamp(min=torch.finfo(norm.dtype).tiny)
-    lse = torch.where(norm > 0, top + norm.log(), float("inf"))  # exp(score - inf) = 0 in the backward pass
-    n_group = inputs.q_BGRTK.shape[2]
-    low = layout.query_rows(chunk)[0]
-    chunks.put_rows(out_BGRTV, chunks.by_token(torch.unflatten(result, 3, (n_group, -1))), low, dim=3)
-    chunks.put_rows(lse_BGRT[..., None], chunks.by_token(torch.unflatten(lse, 3, (n_group, -1))), low, dim=3)
-    return before if caches is None else last(caches)
+class _Tile(NamedTuple):
+    """What the queries of a chunk's blocks see."""
+
+    key_NUK: Tensor  # U = 2L: the block before and the own one
+    value_NUV: Tensor
+    code_NSK: Tensor | None
+    mean_NSV: Tensor | None
+    log_count_NS: Tensor | None
+
+    @property
+    def n_code(self) -> int:
+        """Columns of codes."""
+        return 0 if self.code_NSK is None else self.code_NSK.shape[1]
 
 
-def _tile(inputs: _Inputs, layout: Layout, chunk: Chunk, caches: Cache | None) -> _Tile:
-    length = layout.block_length
-    q_BGNRLK = chunks.by_block(chunks.rows(inputs.q_BGRTK, *layout.query_rows(chunk), dim=3), chunk.n_block)
-    query_u, query_w = (_with_bias(q_BGNRLK, bias) for bias in (inputs.bias_u_GRK, inputs.bias_w_GRK))
-    low, high = (chunk.first - 1) * length, chunk.end * length
-    key = chunks.windows(_keys(chunks.rows(inputs.code_BGU, low, high, dim=2), inputs.codebook_GSK), length)
-    value = chunks.windows(chunks.rows(inputs.v_BGUV, low, high, dim=2), length)
-    window = (query_u @ key.transpose(-1, -2)).to(inputs.wide)
-    by_head_BGNRLU = torch.unflatten(window, 3, (q_BGNRLK.shape[3], -1))
-    by_head_BGNRLU += _bias_and_order(inputs, query_w, length, by_head_BGNRLU.shape[3])
-    if chunk.first == 0:
-        by_head_BGNRLU[:, :, 0, :, :, :length] = _NEVER  # nothing before the first block
-    if chunk.checked:
-        by_head_BGNRLU.masked_fill_(_hidden(inputs, layout, chunk, low, high), _NEVER)
-    if caches is None:
-        return _Tile(query_u, query_w, key, value, window, None, None)
-    mean = (caches.totals / caches.counts.clamp(min=1.0)[..., None]).to(value.dtype)
-    return _Tile(query_u, query_w, key, value, window, mean, _cache_scores(inputs, layout, chunk, query_u, caches))
+class _Chunkwise:
+    """Scores, weights and output of one chunk at a time, in memory that is used again for every chunk."""
 
+    def __init__(self, inputs: _Inputs, layout: Layout) -> None:
+        self.inputs, self.layout, self.space = inputs, layout, Workspace(inputs.v_MLV.device)
+        self.wide = accumulation_dtype(inputs.v_MLV.dtype)
+        blocks = (layout.n_head, layout.n_block)
+        self.tokens = Tokens(inputs.v_MLV.unflatten(0, blocks), inputs.entering_ZNL, inputs.keep_ZN, layout.n_code)
+        group = torch.arange(layout.n_kv_head, device=inputs.v_MLV.device)
+        self.group_M = group.repeat_interleave(layout.n_block).repeat(layout.batch)
 
-def _with_bias(q_BGNRLK: Tensor, bias_GRK: Tensor | None) -> Tensor:
-    return (q_BGNRLK if bias_GRK is None else q_BGNRLK + bias_GRK[:, None, :, None]).flatten(3, 4)
+    def first_cache(self, chunk: Chunk) -> Cache:
+        """What the chunk's sequences begin with."""
+        if self.inputs.total_ZSV is not None and self.inputs.count_ZS is not None:
+            return Cache(self.inputs.total_ZSV[chunk.sequences], self.inputs.count_ZS[chunk.sequences])
+        shape = (chunk.n_sequence, self.layout.n_code)
+        count = torch.zeros(shape, dtype=self.wide, device=self.inputs.v_MLV.device)
+        return Cache(count.new_zeros(*shape, self.layout.d_value), count)
 
+    def forward(self, chunk: Chunk, before: Cache, out_RMLV: Tensor) -> Cache:
+        """Write the chunk's part of the output and return the cache after it."""
+        caches = scan(before, self.tokens, chunk) if chunk.cached else None
+        tile = self.tile(chunk, caches)
+        for head in range(self.layout.n_group):
+            weight = self.weights(chunk, head, tile)[:, :-1]
+            out = out_RMLV[head, chunk.first : chunk.end]
+            torch.bmm(weight[:, :, tile.n_code :], tile.value_NUV, out=out)
+            if tile.mean_NSV is not None:
+                out.baddbmm_(weight[:, :, : tile.n_code], tile.mean_NSV)
+        return before if caches is None else last(caches, chunk)
 
-def _keys(code_BGU: Tensor, codebook_GSK: Tensor) -> Tensor:
-    """Codewords; any one for code -1, which no query sees."""
-    n_head, size, _ = codebook_GSK.shape
-    row = code_BGU.clamp(min=0) + torch.arange(n_head, device=code_BGU.device)[:, None] * size
-    return torch.unflatten(codebook_GSK.flatten(0, 1).index_select(0, row.flatten()), 0, code_BGU.shape)
+    def tile(self, chunk: Chunk, caches: Cache | None) -> _Tile:
+        """Keys and values of the chunk's windows and caches."""
+        inputs, space, dtype = self.inputs, self.space, self.inputs.v_MLV.dtype
+        key = space.take("key", chunk.n_block + 1, *inputs.q_RMLK.shape[2:], dtype=dtype)
+        known = inputs.row_ML[max(chunk.first - 1, 0) : chunk.end].flatten()
+        target = key.flatten(0, 1)[-known.shape[0] :]
+        key[0].zero_()
+        torch.index_select(inputs.codebook_GSK.flatten(0, 1), 0, known, out=target)
+        value = chunks.with_previous(inputs.v_MLV, chunk, space, "value")
+        if caches is None:
+            return _Tile(chunks.windows(key), chunks.windows(value), None, None, None)
+        mean = space.take("mean", *caches.totals.shape, dtype=dtype)
+        torch.div(caches.totals, caches.counts.clamp(min=1.0)[..., None], out=mean)
+        code = self.by_block(inputs.codebook_GSK, chunk)
+        return _Tile(chunks.windows(key), chunks.windows(value), code, mean, caches.counts.log())  # log 0 = -inf
 
+    def by_block(self, x_GAB: Tensor, chunk: Chunk) -> Tensor:
+        """[N, ...]: of each block, what belongs to its key-value head; a view where that is one and the same."""
+        if chunk.n_sequence == 1 or x_GAB.shape[0] == 1:
+            group = chunk.sequence % x_GAB.shape[0]
+            return x_GAB[group].expand(chunk.n_block, *x_GAB.shape[1:])
+        return x_GAB.index_select(0, self.group_M[chunk.first : chunk.end])
 
-def _bias_and_order(inputs: _Inputs, query_w_BGNAK: Tensor, length: int, n_group: int) -> Tensor:
-    """What is added to the window's logits [B, G, N, R, L, 2L]: position bias, and -inf for keys after the query."""
-    if inputs.rel_key_GMK is None:
-        return chunks.skewed(inputs.order_LU)
-    bias = torch.unflatten(_by_head(query_w_BGNAK, inputs.rel_key_GMK.flip(1).transpose(-1, -2)), 3, (n_group, length))
-    spread = inputs.order_LU.expand(*bias.shape[:-2], -1, -1).contiguous()
-    spread[..., length + 1 - bias.shape[-1] : length + 1] = bias
-    return chunks.skewed(spread)
+    def query(self, chunk: Chunk, head: int, bias_RGK: Tensor | None) -> Tensor:
+        """[N, L, K]: the chunk's queries with a bias on them."""
+        q_NLK = self.inputs.q_RMLK[head, chunk.first : chunk.end]
+        return q_NLK if bias_RGK is None else q_NLK + self.by_block(bias_RGK[head], chunk)[:, None]
 
+    def weights(self, chunk: Chunk, head: int, tile: _Tile) -> Tensor:
+        """[N, L + 1, W]: what each query gives to each code, each token of the block before and each of its own.
 
-def _hidden(inputs: _Inputs, layout: Layout, chunk: Chunk, low: int, high: int) -> Tensor:
-    """[B, 1, N, 1, L, 2L]: another document, padding, or an empty slot of the carried window."""
-    assert inputs.doc_BU is not None
-    assert inputs.real_BU is not None
-    length = layout.block_length
-    doc = inputs.doc_BU.masked_fill(~inputs.real_BU, -1)
-    key = chunks.rows(doc, low, high, dim=1, fill=-1)
-    query = torch.unflatten(chunks.rows(doc, low + length, high, dim=1, fill=-1), 1, (chunk.n_block, length))[..., None]
-    hidden = (query != key.unfold(1, 2 * length, length)[:, :, None, :]) | (query < 0)
-    return hidden[:, None, :, None]
+        As in `rows`, the last row means nothing.
+        """
+        inputs, size, length = self.inputs, tile.n_code, self.layout.block_length
+        score = self.rows("score", chunk, tile)
+        query_u = self.query(chunk, head, inputs.bias_u_RGK)
+        torch.bmm(query_u, tile.key_NUK.transpose(1, 2), out=score[:, :length, size:])
+        if inputs.rel_key_GMK is not None:
+            query_w = self.query(chunk, head, inputs.bias_w_RGK)
+            far_first = self.by_block(inputs.rel_key_GMK.flip(1), chunk)
+            self.diagonals(score, tile).baddbmm_(query_w, far_first.transpose(1, 2))
+        score[:, :length, size + length :] += inputs.causal_LL
+        if chunk.low == 0:
+            score[:: chunk.high, :length, size : size + length] = _NEVER  # nothing before a first block
+        if tile.code_NSK is not None and tile.log_count_NS is not None:
+            torch.bmm(query_u, tile.code_NSK.transpose(1, 2), out=score[:, :length, :size])
+            score[:, :length, :size] += tile.log_count_NS[:, None].to(score.dtype)
+        hidden = self.hide(score[:, :length], chunk, tile) if chunk.checked else None
+        weight = self.space.take("weight", *score.shape, dtype=score.dtype)
+        torch.softmax(score, -1, out=weight)
+        if hidden is not None:
+            weight[:, :length].masked_fill_(hidden, 0.0)
+        return weight
 
+    def hide(self, score_NLW: Tensor, chunk: Chunk, tile: _Tile) -> Tensor:
+        """Take other documents and padding out of the scores; returns which queries [N, L, 1] are padding."""
+        doc_ML, open_M = self.inputs.doc_ML, self.inputs.open_M
+        assert doc_ML is not None
+        assert open_M is not None
+        doc_N1L = chunks.with_previous(doc_ML[..., None], chunk, self.space, "doc")
+        query_NL1 = doc_N1L[1:]
+        # A padding token sees padding, itself at least: a row of nothing but -inf would be NaN.
+        score_NLW[:, :, tile.n_code :].masked_fill_(query_NL1 != chunks.windows(doc_N1L).transpose(1, 2), _NEVER)
+        if tile.n_code:
+            opened = open_M[chunk.first : chunk.end, None, None]
+            score_NLW[:, :, : tile.n_code].masked_fill_(query_NL1 != opened, _NEVER)
+        return query_NL1 < 0
 
-def _cache_scores(inputs: _Inputs, layout: Layout, chunk: Chunk, query_u_BGNAK: Tensor, caches: Cache) -> Tensor:
-    """Logits (q + u).c_s + log(count_s) [B, G, N, A, S], -inf for codes that no visible token took."""
-    score = _by_head(query_u_BGNAK, inputs.codebook_GSK.transpose(-1, -2)).to(inputs.wide)
-    score += caches.counts.log()[:, :, :, None]  # log 0 = -inf
-    if chunk.checked:
-        assert inputs.doc_BU is not None
-        assert inputs.real_BU is not None
-        length = layout.block_length
-        doc = inputs.doc_BU.masked_fill(~inputs.real_BU, -1)
-        query = torch.unflatten(chunks.rows(doc, *layout.key_rows(chunk, back=0), dim=1, fill=-1), 1, (-1, length))
-        open_BN = open_documents(inputs.doc_BU, chunk, length)[:, 1:]
-        hidden = (query != open_BN[..., None])[:, None, :, None, :, None]
-        torch.unflatten(score, 3, (-1, length)).masked_fill_(hidden, _NEVER)
-    return score
+    def rows(self, name: str, chunk: Chunk, tile: _Tile) -> Tensor:
+        """[N, L + 1, W] of the workspace; its last row is zero and in use by nothing.
 
+        That row lets `chunks.by_distance` stay inside its block, as strides for matrix products must.
+        """
+        length = self.layout.block_length
+        shape = (chunk.n_block, length + 1, tile.n_code + 2 * length)
+        row = self.space.take(name, *shape, dtype=self.inputs.v_MLV.dtype)
+        row[:, length].zero_()
+        return row
 
-def _by_head(x_BGNAK: Tensor, matrix_GKM: Tensor) -> Tensor:
-    """x @ matrix, one matrix for each key-value head: as few and as tall products as there are heads."""
-    if matrix_GKM.shape[0] == 1:
-        return x_BGNAK @ matrix_GKM[0]
-    return torch.unflatten((x_BGNAK.flatten(2, 3) @ matrix_GKM), 2, x_BGNAK.shape[2:4])
+    def diagonals(self, row_NXW: Tensor, tile: _Tile) -> Tensor:
+        """[N, L, M] view of scores by distance, the furthest first."""
+        assert self.inputs.rel_key_GMK is not None
+        n_distance, length = self.inputs.rel_key_GMK.shape[1], self.layout.block_length
+        return chunks.by_distance(row_NXW[:, :length], tile.n_code + length + 1 - n_distance, n_distance)
 
 
 class _Gradients:
     """Gradients of all inputs, gathered from the last chunk to the first.
 
-    With delta_i = dO_i . O_i: dS_ij = p_ij (dO_i . v_j - delta_i), dT_is = a_is (dO_i . mu_s - delta_i), where p and
-    a are the weights of tokens and of codes. Sums over tokens are kept in the wide dtype.
+    The softmax's own gradient dS = P (dP - rowsum(P dP)) gives those of tokens and codes at once. Sums over tokens
+    are kept in the wide dtype.
     """
 
-    def __init__(self, inputs: _Inputs, layout: Layout, d_out: Tensor, out: Tensor, lse: Tensor) -> None:
-        self.inputs, self.layout = inputs, layout
-        self.d_out, self.out, self.lse = d_out, out, lse
-        batch, n_head, n_group, _, d_key = inputs.q_BGRTK.shape
-        self.d_q = torch.empty_like(inputs.q_BGRTK)
-        self.d_k_window = inputs.v_BGUV.new_zeros(batch, n_head, inputs.v_BGUV.shape[2], d_key)
-        self.d_v = torch.zeros_like(inputs.v_BGUV)
-        heads = inputs.q_BGRTK.new_zeros(n_head, n_group, d_key, dtype=inputs.wide)
-        self.d_bias_u, self.d_bias_w = heads, heads.clone()
-        rel_key = inputs.rel_key_GMK
-        self.d_rel_key = None if rel_key is None else torch.zeros_like(rel_key, dtype=inputs.wide)
-        self.d_cache = torch.zeros_like(inputs.first_cache().totals)
-
-    @property
-    def d_k(self) -> Tensor:
-        """Of the segment's own keys: carried ones are codes."""
-        return self.d_k_window[:, :, self.layout.lead :]
+    def __init__(self, inputs: _Inputs, layout: Layout, d_out_RMLV: Tensor) -> None:
+        self.inputs, self.layout, self.d_out_RMLV = inputs, layout, d_out_RMLV
+        self.chunkwise = _Chunkwise(inputs, layout)
+        wide = self.chunkwise.wide
+        self.d_q = torch.zeros_like(inputs.q_RMLK)
+        self.d_k = inputs.q_RMLK.new_zeros(inputs.q_RMLK.shape[1:])
+        self.d_v = torch.zeros_like(inputs.v_MLV)
+        optional = inputs.bias_u_RGK, inputs.bias_w_RGK, inputs.rel_key_GMK, inputs.total_ZSV
+        self.d_bias_u, self.d_bias_w, self.d_rel_key, self.d_first = (
+            None if one is None else torch.zeros_like(one, dtype=wide) for one in optional
+        )
 
     def of_inputs(self) -> tuple[Tensor | None, ...]:
         """In the order of `_Inputs`."""
-        inputs = self.inputs
-        return (
-            self.d_q,
-            self.d_v,
-            None if inputs.bias_u_GRK is None else self.d_bias_u.to(inputs.bias_u_GRK.dtype),
-            None if inputs.bias_w_GRK is None else self.d_bias_w.to(inputs.bias_w_GRK.dtype),
-            None if self.d_rel_key is None else self.d_rel_key.to(self.d_q.dtype),
-            None if inputs.sum_BGSV is None else self.d_cache,
-            *(None,) * 6,
-        )
+        dtype = self.d_q.dtype
+        small = (None if one is None else one.to(dtype) for one in (self.d_bias_u, self.d_bias_w, self.d_rel_key))
+        return self.d_q, self.d_v, *small, self.d_first, *(None,) * 8
 
-    def add_span(self, span: tuple[Chunk, ...], start: Cache) -> None:
+    def add_span(self, span: Span, start: Cache) -> None:
         """Add what a span's queries give, its caches recomputed from the one at its start."""
         starts = [start]
-        for chunk in span[:-1]:
-            caches = scan(starts[-1], self.inputs.tokens, chunk, self.layout) if chunk.cached else None
-            starts.append(starts[-1] if caches is None else last(caches))
-        for chunk, before in zip(reversed(span), reversed(starts), strict=True):
+        for chunk in span.chunks[:-1]:
+            if chunk.cached:
+                starts.append(last(scan(starts[-1], self.chunkwise.tokens, chunk), chunk))
+            else:
+                starts.append(start)
+        for chunk, before in zip(reversed(span.chunks), reversed(starts), strict=True):
             self._add_chunk(chunk, before)
 
     def _add_chunk(self, chunk: Chunk, before: Cache) -> None:
-        inputs, layout = self.inputs, self.layout
-        caches = scan(before, inputs.tokens, chunk, layout) if chunk.cached else None
-        tile = _tile(inputs, layout, chunk, caches)
-        d_out, delta, lse = self._of_output(chunk)
-        dtype = d_out.dtype
-        weight = tile.window_BGNAU.sub_(lse).exp_()
-        d_value = weight.to(dtype).transpose(-1, -2) @ d_out
-        d_window = ((d_out @ tile.value_BGNUV.transpose(-1, -2)).to(inputs.wide) - delta).mul_(weight)
-        d_window_narrow = d_window.to(dtype)
-        d_query_u = d_window_narrow @ tile.key_BGNUK
-        d_key = d_window_narrow.transpose(-1, -2) @ tile.query_u_BGNAK
-        low = (chunk.first - 1) * layout.block_length
-        chunks.add_windows(self.d_v, d_value, low, layout.block_length)
-        chunks.add_windows(self.d_k_window, d_key, low, layout.block_length)
-        if caches is not None:
-            d_query_u += self._add_cache(chunk, tile, caches, d_out, delta, lse)
-        self._add_query(chunk, d_query_u, self._add_position(tile, d_window_narrow))
+        chunkwise = self.chunkwise
+        caches = scan(before, chunkwise.tokens, chunk) if chunk.cached else None
+        tile = chunkwise.tile(chunk, caches)
+        d_mean = None if tile.mean_NSV is None else torch.zeros_like(tile.mean_NSV)
+        for head in range(self.layout.n_group):
+            weight = chunkwise.weights(chunk, head, tile)
+            d_out = self.d_out_RMLV[head, chunk.first : chunk.end]
+            self._add_windows(self.d_v, chunk, weight[:, :-1, tile.n_code :], d_out)
+            if d_mean is not None:
+                d_mean.baddbmm_(weight[:, :-1, : tile.n_code].transpose(1, 2), d_out)
+            self._add_scores(chunk, head, tile, self._of_scores(chunk, tile, weight, d_out))
+        if caches is not None and d_mean is not None:
+            self._add_cache(chunk, caches, d_mean)
 
-    def _of_output(self, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
-        """dO [B, G, N, A, V], delta and log-sum-exp [B, G, N, A, 1]; rows outside the segment weigh nothing."""
-        low, high = self.layout.query_rows(chunk)
+    def _add_windows(self, target_MLD: Tensor, chunk: Chunk, by_query_NLU: Tensor, x_NLD: Tensor) -> None:
+        """Add each key's sum over the queries of its own and the next block to the keys' gradient, in place."""
+        length = self.layout.block_length
+        target_MLD[chunk.first : chunk.end].baddbmm_(by_query_NLU[:, :, length:].transpose(1, 2), x_NLD)
+        skip = 1 if chunk.first == 0 else 0
+        previous = target_MLD[chunk.first + skip - 1 : chunk.end - 1]
+        previous.baddbmm_(by_query_NLU[skip:, :, :length].transpose(1, 2), x_NLD[skip:])
 
-        def blocks(x: Tensor, fill: float = 0.0) -> Tensor:
-            return chunks.by_block(chunks.rows(x, low, high, dim=3, fill=fill), chunk.n_block).flatten(3, 4)
+    def _of_scores(self, chunk: Chunk, tile: _Tile, weight_NXW: Tensor, d_out: Tensor) -> Tensor:
+        """[N, L + 1, W]: gradient of the scores."""
+        size = tile.n_code
+        row = self.chunkwise.rows("score", chunk, tile)
+        torch.bmm(d_out, tile.value_NUV.transpose(1, 2), out=row[:, :-1, size:])
+        if tile.mean_NSV is not None:
+            torch.bmm(d_out, tile.mean_NSV.transpose(1, 2), out=row[:, :-1, :size])
+        # In place: the operation reads a whole row before it writes any of it.
+        torch._softmax_backward_data(row, weight_NXW, -1, row.dtype, grad_input=row)
+        return row
 
-        d_out, out = blocks(self.d_out), blocks(self.out)
-        delta = (d_out.to(self.inputs.wide) * out).sum(-1, keepdim=True)
-        return d_out, delta, blocks(self.lse[..., None], float("inf"))
+    def _add_scores(self, chunk: Chunk, head: int, tile: _Tile, d_score_NXW: Tensor) -> None:
+        """From the scores to queries, keys, biases and relative keys."""
+        chunkwise, inputs, size = self.chunkwise, self.inputs, tile.n_code
+        d_score = d_score_NXW[:, :-1]
+        d_query = torch.bmm(d_score[:, :, size:], tile.key_NUK, out=self.d_q[head, chunk.first : chunk.end])
+        if tile.code_NSK is not None:
+            d_query.baddbmm_(d_score[:, :, :size], tile.code_NSK)
+        self._add_by_group(self.d_bias_u, chunk, d_query.sum(1, dtype=chunkwise.wide), head)
+        query_u = chunkwise.query(chunk, head, inputs.bias_u_RGK)
+        self._add_windows(self.d_k, chunk, d_score[:, :, size:], query_u)
+        if inputs.rel_key_GMK is None:
+            return
+        d_bias = chunkwise.diagonals(d_score_NXW, tile)
+        d_query_w = torch.bmm(d_bias, chunkwise.by_block(inputs.rel_key_GMK.flip(1), chunk))
+        d_query += d_query_w
+        self._add_by_group(self.d_bias_w, chunk, d_query_w.sum(1, dtype=chunkwise.wide), head)
+        query_w = chunkwise.query(chunk, head, inputs.bias_w_RGK)
+        self._add_by_group(self.d_rel_key, chunk, torch.bmm(d_bias.transpose(1, 2), query_w).flip(1))
 
-    def _add_cache(self, chunk: Chunk, tile: _Tile, caches: Cache, d_out: Tensor, delta: Tensor, lse: Tensor) -> Tensor:
-        """The cache's part: returns d(q + u), adds to the values'."""
-        assert tile.cache_BGNAS is not None
-        assert tile.mean_BGNSV is not None
-        dtype = d_out.dtype
-        weight = tile.cache_BGNAS.sub_(lse).exp_()
-        d_mean = weight.to(dtype).transpose(-1, -2) @ d_out
-        d_total = d_mean.to(self.inputs.wide) / caches.counts.clamp(min=1.0)[..., None]
-        self.d_cache = scan_backward(self.d_cache, d_total, self.d_v, self.inputs.tokens, chunk, self.layout)
-        d_score = ((d_out @ tile.mean_BGNSV.transpose(-1, -2)).to(self.inputs.wide) - delta).mul_(weight)
-        return _by_head(d_score.to(dtype), self.inputs.codebook_GSK)
+    def _add_by_group(self, target: Tensor | None, chunk: Chunk, x_N: Tensor, head: int | None = None) -> None:
+        """Add what each block gives to a parameter of its key-value head."""
+        if target is None:
+            return
+        target = target if head is None else target[head]
+        if chunk.n_sequence == 1 or target.shape[0] == 1:
+            target[chunk.sequence % target.shape[0]] += x_N.sum(0, dtype=target.dtype)
+        else:
+            target.index_add_(0, self.chunkwise.group_M[chunk.first : chunk.end], x_N.to(target.dtype))
 
-    def _add_position(self, tile: _Tile, d_window_BGNAU: Tensor) -> Tensor | None:
-        """The position bias's part: returns d(q + w), adds to the relative keys'."""
-        rel_key = self.inputs.rel_key_GMK
-        if rel_key is None or self.d_rel_key is None:
-            return None
-        length, n_distance = self.layout.block_length, rel_key.shape[1]
-        d_bias = chunks.unskewed(torch.unflatten(d_window_BGNAU, 3, (-1, length)))
-        d_bias = d_bias[..., length + 1 - n_distance : length + 1].flatten(3, 4)  # furthest distance first
-        by_batch = d_bias.flatten(2, 3).transpose(-1, -2) @ tile.query_w_BGNAK.flatten(2, 3)
-        self.d_rel_key += by_batch.to(self.inputs.wide).sum(0).flip(1)
-        return _by_head(d_bias, rel_key.flip(1))
-
-    def _add_query(self, chunk: Chunk, d_query_u: Tensor, d_query_w: Tensor | None) -> None:
-        n_group, low = self.inputs.q_BGRTK.shape[2], self.layout.query_rows(chunk)[0]
-        by_head = torch.unflatten(d_query_u, 3, (n_group, -1))
-        if self.inputs.bias_u_GRK is not None:
-            self.d_bias_u += by_head.to(self.inputs.wide).sum((0, 2, 4))
-        if d_query_w is not None:
-            by_head_w = torch.unflatten(d_query_w, 3, (n_group, -1))
-            self.d_bias_w += by_head_w.to(self.inputs.wide).sum((0, 2, 4))
-            by_head = by_head + by_head_w
-        chunks.put_rows(self.d_q, chunks.by_token(by_head), low, dim=3)
+    def _add_cache(self, chunk: Chunk, caches: Cache, d_mean_NSV: Tensor) -> None:
+        """From the caches' means to the values they are made of and to what was carried."""
+        if chunk.high == self.layout.n_block:
+            self.d_total = torch.zeros_like(self.chunkwise.first_cache(chunk).totals)
+        d_total = d_mean_NSV.to(self.chunkwise.wide).div_(caches.counts.clamp(min=1.0)[..., None])
+        tokens = self.chunkwise.tokens
+        d_v_ZNLV = self.d_v.unflatten(0, tokens.v_ZNLV.shape[:2])
+        self.d_total = scan_backward(self.d_total, d_total, d_v_ZNLV, tokens, chunk)
+        if self.d_first is not None:
+            self.d_first[chunk.sequences] = self.d_total  # that of the first chunk stays

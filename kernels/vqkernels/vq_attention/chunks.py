@@ -1,150 +1,166 @@
-"""How blockwise attention walks over a sequence: chunks of blocks, and moving rows between tokens and blocks.
+"""How blockwise attention walks over its blocks, and the memory it does so in.
 
-Letters: B batch, G key-value heads, R query heads a key-value head, T query position, U key position, N blocks of a
-chunk, L block length, V width. A chunk is what is computed at once; a span is a run of chunks between two
-saved caches.
+Letters: Z = B G batch and key-value heads together, M = Z times the blocks of a sequence: all blocks in one row, those
+of one sequence after another; N blocks of a chunk, L block length, D any width. A chunk is what is computed at once:
+blocks of one sequence, or whole sequences, so that its blocks lie side by side in memory. A span is a run of chunks
+of one sequence between two saved caches.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from vqkernels.precision import accumulation_dtype
-from vqkernels.vq_attention.problem import Problem
+from vqkernels.gpu.layout import Layout
 
-_CHUNK_BYTES = {"cpu": 16 << 20}  # scores, values and caches of a chunk should stay in the last-level cache
+_CHUNK_BYTES = {"cpu": 12 << 20}  # measured: docs/benchmarks/attention_cpu.md
 _CHUNK_BYTES_ELSEWHERE = 256 << 20
 _SPAN_CODEBOOKS = 4  # a saved cache holds S rows: one every 4 S tokens costs at most a quarter of the values
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Blocks `first` to `end` - 1 of the key positions."""
+    """Blocks `low` to `high` - 1 of each of the sequences `sequence` to `sequence_end` - 1, out of `n_per_sequence`."""
 
-    first: int
-    end: int
+    sequence: int
+    sequence_end: int
+    low: int
+    high: int
+    n_per_sequence: int
     cached: bool  # some block may see a cache
     checked: bool  # padding, documents or empty slots may be in reach
+
+    @property
+    def first(self) -> int:
+        """Its first block among all M."""
+        return self.sequence * self.n_per_sequence + self.low
+
+    @property
+    def end(self) -> int:
+        """The block after its last one among all M."""
+        return (self.sequence_end - 1) * self.n_per_sequence + self.high
 
     @property
     def n_block(self) -> int:
         """N."""
         return self.end - self.first
 
+    @property
+    def sequences(self) -> slice:
+        """Its sequences among all Z."""
+        return slice(self.sequence, self.sequence_end)
+
+    @property
+    def n_sequence(self) -> int:
+        """How many sequences its blocks are of; N is that many times `high` - `low`."""
+        return self.sequence_end - self.sequence
+
 
 @dataclass(frozen=True)
-class Layout:
-    """The static part of a problem and the walk over it."""
+class Span:
+    """Chunks of the same sequences, in order; the caches in front of the first are known or kept."""
 
-    block_length: int
-    lead: int
-    n_query: int
-    spans: tuple[tuple[Chunk, ...], ...]
+    chunks: tuple[Chunk, ...]
 
-    def query_rows(self, chunk: Chunk) -> tuple[int, int]:
-        """Query positions of a chunk; they may reach beyond both ends of the segment."""
-        return chunk.first * self.block_length - self.lead, chunk.end * self.block_length - self.lead
-
-    def key_rows(self, chunk: Chunk, back: int) -> tuple[int, int]:
-        """Key positions of a chunk moved `back` blocks."""
-        return (chunk.first - back) * self.block_length, (chunk.end - back) * self.block_length
+    @property
+    def opens(self) -> bool:
+        """Whether what is in front of it is in front of the sequence, too."""
+        return self.chunks[0].low == 0 or not self.chunks[0].cached
 
 
-def plan(problem: Problem, chunk_blocks: int | None = None) -> Layout:
-    """Divide the blocks that hold queries into chunks and spans. `chunk_blocks` None: as fits the processor's cache."""
-    length, lead = problem.block_length, problem.lead
-    first, end = lead // length, -(-(lead + problem.n_query) // length)
-    size = chunk_blocks or _chunk_blocks(problem)
-    carried = problem.mean_BGSV is not None
-    span_blocks = -(-_SPAN_CODEBOOKS * problem.codebook_GSK.shape[1] // length)
+def plan(
+    layout: Layout, dtype: torch.dtype, device: torch.device, *, carried: bool, chunk_blocks: int | None
+) -> list[Span]:
+    """Divide all blocks into spans and chunks. `chunk_blocks` None: as many as fit the processor's cache."""
+    n_block = layout.n_block
+    size = chunk_blocks or _chunk_blocks(layout, dtype, device)
+    whole = size // n_block
+    if whole:
+        always = carried or n_block > 2
+        chunks = [
+            Chunk(z, min(z + whole, layout.n_head), 0, n_block, n_block, always, layout.flags is not None)
+            for z in range(0, layout.n_head, whole)
+        ]
+        return [Span((chunk,)) for chunk in chunks]
+    return [span for z in range(layout.n_head) for span in _one_sequence(layout, z, size, carried)]
+
+
+def _one_sequence(layout: Layout, z: int, size: int, carried: bool) -> list[Span]:
+    span_blocks = -(-_SPAN_CODEBOOKS * layout.n_code // layout.block_length)
     spans: list[list[Chunk]] = []
-    while first < end:
+    low = layout.first_block
+    while low < layout.n_block:
         # The first two blocks of a sequence see no cache: not computing it is worth a chunk of their own.
-        stop = min(end, first + size, 2 if not carried and first < 2 else end)
-        chunk = Chunk(
-            first, stop, carried or first >= 2, problem.irregular or (carried and (first - 2) * length < lead)
-        )
-        if not spans or chunk.end - spans[-1][0].first > span_blocks:
+        high = min(low + size, layout.n_block if carried or low >= 2 else 2)
+        cached = carried or low >= 2
+        chunk = Chunk(z, z + 1, low, high, layout.n_block, cached, layout.flags is not None)
+        if not spans or high - spans[-1][0].low > span_blocks or cached != spans[-1][0].cached:
             spans.append([])
         spans[-1].append(chunk)
-        first = stop
-    return Layout(length, lead, problem.n_query, tuple(tuple(span) for span in spans))
+        low = high
+    return [Span(tuple(chunks)) for chunks in spans]
 
 
-def _chunk_blocks(problem: Problem) -> int:
-    batch, n_head, n_group, _, d_key = problem.q_BGRTK.shape
-    size, width, length = problem.codebook_GSK.shape[1], problem.v_BGUV.shape[3], problem.block_length
-    scores = n_group * length * (2 * length + size)
-    rows = (2 + n_group) * length * (d_key + width) + size * width
-    block_bytes = batch * n_head * (scores + rows) * accumulation_dtype(problem.v_BGUV.dtype).itemsize
-    return max(1, _CHUNK_BYTES.get(problem.q_BGRTK.device.type, _CHUNK_BYTES_ELSEWHERE) // block_bytes)
+def _chunk_blocks(layout: Layout, dtype: torch.dtype, device: torch.device) -> int:
+    scores = 2 * layout.block_length * (2 * layout.block_length + layout.n_code)
+    rows = (3 * layout.block_length + layout.n_code) * (layout.d_key + layout.d_value)
+    block_bytes = scores * dtype.itemsize + rows * dtype.itemsize
+    return max(1, _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ELSEWHERE) // block_bytes)
 
 
-def rows(x: Tensor, low: int, high: int, dim: int, fill: float = 0.0) -> Tensor:
-    """Positions low..high-1 of a dimension, filled where they are outside."""
-    size = x.shape[dim]
-    inside = x.narrow(dim, max(low, 0), max(min(high, size) - max(low, 0), 0))
-    front, back = max(-low, 0), max(high - size, 0)
-    if not front and not back:
-        return inside
-    after = x.dim() - 1 - dim % x.dim()
-    return F.pad(inside, (0, 0) * after + (front, back), value=fill)
+class Workspace:
+    """Memory by name that chunk after chunk is computed in: fresh memory would cost a page fault every 4 KiB."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._flat: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int, dtype: torch.dtype) -> Tensor:
+        """A tensor of this shape holding anything, in the memory that `name` had before."""
+        size = prod(shape)
+        if name not in self._flat or self._flat[name].numel() < size:
+            self._flat[name] = torch.empty(size, dtype=dtype, device=self._device)
+        return self._flat[name][:size].view(shape)
 
 
-def add_rows(target: Tensor, x: Tensor, low: int, dim: int) -> None:
-    """target[low : low + len(x)] += x along a dimension, without what is outside."""
-    begin, end = max(low, 0), min(low + x.shape[dim], target.shape[dim])
-    if begin < end:
-        target.narrow(dim, begin, end - begin).add_(x.narrow(dim, begin - low, end - begin))
+def in_blocks(x_ZTD: Tensor, layout: Layout) -> Tensor:
+    """[..., tokens, D] of queries or keys to [..., N, L, D] on the grid of key positions, zero where nothing stands."""
+    grid = layout.n_block * layout.block_length
+    front = layout.n_key - x_ZTD.shape[-2]  # queries begin after the carried keys
+    padded = torch.nn.functional.pad(x_ZTD, (0, 0, front, grid - layout.n_key)) if grid != x_ZTD.shape[-2] else x_ZTD
+    return padded.unflatten(-2, (layout.n_block, layout.block_length))
 
 
-def put_rows(target: Tensor, x: Tensor, low: int, dim: int) -> None:
-    """target[low : low + len(x)] = x along a dimension, without what is outside."""
-    begin, end = max(low, 0), min(low + x.shape[dim], target.shape[dim])
-    target.narrow(dim, begin, end - begin).copy_(x.narrow(dim, begin - low, end - begin))
+def with_previous(x_MLD: Tensor, chunk: Chunk, space: Workspace, name: str) -> Tensor:
+    """[N + 1, L, D]: the chunk's blocks and the one in front of them, which is zero before all."""
+    if chunk.first:
+        return x_MLD[chunk.first - 1 : chunk.end]
+    padded = space.take(name, chunk.n_block + 1, *x_MLD.shape[1:], dtype=x_MLD.dtype)
+    padded[0].zero_()
+    padded[1:].copy_(x_MLD[: chunk.end])
+    return padded
 
 
-def by_block(x_BGRTV: Tensor, n_block: int) -> Tensor:
-    """[B, G, R, N L, V] to [B, G, N, R, L, V]."""
-    return torch.unflatten(x_BGRTV, 3, (n_block, -1)).transpose(2, 3)
+def windows(x_N1LD: Tensor) -> Tensor:
+    """[N + 1, L, D] to [N, 2L, D], each block with the one before it: a view whose rows overlap."""
+    n_block, length, width = x_N1LD.shape
+    shape, stride = (n_block - 1, 2 * length, width), (length * width, width, 1)
+    return x_N1LD.as_strided(shape, stride)
 
 
-def by_token(x_BGNRLV: Tensor) -> Tensor:
-    """[B, G, N, R, L, V] to [B, G, R, N L, V]."""
-    return x_BGNRLV.transpose(2, 3).flatten(3, 4)
+def causal(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[L, L]: zero, and -inf for keys after their query."""
+    return torch.full((length, length), float("-inf"), dtype=dtype, device=device).triu(1)
 
 
-def windows(x_BGUV: Tensor, length: int) -> Tensor:
-    """[B, G, (N + 1) L, V] to [B, G, N, 2L, V]: each block with the one before it."""
-    return x_BGUV.unfold(2, 2 * length, length).transpose(-1, -2).contiguous()
+def by_distance(score_NLW: Tensor, first_column: int, n_distance: int) -> Tensor:
+    """[N, L, M] view of scores whose row i, column x is row i, column first_column + i + x: one diagonal a column.
 
-
-def add_windows(target_BGUV: Tensor, x_BGNUV: Tensor, low: int, length: int) -> None:
-    """The inverse of `windows` as a sum: both halves of every window into the rows they came from."""
-    add_rows(target_BGUV, x_BGNUV[:, :, :, :length].flatten(2, 3), low, dim=2)
-    add_rows(target_BGUV, x_BGNUV[:, :, :, length:].flatten(2, 3), low + length, dim=2)
-
-
-def skew_template(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[L, 2L + 1]: zero, and -inf where `skewed` puts a key after its query."""
-    row = torch.arange(length, device=device)[:, None]
-    column = torch.arange(2 * length + 1, device=device)
-    template = torch.zeros(length, 2 * length + 1, dtype=dtype, device=device)
-    return template.masked_fill_((column > length) & (column < 2 * length - row), float("-inf"))
-
-
-def skewed(x: Tensor) -> Tensor:
-    """[..., L, 2L + 1] seen as [..., L, 2L] with row i moved i columns to the right: no copy.
-
-    Column x of row i becomes window column i + x, so that distance d = L + i - column stands at x = L - d.
+    With the window's own block beginning at column c and first_column = c - M + 1, the last column holds distance 0
+    and the first distance M - 1. Rows of `score_NLW` must be followed by one more in memory.
     """
-    length = x.shape[-2]
-    return torch.unflatten(x.flatten(-2)[..., : 2 * length * length], -1, (length, 2 * length))
-
-
-def unskewed(x: Tensor) -> Tensor:
-    """The inverse of `skewed`, [..., L, 2L] to [..., L, 2L + 1]."""
-    length = x.shape[-2]
-    return torch.unflatten(F.pad(x.flatten(-2), (0, length)), -1, (length, 2 * length + 1))
+    n_block, length, _ = score_NLW.shape
+    batch, row, one = score_NLW.stride()
+    offset = score_NLW.storage_offset() + first_column
+    return score_NLW.as_strided((n_block, length, n_distance), (batch, row + one, one), offset)
