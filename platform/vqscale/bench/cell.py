@@ -7,9 +7,8 @@ import numpy as np
 import torch
 
 from vqscale.bench.memory import LiveTensors, room
-from vqscale.bench.request import Request
+from vqscale.bench.plan import Cell
 from vqscale.models.build import build
-from vqscale.study.model import ModelConfig
 from vqscale.study.trial import TrainConfig
 from vqscale.train.engine import PlainEngine
 from vqscale.train.metrics import synchronise
@@ -22,20 +21,19 @@ PRIMING_TOKENS = 16
 class TrainingCell:
     """Weights and optimiser state exist from `warm_up` on."""
 
-    def __init__(self, request: Request, model: ModelConfig, context: int) -> None:
-        batch = request.batch(context)
-        self._model, self._device = model, request.torch_device
+    def __init__(self, cell: Cell) -> None:
+        self._model, self._device, self._backend = cell.model, cell.torch_device, cell.backend
         self._train = TrainConfig(
-            context=context,
-            tokens=batch * context,
-            batch_tokens=batch * context,
+            context=cell.context,
+            tokens=cell.tokens_per_step,
+            batch_tokens=cell.tokens_per_step,
             lr=LEARNING_RATE,
-            precision=request.precision,
+            precision=cell.precision,
             engine="plain",
             documents="packed",
         )
         random = np.random.default_rng(0)
-        self._tokens_BT = random.integers(0, model.vocab_size, size=(batch, context + 1), dtype=np.int64)
+        self._tokens_BT = random.integers(0, cell.model.vocab_size, (cell.batch, cell.context + 1), dtype=np.int64)
         self._engine: PlainEngine | None = None
 
     def warm_up(self) -> int:
@@ -55,6 +53,8 @@ class TrainingCell:
 
     def _prepare(self) -> None:
         module = build(self._model, device=self._device, seed=0)
+        if self._backend:
+            module.backend = self._backend
         module.autocast_bf16 = self._train.precision == "bf16"
         module.train()
         self._engine = PlainEngine(module, self._train)

@@ -1,39 +1,34 @@
-"""Training speed and peak memory of `transformer_vq` against both quadratic baselines, over the context length T.
+"""Training speed and peak memory of the cells of a throughput study, over architectures and context lengths.
 
 What is timed is the product's own update (forward, backward, clipping, AdamW, codebooks) on random tokens, in one
-process, in alternation: at each T every model is warmed up, then repeat after repeat goes through all of them. Compare
-within one such run only.
+process, in alternation: the models of a round (one context length, one size, one device) are warmed up, then repeat
+after repeat goes through all of them. Compare within a round only.
 """
 
+import datetime
 import functools
 import gc
 import math
-import statistics
 import time
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
-import pandas as pd
 import torch
 
-from vqscale.bench import table
+from vqscale.bench import record
 from vqscale.bench.alternate import alternate
 from vqscale.bench.cell import TrainingCell
-from vqscale.bench.machine import device_label
+from vqscale.bench.energy import Meter, open_meter
+from vqscale.bench.machine import device_label, machine
 from vqscale.bench.memory import is_out_of_memory
-from vqscale.bench.request import Request
-from vqscale.bench.table import Row
-from vqscale.models.counts import parameters_non_embedding
-from vqscale.study.model import Arch, ModelConfig
-
-ARCHS: tuple[Arch, ...] = ("transformer_vq", "transformer_full", "transformer")
-"""The order of the alternation."""
-REPEAT_SECONDS = 0.25
-"""A repeat holds as many updates as take this long: single updates of small models are too short to time."""
+from vqscale.bench.plan import Cell, Round, ThroughputPlan, threads
+from vqscale.bench.record import OK, OUT_OF_MEMORY, SKIPPED, Measurement
+from vqscale.train.metrics import peak_flops
+from vqscale.train.record import git_commit, versions
 
 
-class Cell(Protocol):
-    """One model at one context length."""
+class Stepper(Protocol):
+    """The model of one cell."""
 
     def warm_up(self) -> int:
         """Bring everything to its steady state; returns the peak memory of one update in bytes."""
@@ -42,120 +37,184 @@ class Cell(Protocol):
         """Train for so many updates, and wait until the device has done them."""
 
 
-OpenCell = Callable[[Request, ModelConfig, int], Cell]
-Told = Callable[[int, int, int], None]
-"""Progress: the T that is about to be measured, how many of them are done, how many there are."""
+class Laboratory(NamedTuple):
+    """What a measurement is made with; tests put clocks and models of their own in."""
+
+    open_cell: Callable[[Cell], Stepper] = TrainingCell
+    clock: Callable[[], float] = time.perf_counter
+    open_meter: Callable[[torch.device], Meter | None] = open_meter
+    peak_flops: Callable[[str, str], float] = peak_flops
 
 
-class _Ready(NamedTuple):
-    cell: Cell
-    peak: int
-    updates: int  # of one repeat
+Told = Callable[[Round, int, int], None]
+"""Progress: the round that is about to be measured, how many of them are done, how many there are."""
+Slow = dict[Cell, tuple[int, int]]
+"""By curve: the shortest context length that was too slow, and the tokens of its step."""
+HERE = Laboratory()
 
 
-def measure_throughput(
-    request: Request,
-    *,
-    open_cell: OpenCell = TrainingCell,
-    clock: Callable[[], float] = time.perf_counter,
-    told: Told = lambda _context, _done, _total: None,
-) -> pd.DataFrame:
-    """One row an architecture and T, with the columns of `vqscale.bench.table.Row`.
-
-    Memory that does not suffice is a row with status "out of memory" and no speed. The models of one T are in memory
-    together: their weights and moments, while activations come one after another. Raises StudyError for models that
-    do not exist, before anything runs.
-    """
-    models = {arch: request.model(arch) for arch in ARCHS}
-    contexts = sorted(set(request.spec.contexts))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(request.thread_count)
-    try:
-        rows: list[Row] = []
-        for index, context in enumerate(contexts):
-            told(context, index, len(contexts))
-            rows += _measure_context(request, models, context, open_cell, clock)
-        return table.as_frame(rows)
-    finally:
-        torch.set_num_threads(threads)
+class Measured(NamedTuple):
+    by_cell: dict[str, Measurement]
+    """Every cell of the plan by its id."""
+    now: int
+    """How many of them were measured now."""
 
 
 def load_or_measure(
-    request: Request, folder: str, *, again: bool = False, told: Told = lambda _context, _done, _total: None
-) -> pd.DataFrame:
-    """The measurement in `folder` if it is this one, else (or `again`) a new one, written there as Parquet and CSV."""
-    found = None if again else table.stored(folder, request.fingerprint)
-    if found is not None:
-        return found
-    measured = measure_throughput(request, told=told)
-    table.write(measured, folder, request.fingerprint)
-    return measured
+    plan: ThroughputPlan,
+    folder: str,
+    *,
+    again: bool = False,
+    told: Told = lambda _round, _done, _total: None,
+    laboratory: Laboratory = HERE,
+) -> Measured:
+    """The measurements of all cells: those that `folder` holds (unless `again`), the others made now and kept there.
 
-
-def _measure_context(
-    request: Request, models: dict[Arch, ModelConfig], context: int, open_cell: OpenCell, clock: Callable[[], float]
-) -> list[Row]:
-    opened = {
-        arch: _warm_up(functools.partial(open_cell, request, model, context), request, clock)
-        for arch, model in models.items()
-    }
-    ready = {arch: one for arch, one in opened.items() if one is not None}
-    seconds = alternate(
-        {arch: functools.partial(one.cell.run, one.updates) for arch, one in ready.items()},
-        request.spec.repeats,
-        clock,
-        budget=request.seconds_per_cell,
-        is_result=is_out_of_memory,
-    )
-    rows = []
-    for arch, model in models.items():
-        tokens = request.batch(context) * context * (ready[arch].updates if arch in ready else 0)
-        speeds = [tokens / taken for taken in seconds.get(arch, [])]
-        rows.append(_row(request, model, context, speeds, ready[arch].peak if speeds else None))
-    return rows
-
-
-def _warm_up(open_cell: Callable[[], Cell], request: Request, clock: Callable[[], float]) -> _Ready | None:
-    """A model ready to be timed, or None when it does not fit in memory."""
+    A round is measured as a whole. Interrupted, what its finished rounds have measured is kept.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads(plan.study))
+    found: dict[str, Measurement] = {}
+    slow: Slow = {}
+    now = 0
     try:
-        return _ready(open_cell(), request.seconds_per_cell, clock)
+        for index, one in enumerate(plan.rounds):
+            kept = None if again else _kept(one, folder)
+            if kept is None:
+                told(one, index, len(plan.rounds))
+                kept = measure_round(one, slow, laboratory)
+                now += len(kept)
+                for cell, measurement in zip(one.cells, kept, strict=True):
+                    record.write(measurement, folder, one.id(cell))
+            for cell, measurement in zip(one.cells, kept, strict=True):
+                found[one.id(cell)] = measurement
+                if measurement.status.startswith(SKIPPED):
+                    slow.setdefault(cell.curve, (cell.context, cell.tokens_per_step))
+    finally:
+        torch.set_num_threads(before)
+    return Measured(found, now)
+
+
+def _kept(one: Round, folder: str) -> list[Measurement] | None:
+    kept = [record.read(folder, one.id(cell)) for cell in one.cells]
+    complete = [measurement for measurement in kept if measurement is not None]
+    return complete if len(complete) == len(kept) else None
+
+
+class _Ready:
+    """A model that is warmed up: what a repeat runs, and the energy that its repeats took."""
+
+    def __init__(self, cell: Stepper, peak: int, updates: int, meter: Meter | None) -> None:
+        self.peak, self.updates, self.joules, self.runs = peak, updates, 0.0, 0
+        self._cell, self._meter = cell, meter
+
+    def __call__(self) -> None:
+        before = self._meter.joules() if self._meter else 0.0
+        self._cell.run(self.updates)
+        self.runs += self.updates
+        if self._meter:
+            self.joules += self._meter.joules() - before
+
+
+def measure_round(one: Round, slow: Slow, laboratory: Laboratory = HERE) -> list[Measurement]:
+    """The cells of one round, in its order. `slow`: curves that took too long at a shorter context length.
+
+    Memory that does not suffice and time that does not are measurements without a speed. The models are in memory
+    together: their weights and moments, while activations come one after another.
+    """
+    device, study = one.cells[0].torch_device, one.study
+    peak = laboratory.peak_flops(device.type, one.cells[0].precision)
+    meter = laboratory.open_meter(device)
+    ready: dict[Cell, _Ready] = {}
+    refused: dict[Cell, Measurement] = {}
+    for cell in one.cells:
+        opened = _too_slow_before(cell, slow, study.seconds_per_cell) or _warm_up(cell, one, meter, laboratory, ready)
+        if isinstance(opened, _Ready):
+            ready[cell] = opened
+        else:
+            refused[cell] = _measurement(cell, one, **opened)
+    timed: dict[Cell, Callable[[], None]] = {**ready}
+    seconds = alternate(
+        timed, study.repeats, laboratory.clock, budget=study.seconds_per_cell, is_result=is_out_of_memory
+    )
+    starved = _no_room(len(ready) - 1)
+    measured = {
+        cell: _timed(cell, one, ready[cell], seconds[cell], peak, meter)
+        if cell in seconds
+        else _measurement(cell, one, status=starved)
+        for cell in ready
+    }
+    return [(refused | measured)[cell] for cell in one.cells]
+
+
+def _timed(
+    cell: Cell, one: Round, ready: _Ready, seconds: Sequence[float], peak: float, meter: Meter | None
+) -> Measurement:
+    return _measurement(
+        cell,
+        one,
+        status=OK,
+        step_seconds=[taken / ready.updates for taken in seconds],
+        updates_per_repeat=ready.updates,
+        peak_memory_bytes=ready.peak,
+        peak_flops=peak,
+        joules_per_token=ready.joules / (ready.runs * cell.tokens_per_step) if meter else None,
+        energy_source=meter.source if meter else None,
+    )
+
+
+def _too_slow_before(cell: Cell, slow: Slow, limit: float) -> dict[str, Any] | None:
+    """A longer context with as many tokens a step takes no less time than the shorter one that was too slow."""
+    context, tokens = slow.get(cell.curve, (cell.context, 0))
+    if context >= cell.context or cell.tokens_per_step < tokens:
+        return None
+    return {"status": f"{SKIPPED} {limit:g} s an update already at T = {context}"}
+
+
+def _warm_up(
+    cell: Cell, one: Round, meter: Meter | None, laboratory: Laboratory, others: dict[Cell, _Ready]
+) -> _Ready | dict[str, Any]:
+    """A model ready to be timed, or why it is not."""
+    try:
+        return _ready(laboratory.open_cell(cell), one, meter, laboratory.clock)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
     # Only now, without the traceback, is what the model held given back, so that the next one finds it.
     gc.collect()
-    if request.torch_device.type == "cuda":
+    if cell.device == "cuda":
         torch.cuda.empty_cache()
-    return None
+    return {"status": _no_room(len(others))}
 
 
-def _ready(cell: Cell, budget: float, clock: Callable[[], float]) -> _Ready:
-    """Warm up and choose the updates of a repeat; where one update is slow already, without a trial of its own."""
-    start = clock()
+def _no_room(others: int) -> str:
+    return f"{OUT_OF_MEMORY} beside the weights of {others} other model(s)" if others else OUT_OF_MEMORY
+
+
+def _ready(cell: Stepper, one: Round, meter: Meter | None, clock: Callable[[], float]) -> _Ready | dict[str, Any]:
+    """Warm up, time one update, and choose how many of them make a repeat."""
     peak = cell.warm_up()
+    start = clock()
+    cell.run(1)
     taken = clock() - start
-    if taken < min(budget, 10 * REPEAT_SECONDS):
-        start = clock()
-        cell.run(1)
-        taken = clock() - start
-    return _Ready(cell, peak, max(1, math.ceil(REPEAT_SECONDS / max(taken, 1e-6))))
+    limit = one.study.seconds_per_cell
+    if taken > limit:
+        return {"status": f"{SKIPPED} {limit:g} s an update", "peak_memory_bytes": peak}
+    return _Ready(cell, peak, max(1, math.ceil(one.study.seconds_per_repeat / max(taken, 1e-6))), meter)
 
 
-def _row(request: Request, model: ModelConfig, context: int, speeds: list[float], peak: int | None) -> Row:
-    return Row(
-        arch=model.arch,
-        head=model.head,
-        preset=request.spec.preset,
-        parameters_non_embedding=parameters_non_embedding(model),
-        context=context,
-        batch=request.batch(context),
-        tokens_per_second=statistics.median(speeds) if speeds else None,
-        tokens_per_second_low=min(speeds, default=None),
-        tokens_per_second_high=max(speeds, default=None),
-        peak_memory_bytes=peak,
-        device=device_label(request.torch_device),
-        threads=request.thread_count,
-        precision=request.precision,
-        repeats=len(speeds),
-        status="ok" if speeds else "out of memory",
+def _measurement(cell: Cell, one: Round, **values: Any) -> Measurement:
+    return Measurement(
+        **values,
+        device=device_label(cell.torch_device),
+        threads=threads(one.study),
+        machine=_machine(),
+        versions=versions(),
+        git=git_commit(),
+        measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+@functools.cache
+def _machine() -> str:
+    return machine()

@@ -8,10 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vqscale.bench import record
+from vqscale.bench.plan import ThroughputPlan, plan_throughput
 from vqscale.cli.console import make_console
+from vqscale.cli.throughput_view import cells
 from vqscale.plan.plan import Plan, PlannedTrial
 from vqscale.plan.plan import plan as make_plan
-from vqscale.study.spec import load_study
+from vqscale.study.throughput import ThroughputStudy, load_any
 from vqscale.study.trial import count
 from vqscale.sweep.progress import duration
 
@@ -24,11 +27,30 @@ def plan(
 
     Example: vqscale plan experiments/quickstart/study.yaml
     """
-    planned = make_plan(load_study(study), source=study, allow_changed=True)
+    spec = load_any(study)
+    if isinstance(spec, ThroughputStudy):
+        plan_speed(plan_throughput(spec, source=study), as_json=as_json)
+        return
+    planned = make_plan(spec, source=study, allow_changed=True)
     if as_json:
         print(json.dumps(as_values(planned), indent=2))  # noqa: T201
         return
     show(planned, make_console())
+
+
+def plan_speed(planned: ThroughputPlan, *, as_json: bool) -> None:
+    """The cells of a throughput study with their state, and those that cannot be measured with the reason."""
+    done = [record.read(planned.study.folder, one.id(cell)) is not None for one, cell in planned.cells]
+    if not as_json:
+        make_console().print(cells(planned, done))
+        return
+    known = [
+        {"id": one.id(cell), "state": "measured" if measured else "pending", **cell.model_dump()}
+        for (one, cell), measured in zip(planned.cells, done, strict=True)
+    ]
+    refused = [{**one.settings.model_dump(), "reason": one.reason} for one in planned.refused]
+    values = {"study": planned.study.study, "folder": planned.study.folder, "cells": known, "refused": refused}
+    print(json.dumps(values, indent=2))  # noqa: T201
 
 
 def as_values(planned: Plan) -> dict[str, Any]:

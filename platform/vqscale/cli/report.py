@@ -3,11 +3,12 @@
 import json
 from typing import Annotated
 
-import pandas as pd
 import typer
 from rich.console import Console
 
 from vqscale import storage
+from vqscale.bench.table import stored
+from vqscale.cli.throughput import make_page, throughput_place
 from vqscale.laws import StudyFits, read_fits
 from vqscale.report import write_figures, write_report
 from vqscale.results import Target, locate, read_table
@@ -22,7 +23,8 @@ def report(
 
     Example: vqscale report runs/quickstart
     """
-    written = make_report(locate(target, out))
+    speed = throughput_place(target)
+    written = make_page(*speed, out or speed[1]) if speed else make_report(locate(target, out))
     if as_json:
         typer.echo(json.dumps(written, indent=2))
         return
@@ -34,7 +36,7 @@ def make_report(place: Target) -> list[str]:
     """Figures and page of one study from what lies in its folder; returns the URIs written, the page last."""
     table = read_table(place.table)
     fits = read_fits(place.folder) if storage.exists(storage.join(place.folder, "fits.json")) else StudyFits()
-    throughput = _optional_table(place, "throughput.parquet")
+    throughput = stored(place.folder)
     figures = write_figures(table, fits.fits, throughput, place.folder)
     page = write_report(
         place.folder,
@@ -45,11 +47,6 @@ def make_report(place: Target) -> list[str]:
         throughput=throughput,
     )
     return [*figures, page]
-
-
-def _optional_table(place: Target, name: str) -> pd.DataFrame | None:
-    uri = storage.join(place.folder, name)
-    return read_table(uri) if storage.exists(uri) else None
 
 
 def _optional_json(place: Target, name: str) -> dict[str, dict[str, float]] | None:

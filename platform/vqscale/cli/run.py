@@ -4,25 +4,25 @@ import json
 import time
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from vqscale import storage
-from vqscale.bench.request import request_of
-from vqscale.bench.table import CSV, ratios
+from vqscale.bench.table import CSV
 from vqscale.cli.console import make_console
 from vqscale.cli.fit import print_fits
 from vqscale.cli.report import make_report
-from vqscale.cli.throughput import measure
+from vqscale.cli.throughput import measure_section, run_throughput
+from vqscale.cli.throughput_view import conclusions
 from vqscale.data.corpus import open_corpus
 from vqscale.data.references import text_references
 from vqscale.errors import TrackingError, WorkFailedError
 from vqscale.laws import StudyFits, fit_study, write_fits
 from vqscale.results import Result, locate, read_table
-from vqscale.study.spec import Study, load_study
+from vqscale.study.spec import Study
+from vqscale.study.throughput import ThroughputStudy, load_any
 from vqscale.study.trial import count
 from vqscale.sweep.progress import duration, last_line
 from vqscale.sweep.run import StudyResults
@@ -43,18 +43,23 @@ def run(
 ) -> None:
     """Train what is not trained yet, then fit, measure and report. Run it again at any time: nothing is done twice.
 
+    A study of kind throughput trains nothing: it is measured here, as by `vqscale throughput`.
+
     Example: vqscale run experiments/quickstart/study.yaml
     """
     started = time.monotonic()
     console = make_console(stderr=as_json)
-    spec = load_study(study)
+    spec = load_any(study)
+    if isinstance(spec, ThroughputStudy):
+        run_throughput(spec, spec.folder, spec.tracking.uri, source=study, as_json=as_json)
+        return
     outcome = run_study(spec, source=study, address=address, console=console, allow_changed=allow_changed)
     print_trials(outcome, console)
     fits = analyse(spec, outcome.results)
     print_fits(fits, console, [])
     if spec.throughput is not None:
-        table, _ = measure(request_of(spec, spec.throughput), spec.folder, outcome.tracker)
-        print_ratios(table, console)
+        for sentence in conclusions(measure_section(spec, outcome.tracker)):
+            console.print(sentence, markup=False, highlight=False)
     record(outcome, make_report(locate(spec.folder, None)), console)
     print_places(spec, console)
     print_time(outcome, time.monotonic() - started, console)
@@ -123,27 +128,6 @@ def print_trials(outcome: StudyResults, console: Console) -> None:
             "-" if r.seconds_overhead is None else f"{other:.1f} s",
         )
     console.print(table)
-
-
-def print_ratios(throughput: pd.DataFrame, console: Console) -> None:
-    first = throughput.iloc[0]
-    shown = Table(title="VQ against the quadratic baselines at equal parameters", title_justify="left")
-    for title in ("T", "baseline", "training speed", "peak memory"):
-        shown.add_column(title, justify="right")
-    for row in ratios(throughput).to_dict("records"):
-        shown.add_row(
-            str(row["context"]),
-            str(row["baseline"]),
-            f"{row['speed_ratio']:.2f}x",
-            f"{row['memory_ratio']:.2f}x less" if row["memory_ratio"] >= 1 else f"{1 / row['memory_ratio']:.2f}x more",
-        )
-    console.print(shown)
-    console.print(
-        f"Ratios of medians within one run on {first['device']}, {first['threads']} threads, preset {first['preset']};"
-        " above 1x in speed VQ is faster.",
-        style="dim",
-        highlight=False,
-    )
 
 
 def print_places(study: Study, console: Console) -> None:

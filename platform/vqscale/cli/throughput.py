@@ -1,195 +1,199 @@
-"""`vqscale throughput`: training speed and memory of VQ against both quadratic baselines, over the context length."""
+"""`vqscale throughput`: training speed, memory, cost and break-even of VQ against both quadratic baselines, over T."""
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import pandas as pd
 import typer
-from rich import box
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from vqscale import storage
-from vqscale.bench.request import Request, make_request, request_of
-from vqscale.bench.table import CSV, PARQUET, ratios, stored
+from vqscale.bench import table as bench_table
+from vqscale.bench.assemble import make_table
+from vqscale.bench.plan import Round, ThroughputPlan, plan_throughput
+from vqscale.bench.request import DEFAULT_CONTEXTS, DEFAULT_PRESET, default_study, study_of_section, with_options
 from vqscale.bench.throughput import load_or_measure
-from vqscale.errors import StudyError, TrackingError
-from vqscale.report.figures import write_figures
-from vqscale.study.spec import Study, load_study
-from vqscale.study.trial import count
-from vqscale.sweep.run import open_tracker
+from vqscale.cli.console import make_console
+from vqscale.cli.throughput_view import as_values, show
+from vqscale.errors import StudyError, StudyInterruptedError, TrackingError
+from vqscale.report import write_throughput_report
+from vqscale.report.throughput_plots import write_throughput_figures
+from vqscale.study.spec import Study
+from vqscale.study.throughput import ThroughputStudy, load_any
+from vqscale.track.throughput import track_throughput
 from vqscale.track.tracker import Tracker
 
-DEFAULT_CONTEXTS = (256, 1024, 4096)
-DEFAULT_PRESET = "micro"
 DEFAULT_FOLDER = "runs/throughput"
-FIGURE = "figures/throughput.png"
+STUDY_FILE = "study.yaml"
 
 
 def throughput(
     study: Annotated[
-        str | None, typer.Argument(help="Study file; its `throughput` section says what to measure.")
+        str | None,
+        typer.Argument(help="Study file: of kind throughput, or one that trains, with its `throughput` section."),
     ] = None,
     contexts: Annotated[
         str | None, typer.Option(help=f"Context lengths, with commas. Default: {DEFAULT_CONTEXTS}.")
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help=f"Size of all models. Default: the study's, else {DEFAULT_PRESET}.")
-    ] = None,
-    repeats: Annotated[int | None, typer.Option(help="Timed repeats. Default: 3.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Tokens of one update, at every T. Default: 4096.")] = None,
-    head: Annotated[str | None, typer.Option(help="shga, mqa or mha. Default: the study's, else shga.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16. Default: the study's, else fp32.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    arch: Annotated[str | None, typer.Option(help="Architectures, with commas. Default: all three.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"Sizes, with commas. Default: {DEFAULT_PRESET}.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Tokens of one update at every T. Default: 4096.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Sequences of one update at every T, in place of --tokens.")] = None,
+    head: Annotated[str | None, typer.Option(help="shga, mqa or mha, with commas. Default: shga.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16, with commas. Default: fp32.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, with commas. Default: auto.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Timed repeats. Default: 5.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the CPU. Default: all.")] = None,
-    seconds_per_cell: Annotated[float, typer.Option(help="Fewer repeats where they take longer than this.")] = 60.0,
+    seconds_per_cell: Annotated[
+        float | None,
+        typer.Option(help="Fewer repeats where they take longer; one update that does is skipped. Default: 60."),
+    ] = None,
+    price_per_device_hour: Annotated[float | None, typer.Option(help="For the cost of a billion tokens.")] = None,
+    currency: Annotated[str | None, typer.Option(help="Of the price. Default: USD.")] = None,
+    watts: Annotated[float | None, typer.Option(help="Power of the device, where it has no energy counter.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder or URI of the results. Default: the study's folder.")] = None,
     tracking: Annotated[str | None, typer.Option(help="MLflow store. Default: the study's, else none.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure anew even if nothing has changed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Measure training tokens/s and peak memory of VQ and of both quadratic baselines at equal parameters.
+    """Measure training speed, memory, cost and break-even of VQ against both quadratic baselines at equal parameters.
 
-    Example: vqscale throughput experiments/quickstart/study.yaml
+    What is measured already is not measured again; a run that was stopped goes on. Options win over the study's file.
+
+    Example: vqscale throughput experiments/throughput/study.yaml
 
     Example: vqscale throughput --preset micro --contexts 256,1024,4096 --repeats 5 --out runs/speed
     """
-    known = load_study(study) if study else None
-    spec = {"contexts": _numbers(contexts), "preset": preset, "repeats": repeats, "tokens": tokens}
-    settings = {"head": head, "precision": precision, "device": device, "threads": threads}
-    request = _request(known, _given(spec), _given({**settings, "seconds_per_cell": seconds_per_cell}))
-    folder = storage.absolute(out) if out else known.folder if known else storage.absolute(DEFAULT_FOLDER)
-    storage.require_writable(folder)
-    tracker = _tracker(known, tracking, folder)
-    table, fresh = measure(request, folder, tracker, again=again)
-    if as_json:
-        typer.echo(json.dumps(as_values(table, folder, fresh), indent=2))
-    else:
-        show(table, folder, fresh, Console())
-
-
-def measure(
-    request: Request, folder: str, tracker: Tracker | None, *, again: bool = False
-) -> tuple[pd.DataFrame, bool]:
-    """The table of a request, and whether it was measured now; then it is drawn and logged as well."""
-    fresh = again or stored(folder, request.fingerprint) is None
-    table = _measured(request, folder, again=again)
-    if fresh:
-        write_figures(pd.DataFrame(), [], table, folder)
-        if tracker:
-            try:
-                track_throughput(tracker, request, table, folder)
-            except TrackingError as error:  # the measurement is done and kept
-                Console(stderr=True).print(f"MLflow lacks this measurement: {error}", style="yellow", markup=False)
-    return table, fresh
-
-
-def track_throughput(tracker: Tracker, request: Request, table: pd.DataFrame, folder: str) -> None:
-    """A child run of its own in MLflow: every metric over T, the table and the figure as artifacts."""
-    parent = tracker.study_run()
-    own = {"vqscale.kind": "throughput", "vqscale.fingerprint": request.fingerprint}
-    parameters = {**request.model_dump(exclude={"spec"}), **request.spec.model_dump()}
-    run = tracker.trial_run(parent, f"throughput-{request.fingerprint[:12]}", parameters, own)
-    for row in table[table["status"] == "ok"].to_dict("records"):
-        names = ("tokens_per_second", "tokens_per_second_low", "tokens_per_second_high", "peak_memory_bytes")
-        tracker.log_final(run, {f"{row['arch']}/{name}": row[name] for name in names}, tokens=row["context"])
-    for row in ratios(table).to_dict("records"):
-        values = {f"{name}/{row['baseline']}": row[name] for name in ("speed_ratio", "memory_ratio")}
-        tracker.log_final(run, values, tokens=row["context"])
-    tracker.log_folder(run, folder, [CSV, PARQUET, FIGURE])
-    tracker.end(run, "FINISHED")
-
-
-def as_values(table: pd.DataFrame, folder: str, fresh: bool) -> dict[str, Any]:
-    """The measurement as plain JSON values; what was not measured is null."""
-    return {
-        "folder": folder,
-        "measured_now": fresh,
-        "rows": json.loads(table.to_json(orient="records")),
-        "ratios": json.loads(ratios(table).to_json(orient="records")),
-    }
-
-
-def show(table: pd.DataFrame, folder: str, fresh: bool, console: Console) -> None:
-    """Speed, memory and ratios by T, for a person."""
-    console.print(_speeds(table))
-    first = table.iloc[0]
-    console.print(
-        "Training speed is the median of the repeats; memory is the peak of an update. Last column: how many times"
-        f" faster VQ trained in this run. Preset {first['preset']}, {first['precision']}, {first['device']},"
-        f" {first['threads']} thread(s).",
-        style="dim",
-        highlight=False,
+    numbers = {"context": contexts, "tokens_per_step": tokens, "batch": batch}
+    words = {"arch": arch, "preset": preset, "head": head, "precision": precision, "device": device}
+    axes = {key: _numbers(key, text) for key, text in numbers.items() if text is not None}
+    axes |= {key: text.split(",") for key, text in words.items() if text is not None}
+    values = {"repeats": repeats, "threads": threads, "seconds_per_cell": seconds_per_cell, "currency": currency}
+    values |= {"price_per_device_hour": price_per_device_hour, "watts": watts}
+    known, trains = _study(study)
+    asked = with_options(known, axes, {key: value for key, value in values.items() if value is not None})
+    folder = storage.absolute(out) if out else asked.folder if study else storage.absolute(DEFAULT_FOLDER)
+    uri = tracking or (asked.tracking.uri if study else None)
+    run_throughput(
+        asked, folder, uri, source=study or "options", own_page=bool(out) or not trains, again=again, as_json=as_json
     )
-    if not fresh:
-        console.print("Nothing has changed since this was measured; --again measures anew.")
-    for name in (CSV, PARQUET, FIGURE):
-        console.print(f"see {storage.join(folder, name)}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _speeds(table: pd.DataFrame) -> Table:
-    shown = Table(title="Training speed over the context length", title_justify="left", box=box.SIMPLE_HEAD)
-    for title in ("T", "model", "tokens/s", "range", "repeats", "memory", "VQ"):
-        shown.add_column(title, justify="left" if title == "model" else "right", no_wrap=True)
-    ratio = {(row["context"], row["baseline"]): row["speed_ratio"] for row in ratios(table).to_dict("records")}
-    for context, rows in table.groupby("context"):
-        shown.add_section()
-        for row in rows.to_dict("records"):
-            shown.add_row(str(context), row["arch"], *_measures(row), _times(ratio.get((context, row["arch"]))))
-    return shown
+def run_throughput(
+    study: ThroughputStudy,
+    folder: str,
+    tracking: str | None,
+    *,
+    source: str,
+    own_page: bool = True,
+    again: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Measure what is not measured yet, write table, figures and (`own_page`) the page, log it, and print it."""
+    plan = plan_throughput(study, source=source)
+    storage.require_writable(folder)
+    tracker = open_tracker(study, tracking, folder)
+    table, measured = measure(plan, folder, again=again)
+    if own_page:
+        values = study.model_dump(mode="json") | {"storage": storage.absolute(study.storage)}
+        storage.write_text(storage.join(folder, STUDY_FILE), yaml.safe_dump(values, sort_keys=False))
+    figures = write_throughput_figures(table, folder)
+    written = [*(storage.join(folder, name) for name in (bench_table.CSV, bench_table.PARQUET)), *figures]
+    if own_page:
+        written.append(write_throughput_report(folder, study=study, table=table))
+    track(tracker, study, table, folder, written)
+    if as_json:
+        typer.echo(json.dumps(as_values(table, folder, measured), indent=2))
+    else:
+        show(table, written, measured, make_console())
 
 
-def _measures(row: dict[Any, Any]) -> tuple[str, ...]:
-    if row["status"] != "ok":
-        return str(row["status"]), "", str(row["repeats"]), ""
-    low, high = count(row["tokens_per_second_low"]), count(row["tokens_per_second_high"])
-    memory = f"{row['peak_memory_bytes'] / 2**20:,.1f} MiB"
-    return count(row["tokens_per_second"]), f"{low}-{high}", str(row["repeats"]), memory
+def measure(plan: ThroughputPlan, folder: str, *, again: bool = False) -> tuple[pd.DataFrame, int]:
+    """The table of a plan, written to `folder`, and how many of its cells were measured now. Shows a progress bar.
 
-
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}x"
-
-
-def _measured(request: Request, folder: str, *, again: bool = False) -> pd.DataFrame:
-    """The table of a request, measured behind a progress bar where it is not stored yet."""
+    Raises StudyInterruptedError on Ctrl-C; what was measured by then is kept.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("throughput", total=None)
 
-        def told(context: int, done: int, total: int) -> None:
-            progress.update(task, description=f"throughput at T = {context}", completed=done, total=total)
+        def told(one: Round, done: int, total: int) -> None:
+            first = one.cells[0]
+            text = f"{first.preset}, {first.precision}, {first.device}, T = {first.context}"
+            progress.update(task, description=text, completed=done, total=total)
 
-        return load_or_measure(request, folder, again=again, told=told)
-
-
-def _request(study: Study | None, spec: dict[str, Any], settings: dict[str, Any]) -> Request:
-    base: dict[str, Any] = {"contexts": list(DEFAULT_CONTEXTS), "preset": DEFAULT_PRESET}
-    if study is None:
-        return make_request(spec=base | spec, **settings)
-    if study.throughput:
-        base = study.throughput.model_dump()
-    elif "preset" in study.model:
-        base["preset"] = study.model["preset"]
-    return request_of(study, base | spec, **settings)
+        try:
+            measured = load_or_measure(plan, folder, again=again, told=told)
+        except KeyboardInterrupt as error:
+            raise StudyInterruptedError("Finished context lengths are measured.") from error
+    table = make_table(plan, measured.by_cell)
+    bench_table.write(table, folder)
+    return table, measured.now
 
 
-def _tracker(study: Study | None, tracking: str | None, folder: str) -> Tracker | None:
-    if tracking is None:
-        return open_tracker(study) if study else None
-    artifacts = storage.join(folder, "artifacts")
-    return Tracker(tracking, study.study if study else "throughput", artifacts=artifacts)
+def measure_section(study: Study, tracker: Tracker | None) -> pd.DataFrame:
+    """The measurement that the `throughput` section of a study which trains asks for, in the study's folder."""
+    plan = plan_throughput(study_of_section(study, study.throughput), source=study.study)
+    table, _ = measure(plan, study.folder)
+    files = [storage.join(study.folder, bench_table.CSV), *write_throughput_figures(table, study.folder)]
+    track(tracker, plan.study, table, study.folder, files)
+    return table
 
 
-def _numbers(text: str | None) -> list[int] | None:
-    if text is None:
+def track(
+    tracker: Tracker | None, study: ThroughputStudy, table: pd.DataFrame, folder: str, written: Iterable[str]
+) -> None:
+    """Log to MLflow. By now the measurement is done and kept: a silent store is said, not raised."""
+    if tracker is None:
+        return
+    try:
+        names = [uri.removeprefix(folder + "/") for uri in written]
+        track_throughput(tracker, study.study, table, folder, names)
+    except TrackingError as error:
+        Console(stderr=True).print(f"MLflow lacks this measurement: {error}", style="yellow", markup=False)
+
+
+def open_tracker(study: ThroughputStudy, uri: str | None, folder: str) -> Tracker | None:
+    return Tracker(uri, study.study, artifacts=storage.join(folder, "artifacts")) if uri else None
+
+
+def make_page(study: ThroughputStudy, folder: str, out: str) -> list[str]:
+    """Figures and page of a throughput study under `out`, from the table in its folder; returns their URIs, page last.
+
+    Raises StorageError where nothing was measured yet.
+    """
+    table = bench_table.read(storage.join(folder, bench_table.PARQUET))
+    return [*write_throughput_figures(table, out), write_throughput_report(out, study=study, table=table)]
+
+
+def throughput_place(target: str) -> tuple[ThroughputStudy, str] | None:
+    """The throughput study that a study file or a study's folder holds, with its folder; None for anything else."""
+    is_file = target.endswith((".yaml", ".yml"))
+    path = target if is_file else storage.join(storage.absolute(target), STUDY_FILE)
+    if not storage.exists(path):
         return None
+    study = load_any(path)
+    if not isinstance(study, ThroughputStudy):
+        return None
+    return study, study.folder if is_file else storage.absolute(target)
+
+
+def _study(path: str | None) -> tuple[ThroughputStudy, bool]:
+    """What a file asks for, and whether it is a study that trains (whose folder holds a page of its own)."""
+    if path is None:
+        return default_study(), False
+    found = load_any(path)
+    if isinstance(found, ThroughputStudy):
+        return found, False
+    return study_of_section(found, found.throughput), True
+
+
+def _numbers(key: str, text: str) -> list[Any]:
+    option = {"context": "--contexts", "tokens_per_step": "--tokens"}.get(key, f"--{key}")
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise StudyError(f"--contexts {text!r}: is no list of whole numbers. Write 256,1024,4096.") from error
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}
+        raise StudyError(f"{option} {text!r}: is no list of whole numbers. Write 256,1024,4096.") from error

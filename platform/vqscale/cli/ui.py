@@ -16,7 +16,8 @@ import requests
 import typer
 
 from vqscale.errors import TrackingError, WorkFailedError
-from vqscale.study.spec import Study, load_study
+from vqscale.study.spec import Study
+from vqscale.study.throughput import ThroughputStudy, load_any
 from vqscale.track.tracker import check_reachable
 
 START_SECONDS = 180
@@ -35,7 +36,7 @@ def ui(
 
     Example: vqscale ui study.yaml --port 5001
     """
-    loaded = load_study(study)
+    loaded = load_any(study)
     uri = check_reachable(loaded.tracking.uri)
     if uri.startswith(("http://", "https://")):
         typer.echo(experiment_address(uri, loaded.study))
@@ -63,7 +64,7 @@ def experiment_address(server: str, study: str) -> str:
     return f"{server.rstrip('/')}/#/experiments/{answer.json()['experiment']['experiment_id']}"
 
 
-def _require_runs(study: Study, uri: str) -> None:
+def _require_runs(study: Study | ThroughputStudy, uri: str) -> None:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise TrackingError(
             f"tracking.uri: {study.tracking.uri} does not exist yet: nothing was run. Make runs: vqscale run STUDY"

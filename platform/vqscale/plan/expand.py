@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from vqkernels import BackendUnavailableError, resolve_backend
@@ -136,7 +137,7 @@ def check(trial: Trial, study: Study) -> None:
             f"model.codebook_size: {size} codes are more than the {train.batch_tokens} tokens of a batch"
             " (train.batch_tokens): most would never be used. Use fewer codes or a larger batch."
         )
-    check_backend(trial)
+    check_backend(trial, study)
     micro = train.batch_size // train.accumulation
     share = workers * train.segment_length * train.accumulation
     if micro % workers:
@@ -149,17 +150,22 @@ def check(trial: Trial, study: Study) -> None:
     check_deepspeed(train.deepspeed)
 
 
-def check_backend(trial: Trial) -> None:
-    """Whether the named implementation of VQ attention runs on a CPU, which every cluster has. Raises StudyError."""
-    name = trial.train.backend
+def check_backend(trial: Trial, study: Study) -> None:
+    """Whether the named implementation of VQ attention can run in the study's workers. Raises StudyError.
+
+    Workers that are promised GPUs may run Triton, which this machine need not be able to.
+    """
+    name, gpus = trial.train.backend, study.resources.gpus_per_worker
     if trial.model.arch != "transformer_vq":
         if name == "triton":
             raise StudyError("train.backend: triton belongs to transformer_vq")
         return
+    if name == "triton" and gpus not in ("auto", 0):
+        return
     try:
-        resolve_backend(name, "cpu")
+        resolve_backend(name, "cuda" if torch.cuda.is_available() and gpus != 0 else "cpu")
     except BackendUnavailableError as error:
-        raise StudyError(f"train.{error}") from error
+        raise StudyError(f"train.{error}; for workers with GPUs set resources.gpus_per_worker") from error
 
 
 def check_deepspeed(overrides: dict[str, Any]) -> None:

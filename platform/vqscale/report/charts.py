@@ -10,7 +10,7 @@ from vqscale.laws.study import default_metric
 from vqscale.report.compare import finished
 from vqscale.report.figures import AXIS_NAMES
 from vqscale.report.references import References, only_levels
-from vqscale.report.series import Series, positions, speeds
+from vqscale.report.series import Series, positions
 from vqscale.report.style import architecture, colour, count, present
 
 Chart = dict[str, Any]
@@ -48,14 +48,6 @@ def position_chart(table: pd.DataFrame) -> Chart | None:
     data = [_curve(series, colour(index)) for index, series in enumerate(found)]
     title = "Held-out loss by position in the context"
     return _chart(data, "position (tokens)", "nats a token", title) if found else None
-
-
-def throughput_chart(throughput: pd.DataFrame) -> Chart | None:
-    found = speeds(throughput)
-    data = [_with_range(series, colour(index)) for index, series in enumerate(found)]
-    chart = _chart(data, "context length T (tokens)", "tokens a second", "Training speed")
-    chart["layout"]["yaxis"]["type"] = "log"
-    return chart if found else None
 
 
 def time_chart(table: pd.DataFrame) -> Chart | None:
@@ -166,14 +158,6 @@ def _curve(series: Series, shade: str) -> Chart:
         "y": list(series.y),
         "line": {"color": shade},
         "marker": {"size": 5},
-    }
-
-
-def _with_range(series: Series, shade: str) -> Chart:
-    above = [high - y for y, high in zip(series.y, series.high, strict=True)]
-    below = [y - low for y, low in zip(series.y, series.low, strict=True)]
-    return _curve(series, shade) | {
-        "error_y": {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
     }
 
 

@@ -1,20 +1,17 @@
-"""Figures as PNG. Drawn on matplotlib's own canvas: no global state, no display."""
+"""Figures of laws, positions and speed."""
 
 import functools
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
-from vqscale import storage
 from vqscale.laws import Fit
-from vqscale.report.series import positions, speeds
+from vqscale.report.draw import write_figure
+from vqscale.report.series import positions
 from vqscale.report.style import colour, count
+from vqscale.report.throughput_plots import write_throughput_figures
 
 AXIS_NAMES = {
     "parameters_non_embedding": "non-embedding parameters N",
@@ -31,11 +28,11 @@ def write_law_figures(fits: Sequence[Fit], folder: str) -> list[str]:
     for law, group in groupby(fits, key=lambda fit: fit.law):
         members = list(group)
         if len(members[0].axes) == 1:
-            written.append(_write(folder, law, functools.partial(draw_law, fits=members)))
+            written += write_figure(folder, law, functools.partial(draw_law, fits=members))
             continue
         for index, fit in enumerate(members):
             name = law if len(members) == 1 else f"{law}-{index + 1}"
-            written.append(_write(folder, name, functools.partial(draw_surface, fit=fit)))
+            written += write_figure(folder, name, functools.partial(draw_surface, fit=fit))
     return written
 
 
@@ -43,9 +40,9 @@ def write_figures(table: pd.DataFrame, fits: Sequence[Fit], throughput: pd.DataF
     """All figures that the data supports; returns their URIs."""
     written = write_law_figures(fits, folder)
     if positions(table):
-        written.append(_write(folder, "loss_by_position", functools.partial(draw_positions, table=table)))
-    if throughput is not None and speeds(throughput):
-        written.append(_write(folder, "throughput", functools.partial(draw_throughput, throughput=throughput)))
+        written += write_figure(folder, "loss_by_position", functools.partial(draw_positions, table=table))
+    if throughput is not None:
+        written += write_throughput_figures(throughput, folder)
     return written
 
 
@@ -84,19 +81,6 @@ def draw_positions(axes: Axes, table: pd.DataFrame) -> None:
     _label(axes, "position in the context (tokens)", "held-out loss (nats a token)", "Loss by position")
 
 
-def draw_throughput(axes: Axes, throughput: pd.DataFrame) -> None:
-    """Training speed over the context length, both logarithmic, with the range over repeats."""
-    for index, series in enumerate(speeds(throughput)):
-        below = [y - low for y, low in zip(series.y, series.low, strict=True)]
-        above = [high - y for y, high in zip(series.y, series.high, strict=True)]
-        axes.errorbar(series.x, series.y, yerr=[below, above], color=colour(index), marker="o", label=series.label)
-    axes.set_yscale("log")
-    _label(axes, "context length T (tokens)", "training speed (tokens/s)", "Throughput")
-    measured = sorted(set(throughput["context"]))
-    axes.set_xticks(measured, [str(context) for context in measured])
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
 def _dots(axes: Axes, points: Sequence[tuple[float, float]], shade: str, label: str) -> None:
     x, y = zip(*points, strict=True)
     axes.scatter(x, y, color=shade, s=28, zorder=3, label=label)
@@ -117,14 +101,3 @@ def _label(axes: Axes, x: str, y: str, title: str) -> None:
     axes.grid(visible=True, which="major", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
-
-
-def _write(folder: str, name: str, draw: Callable[[Axes], None]) -> str:
-    figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(figure.add_subplot())
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    uri = storage.join(folder, "figures", f"{name}.png")
-    storage.write_bytes(uri, buffer.getvalue())
-    return uri

@@ -17,7 +17,10 @@ from vqscale.report import charts, tables
 from vqscale.report.checklist import checklist
 from vqscale.report.references import References
 from vqscale.report.summary import summarise
+from vqscale.report.throughput import break_evens, decisions, provenance, warnings
+from vqscale.report.throughput_plots import throughput_charts
 from vqscale.study.spec import Study
+from vqscale.study.throughput import ThroughputStudy
 
 REPORT = "report.html"
 
@@ -37,18 +40,44 @@ def write_report(
     `throughput`: the table of the speed measurements. What is None is not shown.
     """
     facts = study.model_dump(mode="json") if isinstance(study, Study) else study
+    return write_page(
+        folder,
+        "report.html.j2",
+        {
+            "study": facts,
+            "summary": summarise(table, fits, references, throughput),
+            "counts": _counts(table),
+            "fits": fits,
+            "sections": _sections(table, fits, references),
+            "speed": speed_section(throughput) if throughput is not None else None,
+            "checklist": checklist(table, fits, facts),
+        },
+    )
+
+
+def write_throughput_report(folder: str, *, study: ThroughputStudy, table: pd.DataFrame) -> str:
+    """Write `folder`/report.html of a throughput study and return its URI."""
+    counts = table["status"].str.split(":").str[0].value_counts()
+    return write_page(
+        folder,
+        "throughput.html.j2",
+        {
+            "study": study.model_dump(mode="json"),
+            "counts": ", ".join(f"{number} cells {status}" for status, number in counts.items()),
+            "speed": speed_section(table),
+        },
+    )
+
+
+def write_page(folder: str, template: str, values: Mapping[str, Any]) -> str:
+    """Render a page with what every page has, and write it as `folder`/report.html."""
     page = (
         _environment()
-        .get_template("report.html.j2")
+        .get_template(template)
         .render(
-            study=facts,
+            **values,
             created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=version("vqscale"),
-            summary=summarise(table, fits, references, throughput),
-            counts=_counts(table),
-            fits=fits,
-            sections=_sections(table, fits, references, throughput),
-            checklist=checklist(table, fits, facts),
             plotly=_plotly(),
         )
     )
@@ -57,22 +86,31 @@ def write_report(
     return uri
 
 
-def _sections(
-    table: pd.DataFrame, fits: StudyFits, references: References | None, throughput: pd.DataFrame | None
-) -> dict[str, Any]:
+def speed_section(throughput: pd.DataFrame) -> dict[str, Any]:
+    """What the section on speed shows of a throughput table."""
+    return {
+        "decisions": decisions(throughput),
+        "break_evens": break_evens(throughput),
+        "charts": [_embed(chart) for chart in throughput_charts(throughput)],
+        "cells": tables.throughput(throughput),
+        "not_measured": tables.not_measured(throughput),
+        "provenance": provenance(throughput),
+        "warnings": warnings(throughput),
+    }
+
+
+def _sections(table: pd.DataFrame, fits: StudyFits, references: References | None) -> dict[str, Any]:
     """Every table and chart by the name that the template knows; None where there is nothing to show."""
     return {
         "runs_chart": _embed(charts.runs_chart(table, references)),
         "law_charts": [_embed(chart) for chart in charts.law_charts(fits.fits)],
         "position_chart": _embed(charts.position_chart(table)),
-        "throughput_chart": _embed(charts.throughput_chart(throughput) if throughput is not None else None),
         "time_chart": _embed(charts.time_chart(table)),
         "references": tables.references(table, references),
         "constants": tables.constants(fits),
         "hold_outs": tables.hold_outs(fits),
         "refusals": tables.refusals(fits, too_few=False),
         "too_few": tables.refusals(fits, too_few=True),
-        "ratios": tables.ratios(throughput),
         "codebooks": tables.codebooks(table),
         "failures": tables.failures(table, fits),
         "trials": tables.trials(table),

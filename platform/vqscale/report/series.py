@@ -1,12 +1,12 @@
 """Curves drawn from tables, for both kinds of figures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from vqscale.report.compare import finished, kind_name
+from vqscale.report.compare import finished
 from vqscale.report.style import architecture, count, present
 
 MOST_POSITIONS = 8
@@ -19,8 +19,6 @@ class Series:
     label: str
     x: Sequence[float]
     y: Sequence[float]
-    low: Sequence[float] = field(default_factory=list)
-    high: Sequence[float] = field(default_factory=list)
 
 
 def positions(table: pd.DataFrame) -> list[Series]:
@@ -48,21 +46,6 @@ def _same_size(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 def present_list(value: Any) -> list[dict[str, float]]:
     return value if isinstance(value, list) else []
-
-
-def speeds(throughput: pd.DataFrame) -> list[Series]:
-    """Median training speed over T of every architecture that ran, with the range over repeats."""
-    ran = throughput[throughput["status"] == "ok"]
-    return [
-        Series(
-            label=kind_name({"arch": arch, "head": head}, throughput),
-            x=rows["context"].tolist(),
-            y=rows["tokens_per_second"].tolist(),
-            low=rows["tokens_per_second_low"].tolist(),
-            high=rows["tokens_per_second_high"].tolist(),
-        )
-        for (arch, head), rows in ran.sort_values("context").groupby(["arch", "head"], dropna=False, sort=True)
-    ]
 
 
 def _position_series(row: "pd.Series[Any]") -> Series:

@@ -4,9 +4,10 @@ import pandas as pd
 
 from vqscale.laws import Fit, StudyFits
 from vqscale.laws.study import default_metric
-from vqscale.report.compare import Pairs, Ratio, against_baselines, finished, over_codebooks, speed_ratios
+from vqscale.report.compare import Pairs, against_baselines, finished, over_codebooks
 from vqscale.report.references import References, levels
 from vqscale.report.style import architecture, count, duration, number, percent, present
+from vqscale.report.throughput import decisions
 
 _UNITS = {"bpb": "bits a byte", "loss": "nats a token"}
 
@@ -24,7 +25,7 @@ def summarise(
     sentences += [_allocation(fit) for fit in _leading(fits.fits, "chinchilla")]
     sentences += [_against(pairs) for pairs in against_baselines(table, metric)]
     sentences.append(_codebooks(over_codebooks(table, metric)))
-    sentences += _speed(speed_ratios(throughput) if throughput is not None else [])
+    sentences += _speed(throughput) if throughput is not None else []
     sentences.append(_doubt(fits))
     sentences.append(_cost(table))
     return [sentence for sentence in sentences if sentence]
@@ -123,22 +124,9 @@ def _codebooks(pairs: Pairs | None) -> str:
     )
 
 
-def _speed(ratios: list[Ratio]) -> list[str]:
-    """For every baseline the longest context at which both ran, and from which context on the first is faster."""
-    sentences = []
-    for first, second in dict.fromkeys((ratio.first, ratio.second) for ratio in ratios):
-        known = [r for r in ratios if (r.first, r.second) == (first, second) and r.value is not None]
-        if not known:
-            continue
-        last = max(known, key=lambda ratio: ratio.context)
-        slower = [ratio.context for ratio in known if ratio.value is not None and ratio.value < 1]
-        faster = [ratio.context for ratio in known if ratio.context > max(slower, default=0)]
-        tail = f" (faster at every measured T from {min(faster):,})" if faster else " (slower there)"
-        sentences.append(
-            f"In training, {first} processes {number(last.value, 3)} times the tokens a second of {second} at "
-            f"T = {last.context:,}{tail}."
-        )
-    return sentences
+def _speed(throughput: pd.DataFrame) -> list[str]:
+    """Every VQ curve at the longest context at which a baseline ran beside it."""
+    return [sentence for one in decisions(throughput) for sentence in one.at(one.longest)]
 
 
 def _doubt(fits: StudyFits) -> str:

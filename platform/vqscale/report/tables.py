@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from vqscale.bench.record import OK
 from vqscale.laws import Fit, StudyFits
 from vqscale.laws.study import default_metric
-from vqscale.report.compare import finished, speed_ratios
+from vqscale.report.compare import finished
 from vqscale.report.references import References, levels
 from vqscale.report.style import architecture, bytes_of, count, duration, number, percent, present, whole
 
@@ -56,6 +57,30 @@ _CODE_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "quantisation_error": ("relative quantisation error", lambda value: number(value, 3)),
     "revived": ("revived", count),
     "bpb": ("bpb", number),
+}
+_SPEEDS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "context": ("T", whole),
+    "arch": ("model", str),
+    "head": ("head", str),
+    "codebook_size": ("S", whole),
+    "preset": ("preset", str),
+    "precision": ("precision", str),
+    "batch": ("sequences", whole),
+    "tokens_per_second": ("tokens/s", count),
+    "tokens_per_second_low": ("slowest", count),
+    "tokens_per_second_high": ("fastest", count),
+    "repeats": ("repeats", whole),
+    "ms_per_step": ("ms a step", number),
+    "seconds_per_token": ("µs a token", lambda value: number(1e6 * value)),
+    "mfu": ("MFU", percent),
+    "flops_per_token": ("FLOPs a token", count),
+    "peak_memory_bytes": ("peak memory", bytes_of),
+    "ratio_to_transformer_full": ("x transformer_full", lambda value: number(value, 3)),
+    "ratio_to_transformer": ("x transformer", lambda value: number(value, 3)),
+    "cost_per_billion_tokens": ("cost of 10⁹ tokens", lambda value: number(value, 3)),
+    "energy_kwh_per_billion_tokens": ("kWh of 10⁹ tokens", lambda value: number(value, 3)),
+    "backend": ("backend", str),
+    "device": ("device", str),
 }
 
 
@@ -134,18 +159,18 @@ def _change(value: float, base: float | None) -> str:
     return f"{100 * (value / base - 1):+.1f} %" if base else ""
 
 
-def ratios(throughput: pd.DataFrame | None) -> Table | None:
-    found = speed_ratios(throughput) if throughput is not None else []
-    rows: list[list[Cell]] = [
-        [
-            (f"{ratio.first} / {ratio.second}", ratio.second),
-            (f"{ratio.context:,}", ratio.context),
-            (f"{ratio.value:.2f} x" if ratio.value is not None else "out of memory", ratio.value or 0),
-            (f"{ratio.memory:.2f} x" if ratio.memory is not None else "", ratio.memory or 0),
-        ]
-        for ratio in found
+def throughput(table: pd.DataFrame) -> Table:
+    """Every cell that ran, by architecture and T; columns that nothing was measured for are left out."""
+    return _select(table[table["status"] == OK].sort_values(["device_kind", "precision", "preset", "context"]), _SPEEDS)
+
+
+def not_measured(table: pd.DataFrame) -> Table | None:
+    """Cells without a speed, and why."""
+    rows = [
+        [str(row["arch"]), whole(row["context"]), str(row["preset"]), str(row["precision"]), str(row["status"])]
+        for row in table[table["status"] != OK].to_dict("records")
     ]
-    return Table(headers=["ratio", "T", "tokens a second", "peak memory"], rows=rows) if rows else None
+    return Table.of(["model", "T", "preset", "precision", "why it has no speed"], rows) if rows else None
 
 
 def _constants(fit: Fit) -> list[list[str]]:

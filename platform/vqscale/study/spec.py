@@ -81,6 +81,8 @@ class Tracking(Frozen):
 class Study(Frozen):
     """One question and the trials that answer it."""
 
+    kind: Literal["training"] = "training"
+    """The other kind, `throughput`, is `vqscale.study.throughput.ThroughputStudy`."""
     study: str = Field(pattern=NAME_PATTERN)
     question: str = ""
     data: DataSpec
@@ -158,10 +160,20 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def load_study(path: str) -> Study:
-    """Read and validate a study file.
+    """Read and validate the file of a study that trains.
 
     Raises StudyError that names the file, the key, the value and the rule.
     """
+    values = read_values(path)
+    if values.get("kind") == "throughput":
+        raise StudyError(
+            f"{path}: kind: throughput trains nothing. Use vqscale plan, run (or throughput), report or ui on it."
+        )
+    return parse_study(values, source=path)
+
+
+def read_values(path: str) -> dict[str, Any]:
+    """The plain values of a study file of any kind. Raises StudyError for what is no mapping in YAML."""
     try:
         text = storage.read_text(path)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -174,7 +186,7 @@ def load_study(path: str) -> Study:
         raise StudyError(f"{path}: is not valid YAML: {error}") from error
     if not isinstance(value, dict):
         raise StudyError(f"{path}: holds {type(value).__name__}, not a mapping of keys such as `study:` and `model:`")
-    return parse_study(value, source=path)
+    return value
 
 
 def parse_study(value: dict[str, Any], *, source: str) -> Study:

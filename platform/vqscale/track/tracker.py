@@ -161,6 +161,24 @@ class Tracker:
         return run_id
 
     @_guarded
+    def curve_run(
+        self, parent: str, curve_id: str, parameters: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> str | None:
+        """Id of the child run of a throughput curve; None where it holds the whole curve already."""
+        own = {"vqscale.kind": "throughput", "vqscale.curve_id": curve_id}
+        run = self._find(own)
+        if run is None:
+            name = curve_id.rpartition("-")[0]
+            run_id = self._create(name, {**own, "mlflow.parentRunId": parent, **tags})
+            self.log_parameters(run_id, parameters)
+            return run_id
+        if run.info.status == "FINISHED":
+            return None
+        run_id = str(run.info.run_id)
+        self._logged[run_id] = {point.step for point in self._client.get_metric_history(run_id, "tokens_per_second")}
+        return run_id
+
+    @_guarded
     def trials(self) -> dict[str, TrialRun]:
         """The trials' runs by trial id, in one search."""
         found, token = dict[str, TrialRun](), None

@@ -1,0 +1,110 @@
+"""A throughput table for people in a terminal, and as plain JSON values."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vqscale.bench.plan import ThroughputPlan
+from vqscale.bench.record import OK
+from vqscale.bench.table import BASELINES, COMPARISON, crossovers
+from vqscale.report.throughput import break_evens, decisions, provenance, warnings
+from vqscale.study.trial import count
+
+
+def as_values(table: pd.DataFrame, folder: str, measured: int) -> dict[str, Any]:
+    """The measurement as plain JSON values; what was not measured is null."""
+    found = crossovers(table)
+    evens = found.assign(text=[str(at) for at in found["crossover"]], crossover=[at.at for at in found["crossover"]])
+    return {
+        "folder": folder,
+        "measured_now": measured,
+        "rows": json.loads(table.to_json(orient="records")),
+        "break_even": json.loads(evens.to_json(orient="records")),
+    }
+
+
+def show(table: pd.DataFrame, written: Sequence[str], measured: int, console: Console) -> None:
+    """Speed, memory and ratios by T, what follows from them, and where it lies."""
+    for _, rows in table[table["cell_id"].notna()].groupby(COMPARISON, sort=False):
+        console.print(speeds(rows))
+    for row in table[table["cell_id"].isna()].to_dict("records"):
+        console.print(f"{row['arch']} at T = {row['context']}: {row['status']}", style="yellow", markup=False)
+    for sentence in conclusions(table):
+        console.print(sentence, markup=False, highlight=False)
+    for sentence in [*provenance(table), *warnings(table)]:
+        console.print(sentence, style="dim", markup=False, highlight=False)
+    if not measured:
+        console.print("Nothing has changed since this was measured; --again measures anew.")
+    for uri in written:
+        console.print(f"wrote {uri}", soft_wrap=True, highlight=False, markup=False)
+
+
+def conclusions(table: pd.DataFrame) -> list[str]:
+    """At the longest T of every comparison, and where it breaks even."""
+    found = decisions(table)
+    return [*(sentence for one in found for sentence in one.at(one.longest)), *break_evens(table)]
+
+
+def speeds(rows: pd.DataFrame) -> Table:
+    """One comparison: a line a cell, the lengths apart."""
+    first = rows.iloc[0]
+    title = f"Training, preset {first['preset']}, {first['precision']}, {first['device_kind']}, {first['batching']}"
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    baselines = [f"x {baseline}" for baseline in BASELINES]
+    for name in ("T", "model", "tokens/s", "range", "repeats", "ms a step", "MFU", "memory", *baselines):
+        shown.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+    for context, cells in rows.groupby("context"):
+        shown.add_section()
+        for row in cells.to_dict("records"):
+            shown.add_row(str(context), str(row["arch"]), *_measures(row))
+    return shown
+
+
+def cells(plan: ThroughputPlan, done: Sequence[bool]) -> Table:
+    """What will be measured, what is, and what planning refused."""
+    shown = Table(title=f"{plan.study.study}: {plan.study.question}".rstrip(": "), title_justify="left")
+    for name in ("model", "preset", "precision", "device", "T", "sequences", "tokens a step", "state"):
+        shown.add_column(name, justify="right" if name in ("T", "sequences", "tokens a step") else "left")
+    for (_, cell), known in zip(plan.cells, done, strict=True):
+        shown.add_row(
+            *(cell.model.arch, cell.preset, cell.precision, cell.device),
+            *(str(number) for number in (cell.context, cell.batch, cell.tokens_per_step)),
+            "measured" if known else "pending",
+        )
+    for refused in plan.refused:
+        own = refused.settings
+        shown.add_row(
+            *(own.arch, own.preset, own.precision, own.device),
+            *(str(number) for number in (own.context, own.sequences, own.sequences * own.context)),
+            f"refused: {refused.reason}",
+        )
+    return shown
+
+
+def _measures(row: dict[Any, Any]) -> tuple[str, ...]:
+    if row["status"] != OK:
+        return str(row["status"]), "", "", "", "", _memory(row["peak_memory_bytes"])
+    low, high = count(row["tokens_per_second_low"]), count(row["tokens_per_second_high"])
+    return (
+        count(row["tokens_per_second"]),
+        f"{low}-{high}",
+        str(row["repeats"]),
+        f"{row['ms_per_step']:.4g}",
+        "" if pd.isna(row["mfu"]) else f"{row['mfu']:.0%}",
+        _memory(row["peak_memory_bytes"]),
+        *(_ratio(row, baseline) for baseline in BASELINES),
+    )
+
+
+def _memory(size: float | None) -> str:
+    return "" if size is None or pd.isna(size) else f"{size / 2**20:,.1f} MiB"
+
+
+def _ratio(row: dict[Any, Any], baseline: str) -> str:
+    value = row[f"ratio_to_{baseline}"]
+    return "" if pd.isna(value) else f"{value:.2f}"
