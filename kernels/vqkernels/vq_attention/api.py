@@ -10,7 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vqkernels.backends import triton_refusal
 from vqkernels.errors import BackendUnavailableError
+from vqkernels.precision import matmul_dtype
 from vqkernels.vq_attention.blockwise import blockwise_attention
 from vqkernels.vq_attention.checks import check_options, check_shapes, check_state
 from vqkernels.vq_attention.naive import naive_attention
@@ -18,27 +20,47 @@ from vqkernels.vq_attention.problem import Problem, align, next_state
 from vqkernels.vq_attention.state import VQState
 
 Backend = Literal["auto", "naive", "blockwise", "triton"]
+
+
+def _triton(problem: Problem) -> Tensor:
+    from vqkernels.gpu.attention import triton_attention  # not before it is asked for: the import needs Triton
+
+    return triton_attention(problem)
+
+
 _IMPLEMENTATIONS: dict[str, Callable[[Problem], Tensor]] = {
     "naive": naive_attention,
     "blockwise": blockwise_attention,
+    "triton": _triton,
 }
 
 
-def resolve_backend(name: str, device: torch.device | str) -> str:
-    """The implementation that `name` runs on `device`: "auto" is "blockwise" everywhere.
+def resolve_backend(name: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str:
+    """The implementation that `name` runs on `device` for products in `dtype`.
 
-    Raises BackendUnavailableError where a named one cannot run, ValueError for an unknown name.
+    "auto" is "triton" on a CUDA device that can run it (never in float64), and "blockwise" everywhere else. Raises
+    BackendUnavailableError where a named one cannot run, ValueError for an unknown name.
     """
+    device = torch.device(device)
     if name == "auto":
-        return "blockwise"
-    if name == "triton":
-        raise BackendUnavailableError(
-            f"backend: got 'triton' (device {device}); this version has no Triton kernels; "
-            "choose 'blockwise' or 'auto', which run on any device"
-        )
+        return "triton" if device.type == "cuda" and _triton_refusal(device, dtype) is None else "blockwise"
     if name not in _IMPLEMENTATIONS:
         raise ValueError(f"backend: got {name!r}; it must be one of 'auto', 'naive', 'blockwise', 'triton'")
+    if name == "triton" and (reason := _triton_refusal(device, dtype)) is not None:
+        raise BackendUnavailableError(
+            f"backend: got 'triton' (device {device}); {reason}; choose 'blockwise' or 'auto', which run on any device"
+        )
     return name
+
+
+def _triton_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the Triton kernels cannot serve these products, or None."""
+    if dtype == torch.float64:
+        return "Triton kernels accumulate in float32 and take no float64"
+    reason = triton_refusal(device)
+    if reason is None and device.type == "cpu" and dtype != torch.float32:
+        return f"Triton's interpreter computes {dtype} products wrongly; use float32 there"
+    return reason
 
 
 def vq_attention(
@@ -73,7 +95,7 @@ def vq_attention(
 
     Raises ValueError for shapes that do not fit, BackendUnavailableError for a backend that cannot run here.
     """
-    implementation = _IMPLEMENTATIONS[resolve_backend(backend, q_BHTK.device)]
+    implementation = _IMPLEMENTATIONS[resolve_backend(backend, q_BHTK.device, matmul_dtype(q_BHTK, v_BGTV))]
     check_shapes(q_BHTK, k_BGTK, v_BGTV, code_BGT, codebook_GSK)
     check_options(q_BHTK, k_BGTK, block_length, bias_u_HK, bias_w_HK, rel_key_GMK, mask_BT, doc_start_BT)
     if state is not None:

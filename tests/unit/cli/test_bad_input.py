@@ -78,7 +78,7 @@ def study_file(tmp_path: Path, corpus_uri: str) -> Callable[..., str]:
         ),
         ({"sweep": [{"train.seed": [0, 1]}]}, ["train.seed", "unknown key 'seed'", "seeds"]),
         ({"sweep": [{"data.anything": [1]}]}, ["data.anything", "unknown key 'anything'", "corpus"]),
-        ({"train.backend": "triton"}, ["train.backend", "'triton'", "no Triton kernels", "'auto'"]),
+        ({"train.backend": "triton", "resources.gpus_per_worker": 0}, ["train.backend", "'triton'", "CUDA", "'auto'"]),
         (
             {"train.context": 2**24, "train.batch_tokens": 2**24, "train.tokens": 2**24},
             ["train.context", "has", "shorter context"],
@@ -99,8 +99,14 @@ def study_file(tmp_path: Path, corpus_uri: str) -> Callable[..., str]:
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )  # fmt: skip
 def test_run_of_a_wrong_study_exits_with_2_and_writes_nothing(
-    changes: dict[str, object], words: list[str], call: Call, study_file: Callable[..., str], tmp_path: Path
+    changes: dict[str, object],
+    words: list[str],
+    call: Call,
+    study_file: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     code, message = call("run", study_file(changes))
     assert code == 2
     for word in words:

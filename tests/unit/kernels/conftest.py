@@ -1,11 +1,17 @@
-"""Random cases of VQ attention that all tests of this folder share."""
+"""Random cases of VQ attention that all tests of this folder share, and Triton's interpreter."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 from torch import Tensor
+
+if torch.cuda.is_available():
+    collect_ignore_glob = ["test_gpu_*.py"]  # kernels are compiled there, and the GPU's own check tests them
+else:
+    os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is decorated
 
 from vqkernels import VQState, nearest_code, vq_attention
 
@@ -19,6 +25,18 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def unwritten_is_nan(monkeypatch):
+    """What a kernel leaves unwritten shows."""
+    empty = torch.empty
+
+    def poisoned(*args, **options):
+        made = empty(*args, **options)
+        return made.fill_(float("nan") if made.is_floating_point() else -(1 << 40))
+
+    monkeypatch.setattr(torch, "empty", poisoned)
 
 
 @dataclass(frozen=True)

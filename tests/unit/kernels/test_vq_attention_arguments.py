@@ -22,9 +22,21 @@ def test_backend_auto_gives_the_same_as_blockwise(random_case):
     assert torch.equal(case.run("auto")[0], case.run("blockwise")[0])
 
 
-def test_backend_triton_raises_with_the_reason(random_case):
-    with pytest.raises(BackendUnavailableError, match="no Triton kernels"):
+def test_backend_triton_on_a_cpu_raises_with_the_reason(random_case, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(BackendUnavailableError, match=r"device cpu.*need a CUDA device.*'blockwise'"):
+        random_case(dtype=torch.float32).run("triton")
+
+
+def test_backend_triton_in_float64_raises(random_case):
+    with pytest.raises(BackendUnavailableError, match="float64"):
         random_case().run("triton")
+
+
+def test_backend_triton_not_installed_names_the_extra(random_case, monkeypatch):
+    monkeypatch.setattr("vqkernels.backends._INSTALLED", False)
+    with pytest.raises(BackendUnavailableError, match=r"vqscale\[cuda\]"):
+        random_case(dtype=torch.float32).run("triton")
 
 
 def test_backend_unknown_raises():

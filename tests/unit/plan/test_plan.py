@@ -62,9 +62,16 @@ def test_plan_refuses_an_axis_of_corpora_that_are_no_names(make: Any, corpus: An
         plan(make(sweep=[{"data.corpus": [corpus]}]))
 
 
-def test_plan_refuses_a_backend_that_cannot_run(make: Any) -> None:
-    with pytest.raises(StudyError, match=r"train\.backend: got 'triton'.*no Triton kernels.*'blockwise'"):
-        plan(make(sweep=[{"train.backend": ["auto", "triton"]}]))
+def test_plan_refuses_a_backend_that_cannot_run(make: Any, monkeypatch: Any) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(StudyError, match=r"train\.backend: got 'triton'.*need a CUDA device.*'blockwise'"):
+        plan(make(sweep=[{"train.backend": ["auto", "triton"]}], resources={"gpus_per_worker": 0}))
+
+
+def test_plan_takes_triton_for_workers_with_gpus(make: Any, monkeypatch: Any) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    (planned,) = plan(make(sweep=[{"train.backend": ["triton"]}], resources={"gpus_per_worker": 1})).trials
+    assert planned.trial.train.backend == "triton"
 
 
 @pytest.mark.parametrize("backend", ["auto", "naive", "blockwise"])
