@@ -102,13 +102,8 @@ def _differentiate(ctx: Any, d_out: Tensor, _d_lse: Tensor | None) -> tuple[Tens
     found = iter(torch.ops.vqkernels.vq_attention_backward(*given, *ctx.sizes, out, lse, d_out))
     d_q, d_k, d_v = next(found), next(found), next(found)
     optional = (given.bias_u_GRK, given.bias_w_GRK, given.rel_key_GMK, given.total_BGSV)
-    d_bias_u, d_bias_w, d_rel_key, d_total = (None if one is None else next(found) for one in optional)
-    return (
-        d_k.to(ctx.key_dtype),
-        *Operands(d_q, d_v, None, None, d_bias_u, d_bias_w, d_rel_key, d_total, None, None, None),
-        None,
-        None,
-    )
+    d_optional = (None if one is None else next(found) for one in optional)
+    return d_k.to(ctx.key_dtype), d_q, d_v, None, None, *d_optional, None, None, None, None, None
 
 
 _attention.register_autograd(_differentiate, setup_context=_save)

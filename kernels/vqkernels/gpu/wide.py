@@ -183,7 +183,7 @@ def _pad(x_ZUV: Tensor, layout: Layout) -> Tensor:
 
 def _rows(x_MLV: Tensor, layout: Layout, start: int) -> Tensor:
     """Rows of the keys from `start` on, [Z, U - start, V]."""
-    return x_MLV.reshape(layout.n_head, -1, x_MLV.shape[2])[:, start : layout.n_key].contiguous()
+    return _cut(x_MLV.reshape(layout.n_head, -1, x_MLV.shape[2]), start, layout.n_key)
 
 
 def _to_blocks(x_BGRTV: Tensor, layout: Layout, fill: float = 0.0) -> Tensor:
@@ -200,5 +200,12 @@ def _to_blocks(x_BGRTV: Tensor, layout: Layout, fill: float = 0.0) -> Tensor:
 def _to_tokens(x_MAV: Tensor, layout: Layout) -> Tensor:
     """The inverse of `_to_blocks`, without the rows that have no query: [B, G, R, T, V]."""
     shape = (layout.n_head, layout.n_block, layout.n_group, layout.block_length, x_MAV.shape[2])
-    x_ZRTV = x_MAV.view(shape).transpose(1, 2).flatten(2, 3)[:, :, layout.lead : layout.n_key]
-    return x_ZRTV.contiguous().unflatten(0, (layout.batch, layout.n_kv_head))
+    x_ZRTV = _cut(x_MAV.view(shape).transpose(1, 2).flatten(2, 3), layout.lead, layout.n_key)
+    return x_ZRTV.unflatten(0, (layout.batch, layout.n_kv_head))
+
+
+def _cut(x: Tensor, start: int, stop: int) -> Tensor:
+    """Rows start..stop-1 of the last dimension but one, contiguous, and without holding on to the others' memory."""
+    if stop - start == x.shape[-2]:
+        return x.contiguous()
+    return x[..., start:stop, :].clone(memory_format=torch.contiguous_format)
