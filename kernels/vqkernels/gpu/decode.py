@@ -53,7 +53,6 @@ def decode_token(token: "Token", state: "DecodeState") -> Tensor:
         M=0 if token.rel_key_GMK is None else token.rel_key_GMK.shape[1],
         PRECISION=dot_precision(dtype),
         BR=max(_LEAST_DOT, triton.next_power_of_2(n_group)),
-        BK=max(_LEAST_DOT, triton.next_power_of_2(d_key)),
         BC=_COLUMNS,
     )
     _MERGE.launch(
@@ -80,7 +79,7 @@ def vq_decode_split_kernel(
     q, v, code, codebook, bias_u, bias_w, rel_key, doc_start, ring_code, ring_value, total, count, start, position,
     part, lse, now,
     G: tl.constexpr, R: tl.constexpr, L: tl.constexpr, S: tl.constexpr, V: tl.constexpr, K: tl.constexpr,
-    M: tl.constexpr, PRECISION: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr, BC: tl.constexpr, BV: tl.constexpr,
+    M: tl.constexpr, PRECISION: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """All R queries of a key-value head over BC columns and BV value columns: part and its base-2 log-sum-exp.
 
@@ -89,41 +88,41 @@ def vq_decode_split_kernel(
     moves the state's own on.
     """
     i_z, i_p, i_v = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    i_g = i_z % G
     n_window: tl.constexpr = (2 * L + BC - 1) // BC
     n_part: tl.constexpr = n_window + (S + BC - 1) // BC
-    o_r, o_k, o_v = tl.arange(0, BR), tl.arange(0, BK), i_v * BV + tl.arange(0, BV)
-    m_v, m_k = (o_v < V)[None, :], (o_k < K)[:, None]
+    o_r, o_v = tl.arange(0, BR), i_v * BV + tl.arange(0, BV)
+    m_v = (o_v < V)[None, :]
     b_position = tl.load(position)
     first = (b_position // L - 1) * L  # of the previous block
     b_start = _document(start, doc_start, i_z // G, b_position)
-    own_code = tl.load(code + i_z)
-    b_query = _query(q, bias_u, i_z, i_z % G, o_r, o_k, R, K)
-    p_codebook = codebook + i_z % G * S * K + o_k[:, None]
+    own_code = tl.load(code + i_z).to(tl.int32)
+    p_codebook = codebook + i_g * S * K
     if i_p < n_window:
         own_slot = (b_position % (2 * L)).to(tl.int32)
         o_u = i_p * BC + tl.arange(0, BC)
         m_own = o_u == own_slot
-        b_code = tl.where(m_own, own_code, tl.load(ring_code + i_z * 2 * L + o_u, mask=o_u < 2 * L, other=-1))
+        b_code = tl.load(ring_code + i_z * 2 * L + o_u, mask=o_u < 2 * L, other=-1).to(tl.int32)
+        b_code = tl.where(m_own, own_code, b_code)
         b_code = tl.where(own_code < 0, -1, b_code)  # padding sees nothing
         b_age = (own_slot - o_u + 2 * L) % (2 * L)
         b_held = b_position - b_age
         m_seen = (o_u < 2 * L) & (b_code >= 0) & (b_held >= first) & (b_held >= b_start)
         b_own = tl.load(v + i_z * V + o_v, mask=o_v < V, other=0.0).to(ring_value.dtype.element_ty)
-        p_value = ring_value + i_z * 2 * L * V + o_v
-        b_value = tl.load(p_value[None, :] + o_u[:, None] * V, mask=(m_seen & ~m_own)[:, None] & m_v, other=0.0)
-        b_value = tl.where((m_seen & m_own)[:, None], b_own[None, :], b_value).to(b_query.dtype)
+        p_value = ring_value + i_z * 2 * L * V
+        m_value = (m_seen & ~m_own)[:, None] & m_v
+        b_value = tl.load(p_value + (o_u[:, None] * V + o_v[None, :]), mask=m_value, other=0.0)
+        b_value = tl.where((m_seen & m_own)[:, None], b_own[None, :], b_value).to(q.dtype.element_ty)
         if i_p == own_slot // BC:
-            tl.store(p_value + own_slot * V, b_own, mask=o_v < V)
+            tl.store(p_value + (own_slot * V + o_v), b_own, mask=o_v < V)
             if i_v == 0:
-                tl.store(ring_code + i_z * 2 * L + own_slot, own_code)
-        m_key = m_seen[None, :] & m_k
-        b_key = tl.load(p_codebook + b_code[None, :] * K, mask=m_key, other=0.0).to(b_query.dtype)
-        b_score = tl.dot(b_query, b_key, input_precision=PRECISION)
+                tl.store(ring_code + i_z * 2 * L + own_slot, own_code.to(tl.int64))
+        b_score = tl.zeros([BR, BC], tl.float32)
+        b_score = _products(b_score, q, bias_u, i_z, i_g, o_r, p_codebook, b_code, m_seen, R, K, PRECISION, BK)
         if M > 0:
-            b_query_w = _query(q, bias_w, i_z, i_z % G, o_r, o_k, R, K)
-            p_near = rel_key + (i_z % G * M + b_age[None, :]) * K + o_k[:, None]
-            b_near = tl.load(p_near, mask=m_key & (b_age < M)[None, :], other=0.0).to(b_query.dtype)
-            b_score = tl.dot(b_query_w, b_near, b_score, input_precision=PRECISION)
+            m_near = m_seen & (b_age < M)
+            p_near = rel_key + i_g * M * K
+            b_score = _products(b_score, q, bias_w, i_z, i_g, o_r, p_near, b_age, m_near, R, K, PRECISION, BK)
         b_score *= _LOG2E
     else:
         o_s = (i_p - n_window) * BC + tl.arange(0, BC)
@@ -131,11 +130,12 @@ def vq_decode_split_kernel(
         b_count = tl.where((own_code < 0) | (b_start >= first), 0.0, b_count)
         m_seen = b_count > 0
         b_count = tl.maximum(b_count, 1.0)
-        p_total = total + (i_z * S + o_s[:, None]) * V + o_v[None, :]
-        b_value = tl.load(p_total, mask=m_seen[:, None] & m_v, other=0.0) / b_count[:, None]
-        b_value = b_value.to(b_query.dtype)
-        b_key = tl.load(p_codebook + o_s[None, :] * K, mask=m_seen[None, :] & m_k, other=0.0).to(b_query.dtype)
-        b_score = tl.dot(b_query, b_key, input_precision=PRECISION) * _LOG2E + tl.log2(b_count)[None, :]
+        p_total = total + i_z * S * V
+        b_value = tl.load(p_total + (o_s[:, None] * V + o_v[None, :]), mask=m_seen[:, None] & m_v, other=0.0)
+        b_value = (b_value / b_count[:, None]).to(q.dtype.element_ty)
+        b_score = tl.zeros([BR, BC], tl.float32)
+        b_score = _products(b_score, q, bias_u, i_z, i_g, o_r, p_codebook, o_s, m_seen, R, K, PRECISION, BK)
+        b_score = b_score * _LOG2E + tl.log2(b_count)[None, :]
     b_score = tl.where(m_seen[None, :], b_score, _NEVER)
     b_top = tl.max(b_score, 1)
     b_weight = tl.where(m_seen[None, :], tl.exp2(b_score - b_top[:, None]), 0.0)
@@ -208,14 +208,22 @@ def _document(start, doc_start, i_b, b_position):
 
 
 @triton.jit
-def _query(q, bias, i_z, i_g, o_r, o_k, R: tl.constexpr, K: tl.constexpr):
-    """[BR, BK] queries of a key-value head with their bias, rounded as PyTorch's sum is."""
-    m_q = (o_r < R)[:, None] & (o_k < K)[None, :]
-    b_q = tl.load(q + (i_z * R + o_r[:, None]) * K + o_k[None, :], mask=m_q, other=0.0)
-    if bias is not None:
-        b_bias = tl.load(bias + (i_g * R + o_r[:, None]) * K + o_k[None, :], mask=m_q, other=0.0).to(b_q.dtype)
-        b_q = (b_q.to(tl.float32) + b_bias.to(tl.float32)).to(b_q.dtype)
-    return b_q
+def _products(
+    b_sum, q, bias, i_z, i_g, o_r, p_row, o_row, m_row,
+    R: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """b_sum [BR, BC] and the products of a head's queries, with their bias, with some rows of a matrix."""
+    for k in range(0, K, BK):
+        o_k = k + tl.arange(0, BK)
+        at, m_q = o_r[:, None] * K + o_k[None, :], (o_r < R)[:, None] & (o_k < K)[None, :]
+        b_q = tl.load(q + i_z * R * K + at, mask=m_q, other=0.0)
+        if bias is not None:
+            b_bias = tl.load(bias + i_g * R * K + at, mask=m_q, other=0.0).to(b_q.dtype)
+            b_q = (b_q.to(tl.float32) + b_bias.to(tl.float32)).to(b_q.dtype)  # rounded as PyTorch's sum is
+        m_k = m_row[None, :] & (o_k < K)[:, None]
+        b_row = tl.load(p_row + (o_row[None, :] * K + o_k[:, None]), mask=m_k, other=0.0)
+        b_sum = tl.dot(b_q, b_row.to(b_q.dtype), b_sum, input_precision=PRECISION)
+    return b_sum
 
 
 @triton.jit
@@ -239,18 +247,18 @@ def _joined(
     return b_out / tl.maximum(b_norm, 1.0)
 
 
-# 256 columns: what a program reads for its scores, it reads again in every tile of V.
 _SPLIT = Kernel(
     vq_decode_split_kernel,
     (
-        config(16, 4, 1, BV=256),
-        config(32, 4, 1, BV=128),
+        config(16, 4, 2, BV=128, BK=64),
+        config(16, 8, 1, BV=256, BK=64),
+        config(32, 4, 1, BV=64, BK=16),
     ),
 )
 _MERGE = Kernel(
     vq_decode_merge_kernel,
     (
-        config(16, 4, 2, BP=32, BU=64, BS=64, BV=128),
+        config(16, 4, 2, BP=32, BU=64, BS=32, BV=128),
         config(32, 4, 2, BP=32, BU=32, BS=32, BV=64),
     ),
 )

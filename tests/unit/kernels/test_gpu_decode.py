@@ -110,7 +110,7 @@ def test_decode_triton_padding_that_is_not_finite_gives_zeros(random_case):
 def test_decode_triton_forced_tiles_change_nothing(tiles, random_case):
     case = random_case(**SIZES, batch=1, length=50)
     merging = config(32, 4, 1, BP=2, BU=16, BS=16, **tiles)
-    with forced(decode._SPLIT, config(32, 4, 1, **tiles)), forced(decode._MERGE, merging):
+    with forced(decode._SPLIT, config(32, 4, 1, BK=16, **tiles)), forced(decode._MERGE, merging):
         out, state = _decode(case, 46, 50)
     whole, after = case.run()
     torch.testing.assert_close(out, whole[:, :, 46:], rtol=0, atol=2e-5)
