@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vqkernels.gpu import decode, nearest, segment_sum, wide
-from vqkernels.gpu.layout import Operands, lay_out
+from vqkernels.gpu import attention, decode, nearest, segment_sum
+from vqkernels.gpu.layout import Operands
 from vqkernels.vq_attention.decode import DecodeState, Token
 from vqkernels.vq_attention.state import VQState
 
@@ -78,9 +78,8 @@ def _attention(layer: Layer, dtype: torch.dtype) -> None:
         doc_BU=_empty(torch.int64, _BATCH, lead + _LENGTH) if layer.documents else None,
         real_BU=_empty(torch.bool, _BATCH, lead + _LENGTH) if layer.documents else None,
     )
-    layout = lay_out(given, layer.block_length, lead)
-    out, lse = wide.forward(given, layout)
-    wide.backward(given, layout, out, lse, torch.empty_like(out))
+    out, lse = attention.compute(given, layer.block_length, lead)
+    attention.compute_gradients(given, layer.block_length, lead, out, lse, torch.empty_like(out))
 
 
 def _decode(layer: Layer, dtype: torch.dtype) -> None:
