@@ -34,7 +34,9 @@ def unwritten_is_nan(monkeypatch):
 
     def poisoned(*args, **options):
         made = empty(*args, **options)
-        return made.fill_(float("nan") if made.is_floating_point() else -(1 << 40))
+        if made.dtype == torch.bool:
+            return made.fill_(True)
+        return made.fill_(float("nan") if made.is_floating_point() else torch.iinfo(made.dtype).min)
 
     monkeypatch.setattr(torch, "empty", poisoned)
 
