@@ -63,7 +63,7 @@ def write_throughput_report(folder: str, *, study: ThroughputStudy, table: pd.Da
         "throughput.html.j2",
         {
             "study": study.model_dump(mode="json"),
-            "counts": ", ".join(f"{number} cells {status}" for status, number in counts.items()),
+            "counts": "cells: " + ", ".join(f"{number} {status}" for status, number in counts.items()),
             "speed": speed_section(table),
         },
     )

@@ -55,14 +55,14 @@ class Decision:
             return f"{SUBJECT} has no speed ({_why(own)})"
         if other is None or other["status"] != OK:
             return (
-                f"{SUBJECT} trains on {number(own['tokens_per_second'], 3)} tokens a second, and {baseline} has no"
+                f"{SUBJECT} trains on {_amount(own['tokens_per_second'])} tokens a second, and {baseline} has no"
                 f" speed to compare with ({_why(other)})"
             )
         ratio, low, high = (own[f"ratio_to_{baseline}{end}"] for end in ("", "_low", "_high"))
         parts = [f"{SUBJECT} trains {number(ratio, 3)} x [{number(low, 3)}, {number(high, 3)}] as fast as {baseline}"]
         if baseline in self.break_even:
             parts.append(_even(self.break_even[baseline]))
-        return "; ".join([*parts, *_cost(own, other), *_energy(own, other), *_memory(own, other)])
+        return "; ".join([*parts, *_cost(own, other), *_energy(own, other), *_memory(own, other, baseline)])
 
 
 def decisions(table: pd.DataFrame) -> list[Decision]:
@@ -190,8 +190,8 @@ def _even(even: Crossover) -> str:
 def _cost(own: Row, other: Row) -> list[str]:
     if not present(own["cost_per_billion_tokens"]):
         return []
-    costs = [number(row["cost_per_billion_tokens"], 3) for row in (own, other)]
-    price = f"{number(own['price_per_device_hour'], 4)} {own['currency']}"
+    costs = [_amount(row["cost_per_billion_tokens"]) for row in (own, other)]
+    price = f"{_amount(own['price_per_device_hour'])} {own['currency']}"
     return [f"a billion tokens cost {costs[0]} {own['currency']} against {costs[1]} at {price} a device-hour"]
 
 
@@ -199,13 +199,21 @@ def _energy(own: Row, other: Row) -> list[str]:
     name = "energy_kwh_per_billion_tokens"
     if not (present(own[name]) and present(other[name])):
         return []
-    return [f"they take {number(own[name], 3)} kWh against {number(other[name], 3)} ({own['energy_source']})"]
+    return [f"they take {_amount(own[name])} kWh against {_amount(other[name])} ({own['energy_source']})"]
 
 
-def _memory(own: Row, other: Row) -> list[str]:
+def _memory(own: Row, other: Row, baseline: str) -> list[str]:
     if not (present(own["peak_memory_bytes"]) and present(other["peak_memory_bytes"])):
         return []
-    return [f"peak memory {number(own['peak_memory_bytes'] / other['peak_memory_bytes'], 3)} x as much"]
+    return [
+        f"its peak memory is {number(own['peak_memory_bytes'] / other['peak_memory_bytes'], 3)} x that of {baseline}"
+    ]
+
+
+def _amount(value: float) -> str:
+    """Three significant digits, never as a power of ten."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:,.6g}"
 
 
 def _joined(rows: pd.DataFrame, column: str) -> str:

@@ -90,12 +90,13 @@ def _pictures(rows: pd.DataFrame, end: str, what: str) -> Iterator[Panel]:
         curves=_curves(rows, "tokens_per_second", 1.0),
     )
     ratios, marks = _ratios(rows)
+    reach = [float(x) for curve in ratios for x in curve.x]
     yield Panel(
         name=f"throughput_ratio{end}",
-        title=f"Training speed of {SUBJECT} over each baseline{what}",
+        title=f"Speed of {SUBJECT} over baselines{what}",
         y_name="times as fast",
         curves=ratios,
-        guides=[Guide(label="break-even", x=_reach(rows), y=(1.0, 1.0))] if ratios else [],
+        guides=[Guide(label="break-even", x=(min(reach), max(reach)), y=(1.0, 1.0))] if ratios else [],
         marks=marks,
     )
 
@@ -144,13 +145,13 @@ def _guides(rows: pd.DataFrame) -> list[Guide]:
     own = rows[rows["arch"] == SUBJECT].sort_values("context")
     if not own.empty:
         level = MICRO * float(own["seconds_per_token"].median())
-        guides.append(Guide(label="linear time: constant a token", x=reach, y=(level, level)))
+        guides.append(Guide(label="linear: constant time a token", x=reach, y=(level, level)))
     others = rows[rows["arch"] != SUBJECT]
     if not others.empty:
         last = others.sort_values("seconds_per_token").iloc[-1]
         top, at = MICRO * float(last["seconds_per_token"]), float(last["context"])
         floor = max(reach[0], at * MICRO * float(rows["seconds_per_token"].min()) / top)
-        guides.append(Guide(label="quadratic time: doubles with T", x=(floor, at), y=(top * floor / at, top)))
+        guides.append(Guide(label="quadratic: time a token doubles with T", x=(floor, at), y=(top * floor / at, top)))
     return guides
 
 

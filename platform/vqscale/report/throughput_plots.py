@@ -1,12 +1,13 @@
 """The pictures of a throughput study as PNG and SVG, and as interactive charts."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from vqscale.report.draw import write_figure
 from vqscale.report.throughput_panels import Curve, Guide, Panel, panels
@@ -32,8 +33,8 @@ def throughput_charts(table: pd.DataFrame) -> list[Chart]:
 
 def draw_panel(axes: Axes, panel: Panel) -> None:
     """Curves with the range of their repeats, guide lines in grey, break-even as diamonds."""
-    for guide in panel.guides:
-        axes.plot(guide.x, guide.y, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label=guide.label, zorder=1)
+    for guide, dash in zip(panel.guides, ("--", ":"), strict=False):
+        axes.plot(guide.x, guide.y, color=GREY, linestyle=dash, linewidth=1.2, label=guide.label, zorder=1)
     for curve in panel.curves:
         below, above = _errors(curve)
         axes.errorbar(
@@ -49,7 +50,7 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
     for mark in panel.marks:
         axes.plot([mark.x], [1.0], marker="D", color=mark.shade, markeredgecolor="white", markersize=9, zorder=4)
         axes.annotate(
-            mark.label, (mark.x, 1.0), xytext=(8, -14), textcoords="offset points", fontsize=8, color=mark.shade
+            mark.label, (mark.x, 1.0), (-7, 7), textcoords="offset points", ha="right", fontsize=8, color=mark.shade
         )
     _scale(axes, panel)
     axes.set_xlabel("context length T (tokens)")
@@ -62,7 +63,7 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
 
 def chart(panel: Panel) -> Chart:
     """The panel as plotly.js values."""
-    data: list[Chart] = [_guide_line(guide) for guide in panel.guides]
+    data = [_guide_line(guide, dash) for guide, dash in zip(panel.guides, ("dash", "dot"), strict=False)]
     data += [_curve_line(curve) for curve in panel.curves]
     data += [
         {
@@ -75,17 +76,11 @@ def chart(panel: Panel) -> Chart:
         }
         for mark in panel.marks
     ]
-    ticks = _ticks(panel.contexts)
+    lengths, levels = _ticks(panel.contexts), _levels(panel)
     layout = {
         "title": {"text": panel.title},
-        "xaxis": {
-            "title": {"text": "context length T (tokens)"},
-            "type": "log",
-            "tickmode": "array",
-            "tickvals": ticks,
-            "ticktext": [tick_name(tick) for tick in ticks],
-        },
-        "yaxis": {"title": {"text": panel.y_name}, "type": "log", "exponentformat": "SI"},
+        "xaxis": _axis("context length T (tokens)", lengths, [tick_name(length) for length in lengths]),
+        "yaxis": _axis(panel.y_name, levels, [f"{level:,.12g}" for level in levels]),
     }
     return {"data": data, "layout": layout}
 
@@ -103,32 +98,45 @@ def _ticks(contexts: Sequence[int]) -> list[int]:
     return list(contexts[::-1][::step][::-1])
 
 
+def _axis(title: str, values: Sequence[float], texts: Sequence[str]) -> Chart:
+    ticks = {"tickmode": "array", "tickvals": list(values), "ticktext": list(texts)}
+    return {"title": {"text": title}, "type": "log", **ticks}
+
+
+def _levels(panel: Panel) -> list[float]:
+    """1, 2 and 5 of every decade that the panel's values reach."""
+    values = [value for curve in panel.curves for value in (*curve.low, *curve.high)]
+    decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    return [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
+
+
 def _scale(axes: Axes, panel: Panel) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     ticks = _ticks(panel.contexts)
     axes.set_xticks(ticks, [tick_name(tick) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:,.12g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    levels = _levels(panel)
+    axes.set_yticks(levels, [f"{level:,.12g}" for level in levels])
+    axes.yaxis.set_minor_locator(NullLocator())
     values = [value for curve in panel.curves for value in (*curve.low, *curve.high)]
     axes.set_ylim(min(values) / 1.4, max(values) * 1.4)
 
 
 def _errors(curve: Curve) -> tuple[list[float], list[float]]:
-    below = [y - low for y, low in zip(curve.y, curve.low, strict=True)]
-    above = [high - y for y, high in zip(curve.y, curve.high, strict=True)]
+    """Distances down and up; of a single repeat rounding may leave less than nothing."""
+    below = [max(y - low, 0.0) for y, low in zip(curve.y, curve.low, strict=True)]
+    above = [max(high - y, 0.0) for y, high in zip(curve.y, curve.high, strict=True)]
     return below, above
 
 
-def _guide_line(guide: Guide) -> Chart:
+def _guide_line(guide: Guide, dash: str) -> Chart:
     return {
         "mode": "lines",
         "name": guide.label,
         "x": list(guide.x),
         "y": list(guide.y),
-        "line": {"color": GREY, "dash": "dash", "width": 1},
+        "line": {"color": GREY, "dash": dash, "width": 1.5},
         "hoverinfo": "skip",
     }
 

@@ -1,5 +1,6 @@
 """Throughput: what is measured in which order, what becomes a row, what is kept, and one real smoke run."""
 
+import itertools
 import json
 
 import pandas as pd
@@ -9,91 +10,131 @@ import typer
 from typer.testing import CliRunner
 
 from vqscale.bench import table as bench_table
-from vqscale.bench.request import make_request, request_of
-from vqscale.bench.table import ratios, stored
-from vqscale.bench.throughput import ARCHS, load_or_measure, measure_throughput
-from vqscale.cli.throughput import throughput, track_throughput
+from vqscale.bench.assemble import cost_per_billion, kwh_per_billion, make_table
+from vqscale.bench.plan import plan_throughput
+from vqscale.bench.request import ARCHS, default_study, study_of_section, with_options
+from vqscale.bench.table import crossovers, stored
+from vqscale.bench.throughput import Laboratory, load_or_measure
+from vqscale.cli.throughput import throughput
 from vqscale.data.prepare import prepare
-from vqscale.errors import StudyError
-from vqscale.results.table import read_table
+from vqscale.errors import StorageError, StudyError
 from vqscale.study.spec import ThroughputSpec, parse_study
 
 SECONDS_A_TOKEN = {"transformer_vq": 1e-3, "transformer_full": 2e-3, "transformer": 5e-4}
 
 
-class Laboratory:
+class Bench:
     """Cells whose updates move a clock and nothing else; `starving` ones find no memory."""
 
-    def __init__(self, starving=(), failing=()):
+    def __init__(self, starving=(), failing=(), drift=0.0, joules_a_second=None):
         self.now = 0.0
         self.log = []
-        self.starving = starving
-        self.failing = failing
+        self.starving, self.failing, self.drift = starving, failing, drift
+        self.laboratory = Laboratory(
+            open_cell=lambda cell: FakeCell(self, cell),
+            clock=lambda: self.now,
+            open_meter=lambda device: None if joules_a_second is None else Meter(self, joules_a_second),
+            peak_flops=lambda device, precision: 1e9,
+        )
 
-    def clock(self):
-        return self.now
 
-    def open(self, request, model, context):
-        return FakeCell(self, model.arch, context, request.batch(context) * context)
+class Meter:
+    source = "a counter"
+
+    def __init__(self, bench, watts):
+        self.bench, self.watts = bench, watts
+
+    def joules(self):
+        return self.bench.now * self.watts
 
 
 class FakeCell:
-    def __init__(self, laboratory, arch, context, tokens):
-        self.laboratory, self.arch, self.context, self.tokens = laboratory, arch, context, tokens
+    def __init__(self, bench, cell):
+        self.bench, self.cell, self.runs = bench, cell, itertools.count()
 
     def warm_up(self):
-        self.laboratory.log.append(("warm", self.arch, self.context))
-        if (self.arch, self.context) in self.laboratory.starving:
+        arch, context = self.cell.model.arch, self.cell.context
+        self.bench.log.append(("warm", arch, context))
+        if (arch, context) in self.bench.starving:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        if self.arch in self.laboratory.failing:
+        if arch in self.bench.failing:
             raise ZeroDivisionError
-        return self.tokens * 100
+        return self.cell.tokens_per_step * 100
 
     def run(self, updates):
-        self.laboratory.log.append(("run", self.arch, self.context, updates))
-        self.laboratory.now += updates * self.tokens * SECONDS_A_TOKEN[self.arch]
+        arch = self.cell.model.arch
+        self.bench.log.append(("run", arch, self.cell.context, updates))
+        slower = 1 + self.bench.drift * next(self.runs)
+        self.bench.now += updates * self.cell.tokens_per_step * SECONDS_A_TOKEN[arch] * slower
 
 
-def measure(laboratory, **spec):
-    spec = {"contexts": [256], "preset": "pico", "tokens": 512, "repeats": 3} | spec
-    return measure_throughput(make_request(spec=spec), open_cell=laboratory.open, clock=laboratory.clock)
+def make_plan(axes=None, **values):
+    axes = {"context": [256], "preset": ["pico"], "tokens_per_step": [512]} | (axes or {})
+    return plan_throughput(with_options(default_study(), axes, {"repeats": 3} | values))
 
 
-def test_measure_throughput_repeats_cycle_through_all_models_after_every_warm_up():
-    laboratory = Laboratory()
-    measure(laboratory, contexts=[512, 256], repeats=2)
+def measure(bench, folder, axes=None, *, again=False, **values):
+    plan = make_plan(axes, **values)
+    measured = load_or_measure(plan, str(folder), again=again, laboratory=bench.laboratory)
+    return make_table(plan, measured.by_cell)
+
+
+def row_of(frame, arch, context):
+    return frame[(frame["arch"] == arch) & (frame["context"] == context)].iloc[0]
+
+
+def test_measurement_repeats_cycle_through_all_models_after_every_warm_up(tmp_path):
+    bench = Bench()
+    measure(bench, tmp_path, {"context": [512, 256]}, repeats=2)
     for context in (256, 512):
-        entries = [entry for entry in laboratory.log if entry[2] == context]
+        entries = [entry for entry in bench.log if entry[2] == context]
         warm = [entry for entry in entries if entry[0] == "warm"]
         runs = [entry[1] for entry in entries if entry[0] == "run"]
-        assert [entry[1] for entry in warm] == list(ARCHS)
-        assert runs[-2 * len(ARCHS) :] == list(ARCHS) * 2
+        assert [entry[1] for entry in warm] == ARCHS
+        assert runs[-2 * len(ARCHS) :] == ARCHS * 2
         assert entries.index(warm[-1]) < len(entries) - 2 * len(ARCHS)
-    assert [entry[2] for entry in laboratory.log] == sorted(entry[2] for entry in laboratory.log)
+    assert [entry[2] for entry in bench.log] == sorted(entry[2] for entry in bench.log)
 
 
-def test_measure_throughput_rows_hold_speed_of_tokens_by_the_clock():
-    frame = measure(Laboratory(), contexts=[256, 1024])
-    assert list(frame.columns) == list(bench_table.Row._fields)
-    assert frame["batch"].tolist() == [2] * 3 + [1] * 3  # 512 tokens an update, but one sequence at least
+def test_measurement_rows_hold_speeds_shares_and_memory_by_the_clock(tmp_path):
+    frame = measure(Bench(), tmp_path, {"context": [256, 1024]})
+    assert list(frame.columns) == list(bench_table.Row.model_fields)
+    assert frame["batch"].tolist() == [2] * 3 + [1] * 3  # 512 tokens a step, but one sequence at least
     for row in frame.to_dict("records"):
         assert row["tokens_per_second"] == pytest.approx(1 / SECONDS_A_TOKEN[row["arch"]])
-        assert row["tokens_per_second_low"] <= row["tokens_per_second"] <= row["tokens_per_second_high"] + 1e-9
-        assert row["peak_memory_bytes"] == row["batch"] * row["context"] * 100
+        assert row["seconds_per_token"] == pytest.approx(SECONDS_A_TOKEN[row["arch"]])
+        assert row["ms_per_step"] == pytest.approx(1e3 * row["tokens_per_step"] * SECONDS_A_TOKEN[row["arch"]])
+        assert row["mfu"] == pytest.approx(row["tokens_per_second"] * row["flops_per_token"] / 1e9)
+        assert row["peak_memory_bytes"] == row["tokens_per_step"] * 100
         assert (row["status"], row["repeats"]) == ("ok", 3)
-
-
-def test_measure_throughput_equal_parameters_within_three_percent():
-    counts = measure(Laboratory(), preset="nano")["parameters_non_embedding"]
+    assert frame["backend"].isna().tolist() == [False, True, True] * 2
+    counts = frame["parameters_non_embedding"]
     assert counts.max() / counts.min() < 1.03
 
 
-def test_measure_throughput_slow_cell_is_cut_to_fewer_repeats():
-    laboratory = Laboratory()
-    request = make_request(
-        spec={"contexts": [1024], "preset": "pico", "tokens": 1024, "repeats": 5}, seconds_per_cell=2.5
-    )
-    frame = measure_throughput(request, open_cell=laboratory.open, clock=laboratory.clock)
+def test_measurement_of_uneven_repeats_gives_median_quartiles_and_range(tmp_path):
+    row = row_of(measure(Bench(drift=0.1), tmp_path, repeats=5), "transformer_vq", 256)
+    speeds = [1000 / (1 + 0.1 * run) for run in range(1, 6)]  # run 0 decides how many updates make a repeat
+    assert row["tokens_per_second"] == pytest.approx(speeds[2])
+    assert row["tokens_per_second_low"] == pytest.approx(speeds[4])
+    assert row["tokens_per_second_high"] == pytest.approx(speeds[0])
+    assert row["tokens_per_second_q1"] == pytest.approx(speeds[3])
+    assert row["tokens_per_second_q3"] == pytest.approx(speeds[1])
+
+
+def test_ratios_are_medians_within_repeats_and_absent_where_one_side_is(tmp_path):
+    frame = measure(Bench(starving=[("transformer_full", 1024)], drift=0.5), tmp_path, {"context": [256, 1024]})
+    short, long = row_of(frame, "transformer_vq", 256), row_of(frame, "transformer_vq", 1024)
+    assert short["ratio_to_transformer_full"] == pytest.approx(2.0)  # every repeat drifts, the ratios do not
+    assert short["ratio_to_transformer_full_low"] == pytest.approx(2.0)
+    assert pd.isna(long["ratio_to_transformer_full"])
+    assert long["ratio_to_transformer"] == pytest.approx(0.5)
+    assert row_of(frame, "transformer", 256)["ratio_to_transformer_full"] == pytest.approx(4.0)
+    assert pd.isna(row_of(frame, "transformer", 256)["ratio_to_transformer"])
+
+
+def test_measurement_slow_cell_is_cut_to_fewer_repeats(tmp_path):
+    frame = measure(Bench(), tmp_path, {"context": [1024], "tokens_per_step": [1024]}, repeats=5, seconds_per_cell=2.5)
     assert dict(zip(frame["arch"], frame["repeats"], strict=True)) == {
         "transformer_vq": 2,
         "transformer_full": 1,
@@ -101,67 +142,130 @@ def test_measure_throughput_slow_cell_is_cut_to_fewer_repeats():
     }
 
 
-def test_measure_throughput_out_of_memory_becomes_a_row_without_numbers():
-    frame = measure(Laboratory(starving=[("transformer_full", 1024)]), contexts=[256, 1024])
-    row = frame[(frame["arch"] == "transformer_full") & (frame["context"] == 1024)].iloc[0]
-    assert (row["status"], row["repeats"]) == ("out of memory", 0)
-    assert row[["tokens_per_second", "tokens_per_second_low", "peak_memory_bytes"]].isna().all()
+def test_measurement_out_of_memory_is_a_row_without_speed(tmp_path):
+    frame = measure(Bench(starving=[("transformer_full", 1024)]), tmp_path, {"context": [256, 1024]})
+    row = row_of(frame, "transformer_full", 1024)
+    assert row["status"] == "out of memory beside the weights of 1 other model(s)"
+    assert row["repeats"] == 0
+    assert row[["tokens_per_second", "ms_per_step", "mfu", "peak_memory_bytes"]].isna().all()
     assert (frame["status"] == "ok").sum() == 5
+    alone = measure(Bench(starving=[("transformer_vq", 256)]), tmp_path / "alone", {"arch": ["transformer_vq"]})
+    assert alone["status"].tolist() == ["out of memory"]
 
 
-def test_measure_throughput_other_error_is_raised_and_threads_are_restored():
+def test_measurement_too_slow_is_a_row_and_longer_lengths_are_not_tried(tmp_path):
+    bench = Bench()
+    frame = measure(bench, tmp_path, {"context": [256, 512, 1024]}, seconds_per_cell=1.0)
+    full = frame[frame["arch"] == "transformer_full"]
+    assert full["status"].tolist() == [
+        "skipped: longer than 1 s an update",
+        "skipped: longer than 1 s an update already at T = 256",
+        "skipped: longer than 1 s an update already at T = 256",
+    ]
+    assert full["tokens_per_second"].isna().all()
+    assert [entry for entry in bench.log if entry[0] == "warm" and entry[1] == "transformer_full"] == [
+        ("warm", "transformer_full", 256)
+    ]
+    assert row_of(frame, "transformer_vq", 512)["status"] == "ok"
+
+
+def test_measurement_other_error_is_raised_and_threads_are_restored(tmp_path):
     threads = torch.get_num_threads()
-    request = make_request(spec={"contexts": [256], "preset": "pico"}, threads=1)
-    laboratory = Laboratory(failing=["transformer"])
     with pytest.raises(ZeroDivisionError):
-        measure_throughput(request, open_cell=laboratory.open, clock=laboratory.clock)
+        measure(Bench(failing=["transformer"]), tmp_path, threads=threads + 1)
     assert torch.get_num_threads() == threads
 
 
-def test_ratios_are_medians_of_one_run_and_absent_where_one_side_is():
-    frame = measure(Laboratory(starving=[("transformer_full", 1024)]), contexts=[256, 1024])
-    values = {(row["context"], row["baseline"]): row for row in ratios(frame).to_dict("records")}
-    assert set(values) == {(256, "transformer_full"), (256, "transformer"), (1024, "transformer")}
-    assert values[256, "transformer_full"]["speed_ratio"] == pytest.approx(2.0)
-    assert values[1024, "transformer"]["speed_ratio"] == pytest.approx(0.5)
-    assert values[256, "transformer"]["memory_ratio"] == pytest.approx(1.0)
+def test_measurement_second_run_measures_nothing_and_an_interrupted_one_goes_on(tmp_path):
+    stopped = Bench(failing=[])
+    broken = stopped.laboratory._replace(open_cell=lambda cell: self_destruct(FakeCell(stopped, cell)))
+    plan = make_plan({"context": [256, 512]})
+    with pytest.raises(KeyboardInterrupt):
+        load_or_measure(plan, str(tmp_path), laboratory=broken)
+    bench = Bench()
+    measured = load_or_measure(plan, str(tmp_path), laboratory=bench.laboratory)
+    assert measured.now == 3
+    assert {entry[2] for entry in bench.log} == {512}
+    assert load_or_measure(plan, str(tmp_path), laboratory=bench.laboratory).now == 0
+    assert load_or_measure(plan, str(tmp_path), laboratory=bench.laboratory, again=True).now == 6
+
+
+def self_destruct(cell):
+    if cell.cell.context == 512:
+        raise KeyboardInterrupt
+    return cell
+
+
+def test_measurement_skipped_before_the_interruption_still_spares_longer_lengths(tmp_path):
+    measure(Bench(), tmp_path, {"context": [256]}, seconds_per_cell=1.0)
+    bench = Bench()
+    measure(bench, tmp_path, {"context": [256, 512]}, seconds_per_cell=1.0)
+    assert "transformer_full" not in {entry[1] for entry in bench.log}
+
+
+def test_cells_of_a_round_with_new_company_are_measured_again(tmp_path):
+    pair = {"arch": ["transformer_vq", "transformer"]}
+    measure(Bench(), tmp_path, pair)
+    bench = Bench()
+    measure(bench, tmp_path)
+    assert {entry[1] for entry in bench.log} == set(ARCHS)
+    again = Bench()
+    measure(again, tmp_path, pair, price_per_device_hour=2.0)  # a price is no part of a measurement
+    assert again.log == []
+
+
+def test_cost_and_energy_of_a_billion_tokens():
+    assert cost_per_billion(3.6e-6, 2.5) == pytest.approx(2.5)  # 1e9 tokens in one hour
+    assert kwh_per_billion(3.6e-3) == pytest.approx(1.0)
+
+
+def test_expenses_follow_from_price_and_counter(tmp_path):
+    row = row_of(
+        measure(Bench(joules_a_second=40.0), tmp_path, price_per_device_hour=3.6, currency="EUR", watts=7.0),
+        "transformer_vq",
+        256,
+    )
+    assert row["cost_per_billion_tokens"] == pytest.approx(1e9 * 1e-3 / 1e3)
+    assert (row["price_per_device_hour"], row["currency"]) == (3.6, "EUR")
+    assert row["energy_kwh_per_billion_tokens"] == pytest.approx(40.0 * 1e-3 * 1e9 / 3.6e6)
+    assert row["energy_source"] == "a counter"
+
+
+def test_expenses_without_counter_are_empty_or_as_stated(tmp_path):
+    nothing = measure(Bench(), tmp_path)
+    columns = ["cost_per_billion_tokens", "currency", "energy_kwh_per_billion_tokens", "energy_source"]
+    assert nothing[columns].isna().all().all()
+    stated = row_of(measure(Bench(), tmp_path, watts=7.2), "transformer", 256)
+    assert stated["energy_kwh_per_billion_tokens"] == pytest.approx(7.2 * 5e-4 * 1e9 / 3.6e6)
+    assert stated["energy_source"] == "stated: 7.2 W, not measured"
+
+
+def test_crossovers_come_from_the_table(tmp_path):
+    frame = measure(Bench(), tmp_path, {"context": [256, 512]})
+    found = {row["baseline"]: str(row["crossover"]) for row in crossovers(frame).to_dict("records")}
+    assert found == {"transformer_full": "below the shortest T measured (256)", "transformer": "none up to T = 512"}
 
 
 def test_stored_table_reads_back_equal_from_parquet_and_csv(tmp_path):
-    frame = measure(Laboratory(starving=[("transformer", 256)]))
-    bench_table.write(frame, str(tmp_path), "f" * 64)
-    pd.testing.assert_frame_equal(stored(str(tmp_path), "f" * 64), frame)
-    from_csv = read_table(str(tmp_path / "throughput.csv"))
-    pd.testing.assert_frame_equal(from_csv.drop(columns="head"), frame.drop(columns="head"), check_dtype=False)
-    assert from_csv["head"].isna().tolist() == [False, False, True]
+    frame = measure(Bench(starving=[("transformer", 256)]), tmp_path, price_per_device_hour=1.0)
+    bench_table.write(frame, str(tmp_path))
+    table = stored(str(tmp_path))
+    assert table is not None
+    pd.testing.assert_frame_equal(table, frame)
+    from_csv = bench_table.read(str(tmp_path / "throughput.csv"))
+    for name in ("step_seconds", "versions", "context", "cell_id", "status", "ratio_to_transformer_full"):
+        pd.testing.assert_series_equal(from_csv[name], frame[name], check_dtype=False)
     assert ",51200," in (tmp_path / "throughput.csv").read_text()  # whole bytes stay whole beside a missing one
 
 
-def test_stored_other_fingerprint_or_empty_folder_gives_nothing(tmp_path):
-    assert stored(str(tmp_path), "a") is None
-    bench_table.write(measure(Laboratory()), str(tmp_path), "a")
-    assert stored(str(tmp_path), "b") is None
-    assert stored(str(tmp_path)) is not None
+def test_stored_table_of_another_version_is_refused_and_an_empty_folder_has_none(tmp_path):
+    assert stored(str(tmp_path)) is None
+    pd.DataFrame({"arch": ["transformer"], "context": [256]}).to_parquet(tmp_path / "throughput.parquet")
+    with pytest.raises(StorageError, match="Measure again"):
+        stored(str(tmp_path))
 
 
-def test_load_or_measure_unchanged_request_is_not_measured_again(tmp_path):
-    spec = {"contexts": [32], "preset": "pico", "tokens": 32, "repeats": 1, "block_length": 16, "codebook_size": 8}
-    seen = []
-    first = load_or_measure(make_request(spec=spec, threads=1), str(tmp_path), told=lambda *_: seen.append(1))
-    again = load_or_measure(make_request(spec=spec, threads=1), str(tmp_path), told=lambda *_: seen.append(2))
-    pd.testing.assert_frame_equal(first, again)
-    assert seen == [1]
-    assert (first["status"] == "ok").all()
-    assert (first["peak_memory_bytes"] > 16 * first["parameters_non_embedding"]).all()  # weights, gradients, moments
-
-
-def test_request_fingerprint_depends_on_how_it_is_measured():
-    spec = {"contexts": [256], "preset": "pico"}
-    prints = {make_request(spec=spec, **more).fingerprint for more in ({}, {"precision": "bf16"}, {"threads": 7})}
-    assert len(prints) == 3
-
-
-def test_request_of_study_takes_its_head_precision_and_vocabulary(tmp_path):
+def test_section_of_a_study_takes_its_head_precision_and_vocabulary(tmp_path):
     (tmp_path / "text.txt").write_text("a line of text\n" * 200)
     prepare(str(tmp_path / "text.txt"), str(tmp_path / "corpus"), split="contiguous", tokenizer="bpe", vocab_size=270)
     study = parse_study(
@@ -173,72 +277,22 @@ def test_request_of_study_takes_its_head_precision_and_vocabulary(tmp_path):
         },
         source="study.yaml",
     )
-    spec = ThroughputSpec(contexts=[64], preset="pico")
-    own, other = request_of(study, spec), request_of(study, spec, head="mha")
-    assert (own.head, own.precision, other.head) == ("mqa", "bf16", "mha")
-    assert 259 < own.vocab_size <= 270
-    assert own.model("transformer_full").head == "mqa"
+    plan = plan_throughput(study_of_section(study, ThroughputSpec(contexts=[64], preset="pico", repeats=2)))
+    assert {cell.model.arch for _, cell in plan.cells} == set(ARCHS)
+    for _, cell in plan.cells:
+        assert (cell.precision, cell.batching) == ("bf16", "4096 tokens a step")
+        assert 259 < cell.model.vocab_size <= 270
+        assert cell.model.head == (None if cell.model.arch == "transformer" else "mqa")
+    assert plan.study.repeats == 2
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"spec": {"contexts": [0], "preset": "pico"}}, "contexts: 0"),
-        ({"spec": {"contexts": [], "preset": "pico"}}, "contexts"),
-        ({"spec": {"contexts": [64], "preset": "pico"}, "head": "gqa"}, "head"),
-    ],
-)
-def test_make_request_wrong_value_is_named(values, message):
-    with pytest.raises(StudyError, match=message):
-        make_request(**values)
-
-
-def test_measure_throughput_unknown_preset_is_refused_before_anything_runs():
-    laboratory = Laboratory()
-    with pytest.raises(StudyError, match="huge"):
-        measure(laboratory, preset="huge")
-    assert laboratory.log == []
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_make_request_gpu_that_is_not_there_is_refused():
-    with pytest.raises(StudyError, match=r"device: .*no GPU"):
-        make_request(spec={"contexts": [64], "preset": "pico"}, device="cuda")
-
-
-class RememberingTracker:
-    """What `track_throughput` logs, without a store."""
-
-    def __init__(self):
-        self.metrics, self.ended, self.tags, self.files = {}, [], {}, []
-
-    def study_run(self):
-        return "parent"
-
-    def trial_run(self, parent, trial_id, parameters, tags):
-        self.tags = tags
-        return trial_id
-
-    def log_final(self, run, values, *, tokens):
-        self.metrics |= {(name, tokens): value for name, value in values.items()}
-
-    def log_folder(self, run, folder, names):
-        self.files = names
-
-    def end(self, run, status):
-        self.ended.append((run, status))
-
-
-def test_track_logs_every_metric_over_the_context_length_and_nothing_missing():
-    tracker = RememberingTracker()
-    frame = measure(Laboratory(starving=[("transformer_full", 1024)]), contexts=[256, 1024])
-    request = make_request(spec={"contexts": [256, 1024], "preset": "pico"})
-    track_throughput(tracker, request, frame, "folder")
-    assert tracker.metrics["transformer_vq/tokens_per_second", 1024] == pytest.approx(1000.0)
-    assert tracker.metrics["speed_ratio/transformer_full", 256] == pytest.approx(2.0)
-    assert ("transformer_full/tokens_per_second", 1024) not in tracker.metrics
-    assert tracker.tags["vqscale.kind"] == "throughput"
-    assert tracker.ended == [(f"throughput-{request.fingerprint[:12]}", "FINISHED")]
+def test_options_replace_an_axis_in_every_grid_and_the_other_way_to_fill_a_step():
+    study = with_options(default_study(), {"batch": [2], "arch": ["transformer"], "context": [64, 128]}, {})
+    cells = study.cells()
+    assert [(cell.arch, cell.context, cell.batch, cell.tokens_per_step) for cell in cells] == [
+        ("transformer", 64, 2, None),
+        ("transformer", 128, 2, None),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -248,17 +302,21 @@ def command():
     return app
 
 
-def test_throughput_command_without_study_writes_table_and_figure_and_remembers(tmp_path, command):
-    options = ["--preset", "pico", "--contexts", "16,32", "--repeats", "1", "--tokens", "32", "--threads", "1"]
+def test_throughput_command_without_study_writes_everything_and_remembers(tmp_path, command):
+    options = ["--preset", "pico", "--contexts", "64,128", "--repeats", "1", "--tokens", "64", "--threads", "1"]
     options += ["--out", str(tmp_path)]
     first = CliRunner().invoke(command, options, catch_exceptions=False)
-    assert "Training speed" in first.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {"throughput.parquet", "throughput.csv", "figures"}
-    assert (tmp_path / "figures" / "throughput.png").read_bytes()[:4] == b"\x89PNG"
+    assert "transformer_vq trains" in first.stdout
+    assert "say nothing about a GPU" in first.stdout
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"throughput", "throughput.parquet", "throughput.csv", "figures", "report.html", "study.yaml"}
+    assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
     second = json.loads(CliRunner().invoke(command, [*options, "--json"], catch_exceptions=False).stdout)
-    assert second["measured_now"] is False
+    assert second["measured_now"] == 0
     assert len(second["rows"]) == 6
-    assert {row["context"] for row in second["ratios"]} == {16, 32}
+    smallest = min(row["peak_memory_bytes"] / row["parameters_non_embedding"] for row in second["rows"])
+    assert smallest > 16  # weights, gradients, moments
+    assert {row["baseline"] for row in second["break_even"]} == {"transformer_full", "transformer"}
 
 
 def test_throughput_command_contexts_no_numbers_are_refused(tmp_path, command):

@@ -25,6 +25,7 @@ from vqscale.study.spec import (
     Tracking,
     integers,
 )
+from vqscale.study.throughput import CellSettings, ThroughputStudy
 from vqscale.study.trial import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,6 +41,8 @@ SECTIONS = {
     "throughput": ThroughputSpec,
     "autotune": AutotuneSpec,
     "tracking": Tracking,
+    "Throughput study": ThroughputStudy,
+    "Cell": CellSettings,
 }
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from vqscale.bench.plan import plan_throughput
 from vqscale.plan.expand import cells
 from vqscale.study.spec import load_study
+from vqscale.study.throughput import ThroughputStudy, load_any
 
 EXPERIMENTS = sorted((Path(__file__).resolve().parents[3] / "experiments").glob("*/study.yaml"))
 
@@ -16,10 +18,10 @@ def test_there_are_experiments() -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.parent.name)
 def test_experiment_is_a_study_with_a_readme(path: Path) -> None:
-    study = load_study(str(path))
+    study = load_any(str(path))
     assert study.study == path.parent.name
     assert study.question
-    assert list(cells(study))
+    assert plan_throughput(study).rounds if isinstance(study, ThroughputStudy) else list(cells(study))
     assert study.question[:20] in (path.parent / "README.md").read_text()
 
 

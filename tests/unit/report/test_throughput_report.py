@@ -1,0 +1,128 @@
+"""What a throughput table says to somebody who decides: sentences, pictures and the page, from a made-up table."""
+
+import re
+
+import pytest
+
+from vqscale.bench.request import default_study
+from vqscale.report import write_throughput_figures, write_throughput_report
+from vqscale.report.throughput import break_evens, decisions, provenance, warnings
+from vqscale.report.throughput_panels import panels
+from vqscale.report.throughput_plots import tick_name
+
+
+def without_scripts(page):
+    return re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+
+
+def test_decision_at_a_measured_length_gives_ratio_break_even_cost_and_memory(throughput):
+    (decision,) = decisions(throughput)
+    assert decision.contexts == [512, 2048, 8192, 32768]
+    against_full, against_transformer = decision.at(8192)
+    assert against_full == (
+        "At T = 8,192 transformer_vq trains 2.49 x [2.49, 2.49] as fast as transformer_full; break-even at T = 1,320"
+        " [1,320, 1,320]; a billion tokens cost 139 USD against 345 at 2 USD a device-hour; its peak memory is 1 x that"
+        " of transformer_full."
+    )
+    assert "1.35 x" in against_transformer
+    assert "break-even at T = 4,495 [4,495, 4,495]" in against_transformer
+
+
+def test_decision_beside_a_baseline_that_did_not_fit_gives_the_reason_and_no_ratio(throughput):
+    (decision,) = decisions(throughput)
+    assert decision.longest == 32768
+    assert decision.at(32768)[0] == (
+        "At T = 32,768 transformer_vq trains on 4,000 tokens a second, and transformer_full has no speed to compare"
+        " with (out of memory)."
+    )
+
+
+def test_decision_without_price_or_counter_names_neither(make_throughput):
+    (decision,) = decisions(make_throughput())
+    assert "cost" not in " ".join(decision.at(8192))
+    assert "kWh" not in " ".join(decision.at(8192))
+
+
+def test_decision_of_a_vq_model_that_did_not_fit_says_so(make_throughput):
+    (decision,) = decisions(make_throughput(starving=[("transformer_vq", 512)]))
+    assert decision.at(512)[0] == "At T = 512 transformer_vq has no speed (out of memory)."
+    everywhere = [("transformer_vq", context) for context in (512, 2048, 8192, 32768)]
+    (nowhere,) = decisions(make_throughput(starving=everywhere))
+    assert nowhere.break_even == {}
+    assert "has no speed" in nowhere.at(nowhere.longest)[1]
+
+
+def test_break_evens_outside_the_measured_lengths_are_named(make_throughput):
+    shorter = make_throughput()
+    below = shorter[shorter["context"] >= 8192]
+    assert break_evens(below)[0] == "Break-even: below the shortest T measured (8,192) against transformer_full."
+    above = shorter[shorter["context"] <= 2048]
+    assert break_evens(above)[1] == "Break-even: none up to T = 2,048 against transformer."
+
+
+def test_provenance_names_machine_versions_and_what_was_not_measured(throughput):
+    text = " ".join(provenance(throughput))
+    for words in ("AdamW", "a processor, 2 cores usable", "torch 2.13.0", "0123456789abcdef", "2026-01-02"):
+        assert words in text
+    assert "1 TFLOP/s in fp32" in text
+    assert "Energy was not measured" in text
+    assert "blockwise" in text
+
+
+def test_warnings_say_what_a_cpu_and_few_repeats_cannot_tell(throughput, make_throughput):
+    assert any("say nothing about a GPU" in text for text in warnings(throughput))
+    assert not any("repeats" in text for text in warnings(throughput))
+    few = make_throughput()
+    few.loc[0, "repeats"] = 1
+    assert any("1 cell(s) have fewer than 3 repeats" in text for text in warnings(few))
+    assert warnings(few.assign(device_kind="cuda", repeats=3)) == []
+
+
+def test_panels_hold_curves_guides_and_break_evens(throughput):
+    time, speed, ratio = panels(throughput)
+    assert [curve.label for curve in time.curves] == ["transformer_vq", "transformer_full", "transformer"]
+    linear, quadratic = time.guides
+    assert linear.y[0] == linear.y[1] == pytest.approx(250.0)  # µs a token
+    assert quadratic.y[1] / quadratic.y[0] == pytest.approx(quadratic.x[1] / quadratic.x[0])
+    assert speed.curves[1].x == [512, 2048, 8192]
+    assert [curve.label for curve in ratio.curves] == ["over transformer_full", "over transformer"]
+    assert round(ratio.marks[0].x) == 1320
+
+
+def test_panels_of_an_empty_measurement_are_none(make_throughput):
+    everything = [(arch, context) for arch in ("transformer_vq", "transformer_full", "transformer")
+                  for context in (512, 2048, 8192, 32768)]  # fmt: skip
+    table = make_throughput(starving=everything)
+    assert panels(table) == []
+    assert provenance(table) == ["Nothing could be measured."]
+    assert warnings(table) == []
+
+
+def test_figures_are_png_and_svg_and_equal_every_time(throughput, tmp_path):
+    names = [uri.rsplit("/", 1)[-1] for uri in write_throughput_figures(throughput, str(tmp_path / "one"))]
+    write_throughput_figures(throughput, str(tmp_path / "two"))
+    assert len(names) == 6
+    for name in names:
+        one, two = (tmp_path / folder / "figures" / name for folder in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_page_of_a_throughput_study_lets_the_reader_choose_a_length(throughput, tmp_path):
+    study = default_study("speed").model_copy(update={"question": "Is it <fast>?"})
+    write_throughput_report(str(tmp_path), study=study, table=throughput)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    text = without_scripts(page)
+    assert "Is it &lt;fast&gt;?" in text
+    assert '<option value="32768" selected>32,768</option>' in text
+    assert len(re.findall(r'<ul data-context="\d+">', text)) == 1
+    assert len(re.findall(r'<ul data-context="\d+" hidden>', text)) == 3
+    assert "cells: 11 ok, 1 out of memory" in text
+    assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+    assert page.count('<script type="application/json">') == 3
+
+
+@pytest.mark.parametrize(
+    ("context", "text"), [(512, "512"), (1024, "1k"), (1536, "1536"), (131072, "128k"), (50000, "50k")]
+)
+def test_tick_names_lengths_as_people_do(context, text):
+    assert tick_name(context) == text
