@@ -60,7 +60,7 @@ def weights(
         **_sizes(layout, band_MAD, carried=carried),
         G=layout.n_kv_head,
         K=layout.d_key,
-        BK=max(16, triton.next_power_of_2(layout.d_key)),
+        KP=max(16, triton.next_power_of_2(layout.d_key)),
         KNOWN=lse_MA is not None,
         CHECKED=flags is not None,
         PRECISION=dot_precision(query_MAK.dtype),
@@ -138,23 +138,23 @@ def vq_weights_kernel(
     query, key, band, codebook, count, doc, opened, lse, weight, n_key, n_block,
     G: tl.constexpr, R: tl.constexpr, L: tl.constexpr, S: tl.constexpr, K: tl.constexpr, M: tl.constexpr,
     FIRST: tl.constexpr, CACHED: tl.constexpr, KNOWN: tl.constexpr, CHECKED: tl.constexpr, PRECISION: tl.constexpr,
-    BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """BM rows of one block and query head: first their log-sum-exp, then scores again and weights to memory."""
-    block, o_i, o_row = _rows(tl.program_id(0), R, L, BM)
-    n = (block % n_block).to(tl.int32)
-    o_k = tl.arange(0, BK)
+    i_z, n, o_i, o_row = _rows(tl.program_id(0), n_block, R, L, BM)
+    block = i_z * n_block + n
     m_i = o_i < L
-    b_q = tl.load(query + o_row[:, None] * K + o_k[None, :], mask=m_i[:, None] & (o_k < K)[None, :], other=0.0)
+    p_q = query + o_row[:, None] * K
+    C: tl.constexpr = KP if KP < BK else BK  # of the key width at a time
+    b_q = _queries(p_q, m_i, 0, K, C)
     p_key = key + (block - 1) * L * K
-    p_code = codebook + ((block // n_block) % G) * S * K
+    p_code = codebook + (i_z % G) * S * K
     p_count = count + block * S
     p_doc, b_doc, b_open = doc, o_i, 0
     if CHECKED:
-        batch = block // n_block // G
-        p_doc += batch * n_key
+        p_doc += i_z // G * n_key
         b_doc = tl.load(p_doc + n * L + o_i, mask=m_i & (n * L + o_i < n_key), other=-1)
-        b_open = tl.load(opened + batch * n_block + n)
+        b_open = tl.load(opened + i_z // G * n_block + n)
     low, high, cached = _reach(n, o_i, L, S, FIRST, CACHED, BM)
 
     if KNOWN:
@@ -164,11 +164,11 @@ def vq_weights_kernel(
         b_sum = tl.zeros([BM], tl.float32)
         for c in range(low, high, BN):
             b_s = _window_scores(
-                b_q, p_key, band, p_doc, b_doc, c, low, n, n_key, o_i, o_row, L, K, M, CHECKED, PRECISION, BK, BN
+                b_q, p_q, p_key, band, p_doc, b_doc, c, low, n, n_key, o_i, o_row, L, K, M, CHECKED, PRECISION, BN, C
             )
             b_max, b_sum = _more(b_max, b_sum, b_s)
         for c in range(0, cached, BN):
-            b_s = _code_scores(b_q, p_code, p_count, b_doc, b_open, c, S, K, CHECKED, PRECISION, BK, BN)
+            b_s = _code_scores(b_q, p_q, p_code, p_count, b_doc, b_open, c, m_i, S, K, CHECKED, PRECISION, BN, C)
             b_max, b_sum = _more(b_max, b_sum, b_s)
         b_lse = tl.where(b_max > 0.5 * _NEVER, b_max + tl.log2(tl.maximum(b_sum, 1.0)), float("inf"))
         tl.store(lse + o_row, b_lse, mask=m_i)
@@ -179,13 +179,13 @@ def vq_weights_kernel(
         _put(p_weight, b_zero, c, low, m_i, BN)
     for c in range(low, high, BN):
         b_s = _window_scores(
-            b_q, p_key, band, p_doc, b_doc, c, low, n, n_key, o_i, o_row, L, K, M, CHECKED, PRECISION, BK, BN
+            b_q, p_q, p_key, band, p_doc, b_doc, c, low, n, n_key, o_i, o_row, L, K, M, CHECKED, PRECISION, BN, C
         )
         _put(p_weight, tl.exp2(b_s - b_lse[:, None]), c, 2 * L, m_i, BN)
     for c in range(low + tl.cdiv(high - low, BN) * BN, 2 * L, BN):
         _put(p_weight, b_zero, c, 2 * L, m_i, BN)
     for c in range(0, cached, BN):
-        b_s = _code_scores(b_q, p_code, p_count, b_doc, b_open, c, S, K, CHECKED, PRECISION, BK, BN)
+        b_s = _code_scores(b_q, p_q, p_code, p_count, b_doc, b_open, c, m_i, S, K, CHECKED, PRECISION, BN, C)
         _put(p_weight + 2 * L, tl.exp2(b_s - b_lse[:, None]), c, S, m_i, BN)
     for c in range(cached, S, BN):
         _put(p_weight + 2 * L, b_zero, c, S, m_i, BN)
@@ -217,8 +217,9 @@ def vq_d_scores_kernel(
     n_column: tl.constexpr = 2 * L if WINDOW else S
     n_tile: tl.constexpr = (n_column + BN - 1) // BN
     c = (tl.program_id(0) % n_tile) * BN
-    block, o_i, o_row = _rows(tl.program_id(0) // n_tile, R, L, BM)
-    low, high, cached = _reach((block % n_block).to(tl.int32), o_i, L, S, FIRST, CACHED, BM)
+    i_z, n, o_i, o_row = _rows(tl.program_id(0) // n_tile, n_block, R, L, BM)
+    block = i_z * n_block + n
+    low, high, cached = _reach(n, o_i, L, S, FIRST, CACHED, BM)
     o_c = c + tl.arange(0, BN)
     if WINDOW:
         alive = (c < high) & (c + BN > low)
@@ -248,12 +249,13 @@ def vq_d_scores_kernel(
 
 
 @triton.jit
-def _rows(program, R: tl.constexpr, L: tl.constexpr, BM: tl.constexpr):
-    """The block of a tile of rows, the rows' tokens in it, and their numbers among all rows, in 64 bits."""
+def _rows(program, n_block, R: tl.constexpr, L: tl.constexpr, BM: tl.constexpr):
+    """Head and block of a tile of rows, the rows' tokens in the block, and their numbers among all rows in 64 bits."""
     n_tile: tl.constexpr = (L + BM - 1) // BM
-    block = (program // (n_tile * R)).to(tl.int64)
+    i_z, n = program // (n_tile * R) // n_block, program // (n_tile * R) % n_block
     o_i = (program % n_tile) * BM + tl.arange(0, BM)
-    return block, o_i, block * (R * L) + ((program // n_tile) % R) * L + o_i
+    o_row = (program // (n_tile * R)).to(tl.int64) * (R * L) + program // n_tile % R * L + o_i
+    return i_z.to(tl.int64), n, o_i, o_row
 
 
 @triton.jit
@@ -267,15 +269,14 @@ def _reach(n, o_i, L: tl.constexpr, S: tl.constexpr, FIRST: tl.constexpr, CACHED
 
 @triton.jit
 def _window_scores(
-    b_q, p_key, band, p_doc, b_doc, c, low, n, n_key, o_i, o_row,
+    b_q, p_q, p_key, band, p_doc, b_doc, c, low, n, n_key, o_i, o_row,
     L: tl.constexpr, K: tl.constexpr, M: tl.constexpr, CHECKED: tl.constexpr, PRECISION: tl.constexpr,
-    BK: tl.constexpr, BN: tl.constexpr,
+    BN: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Base-2 logits of the window columns from c on."""
-    o_c, o_k = c + tl.arange(0, BN), tl.arange(0, BK)
+    o_c = c + tl.arange(0, BN)
     m_c = (o_c >= low) & (o_c < 2 * L)
-    b_k = tl.load(p_key + o_c[None, :] * K + o_k[:, None], mask=m_c[None, :] & (o_k < K)[:, None], other=0.0)
-    b_s = tl.dot(b_q, b_k, input_precision=PRECISION)
+    b_s = _products(b_q, p_q, p_key + o_c[None, :] * K, o_i < L, m_c, K, PRECISION, C)
     distance = L + o_i[:, None] - o_c[None, :]
     seen = (distance >= 0) & m_c[None, :]
     if M > 0:
@@ -290,19 +291,38 @@ def _window_scores(
 
 @triton.jit
 def _code_scores(
-    b_q, p_code, p_count, b_doc, b_open, c,
-    S: tl.constexpr, K: tl.constexpr, CHECKED: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr,
-    BN: tl.constexpr,
+    b_q, p_q, p_code, p_count, b_doc, b_open, c, m_i,
+    S: tl.constexpr, K: tl.constexpr, CHECKED: tl.constexpr, PRECISION: tl.constexpr,
+    BN: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Base-2 logits of the codes from c on: as many equal keys as tokens took the code."""
-    o_c, o_k = c + tl.arange(0, BN), tl.arange(0, BK)
-    b_k = tl.load(p_code + o_c[None, :] * K + o_k[:, None], mask=(o_c < S)[None, :] & (o_k < K)[:, None], other=0.0)
+    o_c = c + tl.arange(0, BN)
     b_count = tl.load(p_count + o_c, mask=o_c < S, other=0.0)
-    b_s = tl.dot(b_q, b_k, input_precision=PRECISION) * _LOG2E + tl.log2(tl.maximum(b_count, 1.0))[None, :]
+    b_s = _products(b_q, p_q, p_code + o_c[None, :] * K, m_i, o_c < S, K, PRECISION, C)
+    b_s = b_s * _LOG2E + tl.log2(tl.maximum(b_count, 1.0))[None, :]
     seen = (b_count > 0)[None, :]
     if CHECKED:
         seen = seen & (b_doc == b_open)[:, None]
     return tl.where(seen, b_s, _NEVER)
+
+
+@triton.jit
+def _products(b_q, p_q, p_k, m_i, m_c, K: tl.constexpr, PRECISION: tl.constexpr, C: tl.constexpr):
+    """Queries times keys, C of their numbers at a time; the first C of the queries' are at hand."""
+    o_k = tl.arange(0, C)
+    b_k = tl.load(p_k + o_k[:, None], mask=m_c[None, :] & (o_k < K)[:, None], other=0.0)
+    b_s = tl.dot(b_q, b_k, input_precision=PRECISION)
+    for k in range(C, K, C):
+        o_k = k + tl.arange(0, C)
+        b_k = tl.load(p_k + o_k[:, None], mask=m_c[None, :] & (o_k < K)[:, None], other=0.0)
+        b_s = tl.dot(_queries(p_q, m_i, k, K, C), b_k, b_s, input_precision=PRECISION)
+    return b_s
+
+
+@triton.jit
+def _queries(p_q, m_i, k, K: tl.constexpr, C: tl.constexpr):
+    o_k = k + tl.arange(0, C)
+    return tl.load(p_q + o_k[None, :], mask=m_i[:, None] & (o_k < K)[None, :], other=0.0)
 
 
 @triton.jit
@@ -323,8 +343,8 @@ def _put(p_weight, b_weight, c, n_column, m_i, BN: tl.constexpr):
 _WEIGHTS = Kernel(
     vq_weights_kernel,
     (
-        config(16, 8, 2, BM=128, BN=64),
-        config(32, 8, 2, BM=64, BN=32),
+        config(16, 8, 2, BM=128, BN=64, BK=128),
+        config(32, 8, 2, BM=64, BN=64, BK=16),
     ),
 )
 _ROW_DOT = Kernel(

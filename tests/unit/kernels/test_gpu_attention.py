@@ -109,9 +109,9 @@ def test_triton_repeated_gives_the_same_bits(random_case, gradients, assert_same
 
 
 ODD_TILES = {
-    "tall": {"BM": 32, "BN": 16, "BV": 16, "BS": 32, "BT": 16},
-    "broad": {"BM": 16, "BN": 32, "BV": 64, "BS": 16, "BT": 32},
-    "larger than everything": {"BM": 64, "BN": 128, "BV": 64, "BS": 64, "BT": 64},
+    "tall": {"BM": 32, "BN": 16, "BV": 16, "BS": 32, "BT": 16, "BK": 16},
+    "broad": {"BM": 16, "BN": 32, "BV": 64, "BS": 16, "BT": 32, "BK": 32},
+    "larger than everything": {"BM": 64, "BN": 128, "BV": 64, "BS": 64, "BT": 64, "BK": 64},
 }
 
 
