@@ -23,6 +23,7 @@ from vqkernels.vq_attention.problem import Problem
 from vqkernels.vq_attention.scan import Cache, Tokens, last, scan, scan_backward
 
 _NEVER = float("-inf")
+_LEAST_ROWS, _MOST_PARTS = 256, 4  # measured: docs/benchmarks/attention_cpu.md
 
 
 class _Inputs(NamedTuple):
@@ -91,12 +92,13 @@ class _Blockwise(torch.autograd.Function):
         inputs = _Inputs(*tensors)  # type: ignore[arg-type]
         layout, spans = walk
         chunkwise = _Chunkwise(inputs, layout)
-        out = inputs.q_RMLK.new_zeros(*inputs.q_RMLK.shape[:-1], layout.d_value)
+        shape = (*inputs.q_RMLK.shape[:-1], layout.d_value)
+        out = inputs.q_RMLK.new_zeros(shape) if layout.first_block else inputs.q_RMLK.new_empty(shape)
         kept: list[Tensor] = []
         cache = None
         for span in spans:
             cache = chunkwise.first_cache(span.chunks[0]) if cache is None or span.opens else cache
-            kept += [] if span.opens else [*cache]
+            kept += [] if span.opens else [part.clone() for part in cache]
             for chunk in span.chunks:
                 cache = chunkwise.forward(chunk, cache, out)
         ctx.walk, ctx.key_dtype = walk, k_MLK.dtype
@@ -120,9 +122,13 @@ class _Blockwise(torch.autograd.Function):
         return None, grads.d_k.to(ctx.key_dtype), *grads.of_inputs()
 
 
+_Parts = list[tuple[slice, slice]]
+
+
 class _Tile(NamedTuple):
     """What the queries of a chunk's blocks see."""
 
+    parts: _Parts
     key_NUK: Tensor  # U = 2L: the block before and the own one
     value_NUV: Tensor
     code_NSK: Tensor | None
@@ -133,6 +139,13 @@ class _Tile(NamedTuple):
     def n_code(self) -> int:
         """Columns of codes."""
         return 0 if self.code_NSK is None else self.code_NSK.shape[1]
+
+
+def _parts(length: int, begin: int) -> _Parts:
+    """Rows of a block and the columns of its window they see any of: products need not fill the triangle."""
+    step = max(length // _MOST_PARTS, _LEAST_ROWS)
+    ends = ((low, min(low + step, length)) for low in range(0, length, step))
+    return [(slice(low, high), slice(begin, length + high)) for low, high in ends]
 
 
 class _Chunkwise:
@@ -161,7 +174,9 @@ class _Chunkwise:
         for head in range(self.layout.n_group):
             weight = self.weights(chunk, head, tile)[:, :-1]
             out = out_RMLV[head, chunk.first : chunk.end]
-            torch.bmm(weight[:, :, tile.n_code :], tile.value_NUV, out=out)
+            in_window = weight[:, :, tile.n_code :]
+            for rows, seen in tile.parts:
+                torch.bmm(in_window[:, rows, seen], tile.value_NUV[:, seen], out=out[:, rows])
             if tile.mean_NSV is not None:
                 out.baddbmm_(weight[:, :, : tile.n_code], tile.mean_NSV)
         return before if caches is None else last(caches, chunk)
@@ -175,12 +190,14 @@ class _Chunkwise:
         key[0].zero_()
         torch.index_select(inputs.codebook_GSK.flatten(0, 1), 0, known, out=target)
         value = chunks.with_previous(inputs.v_MLV, chunk, space, "value")
+        length = self.layout.block_length
+        parts = _parts(length, length if chunk.high == 1 else 0)  # alone, a first block needs no other's columns
         if caches is None:
-            return _Tile(chunks.windows(key), chunks.windows(value), None, None, None)
+            return _Tile(parts, chunks.windows(key), chunks.windows(value), None, None, None)
         mean = space.take("mean", *caches.totals.shape, dtype=dtype)
         torch.div(caches.totals, caches.counts.clamp(min=1.0)[..., None], out=mean)
         code = self.by_block(inputs.codebook_GSK, chunk)
-        return _Tile(chunks.windows(key), chunks.windows(value), code, mean, caches.counts.log())  # log 0 = -inf
+        return _Tile(parts, chunks.windows(key), chunks.windows(value), code, mean, caches.counts.log())  # log 0 = -inf
 
     def by_block(self, x_GAB: Tensor, chunk: Chunk) -> Tensor:
         """[N, ...]: of each block, what belongs to its key-value head; a view where that is one and the same."""
@@ -202,14 +219,17 @@ class _Chunkwise:
         inputs, size, length = self.inputs, tile.n_code, self.layout.block_length
         score = self.rows("score", chunk, tile)
         query_u = self.query(chunk, head, inputs.bias_u_RGK)
-        torch.bmm(query_u, tile.key_NUK.transpose(1, 2), out=score[:, :length, size:])
+        in_window = score[:, :, size:]
+        for rows, seen in tile.parts:
+            torch.bmm(query_u[:, rows], tile.key_NUK[:, seen].transpose(1, 2), out=in_window[:, rows, seen])
+            in_window[:, rows, seen.stop :] = _NEVER
         if inputs.rel_key_GMK is not None:
             query_w = self.query(chunk, head, inputs.bias_w_RGK)
             far_first = self.by_block(inputs.rel_key_GMK.flip(1), chunk)
             self.diagonals(score, tile).baddbmm_(query_w, far_first.transpose(1, 2))
-        score[:, :length, size + length :] += inputs.causal_LL
+        in_window[:, :length, length:] += inputs.causal_LL  # the rest of the triangle
         if chunk.low == 0:
-            score[:: chunk.high, :length, size : size + length] = _NEVER  # nothing before a first block
+            in_window[:: chunk.high, :length, :length] = _NEVER  # nothing before a first block
         if tile.code_NSK is not None and tile.log_count_NS is not None:
             torch.bmm(query_u, tile.code_NSK.transpose(1, 2), out=score[:, :length, :size])
             score[:, :length, :size] += tile.log_count_NS[:, None].to(score.dtype)
@@ -279,35 +299,40 @@ class _Gradients:
 
     def add_span(self, span: Span, start: Cache) -> None:
         """Add what a span's queries give, its caches recomputed from the one at its start."""
-        starts = [start]
-        for chunk in span.chunks[:-1]:
-            if chunk.cached:
-                starts.append(last(scan(starts[-1], self.chunkwise.tokens, chunk), chunk))
-            else:
-                starts.append(start)
-        for chunk, before in zip(reversed(span.chunks), reversed(starts), strict=True):
-            self._add_chunk(chunk, before)
+        caches: list[Cache | None] = []
+        for chunk in span.chunks:
+            found = scan(start, self.chunkwise.tokens, chunk) if chunk.cached else None
+            start = start if found is None else last(found, chunk)
+            caches.append(found)
+        for chunk in reversed(span.chunks):
+            self._add_chunk(chunk, caches.pop())
 
-    def _add_chunk(self, chunk: Chunk, before: Cache) -> None:
+    def _add_chunk(self, chunk: Chunk, caches: Cache | None) -> None:
         chunkwise = self.chunkwise
-        caches = scan(before, chunkwise.tokens, chunk) if chunk.cached else None
         tile = chunkwise.tile(chunk, caches)
-        d_mean = None if tile.mean_NSV is None else torch.zeros_like(tile.mean_NSV)
+        d_mean = None
+        if tile.mean_NSV is not None:
+            d_mean = chunkwise.space.take("d_mean", *tile.mean_NSV.shape, dtype=tile.mean_NSV.dtype).zero_()
         for head in range(self.layout.n_group):
             weight = chunkwise.weights(chunk, head, tile)
             d_out = self.d_out_RMLV[head, chunk.first : chunk.end]
-            self._add_windows(self.d_v, chunk, weight[:, :-1, tile.n_code :], d_out)
+            self._add_windows(self.d_v, chunk, tile.parts, weight[:, :-1, tile.n_code :], d_out)
             if d_mean is not None:
                 d_mean.baddbmm_(weight[:, :-1, : tile.n_code].transpose(1, 2), d_out)
             self._add_scores(chunk, head, tile, self._of_scores(chunk, tile, weight, d_out))
         if caches is not None and d_mean is not None:
             self._add_cache(chunk, caches, d_mean)
 
-    def _add_windows(self, target_MLD: Tensor, chunk: Chunk, by_query_NLU: Tensor, x_NLD: Tensor) -> None:
+    def _add_windows(
+        self, target_MLD: Tensor, chunk: Chunk, parts: _Parts, by_query_NLU: Tensor, x_NLD: Tensor
+    ) -> None:
         """Add each key's sum over the queries of its own and the next block to the keys' gradient, in place."""
         length = self.layout.block_length
-        target_MLD[chunk.first : chunk.end].baddbmm_(by_query_NLU[:, :, length:].transpose(1, 2), x_NLD)
-        skip = 1 if chunk.first == 0 else 0
+        for keys, seen in parts:
+            later = slice(keys.start, None)
+            by_later = by_query_NLU[:, later, length + keys.start : seen.stop].transpose(1, 2)
+            target_MLD[chunk.first : chunk.end, keys].baddbmm_(by_later, x_NLD[:, later])
+        skip = 1 if chunk.low == 0 else 0  # the first block has none before it
         previous = target_MLD[chunk.first + skip - 1 : chunk.end - 1]
         previous.baddbmm_(by_query_NLU[skip:, :, :length].transpose(1, 2), x_NLD[skip:])
 
@@ -315,7 +340,11 @@ class _Gradients:
         """[N, L + 1, W]: gradient of the scores."""
         size = tile.n_code
         row = self.chunkwise.rows("score", chunk, tile)
-        torch.bmm(d_out, tile.value_NUV.transpose(1, 2), out=row[:, :-1, size:])
+        in_window = row[:, :, size:]
+        for rows, seen in tile.parts:
+            torch.bmm(d_out[:, rows], tile.value_NUV[:, seen].transpose(1, 2), out=in_window[:, rows, seen])
+            in_window[:, rows, : seen.start].zero_()
+            in_window[:, rows, seen.stop :].zero_()
         if tile.mean_NSV is not None:
             torch.bmm(d_out, tile.mean_NSV.transpose(1, 2), out=row[:, :-1, :size])
         # In place: the operation reads a whole row before it writes any of it.
@@ -326,12 +355,14 @@ class _Gradients:
         """From the scores to queries, keys, biases and relative keys."""
         chunkwise, inputs, size = self.chunkwise, self.inputs, tile.n_code
         d_score = d_score_NXW[:, :-1]
-        d_query = torch.bmm(d_score[:, :, size:], tile.key_NUK, out=self.d_q[head, chunk.first : chunk.end])
+        d_query = self.d_q[head, chunk.first : chunk.end]
+        for rows, seen in tile.parts:
+            torch.bmm(d_score[:, rows, size:][:, :, seen], tile.key_NUK[:, seen], out=d_query[:, rows])
         if tile.code_NSK is not None:
             d_query.baddbmm_(d_score[:, :, :size], tile.code_NSK)
         self._add_by_group(self.d_bias_u, chunk, d_query.sum(1, dtype=chunkwise.wide), head)
         query_u = chunkwise.query(chunk, head, inputs.bias_u_RGK)
-        self._add_windows(self.d_k, chunk, d_score[:, :, size:], query_u)
+        self._add_windows(self.d_k, chunk, tile.parts, d_score[:, :, size:], query_u)
         if inputs.rel_key_GMK is None:
             return
         d_bias = chunkwise.diagonals(d_score_NXW, tile)

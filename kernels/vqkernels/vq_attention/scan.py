@@ -49,8 +49,8 @@ def scan(before: Cache, tokens: Tokens, chunk: Chunk) -> Cache:
 
 
 def last(caches: Cache, chunk: Chunk) -> Cache:
-    """The newest of a chunk's caches for each of its sequences, in memory of its own."""
-    return Cache(*(part.unflatten(0, (chunk.n_sequence, -1))[:, -1].clone() for part in caches))
+    """The newest of a chunk's caches for each of its sequences."""
+    return Cache(*(part.unflatten(0, (chunk.n_sequence, -1))[:, -1] for part in caches))
 
 
 def scan_backward(d_after: Tensor, d_total_NSV: Tensor, d_v_ZNLV: Tensor, tokens: Tokens, chunk: Chunk) -> Tensor:
