@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vqkernels import vq_attention
-from vqkernels.gpu import attention, cache, scores, wide
+from vqkernels.gpu import attention, blocks, cache, scores, wide
 from vqkernels.gpu.layout import lay_out, operands
 from vqkernels.gpu.runtime import config, forced, recorded
 from vqkernels.vq_attention.problem import align
@@ -195,5 +195,5 @@ def test_triton_launches_without_looking_at_the_data(carried, random_case):
 def test_wide_plan_copies_no_values_of_whole_blocks(random_case):
     problem = _problem(random_case(**SIZES | {"length": 64, "heads": 1}))
     layout = lay_out(operands(problem), 16, 0)
-    assert wide._pad(problem.v_BGUV.flatten(0, 1), layout).data_ptr() == problem.v_BGUV.data_ptr()
-    assert wide._to_blocks(problem.q_BGRTK, layout).data_ptr() == problem.q_BGRTK.data_ptr()
+    assert blocks.pad(problem.v_BGUV.flatten(0, 1), layout).data_ptr() == problem.v_BGUV.data_ptr()
+    assert blocks.to_blocks(problem.q_BGRTK, layout).data_ptr() == problem.q_BGRTK.data_ptr()
