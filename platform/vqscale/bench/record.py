@@ -22,7 +22,7 @@ class Measurement(Frozen):
     peak_memory_bytes: int | None = None
     """Bytes of tensors alive at the peak of one update, without those of other models."""
     peak_flops: float | None = None
-    """FLOP/s of a large matrix product in the cell's precision, measured on its device in the same process."""
+    """Highest FLOP/s of large matrix products in the cell's precision, measured on its device in the same process."""
     joules_per_token: float | None = None
     energy_source: str | None = None
     device: str

@@ -72,7 +72,7 @@ class Row(Frozen):
     """Forward and backward, counted from the mathematics (`vqscale.models.counts`)."""
     flops_per_second: float | None = None
     peak_flops: float | None
-    """FLOP/s of a large matrix product in `precision` on `device`, measured in the same process before the cell."""
+    """Highest FLOP/s of large matrix products in `precision` on `device`, measured first in the same process."""
     mfu: float | None = None
     """`flops_per_second / peak_flops`."""
     peak_memory_bytes: int | None

@@ -17,13 +17,13 @@ import torch
 
 from vqscale.bench import record
 from vqscale.bench.alternate import alternate
+from vqscale.bench.ceiling import matmul_ceiling
 from vqscale.bench.cell import TrainingCell
 from vqscale.bench.energy import Meter, open_meter
 from vqscale.bench.machine import device_label, machine
 from vqscale.bench.memory import is_out_of_memory
 from vqscale.bench.plan import Cell, Round, ThroughputPlan, threads
 from vqscale.bench.record import OK, OUT_OF_MEMORY, SKIPPED, Measurement
-from vqscale.train.metrics import peak_flops
 from vqscale.train.record import git_commit, versions
 
 
@@ -43,7 +43,7 @@ class Laboratory(NamedTuple):
     open_cell: Callable[[Cell], Stepper] = TrainingCell
     clock: Callable[[], float] = time.perf_counter
     open_meter: Callable[[torch.device], Meter | None] = open_meter
-    peak_flops: Callable[[str, str], float] = peak_flops
+    ceiling: Callable[[str, str], float] = matmul_ceiling
 
 
 Told = Callable[[Round, int, int], None]
@@ -123,7 +123,7 @@ def measure_round(one: Round, slow: Slow, laboratory: Laboratory = HERE) -> list
     together: their weights and moments, while activations come one after another.
     """
     device, study = one.cells[0].torch_device, one.study
-    peak = laboratory.peak_flops(device.type, one.cells[0].precision)
+    peak = laboratory.ceiling(device.type, one.cells[0].precision)
     meter = laboratory.open_meter(device)
     ready: dict[Cell, _Ready] = {}
     refused: dict[Cell, Measurement] = {}

@@ -125,12 +125,12 @@ def provenance(table: pd.DataFrame) -> list[str]:
     ]
     if not peaks.empty:
         shares = ", ".join(
-            f"{number(rows['peak_flops'].median() / 1e12, 3)} TFLOP/s in {precision} on {device}"
+            f"{_reached(rows['peak_flops'])} TFLOP/s in {precision} on {device}"
             for (device, precision), rows in peaks.groupby(["device", "precision"])
         )
         sentences.append(
-            f"MFU is the share of what a large matrix product reached in the same process: {shares}. Model FLOPs are"
-            " counted from the mathematics, without recomputation."
+            f"MFU is the share of the most that large matrix products reached in the same process: {shares}. Model FLOPs"
+            " are counted from the mathematics, without recomputation."
         )
     backends = sorted(set(ran["backend"].dropna()))
     if backends:
@@ -223,6 +223,12 @@ def _joined(rows: pd.DataFrame, column: str) -> str:
 def _span(values: "pd.Series[Any]") -> str:
     low, high = int(values.min()), int(values.max())
     return str(low) if low == high else f"{low} to {high}"
+
+
+def _reached(flops: "pd.Series[Any]") -> str:
+    """In units of 1e12; a range where the cells were measured in several processes."""
+    low, high = (number(value / 1e12, 3) for value in (flops.min(), flops.max()))
+    return low if low == high else f"{low} to {high}"
 
 
 def _plain(value: Any) -> str:

@@ -34,7 +34,7 @@ class Bench:
             open_cell=lambda cell: FakeCell(self, cell),
             clock=lambda: self.now,
             open_meter=lambda device: None if joules_a_second is None else Meter(self, joules_a_second),
-            peak_flops=lambda device, precision: 1e9,
+            ceiling=lambda device, precision: 1e9,
         )
 
 
