@@ -211,6 +211,6 @@ _GATHER = Kernel(
     vq_cache_gather_kernel,
     (
         config(16, 4, 1, BT=16, BV=256),
-        config(32, 4, 1, BT=16, BV=128),
+        config(32, 4, 1, BT=16, BV=64),
     ),
 )

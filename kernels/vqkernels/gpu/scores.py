@@ -357,8 +357,9 @@ _ROW_DOT = Kernel(
 _D_SCORES = Kernel(
     vq_d_scores_kernel,
     (
-        config(16, 8, 3, (80, 90, 100), BM=128, BN=256, BV=64),
-        config(16, 8, 3, (86,), BM=128, BN=128, BV=32),
-        config(32, 8, 2, BM=64, BN=64, BV=32),
+        config(16, 8, 3, (90,), BM=128, BN=256, BV=64),
+        config(16, 8, 3, (80, 86), BM=128, BN=128, BV=64),
+        config(16, 8, 3, (100,), BM=128, BN=64, BV=64),
+        config(32, 8, 2, BM=64, BN=64, BV=16),
     ),
 )
