@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqkernels.gpu import wide
+from vqkernels.gpu import fused, wide
 from vqkernels.gpu.layout import Gradients, Layout, Operands, lay_out, operands
 from vqkernels.vq_attention.problem import Problem
 
@@ -17,6 +17,7 @@ _OPERANDS = (
     "Tensor q, Tensor v, Tensor code, Tensor codebook, Tensor? bias_u, Tensor? bias_w, Tensor? rel_key, "
     "Tensor? total, Tensor? count, Tensor? doc, Tensor? real, SymInt block_length, SymInt lead"
 )
+_WIDEST_FUSED = 256
 _N_OPERAND = len(Operands._fields)
 _CAST_BY_AUTOCAST = {"q_BGRTK", "v_BGUV", "codebook_GSK", "bias_u_GRK", "bias_w_GRK", "rel_key_GMK"}
 
@@ -44,7 +45,12 @@ def compute_gradients(
 
 
 def _plan(layout: Layout) -> Any:
-    return wide
+    """The module that computes: up to some width a tile of the output fits in registers with its scores.
+
+    Beyond, `fused` would compute the scores again for every piece of the values, and its backward pass could not be
+    cut at all, while the weights that `wide` puts into memory weigh no more than the values themselves.
+    """
+    return fused if max(layout.d_key, layout.d_value) <= _WIDEST_FUSED else wide
 
 
 @torch.library.custom_op(

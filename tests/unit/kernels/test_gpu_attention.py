@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vqkernels import vq_attention
-from vqkernels.gpu import attention, blocks, cache, scores, wide
+from vqkernels.gpu import attention, blocks, cache, fused, fused_kernels, scores, wide
 from vqkernels.gpu.layout import lay_out, operands
 from vqkernels.gpu.runtime import config, forced, recorded
 from vqkernels.vq_attention.problem import align
@@ -32,10 +32,10 @@ OPTIONAL = dict.fromkeys(("bias_u_HK", "bias_w_HK", "rel_key_GMK", "mask_BT", "d
 pytestmark = pytest.mark.usefixtures("unwritten_is_nan")
 
 
-@pytest.fixture(autouse=True, params=["wide"])
+@pytest.fixture(autouse=True, params=["wide", "fused"])
 def plan(request, monkeypatch):
     """Each way of computing at every width, whichever the table would choose."""
-    monkeypatch.setattr(attention, "_plan", lambda _: {"wide": wide}[request.param])
+    monkeypatch.setattr(attention, "_plan", lambda _: {"wide": wide, "fused": fused}[request.param])
     return request.param
 
 
@@ -126,7 +126,7 @@ def test_triton_any_tiles_give_the_same(sizes, random_case, gradients, assert_sa
 def _all_forced(sizes):
     """Every kernel of the wide plan with these tiles."""
     stack = ExitStack()
-    for module in (cache, scores):
+    for module in (cache, scores, fused_kernels):
         for kernel in vars(module).values():
             if hasattr(kernel, "configs"):
                 tiles = {name: sizes[name] for name, _ in kernel.configs[0].tiles}
