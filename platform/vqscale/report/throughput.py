@@ -129,8 +129,8 @@ def provenance(table: pd.DataFrame) -> list[str]:
             for (device, precision), rows in peaks.groupby(["device", "precision"])
         )
         sentences.append(
-            f"MFU is the share of the most that large matrix products reached in the same process: {shares}. Model FLOPs"
-            " are counted from the mathematics, without recomputation."
+            f"MFU is the share of the most that large matrix products reached in the same process: {shares}. Model"
+            " FLOPs are counted from the mathematics, without recomputation."
         )
     backends = sorted(set(ran["backend"].dropna()))
     if backends:
