@@ -40,6 +40,7 @@ LAYERS = (
     Layer("SHGA 1.3B", 1, 1, 128, 4096),
     Layer("12 heads of 64", 12, 12, 64, 64),
     Layer("8 heads of 128", 8, 8, 128, 128),
+    Layer("4 heads of 256", 4, 4, 256, 256),
     Layer("MQA 8 x 64, documents", 8, 1, 64, 64, documents=True),
     Layer("MQA 8 x 64, no biases", 8, 1, 64, 64, biases=False),
 )

@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _requests(case: str, launch: Launch) -> Iterator[Request]:
     signature, constants, aligned = _specialised(launch)
     for one in launch.kernel.configs:
-        if one.bits == launch.config.bits and launch.target in one.targets:
+        if one.serves(launch.config.bits, launch.width, launch.target):
             tiles = tuple(one.tiles)
             yield Request(
                 case,

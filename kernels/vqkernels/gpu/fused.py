@@ -93,6 +93,7 @@ class _Part(NamedTuple):
                 layout.n_block,
             ),
             dtype=dtype,
+            width=max(layout.d_key, layout.d_value),
             G=layout.n_kv_head,
             R=layout.n_group,
             L=layout.block_length,

@@ -8,7 +8,7 @@ stands first is decided by measurement with `python -m vqkernels.gpu_check`.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -25,13 +25,18 @@ _LARGEST_INTERPRETED_TILE = 32
 
 @dataclass(frozen=True)
 class Config:
-    """Tile sizes and launch options, for operands of `bits` 16 or 32 on `targets`."""
+    """Tile sizes and launch options, for operands of `bits` 16 or 32 and at most `width` columns on `targets`."""
 
     tiles: tuple[tuple[str, int], ...]
     num_warps: int
     num_stages: int
     bits: int
     targets: tuple[int, ...] = (80, 86, 90, 100)
+    width: int | None = None  # None: any
+
+    def serves(self, bits: int, width: int, target: int) -> bool:
+        """Whether it is for operands of these bits and columns on the target."""
+        return self.bits == bits and target in self.targets and (self.width is None or width <= self.width)
 
     def __str__(self) -> str:
         tiles = " ".join(f"{name}={size}" for name, size in self.tiles)
@@ -39,10 +44,17 @@ class Config:
 
 
 def config(
-    bits: int, num_warps: int, num_stages: int, targets: tuple[int, ...] = (80, 86, 90, 100), /, **tiles: int
+    bits: int,
+    num_warps: int,
+    num_stages: int,
+    targets: tuple[int, ...] = (80, 86, 90, 100),
+    /,
+    *,
+    width: int | None = None,
+    **tiles: int,
 ) -> Config:
     """Short for `Config`: config(16, 8, 2, BM=128, BN=64)."""
-    return Config(tuple(tiles.items()), num_warps, num_stages, bits, targets)
+    return Config(tuple(tiles.items()), num_warps, num_stages, bits, targets, width)
 
 
 class Launch(NamedTuple):
@@ -53,6 +65,7 @@ class Launch(NamedTuple):
     target: int
     arguments: tuple[Any, ...]  # tensors, ints, floats or None, in the kernel's order
     constants: dict[str, Any]
+    width: int
 
 
 class _Mode:
@@ -84,12 +97,15 @@ class Kernel:
         """Whether TRITON_INTERPRET=1 stood in the environment when the function was decorated."""
         return not isinstance(self.fn, triton.JITFunction)
 
-    def choose(self, dtype: torch.dtype, target: int) -> Config:
-        """The configuration for operands of `dtype` on `target`. Raises BackendUnavailableError if there is none."""
+    def choose(self, dtype: torch.dtype, target: int, width: int = 0) -> Config:
+        """The configuration for operands of `dtype` and `width` columns on `target`.
+
+        Raises BackendUnavailableError if there is none.
+        """
         if self.name in _Mode.forced:
             return _Mode.forced[self.name]
         for one in self.configs:
-            if one.bits == 8 * dtype.itemsize and target in one.targets:
+            if one.serves(8 * dtype.itemsize, width, target):
                 return _small(one) if self.interpreted else one
         raise BackendUnavailableError(
             f"backend: got 'triton', whose {self.name} has no tiles for {dtype} on sm_{target}"
@@ -101,15 +117,19 @@ class Kernel:
         arguments: tuple[Any, ...],
         *,
         dtype: torch.dtype,
+        width: int = 0,
         **constants: Any,
     ) -> None:
-        """Run over `grid(tiles)` programs. `dtype` is that of the operands of the kernel's products."""
+        """Run over `grid(tiles)` programs. `dtype` is that of the operands of the kernel's products.
+
+        `width` is how many columns of them a program holds at once, for kernels whose tiles depend on it.
+        """
         device = next(one.device for one in arguments if isinstance(one, Tensor))
         target = _Mode.target if _Mode.launches is not None else _target(device)
-        chosen = self.choose(dtype, target)
+        chosen = self.choose(dtype, target, width)
         tiles = dict(chosen.tiles)
         if _Mode.launches is not None:
-            _Mode.launches.append(Launch(self, chosen, target, arguments, constants))
+            _Mode.launches.append(Launch(self, chosen, target, arguments, constants, width))
             return
         programs = grid(tiles)
         if 0 in programs:
@@ -178,7 +198,7 @@ def _target(device: torch.device) -> int:
 
 def _small(one: Config) -> Config:
     tiles = tuple((name, min(size, _LARGEST_INTERPRETED_TILE)) for name, size in one.tiles)
-    return Config(tiles, one.num_warps, one.num_stages, one.bits, one.targets)
+    return replace(one, tiles=tiles)
 
 
 @contextmanager
