@@ -72,7 +72,7 @@ def blockwise_attention(problem: Problem, chunk_blocks: int | None = None) -> Te
         chunks.causal(layout.block_length, v.dtype, v.device),
         *_flags(layout),
     )
-    out_BGRUV = out_RMLV.unflatten(1, (layout.batch, layout.n_kv_head, -1)).flatten(3, 4).movedim(0, 2)
+    out_BGRUV = torch.unflatten(out_RMLV, 1, (layout.batch, layout.n_kv_head, -1)).flatten(3, 4).movedim(0, 2)
     return out_BGRUV[:, :, :, layout.lead : layout.n_key]
 
 
@@ -155,8 +155,11 @@ class _Chunkwise:
         self.inputs, self.layout, self.space = inputs, layout, Workspace(inputs.v_MLV.device)
         self.wide = accumulation_dtype(inputs.v_MLV.dtype)
         blocks = (layout.n_head, layout.n_block)
-        self.tokens = Tokens(inputs.v_MLV.unflatten(0, blocks), inputs.entering_ZNL, inputs.keep_ZN, layout.n_code)
+        self.tokens = Tokens(
+            torch.unflatten(inputs.v_MLV, 0, blocks), inputs.entering_ZNL, inputs.keep_ZN, layout.n_code
+        )
         group = torch.arange(layout.n_kv_head, device=inputs.v_MLV.device)
+        self.far_first_GMK = None if inputs.rel_key_GMK is None else inputs.rel_key_GMK.flip(1)
         self.group_M = group.repeat_interleave(layout.n_block).repeat(layout.batch)
 
     def first_cache(self, chunk: Chunk) -> Cache:
@@ -223,10 +226,10 @@ class _Chunkwise:
         for rows, seen in tile.parts:
             torch.bmm(query_u[:, rows], tile.key_NUK[:, seen].transpose(1, 2), out=in_window[:, rows, seen])
             in_window[:, rows, seen.stop :] = _NEVER
-        if inputs.rel_key_GMK is not None:
+        if self.far_first_GMK is not None:
             query_w = self.query(chunk, head, inputs.bias_w_RGK)
-            far_first = self.by_block(inputs.rel_key_GMK.flip(1), chunk)
-            self.diagonals(score, tile).baddbmm_(query_w, far_first.transpose(1, 2))
+            by_distance = self.by_block(self.far_first_GMK, chunk).transpose(1, 2)
+            self.diagonals(score, tile).baddbmm_(query_w, by_distance)
         in_window[:, :length, length:] += inputs.causal_LL  # the rest of the triangle
         if chunk.low == 0:
             in_window[:: chunk.high, :length, :length] = _NEVER  # nothing before a first block
@@ -267,8 +270,8 @@ class _Chunkwise:
 
     def diagonals(self, row_NXW: Tensor, tile: _Tile) -> Tensor:
         """[N, L, M] view of scores by distance, the furthest first."""
-        assert self.inputs.rel_key_GMK is not None
-        n_distance, length = self.inputs.rel_key_GMK.shape[1], self.layout.block_length
+        assert self.far_first_GMK is not None
+        n_distance, length = self.far_first_GMK.shape[1], self.layout.block_length
         return chunks.by_distance(row_NXW[:, :length], tile.n_code + length + 1 - n_distance, n_distance)
 
 
@@ -363,10 +366,10 @@ class _Gradients:
         self._add_by_group(self.d_bias_u, chunk, d_query.sum(1, dtype=chunkwise.wide), head)
         query_u = chunkwise.query(chunk, head, inputs.bias_u_RGK)
         self._add_windows(self.d_k, chunk, tile.parts, d_score[:, :, size:], query_u)
-        if inputs.rel_key_GMK is None:
+        if chunkwise.far_first_GMK is None:
             return
         d_bias = chunkwise.diagonals(d_score_NXW, tile)
-        d_query_w = torch.bmm(d_bias, chunkwise.by_block(inputs.rel_key_GMK.flip(1), chunk))
+        d_query_w = torch.bmm(d_bias, chunkwise.by_block(chunkwise.far_first_GMK, chunk))
         d_query += d_query_w
         self._add_by_group(self.d_bias_w, chunk, d_query_w.sum(1, dtype=chunkwise.wide), head)
         query_w = chunkwise.query(chunk, head, inputs.bias_w_RGK)
@@ -388,7 +391,7 @@ class _Gradients:
             self.d_total = torch.zeros_like(self.chunkwise.first_cache(chunk).totals)
         d_total = d_mean_NSV.to(self.chunkwise.wide).div_(caches.counts.clamp(min=1.0)[..., None])
         tokens = self.chunkwise.tokens
-        d_v_ZNLV = self.d_v.unflatten(0, tokens.v_ZNLV.shape[:2])
+        d_v_ZNLV = torch.unflatten(self.d_v, 0, tokens.v_ZNLV.shape[:2])
         self.d_total = scan_backward(self.d_total, d_total, d_v_ZNLV, tokens, chunk)
         if self.d_first is not None:
             self.d_first[chunk.sequences] = self.d_total  # that of the first chunk stays

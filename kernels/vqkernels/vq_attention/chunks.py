@@ -129,7 +129,7 @@ def in_blocks(x_ZTD: Tensor, layout: Layout) -> Tensor:
     grid = layout.n_block * layout.block_length
     front = layout.n_key - x_ZTD.shape[-2]  # queries begin after the carried keys
     padded = torch.nn.functional.pad(x_ZTD, (0, 0, front, grid - layout.n_key)) if grid != x_ZTD.shape[-2] else x_ZTD
-    return padded.unflatten(-2, (layout.n_block, layout.block_length))
+    return torch.unflatten(padded, -2, (layout.n_block, layout.block_length))
 
 
 def with_previous(x_MLD: Tensor, chunk: Chunk, space: Workspace, name: str) -> Tensor:

@@ -37,7 +37,9 @@ def scan(before: Cache, tokens: Tokens, chunk: Chunk) -> Cache:
     """Caches of every block of the chunk; `before` is that of the block in front of it."""
     early, sources = _sources(chunk)
     values, codes = (x[chunk.sequences, sources].flatten(0, 1)[None] for x in (tokens.v_ZNLV, tokens.entering_ZNL))
-    total, count = (part[0].unflatten(0, (chunk.n_sequence, -1)) for part in block_sums(values, codes, tokens.n_code))
+    total, count = (
+        torch.unflatten(part[0], 0, (chunk.n_sequence, -1)) for part in block_sums(values, codes, tokens.n_code)
+    )
     if early:
         total, count = F.pad(total, (0, 0, 0, 0, early, 0)), F.pad(count, (0, 0, early, 0))
     for block in range(chunk.high - chunk.low):
@@ -50,7 +52,7 @@ def scan(before: Cache, tokens: Tokens, chunk: Chunk) -> Cache:
 
 def last(caches: Cache, chunk: Chunk) -> Cache:
     """The newest of a chunk's caches for each of its sequences."""
-    return Cache(*(part.unflatten(0, (chunk.n_sequence, -1))[:, -1] for part in caches))
+    return Cache(*(torch.unflatten(part, 0, (chunk.n_sequence, -1))[:, -1] for part in caches))
 
 
 def scan_backward(d_after: Tensor, d_total_NSV: Tensor, d_v_ZNLV: Tensor, tokens: Tokens, chunk: Chunk) -> Tensor:
@@ -59,7 +61,7 @@ def scan_backward(d_after: Tensor, d_total_NSV: Tensor, d_v_ZNLV: Tensor, tokens
     `d_after` [C, S, V] is the gradient that reaches the chunk's last sums from later blocks. `d_total_NSV` is
     overwritten. A value enters its block's sums alone, so its gradient is a row of theirs: a gather, no product.
     """
-    d_total = d_total_NSV.unflatten(0, (chunk.n_sequence, -1))
+    d_total = torch.unflatten(d_total_NSV, 0, (chunk.n_sequence, -1))
     for block in reversed(range(d_total.shape[1])):
         d_after = d_total[:, block].add_(d_after)
         keep = _keep(tokens, chunk, block)

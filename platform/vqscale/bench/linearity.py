@@ -8,7 +8,6 @@ Letters: H query heads, G key-value heads, T tokens, K key width, V value width,
 """
 
 import argparse
-import datetime
 import functools
 import shlex
 import statistics
@@ -20,84 +19,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
-from rich.markdown import Markdown
-from torch import Tensor
 
-from vqkernels import vq_attention
-from vqscale import storage
 from vqscale.bench.alternate import alternate
-from vqscale.bench.machine import machine
+from vqscale.bench.document import facts, publish
+from vqscale.bench.layers import SHAPES, SMOKE_SHAPES, Inputs, Shape, vq_layer
 from vqscale.bench.memory import LiveTensors, is_out_of_memory, room
-from vqscale.train.record import git_commit, versions
 
-CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536)
+CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 REPEATS = 5
 FILE = "attention_linearity"
-
-
-class Shape(NamedTuple):
-    """Dimensions of one attention layer."""
-
-    name: str
-    n_head: int
-    n_kv_head: int
-    d_key: int
-    d_value: int
-    size: int
-    length: int
-
-    def __str__(self) -> str:
-        heads = f"{self.n_head} heads" if self.n_head > 1 else "1 head"
-        return f"{self.name}: {heads}, K = {self.d_key}, V = {self.d_value}, S = {self.size}, L = {self.length}"
-
-
-SHAPES = (
-    Shape("multi-head", n_head=4, n_kv_head=4, d_key=64, d_value=64, size=256, length=256),
-    Shape("SHGA", n_head=1, n_kv_head=1, d_key=128, d_value=1536, size=512, length=512),
-)
-SMOKE_SHAPES = (
-    Shape("multi-head", n_head=2, n_kv_head=2, d_key=8, d_value=8, size=8, length=8),
-    Shape("SHGA", n_head=1, n_kv_head=1, d_key=8, d_value=32, size=16, length=16),
-)
-
-
-class Layer:
-    """Inputs of one call at T tokens; calling it computes the output and every gradient."""
-
-    def __init__(self, shape: Shape, context: int) -> None:
-        draw = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0))
-        kv = (1, shape.n_kv_head, context)
-        self._shape = shape
-        self._leaves = [
-            draw(1, shape.n_head, context, shape.d_key) * shape.d_key**-0.5,
-            draw(*kv, shape.d_key),
-            draw(*kv, shape.d_value),
-            draw(shape.n_head, shape.d_key),
-            draw(shape.n_head, shape.d_key),
-            draw(shape.n_kv_head, shape.length + 1, shape.d_key),
-        ]
-        for leaf in self._leaves:
-            leaf.requires_grad_()
-        self._codebook_GSK = draw(shape.n_kv_head, shape.size, shape.d_key)
-        self._code_BGT = torch.randint(0, shape.size, kv, generator=torch.Generator().manual_seed(1))
-        self._d_out = draw(1, shape.n_head, context, shape.d_value)
-
-    def __call__(self) -> tuple[Tensor, ...]:
-        q, k, v, bias_u, bias_w, rel_key = self._leaves
-        out, _ = vq_attention(
-            q,
-            k,
-            v,
-            self._code_BGT,
-            self._codebook_GSK,
-            block_length=self._shape.length,
-            bias_u_HK=bias_u,
-            bias_w_HK=bias_w,
-            rel_key_GMK=rel_key,
-            backend="blockwise",
-        )
-        return torch.autograd.grad(out, self._leaves, self._d_out)
 
 
 def measure_linearity(
@@ -128,25 +58,25 @@ def _measure_shape(
                 raise
             break
     longest = max(peaks)
-    layers = {context: Layer(shape, context) for context in peaks}
-    for layer in layers.values():
-        layer()
-    work = {context: functools.partial(_call, layer, longest // context) for context, layer in layers.items()}
+    given = {context: Inputs(shape, context) for context in peaks}
+    for inputs in given.values():
+        vq_layer(inputs)
+    work = {context: functools.partial(_call, inputs, longest // context) for context, inputs in given.items()}
     seconds = alternate(work, repeats, clock)
     per_token = {context: [taken / (longest // context * context) for taken in seconds[context]] for context in peaks}
     return [_row(shape, context, peaks[context], per_token) for context in peaks]
 
 
-def _call(layer: Layer, times: int) -> None:
+def _call(inputs: Inputs, times: int) -> None:
     for _ in range(times):
-        layer()
+        vq_layer(inputs)
 
 
 def _peak(shape: Shape, context: int) -> int:
     """Bytes alive at the peak of one forward and backward pass, inputs and gradients included."""
     tensors = LiveTensors(limit=room())
     with tensors:
-        Layer(shape, context)()
+        vq_layer(Inputs(shape, context))
     return tensors.peak
 
 
@@ -185,14 +115,6 @@ def memory_line(rows: pd.DataFrame) -> Line:
 
 def as_markdown(table: pd.DataFrame, command: str) -> str:
     """The table for people, with everything needed to repeat it."""
-    facts = {
-        "machine": machine(),
-        "threads": str(torch.get_num_threads()),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": git_commit() or "unknown (no checkout)",
-        "command": f"`{command}`",
-    }
     lines = [
         "# Blockwise VQ attention: time and memory a token over the context length",
         "",
@@ -201,7 +123,7 @@ def as_markdown(table: pd.DataFrame, command: str) -> str:
         "the shortest T in the same repeat. Memory is the bytes of tensors alive at the peak, inputs and gradients",
         "included.",
         "",
-        *(f"- {name}: {value}" for name, value in facts.items()),
+        *facts(command),
     ]
     for shape, rows in table.groupby("shape", sort=False):
         lines += ["", f"## {shape}", "", *_shape_lines(rows)]
@@ -239,10 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     contexts = (32, 64, 128) if options.smoke else options.contexts
     table = measure_linearity(shapes, contexts, 2 if options.smoke else options.repeats)
     text = as_markdown(table, shlex.join(["python", "-m", "vqscale.bench.linearity", *given]))
-    name = f"{FILE}_smoke" if options.smoke else FILE
-    storage.write_text(storage.join(options.out, f"{name}.csv"), table.to_csv(index=False))
-    storage.write_text(storage.join(options.out, f"{name}.md"), text)
-    Console().print(Markdown(text))
+    publish(options.out, f"{FILE}_smoke" if options.smoke else FILE, {"": table}, text)
 
 
 def _parser() -> argparse.ArgumentParser:
