@@ -251,7 +251,7 @@ _SPLIT = Kernel(
     vq_decode_split_kernel,
     (
         config(16, 4, 2, BV=128, BK=64),
-        config(16, 8, 1, BV=256, BK=64),
+        config(16, 8, 1, (80, 90, 100), BV=256, BK=64),
         config(32, 4, 1, BV=64, BK=16),
     ),
 )
