@@ -115,7 +115,7 @@ def vq_cache_scan_kernel(
     o_s, o_v = i_s * BS + tl.arange(0, BS), i_v * BV + tl.arange(0, BV)
     m_s, m_sv = o_s < S, (o_s < S)[:, None] & (o_v < V)[None, :]
     o_sv = o_s[:, None] * V + o_v[None, :]
-    p_v = v + i_z * n_row * V + o_v[None, :]
+    o_tv = tl.arange(0, BT)[:, None] * V + o_v[None, :]
     p_code = code + i_z * n_key
     b_total = tl.zeros([BS, BV], tl.float32)
     b_count = tl.zeros([BS], tl.float32)
@@ -132,7 +132,8 @@ def vq_cache_scan_kernel(
             o_t = t + tl.arange(0, BT)
             m_t = o_t < start + L
             b_code = tl.load(p_code + o_t, mask=m_t, other=-1)
-            b_v = tl.load(p_v + o_t[:, None].to(tl.int64) * V, mask=m_t[:, None] & (o_v < V)[None, :], other=0.0)
+            p_v = v + (i_z * n_row + t) * V + o_tv
+            b_v = tl.load(p_v, mask=m_t[:, None] & (o_v < V)[None, :], other=0.0)
             b_hot = o_s[:, None] == b_code[None, :]
             b_total = tl.dot(b_hot.to(b_v.dtype), b_v, b_total, input_precision=PRECISION)
             b_count += tl.sum(b_hot.to(tl.float32), 1)

@@ -141,10 +141,14 @@ def vq_weights_kernel(
     KP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """BM rows of one block and query head: first their log-sum-exp, then scores again and weights to memory."""
-    i_z, n, o_i, o_row = _rows(tl.program_id(0), n_block, R, L, BM)
+    i_z, n, o_i, row = _rows(tl.program_id(0), n_block, R, L, BM)
     block = i_z * n_block + n
+    o_a = tl.arange(0, BM)
     m_i = o_i < L
-    p_q = query + o_row[:, None] * K
+    p_q = query + row * K + o_a[:, None] * K
+    p_band = band  # without relative keys there is none
+    if M > 0:
+        p_band += row * M + o_a[:, None] * M
     C: tl.constexpr = KP if KP < BK else BK  # of the key width at a time
     b_q = _queries(p_q, m_i, 0, K, C)
     p_key = key + (block - 1) * L * K
@@ -158,28 +162,28 @@ def vq_weights_kernel(
     low, high, cached = _reach(n, o_i, L, S, FIRST, CACHED, BM)
 
     if KNOWN:
-        b_lse = tl.load(lse + o_row, mask=m_i, other=float("inf"))
+        b_lse = tl.load(lse + row + o_a, mask=m_i, other=float("inf"))
     else:
         b_max = tl.full([BM], _NEVER, tl.float32)
         b_sum = tl.zeros([BM], tl.float32)
         for c in range(low, high, BN):
             b_s = _window_scores(
-                b_q, p_q, p_key, band, p_doc, b_doc, c, low, n, n_key, o_i, o_row, L, K, M, CHECKED, PRECISION, BN, C
+                b_q, p_q, p_key, p_band, p_doc, b_doc, c, low, n, n_key, o_i, L, K, M, CHECKED, PRECISION, BN, C
             )
             b_max, b_sum = _more(b_max, b_sum, b_s)
         for c in range(0, cached, BN):
             b_s = _code_scores(b_q, p_q, p_code, p_count, b_doc, b_open, c, m_i, S, K, CHECKED, PRECISION, BN, C)
             b_max, b_sum = _more(b_max, b_sum, b_s)
         b_lse = tl.where(b_max > 0.5 * _NEVER, b_max + tl.log2(tl.maximum(b_sum, 1.0)), float("inf"))
-        tl.store(lse + o_row, b_lse, mask=m_i)
+        tl.store(lse + row + o_a, b_lse, mask=m_i)
 
-    p_weight = weight + o_row[:, None] * (2 * L + S)
+    p_weight = weight + row * (2 * L + S) + o_a[:, None] * (2 * L + S)
     b_zero = tl.zeros([BM, BN], weight.dtype.element_ty)
     for c in range(0, low, BN):
         _put(p_weight, b_zero, c, low, m_i, BN)
     for c in range(low, high, BN):
         b_s = _window_scores(
-            b_q, p_q, p_key, band, p_doc, b_doc, c, low, n, n_key, o_i, o_row, L, K, M, CHECKED, PRECISION, BN, C
+            b_q, p_q, p_key, p_band, p_doc, b_doc, c, low, n, n_key, o_i, L, K, M, CHECKED, PRECISION, BN, C
         )
         _put(p_weight, tl.exp2(b_s - b_lse[:, None]), c, 2 * L, m_i, BN)
     for c in range(low + tl.cdiv(high - low, BN) * BN, 2 * L, BN):
@@ -194,16 +198,17 @@ def vq_weights_kernel(
 @triton.jit(do_not_specialize=["n_row"])
 def vq_row_dot_kernel(a, b, sums, n_row, V: tl.constexpr, BM: tl.constexpr, BV: tl.constexpr):
     """Products of BM rows of a and b, summed."""
-    o_row = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    row, o_a = tl.program_id(0).to(tl.int64) * BM, tl.arange(0, BM)
+    m_a = row + o_a < n_row
     b_sum = tl.zeros([BM], tl.float32)
     for v in range(0, V, BV):
         o_v = v + tl.arange(0, BV)
-        at = o_row[:, None] * V + o_v[None, :]
-        mask = (o_row < n_row)[:, None] & (o_v < V)[None, :]
-        b_a = tl.load(a + at, mask=mask, other=0.0).to(tl.float32)
-        b_b = tl.load(b + at, mask=mask, other=0.0).to(tl.float32)
+        at = o_a[:, None] * V + o_v[None, :]
+        mask = m_a[:, None] & (o_v < V)[None, :]
+        b_a = tl.load(a + row * V + at, mask=mask, other=0.0).to(tl.float32)
+        b_b = tl.load(b + row * V + at, mask=mask, other=0.0).to(tl.float32)
         b_sum += tl.sum(b_a * b_b, 1)
-    tl.store(sums + o_row, b_sum, mask=o_row < n_row)
+    tl.store(sums + row + o_a, b_sum, mask=m_a)
 
 
 @triton.jit(do_not_specialize=["n_block"])
@@ -217,45 +222,50 @@ def vq_d_scores_kernel(
     n_column: tl.constexpr = 2 * L if WINDOW else S
     n_tile: tl.constexpr = (n_column + BN - 1) // BN
     c = (tl.program_id(0) % n_tile) * BN
-    i_z, n, o_i, o_row = _rows(tl.program_id(0) // n_tile, n_block, R, L, BM)
+    i_z, n, o_i, row = _rows(tl.program_id(0) // n_tile, n_block, R, L, BM)
     block = i_z * n_block + n
     low, high, cached = _reach(n, o_i, L, S, FIRST, CACHED, BM)
-    o_c = c + tl.arange(0, BN)
+    o_a, o_n = tl.arange(0, BM), tl.arange(0, BN)
+    o_c = c + o_n
+    p_weight = weight + row * (2 * L + S) + c + o_a[:, None] * (2 * L + S) + o_n[None, :]
     if WINDOW:
         alive = (c < high) & (c + BN > low)
         m_c = (o_c >= low) & (o_c < 2 * L)
-        p_value = value + ((block - 1) * L + o_c)[None, :] * V
-        p_weight = weight + o_row[:, None] * (2 * L + S) + o_c[None, :]
+        p_value = value + ((block - 1) * L + c) * V + o_n[None, :] * V
     else:
         alive = cached > 0
         m_c = o_c < S
-        p_value = value + (block * S + o_c)[None, :] * V
-        p_weight = weight + o_row[:, None] * (2 * L + S) + 2 * L + o_c[None, :]
+        p_value = value + (block * S + c) * V + o_n[None, :] * V
+        p_weight += 2 * L
     m_i = o_i < L
+    p_do = d_out + row * V + o_a[:, None] * V
     b_d = tl.zeros([BM, BN], tl.float32)
     for v in range(0, tl.where(alive, V, 0), BV):
         o_v = v + tl.arange(0, BV)
-        b_do = tl.load(d_out + o_row[:, None] * V + o_v[None, :], mask=m_i[:, None] & (o_v < V)[None, :], other=0.0)
+        b_do = tl.load(p_do + o_v[None, :], mask=m_i[:, None] & (o_v < V)[None, :], other=0.0)
         b_v = tl.load(p_value + o_v[:, None], mask=m_c[None, :] & (o_v < V)[:, None], other=0.0)
         b_d = tl.dot(b_do, b_v, b_d, input_precision=PRECISION)
     mask = m_i[:, None] & (o_c < n_column)[None, :]
     b_p = tl.load(p_weight, mask=mask, other=0.0).to(tl.float32)
-    b_d = b_p * (b_d - tl.load(delta + o_row, mask=m_i, other=0.0)[:, None])
+    b_d = b_p * (b_d - tl.load(delta + row + o_a, mask=m_i, other=0.0)[:, None])
     tl.store(p_weight, b_d.to(weight.dtype.element_ty), mask=mask)
     if WINDOW and M > 0:
         distance = L + o_i[:, None] - o_c[None, :]
-        p_band = d_band + o_row[:, None] * M + (M - 1 - distance)
+        p_band = d_band + row * M + o_a[:, None] * M + (M - 1 - distance)
         tl.store(p_band, b_d.to(d_band.dtype.element_ty), mask=mask & (distance >= 0) & (distance < M))
 
 
 @triton.jit
 def _rows(program, n_block, R: tl.constexpr, L: tl.constexpr, BM: tl.constexpr):
-    """Head and block of a tile of rows, the rows' tokens in the block, and their numbers among all rows in 64 bits."""
+    """Head and block of a tile of rows, the rows' tokens in the block, and the first row's number among all rows.
+
+    Numbers that count across blocks have 64 bits; within a tile, 32 are enough and take fewer registers.
+    """
     n_tile: tl.constexpr = (L + BM - 1) // BM
     i_z, n = program // (n_tile * R) // n_block, program // (n_tile * R) % n_block
     o_i = (program % n_tile) * BM + tl.arange(0, BM)
-    o_row = (program // (n_tile * R)).to(tl.int64) * (R * L) + program // n_tile % R * L + o_i
-    return i_z.to(tl.int64), n, o_i, o_row
+    row = (program // (n_tile * R)).to(tl.int64) * (R * L) + program // n_tile % R * L + program % n_tile * BM
+    return i_z.to(tl.int64), n, o_i, row
 
 
 @triton.jit
@@ -269,7 +279,7 @@ def _reach(n, o_i, L: tl.constexpr, S: tl.constexpr, FIRST: tl.constexpr, CACHED
 
 @triton.jit
 def _window_scores(
-    b_q, p_q, p_key, band, p_doc, b_doc, c, low, n, n_key, o_i, o_row,
+    b_q, p_q, p_key, p_band, p_doc, b_doc, c, low, n, n_key, o_i,
     L: tl.constexpr, K: tl.constexpr, M: tl.constexpr, CHECKED: tl.constexpr, PRECISION: tl.constexpr,
     BN: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
@@ -281,7 +291,7 @@ def _window_scores(
     seen = (distance >= 0) & m_c[None, :]
     if M > 0:
         near = seen & (distance < M) & (o_i < L)[:, None]
-        b_s += tl.load(band + o_row[:, None] * M + (M - 1 - distance), mask=near, other=0.0).to(tl.float32)
+        b_s += tl.load(p_band + (M - 1 - distance), mask=near, other=0.0).to(tl.float32)
     if CHECKED:
         o_u = (n - 1) * L + o_c
         b_other = tl.load(p_doc + o_u, mask=m_c & (o_u < n_key), other=-1)
@@ -357,9 +367,8 @@ _ROW_DOT = Kernel(
 _D_SCORES = Kernel(
     vq_d_scores_kernel,
     (
-        config(16, 8, 3, (90,), BM=128, BN=256, BV=64),
+        config(16, 8, 3, (90, 100), BM=128, BN=256, BV=64),
         config(16, 8, 3, (80, 86), BM=128, BN=128, BV=64),
-        config(16, 8, 3, (100,), BM=128, BN=64, BV=64),
         config(32, 8, 2, BM=64, BN=64, BV=16),
     ),
 )
