@@ -29,6 +29,8 @@ SHAPES = {
 }
 OPTIONAL = dict.fromkeys(("bias_u_HK", "bias_w_HK", "rel_key_GMK", "mask_BT", "doc_start_BT"))
 
+_chosen_plan = attention._plan
+
 pytestmark = pytest.mark.usefixtures("unwritten_is_nan")
 
 
@@ -197,3 +199,9 @@ def test_wide_plan_copies_no_values_of_whole_blocks(random_case):
     layout = lay_out(operands(problem), 16, 0)
     assert blocks.pad(problem.v_BGUV.flatten(0, 1), layout).data_ptr() == problem.v_BGUV.data_ptr()
     assert blocks.to_blocks(problem.q_BGRTK, layout).data_ptr() == problem.q_BGRTK.data_ptr()
+
+
+@pytest.mark.parametrize(("d_key", "d_value", "chosen"), [(128, 256, fused), (128, 257, wide), (257, 64, wide)])
+def test_triton_plan_follows_the_widths(d_key, d_value, chosen, random_case):
+    layout = lay_out(operands(_problem(random_case(**SIZES))), 16, 0)
+    assert _chosen_plan(layout._replace(d_key=d_key, d_value=d_value)) is chosen
