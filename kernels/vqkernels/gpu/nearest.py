@@ -33,10 +33,13 @@ def nearest_code_kernel(
     """
     n_tile = tl.cdiv(T, BT)
     i_z = (tl.program_id(0) // n_tile).to(tl.int64)
-    o_t = (tl.program_id(0) % n_tile) * BT + tl.arange(0, BT)
+    first = tl.program_id(0) % n_tile * BT
     i_g = i_z % G
-    p_key += (i_z * T + o_t[:, None]) * K
+    o_t = tl.arange(0, BT)  # offsets in a tile stay in 32 bits, for the registers' sake
+    m_t = first + o_t < T
+    p_key += (i_z * T + first) * K
     p_piece += i_g * S * K
+    p_code += i_z * T + first
     b_best = tl.full([BT], float("inf"), tl.float32)
     b_code = tl.zeros([BT], tl.int32)
     for s in range(0, S, BS):
@@ -44,11 +47,11 @@ def nearest_code_kernel(
         b_dot = tl.zeros([BT, BS], tl.float32)
         for k in range(0, K, BK):
             o_k = k + tl.arange(0, BK)
-            b_key = tl.load(p_key + o_k[None, :], mask=(o_t[:, None] < T) & (o_k[None, :] < K), other=0.0)
+            b_key = tl.load(p_key + o_t[:, None] * K + o_k[None, :], mask=m_t[:, None] & (o_k < K)[None, :], other=0.0)
             for piece in tl.static_range(P):
                 b_piece = tl.load(
                     p_piece + (piece * G * S + o_s[None, :]) * K + o_k[:, None],
-                    mask=(o_s[None, :] < S) & (o_k[:, None] < K),
+                    mask=(o_s < S)[None, :] & (o_k < K)[:, None],
                     other=0.0,
                 )
                 b_dot = tl.dot(b_key, b_piece, b_dot, input_precision="ieee")
@@ -58,15 +61,15 @@ def nearest_code_kernel(
         b_code = tl.where(closer, s + b_place, b_code)
         b_best = tl.where(closer, b_min, b_best)
     if p_mask is not None:
-        real = tl.load(p_mask + i_z // G * T + o_t, mask=o_t < T, other=0)
+        real = tl.load(p_mask + i_z // G * T + first + o_t, mask=m_t, other=0)
         b_code = tl.where(real != 0, b_code, -1)
-    tl.store(p_code + i_z * T + o_t, b_code.to(tl.int64), mask=o_t < T)
+    tl.store(p_code + o_t, b_code.to(tl.int64), mask=m_t)
 
 
 KERNEL = Kernel(
     nearest_code_kernel,
     (
-        config(16, 8, 3, (90, 100), BT=128, BS=128, BK=64),
+        config(16, 8, 2, (90, 100), BT=128, BS=128, BK=64),
         config(16, 8, 2, BT=128, BS=64, BK=64),
         config(32, 8, 2, BT=64, BS=64, BK=32),
     ),

@@ -41,30 +41,31 @@ def segment_sum_kernel(
     """
     n_s: tl.constexpr = (S + BS - 1) // BS
     n_d: tl.constexpr = (D + BD - 1) // BD
-    o_s = tl.program_id(0) % n_s * BS + tl.arange(0, BS)
     i_d = tl.program_id(0) // n_s % n_d
-    o_d = i_d * BD + tl.arange(0, BD)
     i_part = tl.program_id(0) // (n_s * n_d)
     first = i_part % P * span
     last = tl.minimum(first + span, N)
     i_z = (i_part // P).to(tl.int64)
+    i_part = i_part.to(tl.int64)
+    # Offsets in a tile stay in 32 bits, for the registers' sake.
+    o_n = tl.arange(0, BN)
+    o_s = tl.program_id(0) % n_s * BS + tl.arange(0, BS)
+    o_d = i_d * BD + tl.arange(0, BD)
     b_sum = tl.zeros([BS, BD], tl.float32)
     b_count = tl.zeros([BS], tl.float32)
     for n in range(first, last, BN):
-        o_n = n + tl.arange(0, BN)
-        b_code = tl.load(p_code + i_z * N + o_n, mask=o_n < last, other=-1)
+        b_code = tl.load(p_code + i_z * N + n + o_n, mask=n + o_n < last, other=-1).to(tl.int32)
         # What is left out may hold anything, NaN too, and 0 * NaN would still spread.
         b_row = tl.load(
-            p_row + (i_z * N + o_n[:, None]) * D + o_d[None, :],
-            mask=(b_code[:, None] >= 0) & (o_d[None, :] < D),
+            p_row + (i_z * N + n) * D + (o_n[:, None] * D + o_d[None, :]),
+            mask=(b_code >= 0)[:, None] & (o_d < D)[None, :],
             other=0.0,
         )
-        hot = o_s[:, None] == b_code[None, :]
-        b_sum = tl.dot(hot.to(b_row.dtype), b_row, b_sum, input_precision="ieee")
-        b_count += tl.sum(hot.to(tl.float32), 1)
-    i_part = i_part.to(tl.int64)
-    p_sum += (i_part * S + o_s[:, None]) * D + o_d[None, :]
-    tl.store(p_sum, b_sum, mask=(o_s[:, None] < S) & (o_d[None, :] < D))
+        b_hot = o_s[:, None] == b_code[None, :]
+        b_sum = tl.dot(b_hot.to(b_row.dtype), b_row, b_sum, input_precision="ieee")
+        b_count += tl.sum(b_hot.to(tl.float32), 1)
+    m_sd = (o_s < S)[:, None] & (o_d < D)[None, :]
+    tl.store(p_sum + i_part * S * D + (o_s[:, None] * D + o_d[None, :]), b_sum, mask=m_sd)
     if i_d == 0:
         tl.store(p_count + i_part * S + o_s, b_count, mask=o_s < S)
 
