@@ -49,12 +49,13 @@ LAYERS = (
 def cases() -> Iterator[tuple[str, Callable[[torch.dtype], None]]]:
     """Name and call of each case; the call takes the dtype of the operands."""
     for layer in LAYERS:
-        yield f"{layer.name}: quantise", partial(_quantise, layer)
-        yield f"{layer.name}: attention", partial(_attention, layer)
-        yield f"{layer.name}: decode", partial(_decode, layer)
+        yield f"{layer.name}: quantise", partial(quantise, layer)
+        yield f"{layer.name}: attention", partial(attend, layer)
+        yield f"{layer.name}: decode", partial(decode_one, layer)
 
 
-def _quantise(layer: Layer, dtype: torch.dtype) -> None:
+def quantise(layer: Layer, dtype: torch.dtype) -> None:
+    """Nearest codes, and the sums by code of keys and of values."""
     keys = _empty(dtype, _BATCH, layer.n_kv_head, _LENGTH, layer.d_key)
     codebook = _empty(torch.float32, layer.n_kv_head, layer.codebook_size, layer.d_key)
     mask = _empty(torch.bool, _BATCH, _LENGTH) if layer.documents else None
@@ -63,7 +64,8 @@ def _quantise(layer: Layer, dtype: torch.dtype) -> None:
         segment_sum.launch_segment_sum(rows.flatten(0, 1), code.flatten(0, 1), layer.codebook_size)
 
 
-def _attention(layer: Layer, dtype: torch.dtype) -> None:
+def attend(layer: Layer, dtype: torch.dtype) -> None:
+    """Attention's forward and backward pass."""
     size, n_group = layer.codebook_size, layer.n_head // layer.n_kv_head
     heads, lead = (_BATCH, layer.n_kv_head), layer.block_length + 100 if layer.documents else 0
     given = Operands(
@@ -83,7 +85,8 @@ def _attention(layer: Layer, dtype: torch.dtype) -> None:
     attention.compute_gradients(given, layer.block_length, lead, out, lse, torch.empty_like(out))
 
 
-def _decode(layer: Layer, dtype: torch.dtype) -> None:
+def decode_one(layer: Layer, dtype: torch.dtype) -> None:
+    """One step of decoding."""
     n_group = layer.n_head // layer.n_kv_head
     token = Token(
         q_BGRK=_empty(dtype, _BATCH, layer.n_kv_head, n_group, layer.d_key),

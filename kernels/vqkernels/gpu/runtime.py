@@ -125,7 +125,7 @@ class Kernel:
         `width` is how many columns of them a program holds at once, for kernels whose tiles depend on it.
         """
         device = next(one.device for one in arguments if isinstance(one, Tensor))
-        target = _Mode.target if _Mode.launches is not None else _target(device)
+        target = _Mode.target if _Mode.launches is not None else device_target(device)
         chosen = self.choose(dtype, target, width)
         tiles = dict(chosen.tiles)
         if _Mode.launches is not None:
@@ -187,7 +187,8 @@ def dot_precision(dtype: torch.dtype) -> str:
     return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
 
 
-def _target(device: torch.device) -> int:
+def device_target(device: torch.device) -> int:
+    """The target whose tiles a device takes; an interpreted kernel takes those of sm_90."""
     if device.type != "cuda":
         return 90
     major, minor = torch.cuda.get_device_capability(device)

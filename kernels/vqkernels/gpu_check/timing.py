@@ -1,0 +1,82 @@
+"""Timing what runs on a device, several contenders in alternation, and memory at the peak."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+_SECONDS_PER_MEASUREMENT = 0.02  # calls of one measurement are repeated until they take about this long
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call over the rounds, and bytes allocated at the peak of a call beyond what was before."""
+
+    median: float
+    low: float
+    high: float
+    rounds: tuple[float, ...]
+    peak_bytes: int | None
+
+
+class OutOfTime(Exception):  # noqa: N818 - not an error
+    """A contender's first call took longer than it may."""
+
+
+def time_alternately(
+    contenders: Mapping[str, Callable[[], object]], device: torch.device, longest: float, n_round: int
+) -> dict[str, Timing | str]:
+    """Timings by name; where a contender could not be timed, why. `longest`: seconds a single call may take."""
+    found: dict[str, Timing | str] = {}
+    calls: dict[str, int] = {}
+    peaks: dict[str, int | None] = {}
+    for name, contender in contenders.items():
+        try:
+            calls[name], peaks[name] = _prepare(contender, device, longest)
+        except torch.OutOfMemoryError:
+            found[name] = "out of memory"
+        except OutOfTime as reason:
+            found[name] = str(reason)
+        except Exception as error:  # a contender that does not run here is a finding, not a failure of ours
+            found[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+    rounds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(n_round):
+        for name in calls:
+            rounds[name].append(milliseconds(contenders[name], device, calls[name]))
+    for name, taken in rounds.items():
+        found[name] = Timing(statistics.median(taken), min(taken), max(taken), tuple(taken), peaks[name])
+    return {name: found[name] for name in contenders}
+
+
+def milliseconds(work: Callable[[], object], device: torch.device, calls: int) -> float:
+    """Mean milliseconds of a call over so many in a row, by the device's own events where it has them."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        for _ in range(calls):
+            work()
+        return 1e3 * (time.perf_counter() - start) / calls
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(calls):
+        work()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / calls
+
+
+def _prepare(contender: Callable[[], object], device: torch.device, longest: float) -> tuple[int, int | None]:
+    """Compile and warm up; how many calls make a measurement, and the peak memory of one."""
+    contender()
+    peak = None
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    once = milliseconds(contender, device, 1) / 1e3
+    if device.type == "cuda":
+        peak = int(torch.cuda.max_memory_allocated(device) - before)
+    if once > longest:
+        raise OutOfTime(f"one call took {once:.1f} s, more than {longest:g} s")
+    return max(1, round(_SECONDS_PER_MEASUREMENT / max(once, 1e-6))), peak
