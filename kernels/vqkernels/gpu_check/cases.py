@@ -4,7 +4,7 @@ Letters as in `vqkernels.vq_attention`.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ class Tensors(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> "Tensors":
         """Floating tensors in another precision; what a state sums stays at least float32."""
-        new = {
+        new: dict[str, Any] = {
             name: one.to(dtype)
             for name, one in self._asdict().items()
             if isinstance(one, Tensor) and one.is_floating_point()

@@ -103,7 +103,7 @@ def _worst(checks: Sequence[Row]) -> list[Row]:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for check in checks:
         groups.setdefault((check["case"], check["dtype"], check["config"]), []).append(check)
-    found = []
+    found: list[Row] = []
     for (case, dtype, config), rows in groups.items():
         worst = max(rows, key=lambda row: (not row["passed"], row["error"] / max(row["allowed"], 1e-300)))
         passed = f"{sum(row['passed'] for row in rows)} of {len(rows)}"

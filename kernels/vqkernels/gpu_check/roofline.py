@@ -53,18 +53,22 @@ class Work:
 def vq_work(case: Case, batch: int, length: int, *, backward: bool, item: int = 2) -> Work:
     """Of VQ attention with biases and relative keys, codes given. `item`: bytes of an operand."""
     block, size, k, v = case.block_length, case.size, case.d_key, case.d_value
-    n_block = -(-length // block)
-    window = length * (block + 1) / 2 + max(length - block, 0) * block  # pairs of query and key
-    cached = max(n_block - 2, 0) * block * size
-    distance = length * (block + 1) if case.biases else 0
+    window = length // block * _triangle(block) + _triangle(length % block) + max(length - block, 0) * block
+    cached = max(length - 2 * block, 0) * size
+    near = min(length, block + 1)  # queries that see fewer than L + 1 distances, or as many
+    distance = _triangle(near) + (length - near) * (block + 1) if case.biases else 0
     pairs = window + cached
     flops = 2 * (k + v) * pairs + 2 * k * distance
     row = (case.n_head // case.n_kv_head + 1) * (k + v)  # queries and outputs, keys and values
-    moved = item * (length * row + 2 * n_block * size * v)  # and every block's cache, written and read
+    moved = item * (length * row + 2 * -(-length // block) * size * v)  # and every block's cache, written and read
     if backward:
         flops += 2 * (3 * k + 2 * v) * window + 2 * (2 * k + 2 * v) * cached + 4 * k * distance
         moved *= 3
     return Work(flops * batch * case.n_head, moved * batch * case.n_kv_head)
+
+
+def _triangle(side: int) -> int:
+    return side * (side + 1) // 2
 
 
 def exact_work(case: Case, batch: int, length: int, *, backward: bool, item: int = 2) -> Work:
