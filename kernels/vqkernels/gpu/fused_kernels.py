@@ -27,13 +27,14 @@ def vq_fused_forward_kernel(
     BK: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Output and log-sum-exp of BM rows of one block and query head, from block `start` on."""
-    block, n, o_i, o_near, o_row = _rows(start, n_block, R, L, BM)
+    i_z, n, block, o_i, row = _rows(start, n_block, R, L, BM)
+    p_band = band if D == 0 else band + (row - start * (R * L)) * D
     o_k, o_v = tl.arange(0, BK), tl.arange(0, BV)
     m_i, m_k, m_v = o_i < L, (o_k < K)[None, :], (o_v < V)[None, :]
-    b_q = tl.load(query + o_row[:, None] * K + o_k[None, :], mask=m_i[:, None] & m_k, other=0.0)
+    b_q = tl.load(query + row * K + (o_i[:, None] * K + o_k[None, :]), mask=m_i[:, None] & m_k, other=0.0)
     p_key, p_value = key + (block - 1) * L * K, value + (block - 1) * L * V
-    p_code, p_mean, p_count = codebook + ((block // n_block) % G) * S * K, mean + block * S * V, count + block * S
-    p_doc, b_doc, b_open = _documents(doc, opened, block, n, n_key, n_block, o_i, G, L, CHECKED)
+    p_code, p_mean, p_count = codebook + i_z % G * S * K, mean + block * S * V, count + block * S
+    p_doc, b_doc, b_open = _documents(doc, opened, i_z, n, n_key, n_block, o_i, G, L, CHECKED)
     low, high, cached = _reach(n, o_i, L, S, FIRST, CACHED)
     b_max = tl.full([BM], _NEVER, tl.float32)
     b_sum = tl.zeros([BM], tl.float32)
@@ -43,7 +44,7 @@ def vq_fused_forward_kernel(
         m_c = o_c < 2 * L
         b_k = tl.load(p_key + (o_c[:, None] * K + o_k[None, :]), mask=m_c[:, None] & m_k, other=0.0)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
-        b_s = _window_scores(b_s, band, p_doc, b_doc, o_i, o_near, o_c, low, n, n_key, L, D, CHECKED)
+        b_s = _window_scores(b_s, p_band, p_doc, b_doc, o_i, o_c, low, n, n_key, L, D, CHECKED)
         b_v = tl.load(p_value + (o_c[:, None] * V + o_v[None, :]), mask=m_c[:, None] & m_v, other=0.0)
         b_max, b_sum, b_out = _more(b_max, b_sum, b_out, b_s, b_v, PRECISION)
     for c in range(0, cached, BN):
@@ -57,8 +58,8 @@ def vq_fused_forward_kernel(
     blind = b_max < 0.5 * _NEVER
     b_sum = tl.maximum(b_sum, 1.0)  # the largest weight is 1
     b_out = tl.where(blind[:, None], 0.0, b_out / b_sum[:, None])
-    tl.store(out + o_row[:, None] * V + o_v[None, :], b_out.to(out.dtype.element_ty), mask=m_i[:, None] & m_v)
-    tl.store(lse + o_row, tl.where(blind, float("inf"), b_max + tl.log2(b_sum)), mask=m_i)
+    tl.store(out + row * V + (o_i[:, None] * V + o_v[None, :]), b_out.to(out.dtype.element_ty), mask=m_i[:, None] & m_v)
+    tl.store(lse + row + o_i, tl.where(blind, float("inf"), b_max + tl.log2(b_sum)), mask=m_i)
 
 
 @triton.jit(do_not_specialize=["start", "n_key", "n_block"])
@@ -70,20 +71,22 @@ def vq_fused_d_query_kernel(
     BK: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Gradients of BM rows of queries, and of their band: zeros where a distance reaches nothing."""
-    block, n, o_i, o_near, o_row = _rows(start, n_block, R, L, BM)
+    i_z, n, block, o_i, row = _rows(start, n_block, R, L, BM)
+    p_band = band if D == 0 else band + (row - start * (R * L)) * D
     o_k, o_v = tl.arange(0, BK), tl.arange(0, BV)
     m_i, m_k, m_v = o_i < L, (o_k < K)[None, :], (o_v < V)[None, :]
-    b_q = tl.load(query + o_row[:, None] * K + o_k[None, :], mask=m_i[:, None] & m_k, other=0.0)
-    b_do = tl.load(d_out + o_row[:, None] * V + o_v[None, :], mask=m_i[:, None] & m_v, other=0.0)
-    b_lse = tl.load(lse + o_row, mask=m_i, other=float("inf"))
-    b_delta = tl.load(delta + o_row, mask=m_i, other=0.0)
+    b_q = tl.load(query + row * K + (o_i[:, None] * K + o_k[None, :]), mask=m_i[:, None] & m_k, other=0.0)
+    b_do = tl.load(d_out + row * V + (o_i[:, None] * V + o_v[None, :]), mask=m_i[:, None] & m_v, other=0.0)
+    b_lse = tl.load(lse + row + o_i, mask=m_i, other=float("inf"))
+    b_delta = tl.load(delta + row + o_i, mask=m_i, other=0.0)
     p_key, p_value = key + (block - 1) * L * K, value + (block - 1) * L * V
-    p_code, p_mean, p_count = codebook + ((block // n_block) % G) * S * K, mean + block * S * V, count + block * S
-    p_doc, b_doc, b_open = _documents(doc, opened, block, n, n_key, n_block, o_i, G, L, CHECKED)
+    p_code, p_mean, p_count = codebook + i_z % G * S * K, mean + block * S * V, count + block * S
+    p_doc, b_doc, b_open = _documents(doc, opened, i_z, n, n_key, n_block, o_i, G, L, CHECKED)
     low, high, cached = _reach(n, o_i, L, S, FIRST, CACHED)
     begin = low
     if D > 0:  # a band has a gradient at every distance, also before the first key and without a query
         begin = low * 0
+        p_d_band = d_band + (row - start * (R * L)) * D
         high = tl.minimum(2 * L, L + 1 + tl.max(o_i, 0))
     b_dq = tl.zeros([BM, BK], tl.float32)
     for c in range(begin, high, BN):
@@ -92,13 +95,13 @@ def vq_fused_d_query_kernel(
         b_k = tl.load(p_key + (o_c[:, None] * K + o_k[None, :]), mask=m_c[:, None] & m_k, other=0.0)
         b_v = tl.load(p_value + (o_c[:, None] * V + o_v[None, :]), mask=m_c[:, None] & m_v, other=0.0)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
-        b_s = _window_scores(b_s, band, p_doc, b_doc, o_i, o_near, o_c, low, n, n_key, L, D, CHECKED)
+        b_s = _window_scores(b_s, p_band, p_doc, b_doc, o_i, o_c, low, n, n_key, L, D, CHECKED)
         b_dp = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)
         b_ds = (tl.exp2(b_s - b_lse[:, None]) * (b_dp - b_delta[:, None])).to(b_k.dtype)
         if D > 0:
             shift = o_c[None, :] - o_i[:, None]
             m_near = m_i[:, None] & (o_c < 2 * L)[None, :] & (shift <= L) & (shift > L - D)
-            tl.store(d_band + o_near[:, None] * D + (shift + (D - 1 - L)), b_ds, mask=m_near)
+            tl.store(p_d_band + (o_i[:, None] * D + shift + (D - 1 - L)), b_ds, mask=m_near)
         b_dq = tl.dot(b_ds, b_k, b_dq, input_precision=PRECISION)
     for c in range(0, cached, BN):
         o_c = c + tl.arange(0, BN)
@@ -110,7 +113,7 @@ def vq_fused_d_query_kernel(
         b_dp = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION)
         b_ds = (tl.exp2(b_s - b_lse[:, None]) * (b_dp - b_delta[:, None])).to(b_k.dtype)
         b_dq = tl.dot(b_ds, b_k, b_dq, input_precision=PRECISION)
-    p_dq = d_query + o_row[:, None] * K + o_k[None, :]
+    p_dq = d_query + row * K + (o_i[:, None] * K + o_k[None, :])
     tl.store(p_dq, b_dq.to(d_query.dtype.element_ty), mask=m_i[:, None] & m_k)
 
 
@@ -124,17 +127,15 @@ def vq_fused_d_key_kernel(
 ):  # fmt: skip
     """Gradients of BN keys and their values from the rows that see them: of their block and of the next one."""
     n_tile: tl.constexpr = (L + BN - 1) // BN
-    block = (tl.program_id(0) // n_tile).to(tl.int64) + start
+    i_z, n, block = _block(tl.program_id(0) // n_tile + start, n_block)
     first = (tl.program_id(0) % n_tile) * BN
     o_j, o_k, o_v = first + tl.arange(0, BN), tl.arange(0, BK), tl.arange(0, BV)
-    n = (block % n_block).to(tl.int32)
     m_j, m_k, m_v = o_j < L, (o_k < K)[None, :], (o_v < V)[None, :]
-    o_key = block * L + o_j
-    b_k = tl.load(key + o_key[:, None] * K + o_k[None, :], mask=m_j[:, None] & m_k, other=0.0)
-    b_v = tl.load(value + o_key[:, None] * V + o_v[None, :], mask=m_j[:, None] & m_v, other=0.0)
+    b_k = tl.load(key + block * L * K + (o_j[:, None] * K + o_k[None, :]), mask=m_j[:, None] & m_k, other=0.0)
+    b_v = tl.load(value + block * L * V + (o_j[:, None] * V + o_v[None, :]), mask=m_j[:, None] & m_v, other=0.0)
     b_dk = tl.zeros([BN, BK], tl.float32)
     b_dv = tl.zeros([BN, BV], tl.float32)
-    p_doc, b_doc, _ = _documents(doc, opened, block, n, n_key, n_block, o_j, G, L, CHECKED)
+    p_doc, b_doc, _ = _documents(doc, opened, i_z, n, n_key, n_block, o_j, G, L, CHECKED)
     n_own = tl.cdiv(L - first, BM)
     n_row = n_own + tl.where(n + 1 < n_block, tl.cdiv(L, BM), 0)
     for t in range(0, R * n_row):
@@ -142,17 +143,18 @@ def vq_fused_d_key_kernel(
         ahead = tl.where(x < n_own, 0, 1)
         o_i = tl.where(x < n_own, first + x * BM, (x - n_own) * BM) + tl.arange(0, BM)
         m_i = o_i < L
-        o_row = (block + ahead) * (R * L) + t // n_row * L + o_i
-        b_q = tl.load(query + o_row[:, None] * K + o_k[None, :], mask=m_i[:, None] & m_k, other=0.0)
-        b_do = tl.load(d_out + o_row[:, None] * V + o_v[None, :], mask=m_i[:, None] & m_v, other=0.0)
-        b_lse = tl.load(lse + o_row, mask=m_i, other=float("inf"))
-        b_delta = tl.load(delta + o_row, mask=m_i, other=0.0)
+        row = (block + ahead) * (R * L) + t // n_row * L
+        b_q = tl.load(query + row * K + (o_i[:, None] * K + o_k[None, :]), mask=m_i[:, None] & m_k, other=0.0)
+        b_do = tl.load(d_out + row * V + (o_i[:, None] * V + o_v[None, :]), mask=m_i[:, None] & m_v, other=0.0)
+        b_lse = tl.load(lse + row + o_i, mask=m_i, other=float("inf"))
+        b_delta = tl.load(delta + row + o_i, mask=m_i, other=0.0)
         b_s = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION)
         shift = o_j[:, None] - (o_i + ahead * L)[None, :]
         seen = (shift <= 0) & m_i[None, :]
         if D > 0:
-            p_band = band + (o_row - start * (R * L))[None, :] * D + (shift + (D - 1))
-            b_s += tl.load(p_band, mask=seen & m_j[:, None] & (shift > -D), other=0.0).to(tl.float32)
+            p_band = band + (row - start * (R * L)) * D
+            p_near = p_band + (o_i[None, :] * D + shift + (D - 1))
+            b_s += tl.load(p_near, mask=seen & m_j[:, None] & (shift > -D), other=0.0).to(tl.float32)
         if CHECKED:
             o_u = n * L + ahead * L + o_i
             b_other = tl.load(p_doc + o_u, mask=m_i & (o_u < n_key), other=-1)
@@ -161,7 +163,8 @@ def vq_fused_d_key_kernel(
         b_dv = tl.dot(b_p.to(b_do.dtype), b_do, b_dv, input_precision=PRECISION)
         b_ds = b_p * (tl.dot(b_v, tl.trans(b_do), input_precision=PRECISION) - b_delta[None, :])
         b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
-    p_dk, p_dv = d_key + o_key[:, None] * K + o_k[None, :], d_value + o_key[:, None] * V + o_v[None, :]
+    p_dk = d_key + block * L * K + (o_j[:, None] * K + o_k[None, :])
+    p_dv = d_value + block * L * V + (o_j[:, None] * V + o_v[None, :])
     tl.store(p_dk, b_dk.to(d_key.dtype.element_ty), mask=m_j[:, None] & m_k)
     tl.store(p_dv, b_dv.to(d_value.dtype.element_ty), mask=m_j[:, None] & m_v)
 
@@ -176,11 +179,10 @@ def vq_fused_d_mean_kernel(
 ):  # fmt: skip
     """Gradients of BN means of one block's cache from the rows of the block; zeros where there is no cache."""
     n_tile: tl.constexpr = (S + BN - 1) // BN
-    block = (tl.program_id(0) // n_tile).to(tl.int64) + start
+    i_z, n, block = _block(tl.program_id(0) // n_tile + start, n_block)
     o_s, o_k, o_v = (tl.program_id(0) % n_tile) * BN + tl.arange(0, BN), tl.arange(0, BK), tl.arange(0, BV)
-    n = (block % n_block).to(tl.int32)
     m_s, m_k, m_v = o_s < S, (o_k < K)[None, :], (o_v < V)[None, :]
-    p_code = codebook + ((block // n_block) % G) * S * K
+    p_code = codebook + i_z % G * S * K
     b_k = tl.load(p_code + (o_s[:, None] * K + o_k[None, :]), mask=m_s[:, None] & m_k, other=0.0)
     b_count = tl.load(count + block * S + o_s, mask=m_s, other=0.0)
     b_log = tl.log2(tl.maximum(b_count, 1.0))
@@ -189,11 +191,11 @@ def vq_fused_d_mean_kernel(
     for t in range(0, tl.where(n < CACHED, 0, R * n_row)):
         o_i = t % n_row * BM + tl.arange(0, BM)
         m_i = o_i < L
-        o_row = block * (R * L) + t // n_row * L + o_i
-        b_q = tl.load(query + o_row[:, None] * K + o_k[None, :], mask=m_i[:, None] & m_k, other=0.0)
-        b_do = tl.load(d_out + o_row[:, None] * V + o_v[None, :], mask=m_i[:, None] & m_v, other=0.0)
-        b_lse = tl.load(lse + o_row, mask=m_i, other=float("inf"))
-        _, b_doc, b_open = _documents(doc, opened, block, n, n_key, n_block, o_i, G, L, CHECKED)
+        row = block * (R * L) + t // n_row * L
+        b_q = tl.load(query + row * K + (o_i[:, None] * K + o_k[None, :]), mask=m_i[:, None] & m_k, other=0.0)
+        b_do = tl.load(d_out + row * V + (o_i[:, None] * V + o_v[None, :]), mask=m_i[:, None] & m_v, other=0.0)
+        b_lse = tl.load(lse + row + o_i, mask=m_i, other=float("inf"))
+        _, b_doc, b_open = _documents(doc, opened, i_z, n, n_key, n_block, o_i, G, L, CHECKED)
         b_s = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * _LOG2E + b_log[:, None]
         seen = (b_count > 0)[:, None]
         if CHECKED:
@@ -206,15 +208,19 @@ def vq_fused_d_mean_kernel(
 
 @triton.jit
 def _rows(start, n_block, R: tl.constexpr, L: tl.constexpr, BM: tl.constexpr):
-    """Block of this program's tile of rows, its number in its sequence, the rows' tokens in it, and the rows' numbers:
-    among those of the launch, which begins at block `start`, and among all."""
-    program = tl.program_id(0)
+    """Place of this program's tile of rows: head, block in the sequence and among all, the rows' tokens in the block,
+    and the number of the row of the block's first token under their query head. The launch begins at block `start`."""
     n_tile: tl.constexpr = (L + BM - 1) // BM
-    block = (program // (n_tile * R)).to(tl.int64)
-    o_i = program % n_tile * BM + tl.arange(0, BM)
-    o_near = block * (R * L) + program // n_tile % R * L + o_i
-    block += start
-    return block, (block % n_block).to(tl.int32), o_i, o_near, o_near + start.to(tl.int64) * (R * L)
+    i_r = tl.program_id(0) // n_tile
+    i_z, n, block = _block(i_r // R + start, n_block)
+    o_i = tl.program_id(0) % n_tile * BM + tl.arange(0, BM)
+    return i_z, n, block, o_i, block * (R * L) + i_r % R * L
+
+
+@triton.jit
+def _block(i, n_block):
+    """Head and place in the sequence of a block, and its number; all but the place in 64 bits, divided in 32."""
+    return (i // n_block).to(tl.int64), i % n_block, i.to(tl.int64)
 
 
 @triton.jit
@@ -227,7 +233,7 @@ def _reach(n, o_i, L: tl.constexpr, S: tl.constexpr, FIRST: tl.constexpr, CACHED
 
 @triton.jit
 def _window_scores(
-    b_s, band, p_doc, b_doc, o_i, o_near, o_c, low, n, n_key,
+    b_s, p_band, p_doc, b_doc, o_i, o_c, low, n, n_key,
     L: tl.constexpr, D: tl.constexpr, CHECKED: tl.constexpr,
 ):  # fmt: skip
     """Base-2 logits of window columns from products of queries and keys."""
@@ -235,7 +241,7 @@ def _window_scores(
     seen = (shift <= L) & ((o_c >= low) & (o_c < 2 * L))[None, :]
     if D > 0:
         m_near = seen & (shift > L - D) & (o_i < L)[:, None]
-        b_s += tl.load(band + o_near[:, None] * D + (shift + (D - 1 - L)), mask=m_near, other=0.0).to(tl.float32)
+        b_s += tl.load(p_band + (o_i[:, None] * D + shift + (D - 1 - L)), mask=m_near, other=0.0).to(tl.float32)
     if CHECKED:
         o_u = (n - 1) * L + o_c
         b_other = tl.load(p_doc + o_u, mask=(o_c >= low) & (o_c < 2 * L) & (o_u < n_key), other=-1)
@@ -255,14 +261,14 @@ def _code_scores(b_s, p_count, b_doc, b_open, o_c, S: tl.constexpr, CHECKED: tl.
 
 @triton.jit
 def _documents(
-    doc, opened, block, n, n_key, n_block, o_i, G: tl.constexpr, L: tl.constexpr, CHECKED: tl.constexpr
+    doc, opened, i_z, n, n_key, n_block, o_i, G: tl.constexpr, L: tl.constexpr, CHECKED: tl.constexpr
 ):  # fmt: skip
     """Documents of a sequence's keys, of rows of a block, and of the block's cache."""
     b_doc, b_open = o_i, n
     if CHECKED:
-        doc += block // n_block // G * n_key
+        doc += i_z // G * n_key
         b_doc = tl.load(doc + n * L + o_i, mask=(o_i < L) & (n * L + o_i < n_key), other=-1)
-        b_open = tl.load(opened + block // n_block // G * n_block + n)
+        b_open = tl.load(opened + i_z // G * n_block + n)
     return doc, b_doc, b_open
 
 
@@ -276,31 +282,50 @@ def _more(b_max, b_sum, b_out, b_s, b_v, PRECISION: tl.constexpr):
     return b_new, b_sum * b_old + tl.sum(b_p, 1), b_out
 
 
+# Wider heads leave fewer registers and less shared memory for a tile. Before sm_90 products take their operands from
+# registers, and 86 has little shared memory.
 FORWARD = Kernel(
     vq_fused_forward_kernel,
     (
-        config(16, 8, 2, BM=128, BN=64),
-        config(32, 8, 1, BM=64, BN=32),
+        config(16, 8, 3, (90, 100), width=128, BM=128, BN=64),
+        config(16, 8, 2, (90, 100), width=128, BM=128, BN=64),
+        config(16, 8, 2, (90, 100), width=256, BM=64, BN=64),
+        config(16, 8, 2, (80, 86), width=128, BM=128, BN=32),
+        config(16, 8, 2, (80,), width=256, BM=64, BN=32),
+        config(16, 8, 1, (86,), width=256, BM=64, BN=32),
+        config(32, 4, 1, width=256, BM=16, BN=32),
     ),
 )
 D_QUERY = Kernel(
     vq_fused_d_query_kernel,
     (
-        config(16, 8, 2, BM=128, BN=64),
-        config(32, 8, 1, BM=64, BN=32),
+        config(16, 8, 2, (90,), width=64, BM=128, BN=64),
+        config(16, 8, 2, (90, 100), width=128, BM=128, BN=32),
+        config(16, 8, 2, (90, 100), width=256, BM=64, BN=32),
+        config(16, 8, 2, (80, 86), width=128, BM=64, BN=32),
+        config(16, 8, 1, (80, 86), width=256, BM=32, BN=32),
+        config(32, 8, 1, width=256, BM=32, BN=16),
     ),
 )
 D_KEY = Kernel(
     vq_fused_d_key_kernel,
     (
-        config(16, 8, 2, BM=64, BN=128),
-        config(32, 8, 1, BM=32, BN=64),
+        config(16, 8, 2, (90, 100), width=64, BM=64, BN=128),
+        config(16, 8, 2, (90, 100), width=128, BM=64, BN=64),
+        config(16, 8, 2, (90, 100), width=256, BM=32, BN=64),
+        config(16, 8, 2, (80, 86), width=128, BM=64, BN=32),
+        config(16, 8, 1, (80, 86), width=256, BM=32, BN=32),
+        config(32, 8, 1, (80, 90, 100), width=256, BM=32, BN=32),
+        config(32, 8, 1, (86,), width=128, BM=32, BN=32),
+        config(32, 4, 1, (86,), width=256, BM=16, BN=16),
     ),
 )
 D_MEAN = Kernel(
     vq_fused_d_mean_kernel,
     (
-        config(16, 8, 2, BM=64, BN=128),
-        config(32, 8, 1, BM=32, BN=64),
+        config(16, 8, 2, (90, 100), width=256, BM=64, BN=128),
+        config(16, 8, 2, (80, 86), width=128, BM=64, BN=64),
+        config(16, 8, 1, (80, 86), width=256, BM=32, BN=64),
+        config(32, 8, 1, width=256, BM=32, BN=32),
     ),
 )

@@ -62,7 +62,7 @@ SCENES = {
 def test_decode_triton_steps_across_block_ends_equal_the_whole(scene, random_case, monkeypatch):
     monkeypatch.setattr(decode, "_COLUMNS", 32)
     case = random_case(**SIZES, **{"heads": 1, **scene}, length=76)
-    for start, stop in ((0, 2), (23, 25), (46, 50), (70, 75)):
+    for start, stop in ((0, 1), (23, 25), (47, 49), (51, 52), (71, 73)):
         whole, after = case.part(0, stop).run()
         out, state = _decode(case, start, stop)
         torch.testing.assert_close(out, whole[:, :, start:], rtol=0, atol=2e-5)
