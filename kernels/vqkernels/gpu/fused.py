@@ -54,7 +54,7 @@ def backward(given: Operands, layout: Layout, out_BGRTV: Tensor, lse_BGRT: Tenso
         part.launch(kernels.D_QUERY, _row_tiles, *of_output, d_query, d_band)
         part.launch(kernels.D_KEY, _key_tiles, *of_output, d_key, d_v)
         part.launch(kernels.D_MEAN, _code_tiles, *of_output, d_mean)
-        if d_band is not None:
+        if d_band is not None and d_query_w is not None and d_rel_key is not None:
             part.position_gradients(d_band, d_query_w, d_rel_key)
     d_total = cache_backward(layout, d_mean, blocks.count_ZNS)
     add_cache_gradient(layout, d_mean, d_v.view(layout.n_head, -1, layout.d_value))

@@ -28,7 +28,7 @@ def vq_fused_forward_kernel(
 ):  # fmt: skip
     """Output and log-sum-exp of BM rows of one block and query head, from block `start` on."""
     i_z, n, block, o_i, row = _rows(start, n_block, R, L, BM)
-    p_band = band if D == 0 else band + (row - start * (R * L)) * D
+    p_band = band if D == 0 else band + (row - start.to(tl.int64) * (R * L)) * D
     o_k, o_v = tl.arange(0, BK), tl.arange(0, BV)
     m_i, m_k, m_v = o_i < L, (o_k < K)[None, :], (o_v < V)[None, :]
     b_q = tl.load(query + row * K + (o_i[:, None] * K + o_k[None, :]), mask=m_i[:, None] & m_k, other=0.0)
@@ -72,7 +72,7 @@ def vq_fused_d_query_kernel(
 ):  # fmt: skip
     """Gradients of BM rows of queries, and of their band: zeros where a distance reaches nothing."""
     i_z, n, block, o_i, row = _rows(start, n_block, R, L, BM)
-    p_band = band if D == 0 else band + (row - start * (R * L)) * D
+    p_band = band if D == 0 else band + (row - start.to(tl.int64) * (R * L)) * D
     o_k, o_v = tl.arange(0, BK), tl.arange(0, BV)
     m_i, m_k, m_v = o_i < L, (o_k < K)[None, :], (o_v < V)[None, :]
     b_q = tl.load(query + row * K + (o_i[:, None] * K + o_k[None, :]), mask=m_i[:, None] & m_k, other=0.0)
@@ -86,7 +86,7 @@ def vq_fused_d_query_kernel(
     begin = low
     if D > 0:  # a band has a gradient at every distance, also before the first key and without a query
         begin = low * 0
-        p_d_band = d_band + (row - start * (R * L)) * D
+        p_d_band = d_band + (row - start.to(tl.int64) * (R * L)) * D
         high = tl.minimum(2 * L, L + 1 + tl.max(o_i, 0))
     b_dq = tl.zeros([BM, BK], tl.float32)
     for c in range(begin, high, BN):
@@ -152,7 +152,7 @@ def vq_fused_d_key_kernel(
         shift = o_j[:, None] - (o_i + ahead * L)[None, :]
         seen = (shift <= 0) & m_i[None, :]
         if D > 0:
-            p_band = band + (row - start * (R * L)) * D
+            p_band = band + (row - start.to(tl.int64) * (R * L)) * D
             p_near = p_band + (o_i[None, :] * D + shift + (D - 1))
             b_s += tl.load(p_near, mask=seen & m_j[:, None] & (shift > -D), other=0.0).to(tl.float32)
         if CHECKED:
@@ -282,16 +282,16 @@ def _more(b_max, b_sum, b_out, b_s, b_v, PRECISION: tl.constexpr):
     return b_new, b_sum * b_old + tl.sum(b_p, 1), b_out
 
 
-# Wider heads leave fewer registers and less shared memory for a tile. Before sm_90 products take their operands from
-# registers, and 86 has little shared memory.
+# Wider heads leave fewer registers and less shared memory for a tile. Before 90 products take their operands from
+# registers, and 86 has little shared memory; 100 moves its sums through registers from a memory of their own.
 FORWARD = Kernel(
     vq_fused_forward_kernel,
     (
-        config(16, 8, 3, (90, 100), width=128, BM=128, BN=64),
-        config(16, 8, 2, (90, 100), width=128, BM=128, BN=64),
-        config(16, 8, 2, (90, 100), width=256, BM=64, BN=64),
-        config(16, 8, 2, (80, 86), width=128, BM=128, BN=32),
-        config(16, 8, 2, (80,), width=256, BM=64, BN=32),
+        config(16, 8, 3, (90,), width=128, BM=128, BN=64),
+        config(16, 8, 2, (90,), width=128, BM=128, BN=64),
+        config(16, 8, 2, (90,), width=256, BM=64, BN=64),
+        config(16, 8, 2, (80, 86, 100), width=128, BM=128, BN=32),
+        config(16, 8, 2, (80, 100), width=256, BM=64, BN=32),
         config(16, 8, 1, (86,), width=256, BM=64, BN=32),
         config(32, 4, 1, width=256, BM=16, BN=32),
     ),
@@ -301,7 +301,8 @@ D_QUERY = Kernel(
     (
         config(16, 8, 2, (90,), width=64, BM=128, BN=64),
         config(16, 8, 2, (90, 100), width=128, BM=128, BN=32),
-        config(16, 8, 2, (90, 100), width=256, BM=64, BN=32),
+        config(16, 8, 2, (90,), width=256, BM=64, BN=32),
+        config(16, 8, 1, (100,), width=256, BM=64, BN=32),
         config(16, 8, 2, (80, 86), width=128, BM=64, BN=32),
         config(16, 8, 1, (80, 86), width=256, BM=32, BN=32),
         config(32, 8, 1, width=256, BM=32, BN=16),
