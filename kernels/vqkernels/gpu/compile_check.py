@@ -121,6 +121,8 @@ def compiled(request: Request) -> Row:
     try:
         found = triton.compile(source, target=GPUTarget("cuda", request.target, 32), options=options)
     except Exception as error:  # whatever the compiler raises is a row that fails
+        while error.__cause__ is not None:  # the innermost says what is wrong, those around it where
+            error = error.__cause__
         return Row(*key, problem=f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
     registers, stack = _resources(found.asm["cubin"])
     instruction = _instruction(found.asm["ptx"])

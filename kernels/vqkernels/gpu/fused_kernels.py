@@ -264,12 +264,12 @@ def _documents(
     doc, opened, i_z, n, n_key, n_block, o_i, G: tl.constexpr, L: tl.constexpr, CHECKED: tl.constexpr
 ):  # fmt: skip
     """Documents of a sequence's keys, of rows of a block, and of the block's cache."""
-    b_doc, b_open = o_i, n
+    p_doc, b_doc, b_open = o_i, o_i, n  # nobody reads them without documents; Triton 3.6 can return no None
     if CHECKED:
-        doc += i_z // G * n_key
-        b_doc = tl.load(doc + n * L + o_i, mask=(o_i < L) & (n * L + o_i < n_key), other=-1)
+        p_doc = doc + i_z // G * n_key
+        b_doc = tl.load(p_doc + n * L + o_i, mask=(o_i < L) & (n * L + o_i < n_key), other=-1)
         b_open = tl.load(opened + i_z // G * n_block + n)
-    return doc, b_doc, b_open
+    return p_doc, b_doc, b_open
 
 
 @triton.jit

@@ -45,7 +45,7 @@ class Sizes(NamedTuple):
     budget: float  # seconds a piece of work may take in all, after its first repeat
 
 
-FULL = Sizes(SHAPES, (4096, 8192, 16384, 32768), (768, 128, 512, 512), (2048, 4096, 8192, 16384), 8192, 5, 60.0)
+FULL = Sizes(SHAPES, (4096, 8192, 16384, 32768), (768, 128, 512, 512), (2048, 4096, 8192, 16384), 8192, 5, 30.0)
 SMOKE = Sizes(SMOKE_SHAPES, (32, 64), (8, 8, 8, 8), (32, 64), 32, 2, 60.0)
 
 
