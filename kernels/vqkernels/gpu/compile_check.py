@@ -121,9 +121,7 @@ def compiled(request: Request) -> Row:
     try:
         found = triton.compile(source, target=GPUTarget("cuda", request.target, 32), options=options)
     except Exception as error:  # whatever the compiler raises is a row that fails
-        while error.__cause__ is not None:  # the innermost says what is wrong, those around it where
-            error = error.__cause__
-        return Row(*key, problem=f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+        return Row(*key, problem=_reason(error))
     registers, stack = _resources(found.asm["cubin"])
     instruction = _instruction(found.asm["ptx"])
     return Row(*key, registers, stack, found.metadata.shared, instruction, _problem(request, found, stack, instruction))
@@ -216,6 +214,13 @@ def _divisible(value: Tensor | int | float) -> bool:
     if isinstance(value, Tensor):
         return value.storage_offset() * value.itemsize % 16 == 0
     return isinstance(value, int) and value % 16 == 0
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of the innermost error, which says what is wrong; those around it say where."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
