@@ -130,11 +130,12 @@ def compiled(request: Request) -> Row:
 def write(rows: Sequence[Row], folder: Path, command: str) -> None:
     """The table as CSV, and as Markdown with the largest needs of each kernel and configuration."""
     folder.mkdir(parents=True, exist_ok=True)
+    text = _markdown(rows, command)  # first: it says whether the checkout is clean
     with (folder / f"{TABLE}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    (folder / f"{TABLE}.md").write_text(_markdown(rows, command))
+    (folder / f"{TABLE}.md").write_text(text)
 
 
 def read(folder: Path) -> list[dict[str, str]]:
