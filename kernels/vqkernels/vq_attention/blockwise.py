@@ -62,14 +62,14 @@ def blockwise_attention(problem: Problem, chunk_blocks: int | None = None) -> Te
         (layout, spans),
         chunks.in_blocks(k_BGUK, layout).flatten(0, 2),
         chunks.in_blocks(q.movedim(2, 0), layout).flatten(1, 3),
-        chunks.in_blocks(v, layout).flatten(0, 2),
+        chunks.in_blocks(v, layout).flatten(0, 2).contiguous(),  # windows are views of it
         *(None if bias is None else bias.transpose(0, 1) for bias in (given.bias_u_GRK, given.bias_w_GRK)),
         given.rel_key_GMK,
         *(None if part is None else part.flatten(0, 1) for part in (given.total_BGSV, given.count_BGS)),
         given.codebook_GSK,
         chunks.in_blocks(row_BGU[..., None], layout).flatten(0, 2)[..., 0],
         chunks.in_blocks(layout.entering_ZU[..., None].long(), layout)[..., 0],
-        chunks.causal(layout.block_length, v.dtype, v.device),
+        chunks.causal(layout.block_length, accumulation_dtype(v.dtype), v.device),
         *_flags(layout),
     )
     out_BGRUV = torch.unflatten(out_RMLV, 1, (layout.batch, layout.n_kv_head, -1)).flatten(3, 4).movedim(0, 2)
@@ -95,10 +95,11 @@ class _Blockwise(torch.autograd.Function):
         shape = (*inputs.q_RMLK.shape[:-1], layout.d_value)
         out = inputs.q_RMLK.new_zeros(shape) if layout.first_block else inputs.q_RMLK.new_empty(shape)
         kept: list[Tensor] = []
-        cache = None
         for span in spans:
-            cache = chunkwise.first_cache(span.chunks[0]) if cache is None or span.opens else cache
-            kept += [] if span.opens else [part.clone() for part in cache]
+            if span.opens:
+                cache = chunkwise.first_cache(span.chunks[0])
+            else:
+                kept += [part.clone() for part in cache]
             for chunk in span.chunks:
                 cache = chunkwise.forward(chunk, cache, out)
         ctx.walk, ctx.key_dtype = walk, k_MLK.dtype
@@ -230,18 +231,23 @@ class _Chunkwise:
             query_w = self.query(chunk, head, inputs.bias_w_RGK)
             by_distance = self.by_block(self.far_first_GMK, chunk).transpose(1, 2)
             self.diagonals(score, tile).baddbmm_(query_w, by_distance)
-        in_window[:, :length, length:] += inputs.causal_LL  # the rest of the triangle
-        if chunk.low == 0:
-            in_window[:: chunk.high, :length, :length] = _NEVER  # nothing before a first block
-        if tile.code_NSK is not None and tile.log_count_NS is not None:
+        if tile.code_NSK is not None:
             torch.bmm(query_u, tile.code_NSK.transpose(1, 2), out=score[:, :length, :size])
-            score[:, :length, :size] += tile.log_count_NS[:, None].to(score.dtype)
+        score = self.as_dtype("wide score", score, self.wide)
+        score[:, :length, size + length :] += inputs.causal_LL  # the rest of the triangle
+        if chunk.low == 0:
+            score[:: chunk.high, :length, size : size + length] = _NEVER  # nothing before a first block
+        if tile.log_count_NS is not None:
+            score[:, :length, :size] += tile.log_count_NS[:, None]
         hidden = self.hide(score[:, :length], chunk, tile) if chunk.checked else None
-        weight = self.space.take("weight", *score.shape, dtype=score.dtype)
-        torch.softmax(score, -1, out=weight)
+        weight = torch.softmax(score, -1, out=self.space.take("wide weight", *score.shape, dtype=self.wide))
         if hidden is not None:
             weight[:, :length].masked_fill_(hidden, 0.0)
-        return weight
+        return self.as_dtype("weight", weight, inputs.v_MLV.dtype)
+
+    def as_dtype(self, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """The same numbers in another precision, in memory of that name; as they are where they have it already."""
+        return x if x.dtype == dtype else self.space.take(name, *x.shape, dtype=dtype).copy_(x)
 
     def hide(self, score_NLW: Tensor, chunk: Chunk, tile: _Tile) -> Tensor:
         """Take other documents and padding out of the scores; returns which queries [N, L, 1] are padding."""
@@ -287,8 +293,8 @@ class _Gradients:
         self.chunkwise = _Chunkwise(inputs, layout)
         wide = self.chunkwise.wide
         self.d_q = torch.zeros_like(inputs.q_RMLK)
-        self.d_k = inputs.q_RMLK.new_zeros(inputs.q_RMLK.shape[1:])
-        self.d_v = torch.zeros_like(inputs.v_MLV)
+        self.d_k = torch.zeros_like(inputs.q_RMLK[0], dtype=wide)
+        self.d_v = torch.zeros_like(inputs.v_MLV, dtype=wide)
         optional = inputs.bias_u_RGK, inputs.bias_w_RGK, inputs.rel_key_GMK, inputs.total_ZSV
         self.d_bias_u, self.d_bias_w, self.d_rel_key, self.d_first = (
             None if one is None else torch.zeros_like(one, dtype=wide) for one in optional
@@ -298,7 +304,7 @@ class _Gradients:
         """In the order of `_Inputs`."""
         dtype = self.d_q.dtype
         small = (None if one is None else one.to(dtype) for one in (self.d_bias_u, self.d_bias_w, self.d_rel_key))
-        return self.d_q, self.d_v, *small, self.d_first, *(None,) * 8
+        return self.d_q, self.d_v.to(dtype), *small, self.d_first, *(None,) * 8
 
     def add_span(self, span: Span, start: Cache) -> None:
         """Add what a span's queries give, its caches recomputed from the one at its start."""
@@ -315,13 +321,13 @@ class _Gradients:
         tile = chunkwise.tile(chunk, caches)
         d_mean = None
         if tile.mean_NSV is not None:
-            d_mean = chunkwise.space.take("d_mean", *tile.mean_NSV.shape, dtype=tile.mean_NSV.dtype).zero_()
+            d_mean = chunkwise.space.take("d_mean", *tile.mean_NSV.shape, dtype=chunkwise.wide).zero_()
         for head in range(self.layout.n_group):
             weight = chunkwise.weights(chunk, head, tile)
             d_out = self.d_out_RMLV[head, chunk.first : chunk.end]
             self._add_windows(self.d_v, chunk, tile.parts, weight[:, :-1, tile.n_code :], d_out)
             if d_mean is not None:
-                d_mean.baddbmm_(weight[:, :-1, : tile.n_code].transpose(1, 2), d_out)
+                _add_product(d_mean, weight[:, :-1, : tile.n_code].transpose(1, 2), d_out)
             self._add_scores(chunk, head, tile, self._of_scores(chunk, tile, weight, d_out))
         if caches is not None and d_mean is not None:
             self._add_cache(chunk, caches, d_mean)
@@ -334,10 +340,10 @@ class _Gradients:
         for keys, seen in parts:
             later = slice(keys.start, None)
             by_later = by_query_NLU[:, later, length + keys.start : seen.stop].transpose(1, 2)
-            target_MLD[chunk.first : chunk.end, keys].baddbmm_(by_later, x_NLD[:, later])
+            _add_product(target_MLD[chunk.first : chunk.end, keys], by_later, x_NLD[:, later])
         skip = 1 if chunk.low == 0 else 0  # the first block has none before it
         previous = target_MLD[chunk.first + skip - 1 : chunk.end - 1]
-        previous.baddbmm_(by_query_NLU[skip:, :, :length].transpose(1, 2), x_NLD[skip:])
+        _add_product(previous, by_query_NLU[skip:, :, :length].transpose(1, 2), x_NLD[skip:])
 
     def _of_scores(self, chunk: Chunk, tile: _Tile, weight_NXW: Tensor, d_out: Tensor) -> Tensor:
         """[N, L + 1, W]: gradient of the scores."""
@@ -389,9 +395,17 @@ class _Gradients:
         """From the caches' means to the values they are made of and to what was carried."""
         if chunk.high == self.layout.n_block:
             self.d_total = torch.zeros_like(self.chunkwise.first_cache(chunk).totals)
-        d_total = d_mean_NSV.to(self.chunkwise.wide).div_(caches.counts.clamp(min=1.0)[..., None])
+        d_total = d_mean_NSV.div_(caches.counts.clamp(min=1.0)[..., None])
         tokens = self.chunkwise.tokens
         d_v_ZNLV = torch.unflatten(self.d_v, 0, tokens.v_ZNLV.shape[:2])
         self.d_total = scan_backward(self.d_total, d_total, d_v_ZNLV, tokens, chunk)
         if self.d_first is not None:
             self.d_first[chunk.sequences] = self.d_total  # that of the first chunk stays
+
+
+def _add_product(target: Tensor, left: Tensor, right: Tensor) -> None:
+    """target += left @ right, batch by batch; the target may be wider than the product."""
+    if target.dtype == left.dtype:
+        target.baddbmm_(left, right)
+    else:
+        target += left @ right

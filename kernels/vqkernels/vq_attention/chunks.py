@@ -7,7 +7,7 @@ of one sequence between two saved caches.
 """
 
 from dataclasses import dataclass
-from math import prod
+from math import isqrt, prod
 
 import torch
 from torch import Tensor
@@ -59,14 +59,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Span:
-    """Chunks of the same sequences, in order; the caches in front of the first are known or kept."""
+    """Chunks of the same sequences, in order."""
 
     chunks: tuple[Chunk, ...]
-
-    @property
-    def opens(self) -> bool:
-        """Whether what is in front of it is in front of the sequence, too."""
-        return self.chunks[0].low == 0 or not self.chunks[0].cached
+    opens: bool  # nothing is in front of it but what its sequences begin with; otherwise the caches there are kept
 
 
 def plan(
@@ -82,12 +78,15 @@ def plan(
             Chunk(z, min(z + whole, layout.n_head), 0, n_block, n_block, always, layout.flags is not None)
             for z in range(0, layout.n_head, whole)
         ]
-        return [Span((chunk,)) for chunk in chunks]
+        return [Span((chunk,), opens=True) for chunk in chunks]
     return [span for z in range(layout.n_head) for span in _one_sequence(layout, z, size, carried)]
 
 
 def _one_sequence(layout: Layout, z: int, size: int, carried: bool) -> list[Span]:
+    # The caches of a whole span are held while its gradients are made: with blocks much shorter than the codebook,
+    # as many as there are spans.
     span_blocks = -(-_SPAN_CODEBOOKS * layout.n_code // layout.block_length)
+    span_blocks = min(span_blocks, max(_SPAN_CODEBOOKS, isqrt(layout.n_block)))
     spans: list[list[Chunk]] = []
     low = layout.first_block
     while low < layout.n_block:
@@ -99,7 +98,8 @@ def _one_sequence(layout: Layout, z: int, size: int, carried: bool) -> list[Span
             spans.append([])
         spans[-1].append(chunk)
         low = high
-    return [Span(tuple(chunks)) for chunks in spans]
+    opening = layout.first_block if carried else 2
+    return [Span(tuple(chunks), opens=chunks[0].low <= opening) for chunks in spans]
 
 
 def _chunk_blocks(layout: Layout, dtype: torch.dtype, device: torch.device) -> int:

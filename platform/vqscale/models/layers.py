@@ -21,7 +21,8 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def unit_rms(x: Tensor) -> Tensor:
     """`x` with its last axis scaled to a root mean square of one; no gain, no bias."""
-    return F.rms_norm(x, (x.shape[-1],), eps=EPSILON)
+    # Under autocast newer versions of PyTorch answer in float32.
+    return F.rms_norm(x, (x.shape[-1],), eps=EPSILON).to(x.dtype)
 
 
 def sinusoids(position: Tensor, width: int, base: float) -> Tensor:
@@ -57,7 +58,7 @@ class RMSNorm(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = F.rms_norm(x, (x.shape[-1],), self.gain, EPSILON)
+        normed = F.rms_norm(x, (x.shape[-1],), self.gain, EPSILON).to(x.dtype)
         return normed if self.bias is None else normed + self.bias
 
 

@@ -1,11 +1,14 @@
 """Blockwise attention against the definition: values and every gradient, whatever the shape."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqkernels.vq_attention.blockwise import blockwise_attention
+from vqkernels.vq_attention.naive import naive_attention
 from vqkernels.vq_attention.problem import align
 
 SHAPES = {
@@ -59,19 +62,63 @@ def test_blockwise_random_shapes_equal_naive(groups, sizes, random_case, gradien
     assert_same(gradients(case, "blockwise"), gradients(case, "naive"))
 
 
-@pytest.mark.parametrize("extra", [{}, {"documents": True, "padding": True}], ids=["plain", "documents and padding"])
-@pytest.mark.parametrize("chunk_blocks", [1, 2, 3, 5, 100])
-def test_blockwise_any_chunk_size_gives_the_same(chunk_blocks, extra, random_case, assert_same):
-    case, leaf = random_case(length=150, size=3, heads=4, kv_heads=2, **extra).leaves()
-    options = {"mask_BT": None, "doc_start_BT": None, **case.options}
+def of_problem(case, implementation, leaf, state=None):
+    """Output and gradients of an implementation that is called with a problem."""
+    names = ("bias_u_HK", "bias_w_HK", "rel_key_GMK", "mask_BT", "doc_start_BT")
+    options = dict.fromkeys(names) | case.options
     arguments = (case.q, case.k, case.v, case.code, case.codebook)
-    problem = align(*arguments, block_length=case.block_length, state=None, **options)
-    found = []
-    for chunk in (chunk_blocks, None):
-        out = blockwise_attention(problem, chunk)
-        grads = torch.autograd.grad(out, list(leaf.values()), torch.ones_like(out), retain_graph=True)
-        found.append({"out": out.detach(), **dict(zip(leaf, grads, strict=True))})
-    assert_same(found[0], found[1], tolerance=1e-11)
+    out = implementation(align(*arguments, block_length=case.block_length, state=state, **options))
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    grads = torch.autograd.grad(out, list(leaf.values()), weight.to(out.dtype), retain_graph=True)
+    return {"out": out.detach(), **dict(zip(leaf, grads, strict=True))}
+
+
+@pytest.mark.parametrize("extra", [{}, {"documents": True, "padding": True}], ids=["plain", "documents and padding"])
+@pytest.mark.parametrize("before", [0, 3, 20, 41])
+@pytest.mark.parametrize("chunk_blocks", [1, 2, 3, 5, 100])
+def test_blockwise_any_chunk_size_and_state_equals_naive(chunk_blocks, before, extra, random_case, assert_same):
+    whole = random_case(length=150, size=3, heads=4, kv_heads=2, **extra)
+    state = whole.part(0, before).run("naive")[1] if before else None
+    case, leaf = whole.part(before, 150).leaves()
+    found = of_problem(case, partial(blockwise_attention, chunk_blocks=chunk_blocks), leaf, state)
+    assert_same(found, of_problem(case, naive_attention, leaf, state), tolerance=1e-9)
+
+
+@pytest.mark.parametrize("chunk_blocks", [1, 2, 100])
+@pytest.mark.parametrize("kind", ["slice of a wider tensor", "transposed", "expanded"])
+def test_blockwise_values_with_strides_equal_naive(kind, chunk_blocks, random_case, assert_same):
+    case, leaf = random_case(length=60, size=3, batch=1, kv_heads=1).leaves()
+    v = leaf["v"]
+    strided = {
+        "slice of a wider tensor": torch.cat([v, v], dim=-1)[..., : v.shape[-1]],
+        "transposed": v.transpose(2, 3).contiguous().transpose(2, 3),
+        "expanded": v[:, :, :1].expand_as(v),
+    }[kind]
+    case = case.with_(v=strided)
+    found = of_problem(case, partial(blockwise_attention, chunk_blocks=chunk_blocks), leaf)
+    assert_same(found, of_problem(case, naive_attention, leaf), tolerance=1e-9)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"length": 4096, "size": 4, "block_length": 16, "heads": 1, "kv_heads": 1},
+        {"length": 256, "size": 16, "block_length": 32, "heads": 32, "kv_heads": 1},
+    ],
+    ids=["hundreds of tokens a code", "many heads share keys"],
+)
+def test_blockwise_bfloat16_errs_at_most_twice_as_much_as_naive(shape, random_case):
+    case = random_case(batch=1, d_key=16, d_value=16, biases=False, **shape).to(torch.bfloat16)
+
+    def run(one, implementation):
+        one, leaf = one.leaves()
+        return of_problem(one, implementation, leaf)
+
+    exact = run(case.to(torch.float64), naive_attention)
+    plain, found = (run(case, implementation) for implementation in (naive_attention, blockwise_attention))
+    for name, allowed in (("out", 2.0), ("q", 3.0), ("k", 3.0), ("v", 3.0)):
+        error, reference = ((one[name].double() - exact[name]).norm() for one in (found, plain))
+        assert error <= allowed * reference, name
 
 
 @pytest.mark.parametrize("backend", ["naive", "blockwise"])
