@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vqkernels.gpu.layout import Layout
 
-_CHUNK_BYTES = {"cpu": 12 << 20}  # measured: docs/benchmarks/attention_cpu.md
+_CHUNK_BYTES = {"cpu": 12 << 20}  # scores and values of a chunk should stay in the last-level cache
 _CHUNK_BYTES_ELSEWHERE = 256 << 20
 _SPAN_CODEBOOKS = 4  # a saved cache holds S rows: one every 4 S tokens costs at most a quarter of the values
 

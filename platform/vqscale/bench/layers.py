@@ -94,6 +94,23 @@ def sdpa_layer(given: Inputs) -> tuple[Tensor, ...]:
     return torch.autograd.grad(out, leaves, d_out)
 
 
+def exact_layer(given: Inputs, rows: int = 512) -> tuple[Tensor, ...]:
+    """The same with plain products and softmax, `rows` queries at a time over the keys before them.
+
+    Nothing is split, so that scores are computed once however wide the values are; weights stay in memory for the
+    backward pass, T^2 / 2 numbers a head.
+    """
+    leaves = [given.q_BHTK, given.k_BGTK, given.v_BGTV]
+    length, outs = given.q_BHTK.shape[2], []
+    for low in range(0, length, rows):
+        high = min(low + rows, length)
+        score = given.q_BHTK[:, :, low:high] @ given.k_BGTK[:, :, :high].transpose(-1, -2)
+        later = torch.ones(high - low, high - low, dtype=torch.bool).triu_(1)
+        score[..., low:].masked_fill_(later, float("-inf"))
+        outs.append(score.softmax(-1) @ given.v_BGTV[:, :, :high])
+    return torch.autograd.grad(torch.cat(outs, dim=2), leaves, given.d_out_BHTV)
+
+
 def _by_width(x_B1TV: Tensor, parts: int) -> Tensor:
     """One head of width V as `parts` heads of width V / parts, without a copy; as it is for one part."""
     return x_B1TV if parts == 1 else torch.unflatten(x_B1TV[:, 0], -1, (parts, -1)).transpose(1, 2)

@@ -1,12 +1,14 @@
 """The CPU benchmark of attention: what is compared computes what it says, and one tiny run of the whole command."""
 
+from functools import partial
+
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
 from vqscale.bench.attention import main
-from vqscale.bench.layers import SMOKE_SHAPES, Inputs, Shape, sdpa_layer, vq_layer
+from vqscale.bench.layers import SMOKE_SHAPES, Inputs, Shape, exact_layer, sdpa_layer, vq_layer
 
 
 @pytest.fixture
@@ -24,13 +26,14 @@ def test_vq_layer_gives_a_gradient_for_every_input():
     assert all(torch.isfinite(gradient).all() for gradient in vq_layer(given))
 
 
+@pytest.mark.parametrize("layer", [sdpa_layer, partial(exact_layer, rows=10)], ids=["sdpa", "unsplit"])
 @pytest.mark.parametrize("shape", SMOKE_SHAPES, ids=lambda shape: shape.name)
-def test_sdpa_layer_split_values_equal_plain_attention(shape):
+def test_exact_layers_equal_plain_attention(shape, layer):
     given = Inputs(shape, 24)
     leaves = (given.q_BHTK, given.k_BGTK, given.v_BGTV)
     score = (given.q_BHTK @ given.k_BGTK.transpose(-1, -2)).masked_fill(torch.ones(24, 24).triu(1) > 0, -torch.inf)
     expected = torch.autograd.grad(F.softmax(score, -1) @ given.v_BGTV, leaves, given.d_out_BHTV)
-    for ours, plain in zip(sdpa_layer(given), expected, strict=True):
+    for ours, plain in zip(layer(given), expected, strict=True):
         torch.testing.assert_close(ours, plain)
 
 
