@@ -95,25 +95,35 @@ def draw(case: Case, dtype: torch.dtype, device: torch.device, seed: int = 0) ->
     return full._replace(**placed, state=state).to(dtype)
 
 
-def _draw(case: Case, generator: torch.Generator, length: int) -> Tensors:
+def draw_on_device(case: Case, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensors:
+    """Random arguments without carried tokens, drawn on the device in their final precision: for measuring."""
+    return _draw(case, torch.Generator(device).manual_seed(seed), case.length, dtype)
+
+
+def _draw(case: Case, generator: torch.Generator, length: int, dtype: torch.dtype = torch.float64) -> Tensors:
+    device = generator.device
+
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+        return torch.randn(shape, generator=generator, dtype=dtype, device=device).mul_(scale)
+
+    def chance(share: float) -> Tensor:
+        return torch.rand(case.batch, length, generator=generator, device=device) < share
 
     kv, biases = (case.batch, case.n_kv_head, length), (case.n_head, case.d_key)
     temperature = case.d_key**-0.5
-    mask = torch.rand(case.batch, length, generator=generator) < 0.97 if case.documents else None
+    mask = chance(0.97) if case.documents else None
     return Tensors(
         q_BHTK=normal(case.batch, case.n_head, length, case.d_key, scale=temperature),
         k_BGTK=normal(*kv, case.d_key),
         v_BGTV=normal(*kv, case.d_value),
-        code_BGT=torch.randint(0, case.size, kv, generator=generator),
+        code_BGT=torch.randint(0, case.size, kv, generator=generator, device=device),
         codebook_GSK=normal(case.n_kv_head, case.size, case.d_key),
         d_out_BHTV=normal(case.batch, case.n_head, length, case.d_value),
         bias_u_HK=normal(*biases, scale=temperature) if case.biases else None,
         bias_w_HK=normal(*biases, scale=temperature) if case.biases else None,
         rel_key_GMK=normal(case.n_kv_head, case.block_length + 1, case.d_key) if case.biases else None,
         mask_BT=mask,
-        doc_start_BT=torch.rand(case.batch, length, generator=generator) < 4 / length if case.documents else None,
+        doc_start_BT=chance(4 / length) if case.documents else None,
         state=None,
     )
 

@@ -5,7 +5,7 @@ queries and keys, which is exact. Each contender is a function without arguments
 named with the reason.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -15,17 +15,24 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vqkernels import code_statistics, nearest_code
 from vqkernels.gpu_check.cases import Case, Tensors, forward, forward_backward
+from vqkernels.gpu_check.timing import reason
 
 Contender = Callable[[], object]
+GIVEN = "vq (triton)"
+WITH_CODES = "vq with nearest codes and sums (triton)"
 
 
 def contenders(
-    case: Case, given: Tensors, *, backward: bool, quadratic: bool
+    case: Case, given: Tensors, *, backward: bool, quadratic: bool, flex: bool
 ) -> tuple[dict[str, Contender], dict[str, str]]:
     """Functions to time by name, and why others are missing."""
     run = forward_backward if backward else _forward_only
-    found: dict[str, Contender] = {"vq (triton)": partial(run, given, case.block_length, "triton")}
+    found: dict[str, Contender] = {
+        GIVEN: partial(run, given, case.block_length, "triton"),
+        WITH_CODES: lambda: run(_with_codes(given), case.block_length, "triton"),
+    }
     missing: dict[str, str] = {}
     if quadratic:
         found |= _exact(given, backward)
@@ -34,7 +41,19 @@ def contenders(
             found[name] = make(case, given, backward)
         except ImportError as error:
             missing[name] = f"not installed ({error.name})"
+        except Exception as error:  # a peer that cannot take these sizes is a finding
+            missing[name] = reason(error)
+    if quadratic and flex and given.q_BHTK.is_cuda:  # last: compiling it takes longest and may fail
+        found["flex attention"] = _flex(given, backward)
     return found, missing
+
+
+def _with_codes(given: Tensors) -> Tensors:
+    """What a training step does besides: find each key's code, and sum keys by code."""
+    codebook = given.codebook_GSK.float()
+    code_BGT = nearest_code(given.k_BGTK, codebook, given.mask_BT)
+    code_statistics(given.k_BGTK, code_BGT, codebook)
+    return given._replace(code_BGT=code_BGT)
 
 
 def _forward_only(given: Tensors, block_length: int, backend: str) -> Tensor:
@@ -52,13 +71,13 @@ def _timed(function: Callable[..., Tensor], leaves: list[Tensor], d_out: Tensor,
 
 
 def _exact(given: Tensors, backward: bool) -> dict[str, Contender]:
-    """PyTorch's exact attention: each of its kernels, and FlexAttention."""
+    """PyTorch's exact attention by each of its kernels."""
     q, k, v, d_out = (one.detach() for one in (given.q_BHTK, given.k_BGTK, given.v_BGTV, given.d_out_BHTV))
     parts = v.shape[-1] // q.shape[-1] if v.shape[1] == 1 else 1
     d_split = _split(d_out, parts)
 
-    def attention(q: Tensor, k: Tensor, v: Tensor, kernel: SDPBackend) -> Tensor:
-        q_, k_ = (one.expand(-1, parts * one.shape[1], -1, -1) if parts > 1 else one for one in (q, k))
+    def attention(q: Tensor, k: Tensor, v: Tensor, kernel: SDPBackend, copied: bool) -> Tensor:
+        q_, k_ = (_spread(one, parts, copied) for one in (q, k))
         with sdpa_kernel(kernel):
             return F.scaled_dot_product_attention(
                 q_, k_, _split(v, parts), is_causal=True, scale=1.0, enable_gqa=q_.shape[1] != k_.shape[1]
@@ -67,14 +86,37 @@ def _exact(given: Tensors, backward: bool) -> dict[str, Contender]:
     kernels = {"sdpa (flash)": SDPBackend.FLASH_ATTENTION, "sdpa (cudnn)": SDPBackend.CUDNN_ATTENTION}
     if not q.is_cuda:
         kernels = {"sdpa (flash)": SDPBackend.FLASH_ATTENTION}
-    found = {
-        name: _timed(partial(attention, kernel=kernel), [q.clone(), k.clone(), v.clone()], d_split, backward)
+    leaves = [q.clone(), k.clone(), v.clone()]
+    return {
+        name: _first_that_runs(
+            _timed(partial(attention, kernel=kernel, copied=copied), leaves, d_split, backward)
+            for copied in (False, True)
+        )
         for name, kernel in kernels.items()
     }
-    if q.is_cuda:
-        flex = partial(_flex(), parts=parts)
-        found["flex attention"] = _timed(flex, [q.clone(), k.clone(), v.clone()], d_split, backward)
-    return found
+
+
+def _first_that_runs(ways: Iterable[Contender]) -> Contender:
+    """The first way that this device does not refuse, from then on without asking again."""
+    left = list(ways)
+
+    def work() -> object:
+        while len(left) > 1:
+            try:
+                return left[0]()
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # a kernel that takes no strides of 0
+                left.pop(0)
+        return left[0]()
+
+    return work
+
+
+def _spread(x_BGTK: Tensor, parts: int, copied: bool) -> Tensor:
+    """The one head as `parts` equal ones, without memory of their own (stride 0) or copied."""
+    wide = x_BGTK.expand(-1, parts, -1, -1) if parts > 1 else x_BGTK
+    return wide.contiguous() if copied else wide
 
 
 def _split(x_BHTV: Tensor, parts: int) -> Tensor:
@@ -82,24 +124,26 @@ def _split(x_BHTV: Tensor, parts: int) -> Tensor:
     return x_BHTV if parts == 1 else torch.unflatten(x_BHTV[:, 0], -1, (parts, -1)).transpose(1, 2)
 
 
-def _flex() -> Callable[..., Tensor]:
+def _flex(given: Tensors, backward: bool) -> Contender:
+    """FlexAttention, compiled for this shape alone."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    compiled: Any = torch.compile(flex_attention, dynamic=False)
-    masks: dict[int, Any] = {}
+    torch._dynamo.reset()  # it recompiles no more after a few shapes
+    compiled: Any = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+    q, k, v, d_out = (one.detach() for one in (given.q_BHTK, given.k_BGTK, given.v_BGTV, given.d_out_BHTV))
+    parts = v.shape[-1] // q.shape[-1] if v.shape[1] == 1 else 1
+    length, masks = q.shape[2], []
 
-    def attention(q: Tensor, k: Tensor, v: Tensor, parts: int) -> Tensor:
-        length = q.shape[2]
-        if length not in masks:
-            masks[length] = create_block_mask(_causal, None, None, length, length, device=q.device.type)
-        if parts > 1:
-            q, k = (one.expand(-1, parts, -1, -1) for one in (q, k))
-        out: Tensor = compiled(
-            q, k, _split(v, parts), block_mask=masks[length], scale=1.0, enable_gqa=q.shape[1] != k.shape[1]
-        )
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if not masks:
+            found = create_block_mask(_causal, None, None, length, length, device=q.device.type, _compile=True)
+            masks.append(found)
+        q, k = (_spread(one, parts, copied=True) for one in (q, k))
+        grouped = q.shape[1] != k.shape[1]
+        out: Tensor = compiled(q, k, _split(v, parts), block_mask=masks[0], scale=1.0, enable_gqa=grouped)
         return out
 
-    return attention
+    return _timed(attention, [q.clone(), k.clone(), v.clone()], _split(d_out, parts), backward)
 
 
 def _causal(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:

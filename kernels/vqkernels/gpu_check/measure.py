@@ -7,14 +7,15 @@ from typing import Any
 import torch
 
 from vqkernels import DecodeState, VQState
-from vqkernels.gpu_check.cases import Case, draw, forward_backward
-from vqkernels.gpu_check.contenders import contenders
+from vqkernels.gpu_check.cases import Case, Tensors, draw_on_device, forward_backward
+from vqkernels.gpu_check.contenders import GIVEN, WITH_CODES, contenders
 from vqkernels.gpu_check.decoding import Slot
 from vqkernels.gpu_check.roofline import Ceilings, Work, exact_work, vq_work
-from vqkernels.gpu_check.timing import Timing, milliseconds, time_alternately
+from vqkernels.gpu_check.timing import Timing, milliseconds, release, time_alternately
 from vqkernels.gpu_check.verify import jobs
 
 Row = dict[str, Any]
+_LONGEST_FLEX = 32768
 
 
 @dataclass(frozen=True)
@@ -58,32 +59,25 @@ def measure_layers(
     plan: Plan, device: torch.device, dtype: torch.dtype, ceilings: Ceilings, told: Callable[[str], None]
 ) -> Iterator[Row]:
     """One row a layer, T, pass and contender: milliseconds, useful FLOP/s, share of the roofline, memory, ratio."""
-    for layer in plan.layers:
-        for length in plan.lengths:
-            for backward in (False, True):
-                yield from _measured(plan, layer, length, device, dtype, ceilings, backward=backward)
+    for length in (*plan.lengths, plan.longest_forward):
+        for layer in plan.layers:
+            case = replace(layer, batch=max(1, plan.tokens // length), length=length)
+            given = draw_on_device(case, dtype, device)
+            for backward in (False, True) if length in plan.lengths else (False,):
+                yield from _measured(plan, case, given, ceilings, backward=backward)
+            del given
+            release(device)
             told(f"{layer.name}: T = {length} measured")
-        yield from _measured(plan, layer, plan.longest_forward, device, dtype, ceilings, backward=False)
 
 
-def _measured(
-    plan: Plan,
-    layer: Case,
-    length: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    ceilings: Ceilings,
-    *,
-    backward: bool,
-) -> Iterator[Row]:
-    batch = max(1, plan.tokens // length)
-    case = replace(layer, batch=batch, length=length)
-    given = draw(case, dtype, device)
-    functions, missing = contenders(case, given, backward=backward, quadratic=length <= max(plan.lengths))
+def _measured(plan: Plan, case: Case, given: Tensors, ceilings: Ceilings, *, backward: bool) -> Iterator[Row]:
+    batch, length, device, dtype = case.batch, case.length, given.q_BHTK.device, given.q_BHTK.dtype
+    functions, missing = contenders(
+        case, given, backward=backward, quadratic=length <= max(plan.lengths), flex=length in _flex_lengths(plan)
+    )
     timings = time_alternately(functions, device, plan.seconds_a_call, plan.rounds)
-    ours = timings["vq (triton)"]
     for name, timing in {**timings, **missing}.items():
-        row: Row = {"layer": layer.name, "T": length, "batch": batch, "pass": "fwd+bwd" if backward else "fwd"}
+        row: Row = {"layer": case.name, "T": length, "batch": batch, "pass": "fwd+bwd" if backward else "fwd"}
         row |= {"contender": name, "dtype": str(dtype).removeprefix("torch.")}
         if isinstance(timing, str):
             yield row | {"status": timing}
@@ -94,16 +88,30 @@ def _measured(
         if work is not None:
             row["tflops"] = work.flops / timing.median / 1e9
             row["share_of_roofline"] = work.share(timing.median / 1e3, ceilings)
-        if isinstance(ours, Timing):
-            ratios = sorted(other / own for other, own in zip(timing.rounds, ours.rounds, strict=True))
-            row |= {"over_vq": ratios[len(ratios) // 2], "over_vq_low": ratios[0], "over_vq_high": ratios[-1]}
+        row |= _ratios("over_vq", timing, timings[WITH_CODES]) | _ratios("over_vq_given_codes", timing, timings[GIVEN])
         yield row
+
+
+def _ratios(name: str, timing: Timing, ours: Timing | str) -> Row:
+    """Within each turn: the median, the lowest and the highest."""
+    if isinstance(ours, str):
+        return {}
+    ratios = sorted(other / own for other, own in zip(timing.rounds, ours.rounds, strict=True))
+    return {name: ratios[len(ratios) // 2], f"{name}_low": ratios[0], f"{name}_high": ratios[-1]}
+
+
+def _flex_lengths(plan: Plan) -> set[int]:
+    """FlexAttention is compiled for each shape, which takes long: the shortest, the middle and the longest."""
+    short = [length for length in plan.lengths if length <= _LONGEST_FLEX]
+    return {short[0], short[len(short) // 2], short[-1]}
 
 
 def _work(name: str, case: Case, batch: int, length: int, backward: bool, item: int) -> Work | None:
     """Useful work: known for VQ attention and for exact attention, not for the linear-time peers."""
-    if name.startswith("vq"):
-        return vq_work(case, batch, length, backward=backward, item=item)
+    if name in (GIVEN, WITH_CODES):
+        work = vq_work(case, batch, length, backward=backward, item=item)
+        scores = 2 * batch * case.n_kv_head * length * case.size * case.d_key if name == WITH_CODES else 0
+        return Work(work.flops + scores, work.bytes)
     if name.startswith(("sdpa", "flex")):
         return exact_work(case, batch, length, backward=backward, item=item)
     return None
@@ -113,7 +121,7 @@ def measure_decode(plan: Plan, device: torch.device, dtype: torch.dtype, ceiling
     """One row a layer and position: microseconds of a step at batch 1, on CUDA as a graph's replay, and the state."""
     for layer in plan.layers:
         case = replace(layer, batch=1, length=2 * layer.block_length)
-        slot = Slot(draw(case, dtype, device))
+        slot = Slot(draw_on_device(case, dtype, device))
         works: dict[str, Callable[[], object]] = {}
         sizes: dict[str, int] = {}
         for position in plan.positions:
@@ -133,7 +141,12 @@ def measure_decode(plan: Plan, device: torch.device, dtype: torch.dtype, ceiling
 def _step(slot: Slot, state: DecodeState) -> Callable[[], object]:
     if not state.position.is_cuda:
         return lambda: slot.step(state)
-    replay: Callable[[], object] = slot.captured(state)[0].replay
+    graph, out = slot.captured(state)
+
+    def replay() -> object:
+        graph.replay()
+        return state, out  # the graph reads and writes this memory, which must live as long as it
+
     return replay
 
 
@@ -162,7 +175,7 @@ def measure_configurations(
     length = plan.lengths[len(plan.lengths) // 2]
     for layer in plan.layers:
         case = replace(layer, batch=max(1, plan.tokens // length), length=length)
-        given = draw(case, dtype, device)
+        given = draw_on_device(case, dtype, device)
 
         def work(given: Any = given, case: Case = case) -> object:
             return forward_backward(given, case.block_length, "triton")

@@ -1,5 +1,6 @@
 """Timing what runs on a device, several contenders in alternation, and memory at the peak."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 _SECONDS_PER_MEASUREMENT = 0.02  # calls of one measurement are repeated until they take about this long
+_SLOW = 0.3  # seconds of a call beyond which fewer rounds do
 
 
 @dataclass(frozen=True)
@@ -33,22 +35,45 @@ def time_alternately(
     found: dict[str, Timing | str] = {}
     calls: dict[str, int] = {}
     peaks: dict[str, int | None] = {}
+    once = 0.0
     for name, contender in contenders.items():
         try:
-            calls[name], peaks[name] = _prepare(contender, device, longest)
-        except torch.OutOfMemoryError:
-            found[name] = "out of memory"
-        except OutOfTime as reason:
-            found[name] = str(reason)
+            seconds, peaks[name] = _prepare(contender, device, longest)
         except Exception as error:  # a contender that does not run here is a finding, not a failure of ours
-            found[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+            found[name] = reason(error)
+            release(device)
+            continue
+        once = max(once, seconds)
+        calls[name] = max(1, round(_SECONDS_PER_MEASUREMENT / max(seconds, 1e-6)))
     rounds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(n_round):
-        for name in calls:
-            rounds[name].append(milliseconds(contenders[name], device, calls[name]))
+    for _ in range(min(n_round, 2) if once > _SLOW else n_round):
+        for name in [one for one in calls if one not in found]:
+            try:
+                rounds[name].append(milliseconds(contenders[name], device, calls[name]))
+            except Exception as error:  # as above: the peaks of two contenders may not fit in turn
+                found[name] = reason(error)
+                release(device)
     for name, taken in rounds.items():
+        if name in found:
+            continue
         found[name] = Timing(statistics.median(taken), min(taken), max(taken), tuple(taken), peaks[name])
     return {name: found[name] for name in contenders}
+
+
+def reason(error: Exception) -> str:
+    """Why something could not be measured, in a line."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    if isinstance(error, OutOfTime):
+        return str(error)
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+
+
+def release(device: torch.device) -> None:
+    """Give memory that nothing uses any more back to the device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def milliseconds(work: Callable[[], object], device: torch.device, calls: int) -> float:
@@ -68,8 +93,8 @@ def milliseconds(work: Callable[[], object], device: torch.device, calls: int) -
     return float(begin.elapsed_time(end)) / calls
 
 
-def _prepare(contender: Callable[[], object], device: torch.device, longest: float) -> tuple[int, int | None]:
-    """Compile and warm up; how many calls make a measurement, and the peak memory of one."""
+def _prepare(contender: Callable[[], object], device: torch.device, longest: float) -> tuple[float, int | None]:
+    """Compile and warm up; seconds of a call, and the peak memory of one."""
     contender()
     peak = None
     if device.type == "cuda":
@@ -81,4 +106,4 @@ def _prepare(contender: Callable[[], object], device: torch.device, longest: flo
         peak = int(torch.cuda.max_memory_allocated(device) - before)
     if once > longest:
         raise OutOfTime(f"one call took {once:.1f} s, more than {longest:g} s")
-    return max(1, round(_SECONDS_PER_MEASUREMENT / max(once, 1e-6))), peak
+    return once, peak

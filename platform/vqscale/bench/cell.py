@@ -21,7 +21,7 @@ PRIMING_TOKENS = 16
 class TrainingCell:
     """Weights and optimiser state exist from `warm_up` on."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, *, activation_checkpointing: bool = False) -> None:
         self._model, self._device, self._backend = cell.model, cell.torch_device, cell.backend
         self._train = TrainConfig(
             context=cell.context,
@@ -31,6 +31,7 @@ class TrainingCell:
             precision=cell.precision,
             engine="plain",
             documents="packed",
+            activation_checkpointing=activation_checkpointing,
         )
         random = np.random.default_rng(0)
         self._tokens_BT = random.integers(0, cell.model.vocab_size, (cell.batch, cell.context + 1), dtype=np.int64)
@@ -56,6 +57,7 @@ class TrainingCell:
         if self._backend:
             module.backend = self._backend
         module.autocast_bf16 = self._train.precision == "bf16"
+        module.activation_checkpointing = self._train.activation_checkpointing
         module.train()
         self._engine = PlainEngine(module, self._train)
         # AdamW makes its moments at the first update: a tiny one, so that the next is whole and its peak the peak.
