@@ -9,10 +9,13 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+_SHARES = {"decode": 1, "models": 4, "layers": 5, "configurations": 2}  # of the time, in the order of measuring
+_SECONDS_BETWEEN_WRITES = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,20 +55,42 @@ def _check(options: argparse.Namespace, command: str) -> int:
     about = document.facts(device, command)
     if failed:
         notes.append("Nothing was measured: a kernel that is not right has no speed.")
-    elif not options.no_measure:
-        for name, rows in _measured(options.smoke, device, notes, told):
-            tables[name] = []
-            for row in rows:
-                tables[name].append(row)
-                if time.monotonic() - began > options.seconds:
-                    notes.append(f"Time was up after {options.seconds:g} s: `{name}` is not complete.")
-                    break
-            document.write(Path(options.out), about, tables, notes)  # a command may be cut off
-            if time.monotonic() - began > options.seconds:
-                break
-    document.write(Path(options.out), about, tables, notes)
+
+    def write() -> None:
+        document.write(Path(options.out), about, tables, notes)
+
+    write()  # a command may be cut off
+    if not failed and not options.no_measure:
+        measured = _measured(options.smoke, device, notes, told)
+        _fill(tables, measured, began + options.seconds, notes, write)
+    write()
     told(f"{notes[0]} Written to {options.out}")
     return 1 if failed else 0
+
+
+def _fill(
+    tables: dict[str, list[dict[str, Any]]],
+    measured: Iterator[tuple[str, Iterator[dict[str, Any]]]],
+    end: float,
+    notes: list[str],
+    write: Callable[[], None],
+) -> None:
+    """Measure table after table until `end`, each within its share of the time that is left when it begins."""
+    left, written = dict(_SHARES), time.monotonic()
+    for name, rows in measured:
+        now = time.monotonic()
+        share = max(0.0, end - now) * left[name] / sum(left.values())
+        del left[name]
+        tables[name] = []
+        for row in rows:
+            tables[name].append(row)
+            if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
+                write()
+                written = time.monotonic()
+            if time.monotonic() - now > share:
+                notes.append(f"Its share of the time, {share:.0f} s, was up: `{name}` may not be complete.")
+                break
+        write()
 
 
 def _measured(smoke: bool, device: Any, notes: list[str], told: Any) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
@@ -80,12 +105,12 @@ def _measured(smoke: bool, device: Any, notes: list[str], told: Any) -> Iterator
     ceilings = measure_ceilings(device, dtype, small=smoke)
     speed, width = ceilings.flops_per_second / 1e12, ceilings.bytes_per_second / 1e12
     notes.append(f"Ceilings measured first: {speed:.3g} TFLOP/s ({str(dtype)[6:]} product), {width:.3g} TB/s (copy).")
-    yield "layers", measure.measure_layers(plan, device, dtype, ceilings, told)
     yield "decode", measure.measure_decode(plan, device, dtype, ceilings)
     if missing := whole_model.missing():
         notes.append(f"Whole models were not measured: {missing} is not installed.")
     else:
         yield "models", whole_model.measure_models(models, device, told)
+    yield "layers", measure.measure_layers(plan, device, dtype, ceilings, told)
     yield "configurations", measure.measure_configurations(plan, device, dtype, told)
 
 

@@ -10,10 +10,12 @@ Checks are independent of each other and run in several processes: most of their
 import math
 import multiprocessing
 import traceback
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from vqkernels.gpu import blocks, cache, compile_cases, decode, fused_kernels, nearest, runtime, scores, segment_sum
 from vqkernels.gpu.runtime import Config, Kernel
-from vqkernels.gpu_check.cases import Case, call, cut, draw, forward, forward_backward
+from vqkernels.gpu_check.cases import REAL, Case, call, cut, draw, draw_on_device, forward, forward_backward
 from vqkernels.gpu_check.decoding import decoded
 
 _ALLOWED = {"out": 2.0, "gradient": 3.0}
@@ -67,7 +69,7 @@ class Forced(NamedTuple):
 class Job:
     """One case at one precision, perhaps with one kernel's configuration other than its first."""
 
-    kind: str  # attention, quantise or decode
+    kind: str  # a name in _PERFORM
     case: Case
     dtype: str
     forced: Forced | None = None
@@ -80,7 +82,10 @@ def kernels() -> dict[str, Kernel]:
 
 
 def jobs(cases: Iterable[Case], dtypes: Iterable[str], device: torch.device) -> list[Job]:
-    """Every case at every precision, and again for each further configuration of a kernel it launches."""
+    """Every case at every precision, and again for each further configuration of a kernel it launches.
+
+    On a GPU also what the interpreter cannot do, or not in bearable time.
+    """
     target = runtime.device_target(device)
     found: dict[tuple[Any, ...], Job] = {}
     plain: list[Job] = []
@@ -94,7 +99,7 @@ def jobs(cases: Iterable[Case], dtypes: Iterable[str], device: torch.device) -> 
                     for config in suited[1:]:
                         forced = Forced(launch.kernel.name, config)
                         found.setdefault((forced, dtype, kind), Job(kind, case, dtype, forced))
-    return plain + list(found.values())
+    return (list(_ONLY_ON_GPU) if device.type == "cuda" else []) + plain + list(found.values())
 
 
 def _launched(case: Case, dtype: torch.dtype, target: int) -> dict[str, list[runtime.Launch]]:
@@ -121,14 +126,59 @@ def _launched(case: Case, dtype: torch.dtype, target: int) -> dict[str, list[run
 def run(jobs_: list[Job], device: str, processes: int, told: Callable[[str], None]) -> list[Check]:
     """All jobs; an error in one is a failed check of it."""
     checks: list[Check] = []
-    work = partial(_run_job, device=device)
     if processes == 1:
         for number, job in enumerate(jobs_):
-            checks += _told(work(job), number, len(jobs_), told)
+            checks += _told(_run_job(job, device), number, len(jobs_), told)
         return checks
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for number, found in enumerate(pool.imap_unordered(work, jobs_)):
-            checks += _told(found, number, len(jobs_), told)
+    left, number = jobs_, 0
+    while left:
+        found, left = _round(left, device, processes)
+        for one in found:
+            checks += _told(one, number, len(jobs_), told)
+            number += 1
+    return checks
+
+
+def _round(jobs_: list[Job], device: str, processes: int) -> tuple[Iterator[list[Check]], list[Job]]:
+    """Checks of jobs as they are done, and a list that grows by the jobs that no process took in this round."""
+    left: list[Job] = []
+
+    def results() -> Iterator[list[Check]]:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, initializer=_begin_worker) as pool:
+            futures = {pool.submit(_serve, job, device): job for job in jobs_}
+            for future in as_completed(futures):
+                job = futures[future]
+                try:
+                    found = future.result()
+                except BrokenProcessPool as error:
+                    yield [_check(job, job.kind, math.inf, 0.0, 0.0, note=f"a process died: {error}")]
+                    continue
+                if found is None:
+                    left.append(job)
+                else:
+                    yield found
+
+    return results(), left
+
+
+def _begin_worker() -> None:
+    """Memory that a kernel leaves unwritten must show: what is allocated empty is filled with NaN."""
+    warnings.simplefilter("ignore")  # PyTorch's own operations that have no deterministic form say so
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+_broken: list[Job] = []  # what this process did when CUDA failed, after which nothing there can be believed
+
+
+def _serve(job: Job, device: str) -> list[Check] | None:
+    """The checks of a job; None from a process in which CUDA has failed before: it is for another one to do."""
+    if _broken:
+        return None
+    checks = _run_job(job, device)
+    if any("CUDA error" in check.note or "AcceleratorError" in check.note for check in checks):
+        _broken.append(job)
     return checks
 
 
@@ -143,10 +193,9 @@ def _told(found: list[Check], number: int, total: int, told: Callable[[str], Non
 
 def _run_job(job: Job, device: str) -> list[Check]:
     torch.backends.cuda.matmul.allow_tf32 = False
-    perform = {"attention": _attention, "quantise": _quantise, "decode": _decode}[job.kind]
     try:
         with job.forced.use() if job.forced else nullcontext():
-            return perform(job, torch.device(device))
+            return _PERFORM[job.kind](job, torch.device(device))
     except Exception:
         return [_check(job, job.kind, math.inf, 0.0, 0.0, note=traceback.format_exc(limit=-3))]
 
@@ -169,8 +218,8 @@ def _attention(job: Job, device: torch.device) -> list[Check]:
 
 
 def _quantise(job: Job, device: torch.device) -> list[Check]:
-    given = draw(job.case, getattr(torch, job.dtype), device)
-    codebook = given.codebook_GSK.float()
+    drawn = draw(job.case, torch.float32, device)
+    given, codebook = drawn.to(getattr(torch, job.dtype)), drawn.codebook_GSK  # a codebook is always float32
     code = nearest.nearest_code(given.k_BGTK, codebook, given.mask_BT)
     distance = torch.cdist(given.k_BGTK.double(), codebook.double())
     nearest_BGT = distance.min(-1).values
@@ -205,6 +254,61 @@ def _decode(job: Job, device: torch.device) -> list[Check]:
         _compare(job, "decoded tokens", out, plain, whole, _ALLOWED["out"]),
         _exact(job, "decoded position", position == case.carried + case.length),
     ]
+
+
+def _forward(job: Job, device: torch.device) -> list[Check]:
+    given = draw(job.case, getattr(torch, job.dtype), device)
+    with torch.no_grad():
+        found, plain = (forward(given, job.case.block_length, backend) for backend in ("triton", "naive"))
+        exact = forward(given.to(torch.float64), job.case.block_length, "naive")
+    return [_compare(job, "out", found, plain, exact, _ALLOWED["out"])]
+
+
+def _compiled(job: Job, device: torch.device) -> list[Check]:
+    """`torch.compile` of the whole call, without a break, against the same call without it."""
+    given, length = draw(job.case, getattr(torch, job.dtype), device), job.case.block_length
+    leaves = [one.requires_grad_() for one in (given.q_BHTK, given.k_BGTK, given.v_BGTV)]
+
+    def layer(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return forward(given._replace(q_BHTK=q, k_BGTK=k, v_BGTV=v), length, "triton")
+
+    results = []
+    for function in (torch.compile(layer, fullgraph=True), layer):
+        out = function(*leaves)
+        results.append((out, *torch.autograd.grad(out, leaves, given.d_out_BHTV)))
+    limit = 8 * torch.finfo(given.q_BHTK.dtype).eps
+    names = ("out", "d q", "d k", "d v")
+    return [
+        _check(job, f"{name}, compiled", relative(found, eager.double()), 0.0, limit)
+        for name, found, eager in zip(names, *results, strict=True)
+    ]
+
+
+def _long(job: Job, device: torch.device) -> list[Check]:
+    """The last two blocks of one call against those of a second segment that goes on from the first one's state."""
+    case, length = job.case, job.case.block_length
+    given = draw_on_device(case, getattr(torch, job.dtype), device)
+    split = case.length // 2 + 100
+    with torch.no_grad():
+        whole = forward(given, length, "triton")[:, :, -2 * length :].clone()
+        state = call(cut(given, 0, split), length, "triton", return_state=True)[1]
+        second = call(cut(given, split, None)._replace(state=state), length, "triton")[0][:, :, -2 * length :]
+    return [_check(job, "end of two segments", relative(second, whole.double()), 0.0, 1e-2)]
+
+
+_PERFORM = {
+    "attention": _attention,
+    "quantise": _quantise,
+    "decode": _decode,
+    "forward": _forward,
+    "compiled": _compiled,
+    "long": _long,
+}
+_ONLY_ON_GPU = (
+    Job("long", Case("SHGA 190M, long", 1, 1, 128, 1536, 512, 512, 524288, batch=1), "bfloat16"),
+    Job("compiled", Case("torch.compile", 2, 1, 64, 64, 128, 128, 640), "float32"),
+    Job("forward", REAL[0], "float16"),
+)
 
 
 def _compare(job: Job, what: str, found: Tensor, plain: Tensor, exact: Tensor, factor: float) -> Check:
