@@ -132,7 +132,8 @@ def _flex(given: Tensors, backward: bool) -> Contender:
     compiled: Any = torch.compile(flex_attention, dynamic=False, fullgraph=True)
     q, k, v, d_out = (one.detach() for one in (given.q_BHTK, given.k_BGTK, given.v_BGTV, given.d_out_BHTV))
     parts = v.shape[-1] // q.shape[-1] if v.shape[1] == 1 else 1
-    length, masks = q.shape[2], []
+    length = q.shape[2]
+    masks: list[Any] = []
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if not masks:

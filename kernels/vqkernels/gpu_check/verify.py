@@ -166,7 +166,7 @@ def _begin_worker() -> None:
     """Memory that a kernel leaves unwritten must show: what is allocated empty is filled with NaN."""
     warnings.simplefilter("ignore")  # PyTorch's own operations that have no deterministic form say so
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 
 _broken: list[Job] = []  # what this process did when CUDA failed, after which nothing there can be believed

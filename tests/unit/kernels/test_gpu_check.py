@@ -119,3 +119,11 @@ def test_write_tables_go_to_csv_and_the_page_shows_the_worst_check(tmp_path):
     assert "| out |" not in page
     with (tmp_path / "gpu_check_checks.csv").open() as stream:
         assert [row["what"] for row in csv.DictReader(stream)] == ["out", "d q"]
+
+
+def test_serve_after_a_cuda_error_leaves_jobs_to_another_process(monkeypatch):
+    failed = verify._check(JOB, "out", math.inf, 0.0, 0.0, note="CUDA error: an illegal memory access")
+    monkeypatch.setattr(verify, "_run_job", lambda *_: [failed])
+    monkeypatch.setattr(verify, "_broken", [])
+    assert verify._serve(JOB, "cpu") == [failed]
+    assert verify._serve(JOB, "cpu") is None
