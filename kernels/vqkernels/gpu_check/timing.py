@@ -41,7 +41,8 @@ def time_alternately(
             seconds, peaks[name] = _prepare(contender, device, longest)
         except Exception as error:  # a contender that does not run here is a finding, not a failure of ours
             found[name] = reason(error)
-            release(device)
+        if name in found:
+            release(device)  # only now: the error kept the memory of the frames that it came through
             continue
         once = max(once, seconds)
         calls[name] = max(1, round(_SECONDS_PER_MEASUREMENT / max(seconds, 1e-6)))
@@ -52,6 +53,7 @@ def time_alternately(
                 rounds[name].append(milliseconds(contenders[name], device, calls[name]))
             except Exception as error:  # as above: the peaks of two contenders may not fit in turn
                 found[name] = reason(error)
+            if name in found:
                 release(device)
     for name, taken in rounds.items():
         if name in found:

@@ -279,7 +279,7 @@ def _compiled(job: Job, device: torch.device) -> list[Check]:
     limit = 8 * torch.finfo(given.q_BHTK.dtype).eps
     names = ("out", "d q", "d k", "d v")
     return [
-        _check(job, f"{name}, compiled", relative(found, eager.double()), 0.0, limit)
+        _check(job, f"{name}, compiled", relative(found.detach(), eager.detach()), 0.0, limit)
         for name, found, eager in zip(names, *results, strict=True)
     ]
 
