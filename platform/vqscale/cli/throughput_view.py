@@ -39,7 +39,7 @@ def show(table: pd.DataFrame, written: Sequence[str], measured: int, console: Co
     for sentence in [*provenance(table), *warnings(table)]:
         console.print(sentence, style="dim", markup=False, highlight=False)
     if not measured:
-        console.print("Nothing has changed since this was measured; --again measures anew.")
+        console.print("Nothing was measured now, whatever the code is now: all of it was kept. --again measures anew.")
     for uri in written:
         console.print(f"wrote {uri}", soft_wrap=True, highlight=False, markup=False)
 

@@ -115,7 +115,8 @@ def provenance(table: pd.DataFrame) -> list[str]:
     peaks = ran[ran["peak_flops"].notna()]
     sentences = [
         "Measured is the product's own training step (forward, backward, clipping, AdamW, codebooks) on random tokens,"
-        f" {_joined(ran, 'batching')}, {_joined(ran, 'precision')}, preset {_joined(ran, 'preset')}."
+        f" {_joined(ran, 'batching')}, at least one sequence, {_joined(ran, 'precision')}, preset"
+        f" {_joined(ran, 'preset')}."
         f" {_BASELINES_IN_WORDS}",
         f"Medians of {_span(ran['repeats'])} repeats that go through all models of one T in turn, after warm-up;"
         " [ ] is the lowest and the highest repeat. A ratio is taken within a repeat. Break-even is interpolated"
@@ -155,8 +156,7 @@ def warnings(table: pd.DataFrame) -> list[str]:
     if (ran["repeats"] < 3).any():
         few = ran[ran["repeats"] < 3]
         found.append(
-            f"{len(few)} cell(s) have fewer than 3 repeats, because the time limit of a cell cut them short: their"
-            " range says little."
+            f"{len(few)} cell(s) have fewer than 3 repeats: their range says little."
         )
     return found
 

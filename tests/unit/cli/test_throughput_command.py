@@ -61,7 +61,7 @@ def test_throughput_study_is_planned_run_once_and_reported(
     assert (code, json.loads(out)["measured_now"]) == (0, 2), err
     code, out, err = call("throughput", path)
     assert code == 0, err
-    assert "Nothing has changed since this was measured" in out
+    assert "Nothing was measured now" in out
     _, out, _ = call("plan", path)
     assert out.count("measured") == 2
 

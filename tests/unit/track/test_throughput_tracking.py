@@ -61,7 +61,10 @@ def test_throughput_in_mlflow_is_a_run_a_curve_once_and_anew_when_measured_anew(
     assert [point.value for point in ratios] == [pytest.approx(0.5), pytest.approx(2.0)]
     assert "ratio_to_transformer_full" not in own.data.metrics
     found = client.get_run(parent).data
-    key = "break_even/transformer/pico-shga-64-blockwise-fp32-cpu"
+    (key,) = (name for name in found.metrics if name.startswith("break_even/transformer/"))
+    row = table().iloc[0]
+    assert all(row[name] in key for name in ("preset", "batching", "backend", "precision"))
+    assert f"-{row['block_length']:.0f}-" in key
     assert found.metrics[key] == pytest.approx(256)
     assert found.tags[key] == "T = 256 [256, 256]"
     assert [entry.path for entry in client.list_artifacts(parent)] == ["throughput.csv"]
