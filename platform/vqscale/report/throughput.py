@@ -155,9 +155,7 @@ def warnings(table: pd.DataFrame) -> list[str]:
         )
     if (ran["repeats"] < 3).any():
         few = ran[ran["repeats"] < 3]
-        found.append(
-            f"{len(few)} cell(s) have fewer than 3 repeats: their range says little."
-        )
+        found.append(f"{len(few)} cell(s) have fewer than 3 repeats: their range says little.")
     return found
 
 
