@@ -1,14 +1,21 @@
 """What was measured of one cell, kept as a file of its own, so that a study goes on where it stopped."""
 
+import functools
+import importlib.metadata
+from collections.abc import Mapping
+
 from pydantic import Field
 
 from vqscale import storage
 from vqscale.study.frozen import Frozen
+from vqscale.train import record as train_record
 
 OK = "ok"
 OUT_OF_MEMORY = "out of memory"
 SKIPPED = "skipped: longer than"
 FOLDER = "throughput"
+SPEED_GIVING = ("torch", "triton", "vqscale")
+"""Packages whose version may change a speed."""
 
 
 class Measurement(Frozen):
@@ -42,6 +49,25 @@ def read(folder: str, cell_id: str) -> Measurement | None:
     """The measurement of a cell; None before it was made."""
     uri = _uri(folder, cell_id)
     return Measurement.model_validate_json(storage.read_text(uri)) if storage.exists(uri) else None
+
+
+@functools.cache
+def present_versions() -> dict[str, str]:
+    """Versions of this process, Triton's among them where it is installed."""
+    try:
+        return train_record.versions() | {"triton": importlib.metadata.version("triton")}
+    except importlib.metadata.PackageNotFoundError:
+        return train_record.versions()
+
+
+def code_in_words(git: str | None, versions: Mapping[str, str]) -> str:
+    """The code of a measurement: its commit, and the versions that may change a speed."""
+    packages = [f"{name} {versions[name]}" for name in SPEED_GIVING if name in versions]
+    return ", ".join([f"commit {git or 'unknown'}", *packages])
+
+
+def present_code() -> str:
+    return code_in_words(train_record.git_commit(), present_versions())
 
 
 def _uri(folder: str, cell_id: str) -> str:

@@ -24,7 +24,7 @@ from vqscale.bench.machine import device_label, machine
 from vqscale.bench.memory import is_out_of_memory
 from vqscale.bench.plan import Cell, Round, ThroughputPlan, threads
 from vqscale.bench.record import OK, OUT_OF_MEMORY, SKIPPED, Measurement
-from vqscale.train.record import git_commit, versions
+from vqscale.train.record import git_commit
 
 
 class Stepper(Protocol):
@@ -209,7 +209,7 @@ def _measurement(cell: Cell, one: Round, **values: Any) -> Measurement:
         device=device_label(cell.torch_device),
         threads=threads(one.study),
         machine=_machine(),
-        versions=versions(),
+        versions=record.present_versions(),
         git=git_commit(),
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vqscale.bench.plan import ThroughputPlan
-from vqscale.bench.record import OK
+from vqscale.bench.record import OK, present_code
 from vqscale.bench.table import BASELINES, COMPARISON, crossovers
-from vqscale.report.throughput import break_evens, decisions, provenance, warnings
+from vqscale.report.throughput import break_evens, codes_in_words, decisions, provenance, warnings
 from vqscale.study.trial import count
 
 
@@ -39,9 +39,16 @@ def show(table: pd.DataFrame, written: Sequence[str], measured: int, console: Co
     for sentence in [*provenance(table), *warnings(table)]:
         console.print(sentence, style="dim", markup=False, highlight=False)
     if not measured:
-        console.print("Nothing was measured now, whatever the code is now: all of it was kept. --again measures anew.")
+        console.print(kept_in_words(table), markup=False, highlight=False)
     for uri in written:
         console.print(f"wrote {uri}", soft_wrap=True, highlight=False, markup=False)
+
+
+def kept_in_words(table: pd.DataFrame) -> str:
+    """What a run that measured nothing shows: made by which code, and whether that is the present one."""
+    codes = codes_in_words(table[table["cell_id"].notna()])
+    now = "the same as now" if codes == [present_code()] else f"now {present_code()}"
+    return f"Nothing was measured now: this was measured with {'; '.join(codes)} ({now}). --again measures anew."
 
 
 def conclusions(table: pd.DataFrame) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from vqscale.bench.crossover import Crossover
-from vqscale.bench.record import OK
+from vqscale.bench.record import OK, code_in_words
 from vqscale.bench.table import BASELINES, COMPARISON, CURVE, SUBJECT, crossovers
 from vqscale.report.style import number, present, whole
 
@@ -154,9 +154,28 @@ def warnings(table: pd.DataFrame) -> list[str]:
             "These are CPU figures: they say nothing about a GPU, where kernels, memory and break-even are others."
         )
     if (ran["repeats"] < 3).any():
-        few = ran[ran["repeats"] < 3]
-        found.append(f"{len(few)} cell(s) have fewer than 3 repeats: their range says little.")
+        found.append(_few_repeats(ran))
+    codes = codes_in_words(ran)
+    if len(codes) > 1:
+        found.append(
+            f"These rows were measured with different code: {'; '.join(codes)}. What differs along a curve may come of"
+            " that (ratios are within one code); --again measures all anew."
+        )
     return found
+
+
+def codes_in_words(rows: pd.DataFrame) -> list[str]:
+    """The codes that rows were measured with: commit and versions, each once."""
+    known = zip(rows["git"], rows["versions"], strict=True)
+    return list(dict.fromkeys(code_in_words(git if present(git) else None, versions) for git, versions in known))
+
+
+def _few_repeats(ran: pd.DataFrame) -> str:
+    """All cells of a study are to have as many repeats: those with fewer than others were cut short."""
+    few = ran[ran["repeats"] < 3]
+    cut = int((few["repeats"] < ran["repeats"].max()).sum())
+    why = f" ({cut} of them because the time limit of a cell cut them short)" if cut else ""
+    return f"{len(few)} cell(s) have fewer than 3 repeats{why}: their range says little."
 
 
 def _baseline_rows(company: pd.DataFrame, own: "pd.Series[Any]", baseline: str) -> pd.DataFrame:

@@ -61,7 +61,16 @@ def test_throughput_study_is_planned_run_once_and_reported(
     assert (code, json.loads(out)["measured_now"]) == (0, 2), err
     code, out, err = call("throughput", path)
     assert code == 0, err
-    assert "Nothing was measured now" in out
+    words = " ".join(out.split())
+    assert "Nothing was measured now: this was measured with commit" in words
+    assert "(the same as now). --again measures anew." in words
+    (record, *_) = sorted((tmp_path / "runs" / "speed" / "throughput").iterdir())
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"git": "0123abcd"}))
+    _, out, _ = call("throughput", path)
+    words = " ".join(out.split())
+    assert "commit 0123abcd, torch" in words
+    assert "(now commit" in words
+    assert "measured with different code" in words
     _, out, _ = call("plan", path)
     assert out.count("measured") == 2
 

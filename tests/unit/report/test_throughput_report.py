@@ -74,8 +74,22 @@ def test_warnings_say_what_a_cpu_and_few_repeats_cannot_tell(throughput, make_th
     assert not any("repeats" in text for text in warnings(throughput))
     few = make_throughput()
     few.loc[0, "repeats"] = 1
-    assert any("1 cell(s) have fewer than 3 repeats" in text for text in warnings(few))
+    assert any(
+        "1 cell(s) have fewer than 3 repeats (1 of them because the time limit" in text for text in warnings(few)
+    )
+    asked = warnings(few.assign(repeats=2))
+    assert any("cell(s) have fewer than 3 repeats: their range says little" in text for text in asked)
     assert warnings(few.assign(device_kind="cuda", repeats=3)) == []
+
+
+def test_warnings_name_the_codes_of_a_table_that_was_measured_with_several(throughput, make_throughput):
+    assert not any("different code" in text for text in warnings(throughput))
+    mixed = make_throughput()
+    mixed.loc[0, "git"] = "fedc"
+    mixed.at[1, "versions"] = {"torch": "2.11.0", "triton": "3.6.0"}
+    (text,) = [text for text in warnings(mixed) if "different code" in text]
+    for words in ("commit fedc", "torch 2.11.0, triton 3.6.0", "torch 2.13.0", "--again"):
+        assert words in text
 
 
 def test_panels_hold_curves_guides_and_break_evens(throughput):
