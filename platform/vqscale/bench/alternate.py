@@ -13,11 +13,13 @@ def alternate(
     *,
     budget: float = float("inf"),
     is_result: Callable[[BaseException], bool] = lambda _error: False,
+    left_out: Callable[[Key], None] = lambda _key: None,
 ) -> dict[Key, list[float]]:
     """Seconds of every repeat: repeat after repeat goes through all the work in its order.
 
     Work whose next repeat would end after `budget` seconds of its own gets no further one (the first is always made).
-    Work that raises an error which `is_result` is left out of the answer; any other error is raised.
+    Work that raises an error which `is_result` is left out of the answer, and `left_out` is called with its key once
+    the error, whose traceback holds what the work held, is gone. Any other error is raised.
     """
     times: dict[Key, list[float]] = {key: [] for key in work}
     for repeat in range(repeats):
@@ -25,12 +27,20 @@ def alternate(
             if repeat and sum(times[key]) + times[key][-1] > budget:
                 continue
             start = clock()
-            try:
-                work[key]()
-            except Exception as error:
-                if not is_result(error):
-                    raise
+            if _done(work[key], is_result):
+                times[key].append(clock() - start)
+            else:
                 del times[key]
-                continue
-            times[key].append(clock() - start)
+                left_out(key)
     return times
+
+
+def _done(work: Callable[[], None], is_result: Callable[[BaseException], bool]) -> bool:
+    """Whether the work ended without an error that `is_result`."""
+    try:
+        work()
+    except Exception as error:
+        if not is_result(error):
+            raise
+        return False
+    return True

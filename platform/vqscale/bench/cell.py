@@ -6,9 +6,10 @@ Legend: B sequences of an update, T tokens of a sequence.
 import numpy as np
 import torch
 
-from vqscale.bench.memory import LiveTensors, room
+from vqscale.bench.memory import LiveTensors, OutOfMemoryError, room
 from vqscale.bench.plan import Cell
 from vqscale.models.build import build
+from vqscale.models.counts import parameters
 from vqscale.study.trial import TrainConfig
 from vqscale.train.engine import PlainEngine
 from vqscale.train.metrics import synchronise
@@ -47,10 +48,24 @@ class TrainingCell:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._prepare()
             return int(torch.cuda.max_memory_allocated(self._device) - others)
-        tensors = LiveTensors(limit=room())
+        free = room()
+        if self._least_bytes > free:
+            raise OutOfMemoryError(f"{self._least_bytes} bytes at least are needed; there is room for {free:.0f}")
+        tensors = LiveTensors(limit=free)
         with tensors:
             self._prepare()
         return tensors.peak
+
+    @property
+    def _least_bytes(self) -> int:
+        """What an update certainly takes on the CPU, known before it runs (`LiveTensors` looks after an operation).
+
+        Weights, gradients and moments; one copy of the logits; of the naive attention, a layer's float32 scores and
+        their softmax.
+        """
+        tokens = self._train.batch_tokens
+        scores = 2 * self._model.n_head * self._train.context if self._backend == "naive" else 0
+        return 16 * parameters(self._model) + 4 * tokens * (self._model.vocab_size + scores)
 
     def _prepare(self) -> None:
         module = build(self._model, device=self._device, seed=0)

@@ -1,5 +1,6 @@
 """From a throughput study to its cells: resolved, in rounds that are timed together, or refused with a reason."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,8 +103,10 @@ class ThroughputPlan:
 def plan_throughput(study: ThroughputStudy, *, source: str = "study") -> ThroughputPlan:
     """Resolve the cells of a study. Nothing is measured.
 
-    Raises StudyError for a preset that does not exist and for a study of which no cell can be measured.
+    Raises StudyError for a preset that does not exist, more threads than cores, and a study of which no cell can be
+    measured.
     """
+    _check_threads(study, source)
     found: dict[Cell, None] = {}
     refused = []
     for settings in study.cells(source=source):
@@ -121,6 +124,15 @@ def plan_throughput(study: ThroughputStudy, *, source: str = "study") -> Through
 def threads(study: ThroughputStudy) -> int:
     """Threads of the CPU that the study is measured on."""
     return study.threads or torch.get_num_threads()
+
+
+def _check_threads(study: ThroughputStudy, source: str) -> None:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if study.threads and study.threads > usable:
+        raise StudyError(
+            f"{source}: threads: {study.threads} are more than the {usable} cores usable here: threads that wait for"
+            f" each other would be timed. Use {usable} at most."
+        )
 
 
 def _rounds(cells: Iterable[Cell], study: ThroughputStudy) -> list[Round]:

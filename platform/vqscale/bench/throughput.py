@@ -51,6 +51,10 @@ Told = Callable[[Round, int, int], None]
 Slow = dict[Cell, tuple[int, int]]
 """By curve: the shortest context length that was too slow, and the tokens of its step."""
 HERE = Laboratory()
+WELL_OVER = 2
+"""A warm-up that takes this many times the limit of an update, besides COMPILING_SECONDS, is not followed by one."""
+COMPILING_SECONDS = 60.0
+"""What kernels may take to compile during warm-up."""
 
 
 class Measured(NamedTuple):
@@ -106,9 +110,15 @@ class _Ready:
 
     def __init__(self, cell: Stepper, peak: int, updates: int, meter: Meter | None) -> None:
         self.peak, self.updates, self.joules, self.runs = peak, updates, 0.0, 0
-        self._cell, self._meter = cell, meter
+        self._cell: Stepper | None = cell
+        self._meter = meter
+
+    def close(self) -> None:
+        """Let the model go: it is not run again."""
+        self._cell = None
 
     def __call__(self) -> None:
+        assert self._cell is not None, "closed"
         before = self._meter.joules() if self._meter else 0.0
         self._cell.run(self.updates)
         self.runs += self.updates
@@ -134,8 +144,16 @@ def measure_round(one: Round, slow: Slow, laboratory: Laboratory = HERE) -> list
         else:
             refused[cell] = _measurement(cell, one, **opened)
     timed: dict[Cell, Callable[[], None]] = {**ready}
+
+    def starve(cell: Cell) -> None:
+        ready[cell].close()
+        _give_back(cell)
+
     seconds = alternate(
-        timed, study.repeats, laboratory.clock, budget=study.seconds_per_cell, is_result=is_out_of_memory
+        *(timed, study.repeats, laboratory.clock),
+        budget=study.seconds_per_cell,
+        is_result=is_out_of_memory,
+        left_out=starve,
     )
     starved = _no_room(len(ready) - 1)
     measured = {
@@ -175,16 +193,22 @@ def _warm_up(
     cell: Cell, one: Round, meter: Meter | None, laboratory: Laboratory, others: dict[Cell, _Ready]
 ) -> _Ready | dict[str, Any]:
     """A model ready to be timed, or why it is not."""
+    opened: _Ready | dict[str, Any] = {"status": _no_room(len(others))}
     try:
-        return _ready(laboratory.open_cell(cell), one, meter, laboratory.clock)
+        opened = _ready(laboratory.open_cell(cell), one, meter, laboratory.clock)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-    # Only now, without the traceback, is what the model held given back, so that the next one finds it.
+    if not isinstance(opened, _Ready):
+        _give_back(cell)
+    return opened
+
+
+def _give_back(cell: Cell) -> None:
+    """Memory of a model that nothing refers to any more, so that the next one finds it: no traceback may hold it."""
     gc.collect()
     if cell.device == "cuda":
         torch.cuda.empty_cache()
-    return {"status": _no_room(len(others))}
 
 
 def _no_room(others: int) -> str:
@@ -193,11 +217,14 @@ def _no_room(others: int) -> str:
 
 def _ready(cell: Stepper, one: Round, meter: Meter | None, clock: Callable[[], float]) -> _Ready | dict[str, Any]:
     """Warm up, time one update, and choose how many of them make a repeat."""
+    limit, start = one.study.seconds_per_cell, clock()
     peak = cell.warm_up()
+    taken = clock() - start
+    if taken > WELL_OVER * limit + COMPILING_SECONDS:  # it holds one whole update
+        return {"status": f"{SKIPPED} {limit:g} s an update (warm-up: {taken:.0f} s)", "peak_memory_bytes": peak}
     start = clock()
     cell.run(1)
     taken = clock() - start
-    limit = one.study.seconds_per_cell
     if taken > limit:
         return {"status": f"{SKIPPED} {limit:g} s an update", "peak_memory_bytes": peak}
     return _Ready(cell, peak, max(1, math.ceil(one.study.seconds_per_repeat / max(taken, 1e-6))), meter)

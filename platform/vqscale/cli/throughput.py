@@ -70,7 +70,7 @@ def throughput(
     numbers = {"context": contexts, "tokens_per_step": tokens, "batch": batch}
     words = {"arch": arch, "preset": preset, "head": head, "precision": precision, "device": device}
     axes = {key: _numbers(key, text) for key, text in numbers.items() if text is not None}
-    axes |= {key: text.split(",") for key, text in words.items() if text is not None}
+    axes |= {key: [part.strip() for part in text.split(",")] for key, text in words.items() if text is not None}
     values = {"repeats": repeats, "threads": threads, "seconds_per_cell": seconds_per_cell, "currency": currency}
     values |= {"price_per_device_hour": price_per_device_hour, "watts": watts}
     known, trains = _study(study)

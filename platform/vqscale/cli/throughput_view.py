@@ -11,8 +11,16 @@ from rich.table import Table
 
 from vqscale.bench.plan import ThroughputPlan
 from vqscale.bench.record import OK, present_code
-from vqscale.bench.table import BASELINES, COMPARISON, crossovers
-from vqscale.report.throughput import break_evens, codes_in_words, decisions, provenance, warnings
+from vqscale.bench.table import BASELINES, COMPARISON, CURVE, crossovers
+from vqscale.report.throughput import (
+    break_evens,
+    codes_in_words,
+    curve_name,
+    decisions,
+    filling,
+    provenance,
+    warnings,
+)
 from vqscale.study.trial import count
 
 
@@ -32,8 +40,10 @@ def show(table: pd.DataFrame, written: Sequence[str], measured: int, console: Co
     """Speed, memory and ratios by T, what follows from them, and where it lies."""
     for _, rows in table[table["cell_id"].notna()].groupby(COMPARISON, sort=False):
         console.print(speeds(rows))
-    for row in table[table["cell_id"].isna()].to_dict("records"):
-        console.print(f"{row['arch']} at T = {row['context']}: {row['status']}", style="yellow", markup=False)
+    refused = [row for _, row in table[table["cell_id"].isna()].iterrows()]
+    for row in refused:
+        name = curve_name(row, refused)
+        console.print(f"{name} at T = {row['context']}: {row['status']}", style="yellow", markup=False)
     for sentence in conclusions(table):
         console.print(sentence, markup=False, highlight=False)
     for sentence in [*provenance(table), *warnings(table)]:
@@ -60,15 +70,16 @@ def conclusions(table: pd.DataFrame) -> list[str]:
 def speeds(rows: pd.DataFrame) -> Table:
     """One comparison: a line a cell, the lengths apart."""
     first = rows.iloc[0]
-    title = f"Training, preset {first['preset']}, {first['precision']}, {first['device_kind']}, {first['batching']}"
+    title = f"Training, preset {first['preset']}, {first['precision']}, {first['device_kind']}, {filling(rows)}"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    curves = [row for _, row in rows.drop_duplicates(CURVE).iterrows()]
     baselines = [f"x {baseline}" for baseline in BASELINES]
     for name in ("T", "model", "tokens/s", "range", "repeats", "ms a step", "MFU", "memory", *baselines):
         shown.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for context, cells in rows.groupby("context"):
         shown.add_section()
-        for row in cells.to_dict("records"):
-            shown.add_row(str(context), str(row["arch"]), *_measures(row))
+        for _, row in cells.iterrows():
+            shown.add_row(str(context), curve_name(row, curves), *_measures(row.to_dict()))
     return shown
 
 
@@ -77,20 +88,27 @@ def cells(plan: ThroughputPlan, done: Sequence[bool]) -> Table:
     shown = Table(title=f"{plan.study.study}: {plan.study.question}".rstrip(": "), title_justify="left")
     for name in ("model", "preset", "precision", "device", "T", "sequences", "tokens a step", "state"):
         shown.add_column(name, justify="right" if name in ("T", "sequences", "tokens a step") else "left")
-    for (_, cell), known in zip(plan.cells, done, strict=True):
+    settings = [_settings(cell.model.model_dump() | {"backend": cell.backend}) for _, cell in plan.cells]
+    for (_, cell), row, known in zip(plan.cells, settings, done, strict=True):
         shown.add_row(
-            *(cell.model.arch, cell.preset, cell.precision, cell.device),
+            *(curve_name(row, settings), cell.preset, cell.precision, cell.device),
             *(str(number) for number in (cell.context, cell.batch, cell.tokens_per_step)),
             "measured" if known else "pending",
         )
-    for refused in plan.refused:
+    unusable = [_settings(refused.settings.model_dump()) for refused in plan.refused]
+    for refused, row in zip(plan.refused, unusable, strict=True):
         own = refused.settings
         shown.add_row(
-            *(own.arch, own.preset, own.precision, own.device),
+            *(curve_name(row, unusable), own.preset, own.precision, own.device),
             *(str(number) for number in (own.context, own.sequences, own.sequences * own.context)),
             f"refused: {refused.reason}",
         )
     return shown
+
+
+def _settings(values: dict[str, Any]) -> "pd.Series[Any]":
+    """What tells curves apart; the columns of the plan show the rest."""
+    return pd.Series(dict.fromkeys(COMPARISON) | {name: values[name] for name in CURVE}, dtype=object)
 
 
 def _measures(row: dict[Any, Any]) -> tuple[str, ...]:

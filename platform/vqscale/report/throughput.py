@@ -42,9 +42,10 @@ class Decision:
         return max(both or self.contexts)
 
     def at(self, context: int) -> list[str]:
-        """What holds at one T: a sentence a baseline."""
+        """What holds at one T: a sentence a baseline, one for all where VQ itself has no speed."""
         prefix = f"{self.label}: at" if self.label else "At"
-        return [f"{prefix} T = {whole(context)} {self._sentence(baseline, context)}." for baseline in self.others]
+        found = [f"{prefix} T = {whole(context)} {self._sentence(baseline, context)}." for baseline in self.others]
+        return list(dict.fromkeys(found))
 
     def _both(self, baseline: str) -> list[int]:
         return [context for context, row in self.own.items() if present(row[f"ratio_to_{baseline}"])]
@@ -98,13 +99,26 @@ def break_evens(table: pd.DataFrame) -> list[str]:
 
 def label(row: "pd.Series[Any]", among: "list[pd.Series[Any]]") -> str:
     """The settings of a row in which rows differ, in words."""
-    differing = [
-        name
-        for name in (*COMPARISON, "head", "codebook_size", "block_length", "backend")
-        if len({str(one[name]) for one in among}) > 1
-    ]
+    settings = (*COMPARISON, *CURVE[1:])
+    differing = [name for name in settings if len({str(one[name]) for one in among}) > 1]
     names = {"codebook_size": "S = ", "block_length": "L = ", "device_kind": ""}
     return ", ".join(f"{names.get(name, '')}{_plain(row[name])}" for name in differing if present(row[name]))
+
+
+def curve_name(row: "pd.Series[Any]", among: "list[pd.Series[Any]]") -> str:
+    """The architecture of a row, and what tells it from other rows of that architecture."""
+    own = label(row, [one for one in among if one["arch"] == row["arch"]])
+    return f"{row['arch']} ({own})" if own else str(row["arch"])
+
+
+def filling(rows: pd.DataFrame) -> str:
+    """How the steps of rows are filled; where a step holds other than the stated tokens, that too."""
+    stated = _joined(rows, "batching")
+    by_tokens = rows[rows["batching"].str.endswith("tokens a step")]
+    other = by_tokens[by_tokens["batching"].str.split().str[0].astype(int) != by_tokens["tokens_per_step"]]
+    if other.empty:
+        return stated
+    return f"{stated} in whole sequences, at least one sequence (here {_span(by_tokens['tokens_per_step'])} tokens)"
 
 
 def provenance(table: pd.DataFrame) -> list[str]:
@@ -115,7 +129,7 @@ def provenance(table: pd.DataFrame) -> list[str]:
     peaks = ran[ran["peak_flops"].notna()]
     sentences = [
         "Measured is the product's own training step (forward, backward, clipping, AdamW, codebooks) on random tokens,"
-        f" {_joined(ran, 'batching')}, at least one sequence, {_joined(ran, 'precision')}, preset"
+        f" {filling(ran)}, {_joined(ran, 'precision')}, preset"
         f" {_joined(ran, 'preset')}."
         f" {_BASELINES_IN_WORDS}",
         f"Medians of {_span(ran['repeats'])} repeats that go through all models of one T in turn, after warm-up;"

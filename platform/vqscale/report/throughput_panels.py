@@ -10,7 +10,7 @@ from vqscale.bench.crossover import crossover
 from vqscale.bench.record import OK
 from vqscale.bench.table import BASELINES, COMPARISON, CURVE, SUBJECT, ratio_points
 from vqscale.report.style import colour
-from vqscale.report.throughput import label
+from vqscale.report.throughput import curve_name, label
 
 MICRO = 1e6
 _ORDER = (SUBJECT, *BASELINES)
@@ -111,7 +111,7 @@ def _curves(rows: pd.DataFrame, column: str, unit: float) -> list[Curve]:
     groups = _by_curve(rows)
     return [
         Curve(
-            label=_name(group, groups),
+            label=curve_name(group.iloc[0], [one.iloc[0] for one in groups]),
             shade=colour(index),
             x=[int(context) for context in group["context"]],
             y=[unit * value for value in group[column]],
@@ -128,12 +128,6 @@ def _bound(group: pd.DataFrame, column: str, end: str) -> list[float]:
         return [float(value) for value in group[f"{column}_{end}"]]
     other = {"low": "high", "high": "low"}[end]
     return [1 / float(value) for value in group[f"tokens_per_second_{other}"]]
-
-
-def _name(group: pd.DataFrame, groups: list[pd.DataFrame]) -> str:
-    arch = group["arch"].iloc[0]
-    own = label(group.iloc[0], [one.iloc[0] for one in groups if one["arch"].iloc[0] == arch])
-    return f"{arch} ({own})" if own else str(arch)
 
 
 def _guides(rows: pd.DataFrame) -> list[Guide]:

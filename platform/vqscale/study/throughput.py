@@ -158,4 +158,9 @@ def load_any(path: str) -> Study | ThroughputStudy:
     values = read_values(path)
     if values.get("kind") == "throughput":
         return parse_throughput(values, source=path)
+    if values.get("kind", "training") != "training":
+        raise StudyError(
+            f"{path}: kind: {values['kind']!r} is unknown. Write kind: throughput for a study that is timed, or kind:"
+            " training (or no kind) for one that trains."
+        )
     return parse_study(values, source=path)

@@ -1,5 +1,7 @@
 """Order, budget and failures of alternated timing, with a clock that moves only when work is done."""
 
+import sys
+
 import pytest
 
 from vqscale.bench.alternate import alternate
@@ -43,13 +45,16 @@ def test_alternate_error_that_is_a_result_leaves_the_piece_out_and_goes_on():
     def fail():
         raise MemoryError
 
+    gone = []
     times = alternate(
         {"a": clock.work("a", 1.0), "bad": fail, "b": clock.work("b", 1.0)},
         2,
         clock,
         is_result=lambda error: isinstance(error, MemoryError),
+        left_out=lambda key: gone.append((key, sys.exc_info()[0])),
     )
     assert times == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+    assert gone == [("bad", None)]  # once, and after the error
 
 
 def test_alternate_other_error_is_raised():

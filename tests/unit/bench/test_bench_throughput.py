@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import weakref
 
 import pandas as pd
 import pytest
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 
 from vqscale.bench import table as bench_table
 from vqscale.bench.assemble import cost_per_billion, kwh_per_billion, make_table
+from vqscale.bench.cell import TrainingCell
+from vqscale.bench.memory import OutOfMemoryError
 from vqscale.bench.plan import plan_throughput
 from vqscale.bench.request import ARCHS, default_study, study_of_section, with_options
 from vqscale.bench.table import crossovers, stored
@@ -26,8 +29,9 @@ SECONDS_A_TOKEN = {"transformer_vq": 1e-3, "transformer_full": 2e-3, "transforme
 class Bench:
     """Cells whose updates move a clock and nothing else; `starving` ones find no memory."""
 
-    def __init__(self, starving=(), failing=(), drift=0.0, joules_a_second=None):
+    def __init__(self, starving=(), failing=(), drift=0.0, joules_a_second=None, bursting=(), warm_seconds=0.0):
         self.now = 0.0
+        self.bursting, self.warm_seconds, self.cells = bursting, warm_seconds, {}
         self.log = []
         self.starving, self.failing, self.drift = starving, failing, drift
         self.laboratory = Laboratory(
@@ -51,6 +55,7 @@ class Meter:
 class FakeCell:
     def __init__(self, bench, cell):
         self.bench, self.cell, self.runs = bench, cell, itertools.count()
+        bench.cells[cell.model.arch] = weakref.ref(self)
 
     def warm_up(self):
         arch, context = self.cell.model.arch, self.cell.context
@@ -59,12 +64,16 @@ class FakeCell:
             raise torch.OutOfMemoryError("CUDA out of memory")
         if arch in self.bench.failing:
             raise ZeroDivisionError
+        self.bench.now += self.bench.warm_seconds
         return self.cell.tokens_per_step * 100
 
     def run(self, updates):
         arch = self.cell.model.arch
         self.bench.log.append(("run", arch, self.cell.context, updates))
-        slower = 1 + self.bench.drift * next(self.runs)
+        run = next(self.runs)
+        if run and arch in self.bench.bursting:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        slower = 1 + self.bench.drift * run
         self.bench.now += updates * self.cell.tokens_per_step * SECONDS_A_TOKEN[arch] * slower
 
 
@@ -153,6 +162,45 @@ def test_measurement_out_of_memory_is_a_row_without_speed(tmp_path):
     assert alone["status"].tolist() == ["out of memory"]
 
 
+def test_measurement_out_of_memory_in_a_timed_repeat_lets_the_model_go(tmp_path):
+    bench = Bench(bursting=["transformer_full"])
+    held = []
+
+    def clock():
+        held.append({arch for arch, cell in bench.cells.items() if cell() is not None})
+        return bench.now
+
+    frame = measure_with(bench, tmp_path, clock=clock)
+    assert held[-1] == {"transformer_vq", "transformer"}
+    assert frame["status"].tolist() == ["ok", "out of memory beside the weights of 2 other model(s)", "ok"]
+
+
+def measure_with(bench, folder, **changes):
+    plan = make_plan()
+    measured = load_or_measure(plan, str(folder), laboratory=bench.laboratory._replace(**changes))
+    return make_table(plan, measured.by_cell)
+
+
+def test_measurement_warm_up_well_over_the_limit_is_skipped_at_once(tmp_path):
+    bench = Bench(warm_seconds=63.0)
+    frame = measure(bench, tmp_path, {"context": [256, 512]}, seconds_per_cell=1.0)
+    assert frame["status"].tolist()[:3] == ["skipped: longer than 1 s an update (warm-up: 63 s)"] * 3
+    assert frame["status"].tolist()[3:] == ["skipped: longer than 1 s an update already at T = 256"] * 3
+    assert [entry[0] for entry in bench.log] == ["warm"] * 3
+    compiling = measure(Bench(warm_seconds=30.0), tmp_path / "compiling", seconds_per_cell=2.0)
+    assert compiling["status"].tolist() == ["ok"] * 3
+
+
+def test_training_cell_that_cannot_fit_is_refused_before_it_runs(monkeypatch):
+    axes = {"arch": ["transformer_vq"], "backend": ["naive", "blockwise"], "context": [1024], "tokens_per_step": [1024]}
+    by_backend = {cell.backend: cell for _, cell in make_plan(axes, threads=1).cells}
+    monkeypatch.setattr("vqscale.bench.cell.room", lambda: 6 << 20)
+    monkeypatch.setattr(TrainingCell, "_prepare", lambda self: None)
+    with pytest.raises(OutOfMemoryError, match="at least are needed"):
+        TrainingCell(by_backend["naive"]).warm_up()
+    assert TrainingCell(by_backend["blockwise"]).warm_up() == 0
+
+
 def test_measurement_too_slow_is_a_row_and_longer_lengths_are_not_tried(tmp_path):
     bench = Bench()
     frame = measure(bench, tmp_path, {"context": [256, 512, 1024]}, seconds_per_cell=1.0)
@@ -172,7 +220,7 @@ def test_measurement_too_slow_is_a_row_and_longer_lengths_are_not_tried(tmp_path
 def test_measurement_other_error_is_raised_and_threads_are_restored(tmp_path):
     threads = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError):
-        measure(Bench(failing=["transformer"]), tmp_path, threads=threads + 1)
+        measure(Bench(failing=["transformer"]), tmp_path, threads=1)
     assert torch.get_num_threads() == threads
 
 
@@ -317,6 +365,13 @@ def test_throughput_command_without_study_writes_everything_and_remembers(tmp_pa
     smallest = min(row["peak_memory_bytes"] / row["parameters_non_embedding"] for row in second["rows"])
     assert smallest > 16  # weights, gradients, moments
     assert {row["baseline"] for row in second["break_even"]} == {"transformer_full", "transformer"}
+
+
+def test_throughput_command_lists_with_spaces_are_lists(tmp_path, command):
+    options = ["--arch", "transformer_vq, transformer", "--contexts", "32, 64", "--preset", "pico", "--tokens", "64"]
+    options += ["--repeats", "1", "--threads", "1", "--json", "--out", str(tmp_path)]
+    rows = json.loads(CliRunner().invoke(command, options, catch_exceptions=False).stdout)["rows"]
+    assert {row["arch"] for row in rows} == {"transformer_vq", "transformer"}
 
 
 def test_throughput_command_contexts_no_numbers_are_refused(tmp_path, command):

@@ -80,6 +80,19 @@ def test_throughput_study_is_planned_run_once_and_reported(
     assert (code, json.loads(out)[-1]) == (0, str(folder / "report.html"))
 
 
+def test_rows_of_swept_settings_can_be_told_apart(call: Call, study_file: Callable[..., str]) -> None:
+    vq = {"arch": ["transformer_vq"], "context": [32], "codebook_size": [16, 32], "block_length": [16, 32]}
+    path = study_file(sweep=[vq | {"head": ["shga", "mqa"]}, {"arch": ["transformer"], "context": [32]}], tracking={})
+    names = [
+        f"transformer_vq ({head}, S = {s}, L = {n})" for head in ("shga", "mqa") for s in (16, 32) for n in (16, 32)
+    ]
+    for command in ("plan", "throughput"):
+        code, out, err = call(command, path)
+        assert code == 0, err
+        for name in names:
+            assert name in out, (command, name)
+
+
 def test_throughput_study_that_cannot_be_measured_exits_with_2_and_writes_nothing(
     call: Call, study_file: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from vqscale.bench.request import default_study
 from vqscale.report import write_throughput_figures, write_throughput_report
-from vqscale.report.throughput import break_evens, decisions, provenance, warnings
+from vqscale.report.throughput import break_evens, decisions, filling, provenance, warnings
 from vqscale.report.throughput_panels import panels
 from vqscale.report.throughput_plots import tick_name
 
@@ -49,7 +49,8 @@ def test_decision_of_a_vq_model_that_did_not_fit_says_so(make_throughput):
     everywhere = [("transformer_vq", context) for context in (512, 2048, 8192, 32768)]
     (nowhere,) = decisions(make_throughput(starving=everywhere))
     assert nowhere.break_even == {}
-    assert "has no speed" in nowhere.at(nowhere.longest)[1]
+    (once,) = nowhere.at(nowhere.longest)  # the same against every baseline
+    assert "has no speed" in once
 
 
 def test_break_evens_outside_the_measured_lengths_are_named(make_throughput):
@@ -90,6 +91,13 @@ def test_warnings_name_the_codes_of_a_table_that_was_measured_with_several(throu
     (text,) = [text for text in warnings(mixed) if "different code" in text]
     for words in ("commit fedc", "torch 2.11.0, triton 3.6.0", "torch 2.13.0", "--again"):
         assert words in text
+
+
+def test_filling_of_a_step_says_where_it_holds_other_than_the_stated_tokens(throughput):
+    assert filling(throughput[:1].assign(batching="512 tokens a step", tokens_per_step=512)) == "512 tokens a step"
+    longer = throughput[:2].assign(batching="512 tokens a step", tokens_per_step=[512, 2048])
+    assert filling(longer) == "512 tokens a step in whole sequences, at least one sequence (here 512 to 2048 tokens)"
+    assert filling(throughput[:1].assign(batching="batch 2", tokens_per_step=1024)) == "batch 2"
 
 
 def test_panels_hold_curves_guides_and_break_evens(throughput):

@@ -127,6 +127,11 @@ def test_planning_refuses_a_gpu_that_is_not_there() -> None:
         plan_throughput(parse(sweep=[sweep[0] | {"device": ["cuda"]}]))
 
 
+def test_planning_refuses_more_threads_than_cores() -> None:
+    with pytest.raises(StudyError, match=r"file: threads: 100000 are more than the \d+ cores.*at most"):
+        plan_throughput(parse(threads=100_000), source="file")
+
+
 def test_planning_refuses_an_unknown_preset_as_a_mistake() -> None:
     with pytest.raises(StudyError, match="'huge' is unknown"):
         plan_throughput(parse(cell={"preset": "huge", "batch": 1}))
@@ -138,5 +143,5 @@ def test_file_of_either_kind_is_loaded_as_what_it_is(tmp_path: Path) -> None:
     training = "study: s\ndata: {corpus: c}\nmodel: {}\ntrain: {}\n"
     assert isinstance(load_any(write(tmp_path, training)), Study)
     assert isinstance(load_any(write(tmp_path, "kind: training\n" + training)), Study)
-    with pytest.raises(StudyError, match="kind"):
+    with pytest.raises(StudyError, match=r"'speed' is unknown.*kind: throughput.*kind: training"):
         load_any(write(tmp_path, "kind: speed\n" + training))
