@@ -1,5 +1,6 @@
 """Throughput: what is measured in which order, what becomes a row, what is kept, and one real smoke run."""
 
+import io
 import itertools
 import json
 import weakref
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from vqscale.bench import table as bench_table
@@ -19,6 +21,7 @@ from vqscale.bench.request import ARCHS, default_study, study_of_section, with_o
 from vqscale.bench.table import crossovers, stored
 from vqscale.bench.throughput import Laboratory, load_or_measure
 from vqscale.cli.throughput import throughput
+from vqscale.cli.throughput_view import kept_in_words, speeds
 from vqscale.data.prepare import prepare
 from vqscale.errors import StorageError, StudyError
 from vqscale.study.spec import ThroughputSpec, parse_study
@@ -249,6 +252,23 @@ def test_measurement_skipped_before_the_interruption_still_spares_longer_lengths
     bench = Bench()
     measure(bench, tmp_path, {"context": [256, 512]}, seconds_per_cell=1.0)
     assert "transformer_full" not in {entry[1] for entry in bench.log}
+
+
+def test_kept_measurement_names_its_code_and_the_present_one_where_it_differs(tmp_path):
+    frame = measure(Bench(), tmp_path)
+    assert "(the same as now). --again" in kept_in_words(frame)
+    frame.loc[0, "git"] = "0123abcd"
+    text = kept_in_words(frame)
+    for words in ("this was measured with commit 0123abcd, torch", "(now commit", "--again"):
+        assert words in text
+
+
+def test_rows_of_swept_settings_can_be_told_apart_on_the_console(tmp_path):
+    axes = {"arch": ["transformer_vq", "transformer"], "codebook_size": [16, 32], "block_length": [32, 64]}
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(speeds(measure(Bench(), tmp_path, axes)))
+    for size, block in itertools.product((16, 32), (32, 64)):
+        assert shown.getvalue().count(f"transformer_vq (S = {size}, L = {block})") == 1
 
 
 def test_cells_of_a_round_with_new_company_are_measured_again(tmp_path):

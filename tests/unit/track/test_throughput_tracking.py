@@ -1,6 +1,8 @@
 """A throughput study in MLflow: a run for each curve, metrics over T, never logged twice."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import pytest
@@ -34,6 +36,34 @@ def table(day: int = 1) -> pd.DataFrame:
             measured_at=f"2026-01-{day:02d}T00:00:00+00:00",
         )
     return make_table(plan, measured)
+
+
+class Parent:
+    """The part of a tracker that keeps break-even."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
+
+    def study_run(self) -> str:
+        return "parent"
+
+    def curve_run(self, *_: object) -> str:
+        return "run"
+
+    def set_tags(self, _: str, tags: dict[str, str]) -> None:
+        assert not set(tags) & set(self.tags), "overwritten"
+        self.tags |= tags
+
+    def __getattr__(self, _: str) -> Callable[..., None]:
+        return lambda *args, **named: None
+
+
+@pytest.mark.parametrize(("column", "value"), [("block_length", 32), ("batching", "batch 2"), ("codebook_size", 8)])
+def test_break_even_of_curves_that_differ_in_one_setting_are_kept_apart(column: str, value: object) -> None:
+    one = table()
+    parent = Parent()
+    track_throughput(cast("Tracker", parent), "speed", pd.concat([one, one.assign(**{column: value})]), "", [])
+    assert len(parent.tags) == 2
 
 
 @pytest.fixture(scope="module")
