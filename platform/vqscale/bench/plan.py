@@ -12,7 +12,7 @@ from vqkernels import BackendUnavailableError, resolve_backend
 from vqscale.bench.machine import device_label
 from vqscale.data.tokenize import BYTE_VOCAB
 from vqscale.errors import StudyError
-from vqscale.models.presets import PRESETS, resolve
+from vqscale.models.presets import resolve, size_of
 from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
 from vqscale.study.model import ModelConfig
@@ -110,15 +110,21 @@ def plan_throughput(study: ThroughputStudy, *, source: str = "study") -> Through
     found: dict[Cell, None] = {}
     refused = []
     for settings in study.cells(source=source):
+        _check_preset(settings.preset, source)
         try:
             found.setdefault(_resolve(settings, study.vocab_size or BYTE_VOCAB))
         except StudyError as error:
-            if settings.preset not in PRESETS:
-                raise StudyError(f"{source}: {error}") from error
             refused.append(Refused(settings=settings, reason=str(error)))
     if not found:
         raise StudyError(f"{source}: no cell can be measured here. The first: {refused[0].reason}")
     return ThroughputPlan(study=study, rounds=_rounds(found, study), refused=refused)
+
+
+def _check_preset(preset: str, source: str) -> None:
+    try:
+        size_of(preset)
+    except StudyError as error:
+        raise StudyError(f"{source}: {error}") from error
 
 
 def threads(study: ThroughputStudy) -> int:

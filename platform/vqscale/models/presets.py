@@ -4,6 +4,7 @@ The table gives the gated (SHGA) VQ model; the other architectures take its widt
 feed-forward width that brings them to the same number of non-embedding parameters.
 """
 
+import re
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -53,6 +54,26 @@ _DECIDED_ELSEWHERE = {"arch", "vocab_size"}
 _VQ_ONLY = {"codebook_size", "block_length", "codebook_decay", "commit_weight", "revive_below"}
 
 
+SHAPE = re.compile(r"d([1-9][0-9]*)x([1-9][0-9]*)")
+"""A size written as its shape: `d56x3` is 56 wide and 3 layers deep."""
+
+
+def size_of(preset: str) -> Preset:
+    """The size of a named preset or of a shape such as `d56x3`.
+
+    A shape takes key width, codebook and block length from the widest preset that is no wider. Raises StudyError.
+    """
+    if preset in PRESETS:
+        return PRESETS[preset]
+    shape = SHAPE.fullmatch(preset)
+    if shape is None:
+        known = ", ".join(PRESETS)
+        raise StudyError(f"model.preset: {preset!r} is unknown. Choose one of {known}, or write a shape such as d56x3.")
+    d_model, n_layer = int(shape[1]), int(shape[2])
+    narrower = [size for size in PRESETS.values() if size.d_model <= d_model] or [PRESETS["pico"]]
+    return narrower[-1]._replace(d_model=d_model, n_layer=n_layer)
+
+
 def fields_of(arch: Arch) -> frozenset[str]:
     """The keys of a study's `model` section that mean something to `arch`, beside `arch` and `preset`."""
     fields = set(ModelConfig.model_fields) - _DECIDED_ELSEWHERE
@@ -72,11 +93,10 @@ def resolve(arch: str, preset: str, vocab_size: int, overrides: dict[str, Any]) 
     """
     _require(arch in _ARCHS, f"model.arch: {arch!r} is unknown. Choose one of {', '.join(_ARCHS)}.")
     known: Arch = _ARCHS[arch]
-    _require(preset in PRESETS, f"model.preset: {preset!r} is unknown. Choose one of {', '.join(PRESETS)}.")
     fields = fields_of(known)
     for key in overrides:
         _require(key in fields, f"model.{key}: {arch} has no such setting. It has {', '.join(sorted(fields))}.")
-    size = PRESETS[preset]._asdict()
+    size = size_of(preset)._asdict()
     size |= {key: value for key, value in overrides.items() if key in size}
     values = _derived(known, overrides, size) | overrides | {"arch": known, "vocab_size": vocab_size}
     try:
