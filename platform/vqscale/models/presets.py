@@ -61,7 +61,8 @@ SHAPE = re.compile(r"d([1-9][0-9]*)x([1-9][0-9]*)")
 def size_of(preset: str) -> Preset:
     """The size of a named preset or of a shape such as `d56x3`.
 
-    A shape takes key width, codebook and block length from the widest preset that is no wider. Raises StudyError.
+    A shape takes codebook, block length and key width from the widest preset that is no wider; its key width is the
+    largest even divisor of its width up to that, so that heads fill the width. Raises StudyError.
     """
     if preset in PRESETS:
         return PRESETS[preset]
@@ -70,8 +71,11 @@ def size_of(preset: str) -> Preset:
         known = ", ".join(PRESETS)
         raise StudyError(f"model.preset: {preset!r} is unknown. Choose one of {known}, or write a shape such as d56x3.")
     d_model, n_layer = int(shape[1]), int(shape[2])
+    if d_model % 2:
+        raise StudyError(f"model.preset: {preset!r}: a width of {d_model} is odd; keys are rotated in pairs.")
     narrower = [size for size in PRESETS.values() if size.d_model <= d_model] or [PRESETS["pico"]]
-    return narrower[-1]._replace(d_model=d_model, n_layer=n_layer)
+    d_key = max(width for width in range(2, narrower[-1].d_key + 1, 2) if d_model % width == 0)
+    return narrower[-1]._replace(d_model=d_model, n_layer=n_layer, d_key=d_key)
 
 
 def fields_of(arch: Arch) -> frozenset[str]:
