@@ -1,17 +1,18 @@
 """The study file (version 1) as frozen values: every key known, every value typed, messages in the user's words."""
 
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from vqscale import storage
 from vqscale.errors import StudyError
+from vqscale.study.design import HOLD_OUT_MARGIN, Axes, Codebook, Context, Design, Isoflop, Ladder
 from vqscale.study.frozen import Frozen
 from vqscale.study.trial import TrainConfig
 
-Axes = dict[str, list[Any]]
 LawName = Literal["power_n", "power_d", "power_c", "codebook", "chinchilla"]
 SWEPT_SECTIONS = ("model", "train", "data")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -36,6 +37,13 @@ class Resources(Frozen):
     """auto: one where the cluster has GPUs, none elsewhere."""
     max_concurrent: int | None = Field(default=None, gt=0)
     """Trials at once; None: as many as the cluster holds."""
+    memory_gib_per_worker: float | None = Field(default=None, gt=0)
+    """Trials that are estimated to need more are dropped from a design and refused in a sweep; None: no limit."""
+    flops_per_second: float | None = Field(default=None, gt=0)
+    """FLOP/s that one worker is stated to reach in training, for estimates before any trial was measured."""
+    price_per_device_hour: float | None = Field(default=None, gt=0)
+    """Price of one worker's devices for an hour: its GPU, or its CPUs."""
+    currency: str = Field(default="USD", min_length=1)
 
 
 class RunOptions(Frozen):
@@ -90,7 +98,10 @@ class Study(Frozen):
     """arch, head, preset and any dimension of `ModelConfig` that differs from the preset."""
     train: dict[str, Any]
     """`TrainConfig` by field, with `seeds` (a list) in place of `seed`."""
-    sweep: list[Axes] = Field(default=[{}], min_length=1)
+    design: list[Design] = Field(default_factory=list)
+    """isoflop, ladder, context and codebook designs, beside or in place of the sweep."""
+    sweep: list[Axes] = Field(default_factory=lambda values: [] if values.get("design") else [{}])
+    """Grids of trials; the default is one trial, or none where there is a design."""
     resources: Resources = Resources()
     run: RunOptions = RunOptions()
     fit: FitSpec = FitSpec()
@@ -99,9 +110,19 @@ class Study(Frozen):
     storage: str = "./runs"
     tracking: Tracking = Tracking()
 
+    @field_validator("design")
+    @classmethod
+    def _axes_of_designs_are_known(cls, designs: list[Design]) -> list[Design]:
+        for design in designs:
+            for axis, values in design.axes.items():
+                _check_axis(axis, values)
+        return designs
+
     @field_validator("sweep")
     @classmethod
-    def _axes_are_known(cls, sweep: list[Axes]) -> list[Axes]:
+    def _axes_are_known(cls, sweep: list[Axes], info: ValidationInfo) -> list[Axes]:
+        if not sweep and not info.data.get("design"):
+            raise ValueError("needs at least 1 item where the study has no design")
         for axes in sweep:
             for axis, values in axes.items():
                 _check_axis(axis, values)
@@ -118,6 +139,34 @@ class Study(Frozen):
     def folder(self) -> str:
         """Where the study lives: an absolute path or a URI."""
         return storage.join(storage.absolute(self.storage), self.study)
+
+    @property
+    def budgets(self) -> list[float]:
+        """Training FLOPs at which the designs compare runs, each once, ascending."""
+        compared = [design for design in self.design if isinstance(design, Isoflop | Context | Codebook)]
+        return sorted({budget for design in compared for budget in design.budgets})
+
+    @property
+    def hold_out_from(self) -> float | None:
+        """Training FLOPs from which runs are held out of fits: 0.97 of the smallest budget that an isoflop design
+        holds out; None where none does. A ladder holds out sizes: see `hold_out_from_runs`."""
+        limits = [design.hold_out_from for design in self.design if isinstance(design, Isoflop)]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def held_out_sizes(self) -> list[str]:
+        """Sizes (`preset` of a run) that a ladder holds out."""
+        return sorted({size for design in self.design if isinstance(design, Ladder) for size in design.held_out_sizes})
+
+    def hold_out_from_runs(self, runs: Iterable[tuple[str | None, float]]) -> float | None:
+        """As `hold_out_from`, with the ladders: no run of a held-out size is fitted.
+
+        `runs`: preset and training FLOPs of every run. A size is held out by the FLOPs of its cheapest run, so that the
+        longest runs of smaller sizes, where they cost more than that, are held out with it.
+        """
+        sizes = set(self.held_out_sizes)
+        limits = [HOLD_OUT_MARGIN * flops for preset, flops in runs if preset in sizes]
+        return min([*limits, *([] if self.hold_out_from is None else [self.hold_out_from])], default=None)
 
 
 def _check_axis(axis: str, values: list[Any]) -> None:
@@ -211,6 +260,8 @@ def explain(error: ValidationError, source: str, prefix: str = "") -> str:
     lines = []
     for issue in error.errors():
         key = ".".join([part for part in (prefix, *map(str, issue["loc"])) if part])
+        if issue["type"] == "default_factory_not_called":  # a default that waits for a key refused in another line
+            continue
         message = issue["msg"].removeprefix("Value error, ")
         if issue["type"] == "extra_forbidden":
             message = "is not a known key"

@@ -63,6 +63,7 @@ def tuning_study(study: Study) -> Study:
             "study": f"{study.study}-autotune",
             "question": f"Which codebook size does {study.data.corpus} need?",
             "train": train,
+            "design": [],
             "sweep": [{"model.codebook_size": sorted(study.autotune.codebook_sizes)}],
         }
     )
