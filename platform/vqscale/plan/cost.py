@@ -1,6 +1,8 @@
 """What a trial will cost before it runs: exact FLOPs, memory a worker, and an estimate of its time."""
 
+import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vqscale.models.counts import (
@@ -19,44 +21,82 @@ UNMEASURED_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Counts are exact; memory and seconds are estimates (seconds None where no speed is known)."""
+    """Counts are exact; memory, seconds and what follows from them are estimates (None where no speed is known)."""
 
     parameters: int
     parameters_non_embedding: int
     flops: float
     """Training FLOPs of the trial."""
+    flops_groups: dict[str, float]
+    """The same by group."""
+    flops_6nd: float
+    """6 N D with N without embeddings: what a rule of thumb would have said."""
     tokens: int
     steps: int
+    tokens_per_parameter: float
+    """D / N, N without embeddings."""
     memory_bytes: int
     """Estimated peak a worker."""
     seconds: float | None
-    """Estimated time on the study's workers."""
+    """Estimated time of the training steps on the study's workers."""
+    device_hours: float | None
+    """Seconds of all workers, in hours; the devices of one worker count as one."""
+    money: float | None
+    """In `resources.currency`; None where no price is stated."""
 
 
 def trial_cost(trial: Trial, study: Study, flops_per_second: float | None) -> Cost:
-    model, train = trial.model, trial.train
+    """`flops_per_second`: of all the workers of one trial together."""
+    model, train, resources = trial.model, trial.train, study.resources
     tokens = train.steps * train.batch_tokens
-    flops = sum(flops_per_token(model, train.context, train.segment).values()) * tokens
+    groups = {
+        group: flops * tokens for group, flops in flops_per_token(model, train.context, train.segment).items() if flops
+    }
+    flops = sum(groups.values())
+    seconds = flops / flops_per_second if flops_per_second else None
+    hours = None if seconds is None else seconds * resources.workers / 3600
+    price, n = resources.price_per_device_hour, parameters_non_embedding(model)
     return Cost(
         parameters=parameters(model),
-        parameters_non_embedding=parameters_non_embedding(model),
+        parameters_non_embedding=n,
         flops=flops,
+        flops_groups=groups,
+        flops_6nd=6.0 * n * tokens,
         tokens=tokens,
         steps=train.steps,
-        memory_bytes=training_memory_bytes(
-            model,
-            batch_tokens=train.batch_tokens // train.accumulation,
-            context=train.segment_length,
-            zero=train.zero,
-            workers=study.resources.workers,
-            precision=train.precision,
-            activation_checkpointing=train.activation_checkpointing,
-        ),
-        seconds=flops / flops_per_second if flops_per_second else None,
+        tokens_per_parameter=tokens / n,
+        memory_bytes=memory_bytes(trial, study),
+        seconds=seconds,
+        device_hours=hours,
+        money=None if hours is None or price is None else hours * price,
     )
 
 
-def measured_speed(results: list[Result]) -> float | None:
-    """Median FLOP/s of the trials that ran, None when none did."""
-    speeds = [result.flops_per_second for result in results if result.flops_per_second]
-    return statistics.median(speeds) if speeds else None
+def memory_bytes(trial: Trial, study: Study) -> int:
+    """Estimated peak of one worker under the trial's ZeRO stage."""
+    train = trial.train
+    return training_memory_bytes(
+        trial.model,
+        batch_tokens=train.batch_tokens // train.accumulation,
+        context=train.segment_length,
+        zero=train.zero,
+        workers=study.resources.workers,
+        precision=train.precision,
+        activation_checkpointing=train.activation_checkpointing,
+    )
+
+
+def measured_speed(trial: Trial, ran: Sequence[Result]) -> float | None:
+    """FLOP/s expected of a trial: the median of the trials most like it that ran; None when none did.
+
+    Most like it: of its architecture and context where there are such, then of the size nearest in log N.
+    """
+    known = [result for result in ran if result.flops_per_second]
+    for key, value in (("arch", trial.model.arch), ("context", trial.train.context)):
+        known = [result for result in known if getattr(result, key) == value] or known
+    if not known:
+        return None
+    n = parameters_non_embedding(trial.model)
+    distances = [abs(math.log(result.parameters_non_embedding / n)) for result in known]
+    near = [result for result, far in zip(known, distances, strict=True) if far == min(distances)]
+    return statistics.median(result.flops_per_second or 0.0 for result in near)

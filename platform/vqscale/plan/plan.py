@@ -1,19 +1,18 @@
 """`plan(study)`: the trials of a study with their cost, and which of them are already done. Nothing is started."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vqscale import storage
 from vqscale.errors import StudyError
 from vqscale.plan.cost import UNMEASURED_SHARE, Cost, measured_speed, trial_cost
+from vqscale.plan.designs import DONE, Dropped
 from vqscale.plan.expand import expand
 from vqscale.results.record import Result
 from vqscale.study.spec import Study
 from vqscale.study.trial import Trial
 from vqscale.train.metrics import peak_flops
 from vqscale.train.record import read_result
-
-DONE = ("finished", "diverged", "stopped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +21,12 @@ class PlannedTrial:
     cost: Cost
     result: Result | None
     """The record of an earlier run; a failed one is trained again."""
+    origins: tuple[str, ...] = ("sweep",)
+    """`sweep` or types of designs that name it."""
+    budget: float | None = None
+    """Training FLOPs that its horizon was solved for."""
+    stage: float | None = None
+    """Budget of a re-centred design: trained once all smaller ones are; None: at any time."""
 
     @property
     def done(self) -> bool:
@@ -34,6 +39,10 @@ class Plan:
     trials: list[PlannedTrial]
     speed_source: str
     """Where the estimate of time comes from, in words."""
+    dropped: list[Dropped] = field(default_factory=list)
+    """Cells of designs that are not trained, with the reason."""
+    notes: list[str] = field(default_factory=list)
+    """What a person should know of how cells were chosen."""
 
     @property
     def pending(self) -> list[PlannedTrial]:
@@ -53,10 +62,10 @@ def plan(study: Study, *, source: str = "study", allow_changed: bool = False) ->
     Raises StudyError for a study that cannot run as it stands, also when its folder holds finished trials that the
     file no longer describes (unless `allow_changed`, which leaves them out).
     """
-    trials = expand(study, source=source)
-    known = {trial.id: trial for trial in trials}
     folder = storage.join(study.folder, "trials")
     results = {name: read_result(storage.join(folder, name)) for name in storage.listdir(folder)}
+    found = expand(study, source=source, results=results)
+    known = {trial.id for trial in found.trials}
     strangers = [name for name, result in results.items() if name not in known and result and result.status in DONE]
     if strangers and not allow_changed:
         raise StudyError(
@@ -64,23 +73,33 @@ def plan(study: Study, *, source: str = "study", allow_changed: bool = False) ->
             f" longer describes (such as {strangers[0]}): the study was changed under the same name. Give it another"
             " name, or add --allow-changed to go on without them."
         )
-    ran = [result for name, result in results.items() if result and name in known]
-    speed, words = _speed(study, ran)
+    ran = [result for name, result in results.items() if result and name in known and result.flops_per_second]
+    unmeasured, words = _speed(study, ran)
     planned = [
-        PlannedTrial(trial=trial, cost=trial_cost(trial, study, speed), result=results.get(trial.id))
-        for trial in trials
+        PlannedTrial(
+            trial=one.trial,
+            cost=trial_cost(one.trial, study, measured_speed(one.trial, ran) or unmeasured),
+            result=results.get(one.trial.id),
+            origins=one.origins,
+            budget=one.budget,
+            stage=one.stage,
+        )
+        for one in found.selected
     ]
-    return Plan(study=study, trials=planned, speed_source=words)
+    return Plan(study=study, trials=planned, speed_source=words, dropped=found.dropped, notes=found.notes)
 
 
-def _speed(study: Study, ran: list[Result]) -> tuple[float, str]:
-    """FLOP/s that a trial is expected to reach on this study's workers, and why."""
-    measured = measured_speed(ran)
-    if measured:
-        return measured, f"median speed of the {len(ran)} trials that ran"
-    peak = peak_flops("cpu", "fp32") * study.resources.workers
+def _speed(study: Study, ran: list[Result]) -> tuple[float | None, str]:
+    """FLOP/s of a trial's workers where no trial was measured, and in words where the estimates of time come from."""
+    resources = study.resources
+    if ran:
+        return None, f"the speed of the most similar of {len(ran)} trials that ran"
+    if resources.flops_per_second is not None:
+        stated = resources.flops_per_second * resources.workers
+        return stated, f"the stated resources.flops_per_second of {resources.flops_per_second:.4g} a worker"
+    peak = peak_flops("cpu", "fp32") * resources.workers
     cores = os.cpu_count() or 1
-    share = min(study.resources.cpus_per_worker / cores, 1.0)
+    share = min(resources.cpus_per_worker / cores, 1.0)
     return (
         peak * share * UNMEASURED_SHARE,
         f"{UNMEASURED_SHARE:.0%} of this machine's matrix-product peak; measured speeds replace it once trials ran",

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from vqscale import storage
 from vqscale.errors import StudyError
@@ -100,7 +100,7 @@ class Study(Frozen):
     """`TrainConfig` by field, with `seeds` (a list) in place of `seed`."""
     design: list[Design] = Field(default_factory=list)
     """isoflop, ladder, context and codebook designs, beside or in place of the sweep."""
-    sweep: list[Axes] = Field(default_factory=lambda values: [] if values.get("design") else [{}])
+    sweep: list[Axes] = Field(default=[{}])
     """Grids of trials; the default is one trial, or none where there is a design."""
     resources: Resources = Resources()
     run: RunOptions = RunOptions()
@@ -109,6 +109,13 @@ class Study(Frozen):
     autotune: AutotuneSpec | None = None
     storage: str = "./runs"
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_design_needs_no_sweep(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("design") and "sweep" not in values:
+            return values | {"sweep": []}
+        return values
 
     @field_validator("design")
     @classmethod
@@ -260,8 +267,6 @@ def explain(error: ValidationError, source: str, prefix: str = "") -> str:
     lines = []
     for issue in error.errors():
         key = ".".join([part for part in (prefix, *map(str, issue["loc"])) if part])
-        if issue["type"] == "default_factory_not_called":  # a default that waits for a key refused in another line
-            continue
         message = issue["msg"].removeprefix("Value error, ")
         if issue["type"] == "extra_forbidden":
             message = "is not a known key"

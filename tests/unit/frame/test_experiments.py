@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vqscale.bench.plan import plan_throughput
-from vqscale.plan.expand import cells
+from vqscale.plan.cells import cells
 from vqscale.study.spec import load_study
 from vqscale.study.throughput import ThroughputStudy, load_any
 
@@ -21,7 +21,7 @@ def test_experiment_is_a_study_with_a_readme(path: Path) -> None:
     study = load_any(str(path))
     assert study.study == path.parent.name
     assert study.question
-    assert plan_throughput(study).rounds if isinstance(study, ThroughputStudy) else list(cells(study))
+    assert plan_throughput(study).rounds if isinstance(study, ThroughputStudy) else list(cells(study)) or study.design
     assert study.question[:20] in (path.parent / "README.md").read_text()
 
 

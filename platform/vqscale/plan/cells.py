@@ -1,0 +1,123 @@
+"""One cell of a study: its settings, and the trial that they are."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from vqscale import storage
+from vqscale.data.corpora import resolve_corpus
+from vqscale.data.corpus import Corpus, open_corpus
+from vqscale.errors import StudyError
+from vqscale.models.presets import fields_of, resolve
+from vqscale.plan.check import CellError, check, check_length
+from vqscale.study.design import Axes
+from vqscale.study.model import ModelConfig
+from vqscale.study.spec import DataSpec, Study, explain
+from vqscale.study.trial import TrainConfig, Trial
+
+Cell = dict[str, dict[str, Any]]
+"""Settings by section: `model`, `train`, `data`."""
+
+
+def grid(axes: Axes) -> Iterator[dict[str, Any]]:
+    """Every combination of the values of `axes`, by dotted path; one empty one for no axes."""
+    for values in itertools.product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
+
+
+def cell_of(study: Study, settings: dict[str, Any]) -> Cell:
+    """The study's sections with `settings` (by dotted path) in them."""
+    cell: Cell = {"model": dict(study.model), "train": dict(study.train), "data": study.data.model_dump()}
+    for axis, value in settings.items():
+        section, _, key = axis.partition(".")
+        cell[section][key] = value
+    return cell
+
+
+def cells(study: Study) -> Iterator[tuple[Cell, frozenset[str]]]:
+    """Every cell of the sweep, with the axes that were set by the sweep."""
+    for axes in study.sweep:
+        for settings in grid(axes):
+            yield cell_of(study, settings), frozenset(settings)
+
+
+def where(settings: dict[str, Any]) -> str:
+    """A cell for a message."""
+    return f" (in the cell {', '.join(f'{axis} = {settings[axis]}' for axis in sorted(settings))})" if settings else ""
+
+
+class Resolver:
+    """From cells to trials; a corpus is opened once. Errors do not yet name the file and the cell."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._corpora: dict[str, tuple[str, Corpus]] = {}
+
+    def corpus(self, cell: Cell) -> tuple[str, Corpus]:
+        """Where the cell's corpus lies, and the corpus. Raises StudyError, CorpusError."""
+        try:
+            name = DataSpec(**cell["data"]).corpus
+        except ValidationError as error:
+            raise StudyError(explain(error, "", prefix="data").removeprefix(": ")) from error
+        if name not in self._corpora:
+            uri = storage.absolute(resolve_corpus(name))
+            self._corpora[name] = uri, open_corpus(uri)
+        return self._corpora[name]
+
+    def model(self, cell: Cell, axes: frozenset[str]) -> ModelConfig:
+        """The cell's model, every dimension decided; `axes` were set by the sweep or the design. Raises StudyError."""
+        model = dict(cell["model"])
+        arch, preset = model.pop("arch", None), model.pop("preset", None)
+        for key, value in (("arch", arch), ("preset", preset)):
+            if not isinstance(value, str):
+                raise StudyError(
+                    f"model.{key}: is missing or no text; write `model: {{arch: transformer_vq, preset: nano}}`"
+                )
+        _, corpus = self.corpus(cell)
+        return resolve(str(arch), str(preset), corpus.vocab_size, _known_fields(str(arch), axes, model))
+
+    def train(self, cell: Cell, model: ModelConfig) -> dict[str, Any]:
+        """The cell's `train` settings without seeds."""
+        return {key: value for key, value in cell["train"].items() if key != "seeds"}
+
+    def trial(self, cell: Cell, model: ModelConfig, train: dict[str, Any], seed: int) -> Trial:
+        """The checked trial. Raises CellError for what cannot be trained together, StudyError for other mistakes."""
+        uri, corpus = self.corpus(cell)
+        try:
+            config = TrainConfig(**train, seed=seed)
+        except ValidationError as error:
+            message = explain(error, "", prefix="train").removeprefix(": ")
+            together = all(issue["type"] == "value_error" and not issue["loc"] for issue in error.errors())
+            raise (CellError if together else StudyError)(message) from error
+        trial = Trial(
+            model=model,
+            train=config,
+            preset=str(cell["model"]["preset"]),
+            corpus=uri,
+            corpus_fingerprint=corpus.fingerprint,
+        )
+        check(trial, self.study)
+        check_length(trial.train, corpus)
+        return trial
+
+
+def seeds_of(cell: Cell) -> list[int]:
+    """Raises StudyError for what is no list of whole numbers."""
+    seeds = cell["train"].get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
+        raise StudyError(f"train.seeds: {seeds!r} is no list of whole numbers, such as [0, 1, 2]")
+    return seeds
+
+
+def _known_fields(arch: str, axes: frozenset[str], model: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the file's `model` section that mean something to `arch`.
+
+    A study that compares architectures writes the VQ model's codebook once, in the section; a quadratic cell leaves it
+    aside. Set by a sweep axis, or unknown to every architecture, it stays and is refused with its reason.
+    """
+    if arch not in ("transformer_full", "transformer"):
+        return model
+    elsewhere = fields_of("transformer_vq") - fields_of(arch)  # type: ignore[arg-type]
+    return {key: value for key, value in model.items() if key not in elsewhere or f"model.{key}" in axes}

@@ -1,0 +1,115 @@
+"""What the parts of a trial demand of each other, of the workers and of the corpus."""
+
+from typing import Any
+
+import torch
+
+from vqkernels import BackendUnavailableError, resolve_backend
+from vqscale.data.corpus import Corpus
+from vqscale.data.stream import TokenStream
+from vqscale.errors import CorpusError, StudyError
+from vqscale.plan.cost import memory_bytes
+from vqscale.study.spec import Study
+from vqscale.study.trial import TrainConfig, Trial
+
+DEEPSPEED_OWNED = {
+    "train_batch_size": "train.batch_tokens",
+    "train_micro_batch_size_per_gpu": "train.batch_tokens and train.accumulation",
+    "gradient_accumulation_steps": "train.accumulation",
+    "gradient_clipping": "train.clip",
+    "zero_optimization.stage": "train.zero",
+    "optimizer": "train.lr, beta1, beta2, adam_eps and weight_decay",
+    "scheduler": "train.warmup and train.lr_final",
+}
+"""DeepSpeed's keys for what the training loop itself decides, and the study's keys that set it."""
+
+
+class CellError(StudyError):
+    """A cell whose settings cannot be trained together: dropped from a design with this reason, refused in a sweep."""
+
+
+def check(trial: Trial, study: Study) -> None:
+    """What a trial's parts demand of each other. Raises StudyError; CellError for what another cell may do well."""
+    model, train, workers = trial.model, trial.train, study.resources.workers
+    block, size = model.block_length, model.codebook_size
+    if block and train.segment_length % block:
+        raise CellError(
+            f"train.context: {train.segment_length} tokens an update are no multiple of model.block_length {block}:"
+            f" VQ attention works in whole blocks. Use a multiple of {block}, or a block_length that divides it."
+        )
+    if size and size > train.batch_tokens:
+        raise CellError(
+            f"model.codebook_size: {size} codes are more than the {train.batch_tokens} tokens of a batch"
+            " (train.batch_tokens): most would never be used. Use fewer codes or a larger batch."
+        )
+    check_backend(trial, study)
+    micro = train.batch_size // train.accumulation
+    share = workers * train.segment_length * train.accumulation
+    if micro % workers:
+        raise CellError(
+            f"train.batch_tokens: {micro} sequences of {train.segment_length} tokens a micro-batch cannot be shared by"
+            f" {workers} workers. Make train.batch_tokens a multiple of {share}."
+        )
+    check_memory(trial, study)
+    if train.engine == "plain" and (workers > 1 or train.deepspeed):
+        raise StudyError("train.engine: plain serves one worker without DeepSpeed settings. Use engine: deepspeed.")
+    check_deepspeed(train.deepspeed)
+
+
+def check_memory(trial: Trial, study: Study) -> None:
+    """Whether the estimated peak of a worker is within the stated limit. Raises CellError."""
+    limit, needed = study.resources.memory_gib_per_worker, memory_bytes(trial, study)
+    if limit is not None and needed > limit * 2**30:
+        raise CellError(
+            f"resources.memory_gib_per_worker: about {needed / 2**30:.3g} GiB are needed and {limit:g} GiB are there."
+            " Use more train.accumulation, a higher train.zero with more workers, or train.activation_checkpointing."
+        )
+
+
+def check_backend(trial: Trial, study: Study) -> None:
+    """Whether the named implementation of VQ attention can run in the study's workers. Raises StudyError.
+
+    Workers that are promised GPUs may run Triton, which this machine need not be able to.
+    """
+    name, gpus = trial.train.backend, study.resources.gpus_per_worker
+    if trial.model.arch != "transformer_vq":
+        if name == "triton":
+            raise StudyError("train.backend: triton belongs to transformer_vq")
+        return
+    if name == "triton" and gpus not in ("auto", 0):
+        return
+    try:
+        resolve_backend(name, "cuda" if torch.cuda.is_available() and gpus != 0 else "cpu")
+    except BackendUnavailableError as error:
+        raise StudyError(f"train.{error}; for workers with GPUs set resources.gpus_per_worker") from error
+
+
+def check_deepspeed(overrides: dict[str, Any]) -> None:
+    """Overrides may not move what the training loop counts on. Raises StudyError that names the key to use instead."""
+    zero = overrides.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise StudyError(
+            f"train.deepspeed: zero_optimization: {zero!r} is no mapping of DeepSpeed's settings."
+            " The stage is set by train.zero."
+        )
+    for key, instead in DEEPSPEED_OWNED.items():
+        section, name = (zero, "stage") if key == "zero_optimization.stage" else (overrides, key)
+        if name in section:
+            raise StudyError(
+                f"train.deepspeed: {key}: {section[name]!r} would override what the training loop decides."
+                f" Leave it out and set {instead}."
+            )
+
+
+def check_length(train: TrainConfig, corpus: Corpus) -> None:
+    """Whether the training split holds a sequence, by the rule of the stream that cuts it. Raises CellError."""
+    try:
+        TokenStream(
+            corpus.split("train"),
+            batch=train.batch_size,
+            length=train.segment_length,
+            context=train.context,
+            seed=train.seed,
+        )
+    except CorpusError as error:
+        raise CellError(f"train.{error}") from error
