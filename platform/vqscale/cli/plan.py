@@ -5,37 +5,45 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from vqscale.bench import record
 from vqscale.bench.plan import ThroughputPlan, plan_throughput
 from vqscale.cli.console import make_console
+from vqscale.cli.plan_view import show
 from vqscale.cli.throughput_view import cells
-from vqscale.plan.plan import Plan, PlannedTrial
+from vqscale.errors import StudyError
+from vqscale.plan.afford import Answer, afford, parse_allowance
+from vqscale.plan.plan import Plan
 from vqscale.plan.plan import plan as make_plan
 from vqscale.study.throughput import ThroughputStudy, load_any
-from vqscale.study.trial import count
-from vqscale.sweep.progress import duration
 
 
 def plan(
     study: Annotated[str, typer.Argument(help="Study file.")],
+    budget: Annotated[
+        str | None,
+        typer.Option(help="What may be spent: FLOPs (1e13), device-hours (2h), money (50usd). Says what fits it."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Show every trial of a study with parameters, FLOPs, tokens, memory and time, and the study's total.
+    """Show what a study trains and what it drops, with reasons, exact FLOPs, memory, time and money. Starts nothing.
 
     Example: vqscale plan experiments/quickstart/study.yaml
+
+    Example: vqscale plan experiments/quickstart/study.yaml --budget 1e12
     """
     spec = load_any(study)
     if isinstance(spec, ThroughputStudy):
+        if budget is not None:
+            raise StudyError(f"{study}: --budget: a throughput study trains nothing. Leave the option out.")
         plan_speed(plan_throughput(spec, source=study), as_json=as_json)
         return
     planned = make_plan(spec, source=study, allow_changed=True)
+    answer = None if budget is None else afford(planned, parse_allowance(budget, spec.resources.currency))
     if as_json:
-        print(json.dumps(as_values(planned), indent=2))  # noqa: T201
+        print(json.dumps(as_values(planned, answer), indent=2))  # noqa: T201
         return
-    show(planned, make_console())
+    show(planned, make_console(), answer)
 
 
 def plan_speed(planned: ThroughputPlan, *, as_json: bool) -> None:
@@ -53,71 +61,61 @@ def plan_speed(planned: ThroughputPlan, *, as_json: bool) -> None:
     print(json.dumps(values, indent=2))  # noqa: T201
 
 
-def as_values(planned: Plan) -> dict[str, Any]:
-    """A plan as plain JSON values."""
+def as_values(planned: Plan, answer: Answer | None = None) -> dict[str, Any]:
+    """A plan as plain JSON values; what is not known is null."""
+    pending = [p.cost for p in planned.pending]
     trials = [
         {
             "id": p.trial.id,
             "name": p.trial.name,
             "fingerprint": p.trial.fingerprint,
             "status": p.result.status if p.result else "pending",
+            "origins": p.origins,
+            "budget": p.budget,
+            "aspect_ratio": p.trial.model.d_model / p.trial.model.n_layer,
+            "held_out": planned.hold_out_from is not None and p.cost.flops >= planned.hold_out_from,
             "model": p.trial.model.model_dump(),
             "train": p.trial.train.model_dump(),
             "cost": dataclasses.asdict(p.cost),
         }
         for p in planned.trials
     ]
-    return {
+    values = {
         "study": planned.study.study,
         "folder": planned.study.folder,
         "trials": trials,
+        "dropped": [dataclasses.asdict(one) for one in planned.dropped],
+        "notes": planned.notes,
+        "hold_out_from": planned.hold_out_from,
         "total": {
             "trials": len(trials),
             "pending": len(planned.pending),
             "flops": sum(p.cost.flops for p in planned.trials),
             "tokens": sum(p.cost.tokens for p in planned.trials),
-            "seconds_pending": sum(p.cost.seconds or 0.0 for p in planned.pending),
+            "seconds_pending": _total([cost.seconds for cost in pending]),
+            "device_hours_pending": _total([cost.device_hours for cost in pending]),
+            "money_pending": _total([cost.money for cost in pending]),
+            "currency": planned.study.resources.currency,
         },
         "speed_source": planned.speed_source,
     }
+    return values if answer is None else values | {"budget": _answer(answer)}
 
 
-def show(planned: Plan, console: Console) -> None:
-    """The plan as a table for people."""
-    table = Table(title=f"{planned.study.study}: {planned.study.question}".rstrip(": "), title_justify="left")
-    for title in ("trial", "state", "N", "N all", "T", "tokens", "updates", "FLOPs", "memory", "time"):
-        table.add_column(title, justify="left" if title in ("trial", "state") else "right", no_wrap=True)
-    for p in planned.trials:
-        table.add_row(*_row(p))
-    console.print(table)
-    pending = planned.pending
-    resources = planned.study.resources
-    console.print(
-        f"{len(planned.trials)} trials, {len(pending)} to train: {sum(p.cost.flops for p in pending):.3g} FLOPs,"
-        f" {count(sum(p.cost.tokens for p in pending))} tokens, about"
-        f" {duration(sum(p.cost.seconds or 0.0 for p in pending))} of {resources.workers} worker(s) with"
-        f" {resources.cpus_per_worker} CPU(s) each; trials run side by side where the cluster has room.",
-        highlight=False,
-    )
-    console.print(
-        "N counts parameters without embeddings. FLOPs are exact (attention, cache and quantiser included, not 6ND)."
-        f" Memory is an estimate a worker; time assumes {planned.speed_source}.",
-        style="dim",
-        highlight=False,
-    )
+def _answer(answer: Answer) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(answer.allowance),
+        "needed": answer.needed,
+        "scale": answer.scale if answer.steps else None,
+        "fits": [planned.trial.id for planned in answer.fitting],
+        "steps": [
+            {"budget": step.budget, "trials": len(step.trials), "cost": step.cost, "fits": step.fits}
+            for step in answer.steps
+        ],
+    }
 
 
-def _row(p: PlannedTrial) -> tuple[str, ...]:
-    cost = p.cost
-    return (
-        p.trial.name,
-        p.result.status if p.result else "pending",
-        count(cost.parameters_non_embedding),
-        count(cost.parameters),
-        str(p.trial.train.context),
-        count(cost.tokens),
-        str(cost.steps),
-        f"{cost.flops:.2e}",
-        f"{cost.memory_bytes / 2**20:.0f} MiB",
-        duration(cost.seconds) if cost.seconds is not None else "unknown",
-    )
+def _total(values: list[float | None]) -> float | None:
+    """The sum; None where a part of it is not known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -175,8 +175,7 @@ def _horizon(request: _Request, n: int, flops: float, batch: int, minimum_steps:
     steps = math.floor(wanted / batch + 0.5)
     if steps < minimum_steps:
         raise CellError(
-            f"horizon too short: {steps} updates of {batch} tokens, fewer than minimum_steps {minimum_steps}."
-            " Use a larger budget, a smaller model or a smaller train.batch_tokens."
+            f"horizon too short: {steps} updates of {batch} tokens, fewer than minimum_steps {minimum_steps}"
         )
     return steps * batch
 
@@ -222,7 +221,7 @@ def _around_optimum(
         centre = _centre(design, budget, kin, results)
         chosen = sorted(row, key=lambda one: abs(math.log(one.parameters / centre.parameters)))[: design.per_budget]
         notes.append(
-            f"{_named(family)}C = {budget!r}: optimum expected at N = {centre.parameters:.3g} ({centre.words})"
+            f"{_named(family)}C = {exact(budget)}: optimum expected at N = {centre.parameters:.3g} ({centre.words})"
         )
         reason = f"not among the {design.per_budget} sizes nearest to N = {centre.parameters:.3g} ({centre.words})"
         for one in row:
@@ -278,6 +277,12 @@ def _drop(design: Design, request: _Request, reason: str, trial: Trial | None = 
     settings |= {"seed": trial.train.seed} if trial is not None and len(request.seeds or []) > 1 else {}
     fingerprint = trial.fingerprint if trial is not None else None
     return Dropped(design=design.type, settings=settings, budget=request.budget, reason=reason, fingerprint=fingerprint)
+
+
+def exact(number: float) -> str:
+    """A budget with all its digits: 1.5e18 and 2.4e18 never look alike."""
+    mantissa, exponent = f"{number:.15e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def _named(family: str) -> str:

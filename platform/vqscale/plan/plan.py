@@ -1,7 +1,8 @@
 """`plan(study)`: the trials of a study with their cost, and which of them are already done. Nothing is started."""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
 
 from vqscale import storage
 from vqscale.errors import StudyError
@@ -51,6 +52,21 @@ class Plan:
     @property
     def results(self) -> list[Result]:
         return [planned.result for planned in self.trials if planned.result is not None]
+
+    @property
+    def hold_out_from(self) -> float | None:
+        """Training FLOPs from which trials are held out of fits; None where no design holds any out."""
+        return self.study.hold_out_from_runs(
+            (one.trial.preset, one.cost.tokens_per_parameter, one.cost.flops) for one in self.trials
+        )
+
+    def stage(self, trained: Container[float | None]) -> "Plan | None":
+        """What is trained next, with all that is done: the smallest budget of re-centred designs that is not among
+        `trained`, and what belongs to none (None in `trained` once that was). None where nothing is left."""
+        left = [planned for planned in self.pending if planned.stage not in trained]
+        now = {None, min((planned.stage for planned in left if planned.stage is not None), default=None)}
+        chosen = [planned for planned in self.trials if planned.done or (planned in left and planned.stage in now)]
+        return replace(self, trials=chosen) if left else None
 
     def folder(self, trial: Trial) -> str:
         return storage.join(self.study.folder, "trials", trial.id)

@@ -19,6 +19,9 @@ HOLD_OUT_MARGIN = 0.97
 """Runs from this share of the smallest held-out budget on are held out: horizons are whole updates, so that a run's
 FLOPs lie within half an update of its budget, on either side."""
 
+WHOLE_UPDATES = 0.02
+"""Relative distance of a horizon in whole updates, at least the default 30 of them, from what was asked for."""
+
 
 class _Design(Frozen):
     sizes: list[str] = Field(min_length=1)
@@ -103,9 +106,10 @@ class Ladder(_Design):
             raise ValueError(f"hold_out {self.hold_out} leaves no size of {len(self.sizes)} to fit")
         return self
 
-    @property
-    def held_out_sizes(self) -> list[str]:
-        return self.sizes[len(self.sizes) - self.hold_out :]
+    def holds_out(self, preset: str | None, multiple: float) -> bool:
+        """Whether a run of this size and D / N is one of the ladder's and on a rung that is held out."""
+        near = any(abs(multiple / asked - 1) <= WHOLE_UPDATES for asked in self.tokens_per_parameter)
+        return near and preset in self.sizes[len(self.sizes) - self.hold_out :]
 
 
 class _Compared(_Design):

@@ -160,19 +160,18 @@ class Study(Frozen):
         limits = [design.hold_out_from for design in self.design if isinstance(design, Isoflop)]
         return min((limit for limit in limits if limit is not None), default=None)
 
-    @property
-    def held_out_sizes(self) -> list[str]:
-        """Sizes (`preset` of a run) that a ladder holds out."""
-        return sorted({size for design in self.design if isinstance(design, Ladder) for size in design.held_out_sizes})
+    def hold_out_from_runs(self, runs: Iterable[tuple[str | None, float, float]]) -> float | None:
+        """As `hold_out_from`, with the ladders: no run of a rung that a ladder holds out is fitted.
 
-    def hold_out_from_runs(self, runs: Iterable[tuple[str | None, float]]) -> float | None:
-        """As `hold_out_from`, with the ladders: no run of a held-out size is fitted.
-
-        `runs`: preset and training FLOPs of every run. A size is held out by the FLOPs of its cheapest run, so that the
-        longest runs of smaller sizes, where they cost more than that, are held out with it.
+        `runs`: preset, D / N (N without embeddings) and training FLOPs of every run. A rung is held out by the FLOPs of
+        its cheapest run, so that the longest runs of smaller rungs, where they cost more, are held out with it.
         """
-        sizes = set(self.held_out_sizes)
-        limits = [HOLD_OUT_MARGIN * flops for preset, flops in runs if preset in sizes]
+        ladders = [design for design in self.design if isinstance(design, Ladder)]
+        limits = [
+            HOLD_OUT_MARGIN * flops
+            for preset, multiple, flops in runs
+            if any(ladder.holds_out(preset, multiple) for ladder in ladders)
+        ]
         return min([*limits, *([] if self.hold_out_from is None else [self.hold_out_from])], default=None)
 
 

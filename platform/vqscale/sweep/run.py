@@ -1,6 +1,7 @@
 """`run(plan)`: train what is not trained yet, and write the study's table. Safe to call any number of times."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import yaml
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from vqscale import storage
 from vqscale.errors import StudyInterruptedError
+from vqscale.plan.estimate import write_estimates
 from vqscale.plan.plan import Plan, plan
 from vqscale.results.record import Result
 from vqscale.results.table import write_table
@@ -76,8 +78,9 @@ def run(
                 cluster.require_room(study.resources)
                 tracker = open_tracker(study)
                 write_study(study)
-                with Progress(planned, console) as progress:
-                    trained = _train(planned, Observer(planned, progress, tracker), scheduler)
+                trained = _train_in_stages(
+                    lambda: plan(study, source=source, allow_changed=allow_changed), console, tracker, scheduler
+                )
         else:
             tracker = open_tracker(study)
     except StudyInterruptedError:
@@ -90,6 +93,31 @@ def run(
         seconds=time.monotonic() - started,
         tracker=tracker,
     )
+
+
+def _train_in_stages(
+    make_plan: Callable[[], Plan], console: Console, tracker: Tracker, scheduler: TrialScheduler | None
+) -> Trained:
+    """Train budget after budget, planning anew before each: a re-centred design chooses sizes by the smaller budgets.
+
+    A budget is trained once, also when trials of it failed: the next run of the study tries those again.
+    """
+    total = Trained(results=[], lanes=0, training_seconds=0.0)
+    trained: set[float | None] = set()
+    while True:
+        planned = make_plan()
+        stage = planned.stage(trained)
+        if stage is None:
+            return total
+        write_estimates(planned)
+        with Progress(stage, console) as progress:
+            now = _train(stage, Observer(stage, progress, tracker), scheduler)
+        total = Trained(
+            results=total.results + now.results,
+            lanes=max(total.lanes, now.lanes),
+            training_seconds=total.training_seconds + now.training_seconds,
+        )
+        trained |= {None, *(planned.stage for planned in stage.pending)}
 
 
 def _train(planned: Plan, observer: Observer, scheduler: TrialScheduler | None) -> Trained:

@@ -1,0 +1,204 @@
+"""A plan for people in a terminal: what is trained and what is not, what it costs, and what a budget pays for."""
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vqscale.plan.afford import Answer
+from vqscale.plan.cost import Cost
+from vqscale.plan.designs import Dropped, exact
+from vqscale.plan.plan import Plan, PlannedTrial
+from vqscale.study.trial import TrainConfig, count
+from vqscale.sweep.progress import duration
+from vqscale.train.schedule import learning_rate
+
+BARS = "▁▂▃▄▅▆▇█"
+PLOT_WIDTH = 64
+LEFT = ("trial", "state", "model", "design", "cell", "reason")
+SCHEDULE = ("warmup", "lr_final")
+"""Settings that shape the learning rate; their heights and lengths differ from trial to trial."""
+GROUPS = ("projection", "feed_forward", "window", "relative_bias", "cache", "cache_build", "quantiser", "head")
+
+
+def show(planned: Plan, console: Console, answer: Answer | None = None) -> None:
+    """The whole plan: trials, FLOPs by group, schedules, dropped cells, totals."""
+    console.print(trials(planned))
+    console.print(flops(planned.trials))
+    for line in schedules(planned.trials):
+        console.print(line, markup=False, soft_wrap=True)
+    if planned.dropped:
+        console.print(dropped(planned.dropped))
+    for sentence in [*planned.notes, *totals(planned)]:
+        console.print(sentence, markup=False)
+    for sentence in reading(planned):
+        console.print(sentence, style="dim", markup=False)
+    if answer is not None:
+        console.print(bought(answer, planned))
+        console.print(affordable(answer, planned), markup=False)
+
+
+def trials(planned: Plan) -> Table:
+    """Every trial of the study, each with its shape, recipe and cost."""
+    table = _table(f"{planned.study.study}: {planned.study.question}".rstrip(": "))
+    titles = ("trial", "state", "N", "width/depth", "lr", "batch", "tokens", "D/N", "updates", "FLOPs", "x 6ND")
+    _columns(table, (*titles, "memory", "time"))
+    for one in planned.trials:
+        cost, train, model = one.cost, one.trial.train, one.trial.model
+        table.add_row(
+            one.trial.name,
+            one.result.status if one.result else "pending",
+            count(cost.parameters_non_embedding),
+            f"{model.d_model / model.n_layer:.3g}",
+            f"{train.lr:.3g}",
+            str(train.batch_tokens),
+            count(cost.tokens),
+            f"{cost.tokens_per_parameter:.3g}",
+            str(cost.steps),
+            f"{cost.flops:.4g}",
+            f"{cost.flops / cost.flops_6nd:.2f}",
+            f"{cost.memory_bytes / 2**20:.0f} MiB",
+            duration(cost.seconds) if cost.seconds is not None else "unknown",
+        )
+    return table
+
+
+def flops(planned: Iterable[PlannedTrial]) -> Table:
+    """Shares of the exact FLOPs by group, a row for every model and context, against 6ND."""
+    table = _table("Exact training FLOPs by group")
+    _columns(table, ("model", "T", "FLOPs a token", "x 6ND", *(name.replace("_", " ") for name in GROUPS)))
+    seen: set[tuple[str, int]] = set()
+    for one in planned:
+        model, cost = f"{one.trial.model.arch}, {_size(one)}", one.cost
+        if (model, one.trial.train.context) in seen:
+            continue
+        seen.add((model, one.trial.train.context))
+        shares = [cost.flops_groups.get(group, 0.0) / cost.flops for group in GROUPS]
+        each = count(cost.flops / cost.tokens)
+        ratio = f"{cost.flops / cost.flops_6nd:.2f}"
+        shown = [f"{share:.1%}" if share else "" for share in shares]
+        table.add_row(model, str(one.trial.train.context), each, ratio, *shown)
+    return table
+
+
+def schedules(planned: Iterable[PlannedTrial]) -> list[str]:
+    """Every distinct schedule of the learning rate, drawn over the horizon of its longest trial."""
+    kinds: dict[tuple[object, ...], list[TrainConfig]] = {}
+    for one in planned:
+        train = one.trial.train
+        kinds.setdefault(tuple(getattr(train, key) for key in SCHEDULE), []).append(train)
+    lines = []
+    for values, found in kinds.items():
+        drawn = max(found, key=lambda train: train.steps)
+        peaks = sorted({train.lr for train in found})
+        rates = f"{peaks[0]:.3g}" if len(peaks) == 1 else f"{peaks[0]:.3g} to {peaks[-1]:.3g}"
+        said = ", ".join(f"{key} {value}" for key, value in zip(SCHEDULE, values, strict=True))
+        lines.append(f"learning rate  {sparkline(drawn)}  peak {rates}, {said}, {len(found)} trial(s)")
+    return lines
+
+
+def sparkline(train: TrainConfig, width: int = PLOT_WIDTH) -> str:
+    """The learning rate over the horizon, from 0 (the lowest bar) to its peak; ends are the first and last update."""
+    points = min(width, train.steps)
+    steps = [round(index * (train.steps - 1) / max(points - 1, 1)) for index in range(points)]
+    rates = [learning_rate(step, train) / train.lr for step in steps]
+    return "".join(BARS[min(round(rate * (len(BARS) - 1)), len(BARS) - 1)] for rate in rates)
+
+
+def dropped(cells: Sequence[Dropped]) -> Table:
+    """Cells of designs that are not trained; those of one design, budget and reason share a row."""
+    rows: dict[tuple[str, str, str, str], list[str]] = {}
+    for one in cells:
+        rest = ", ".join(str(value) for key, value in one.settings.items() if key not in ("model.preset", "seed"))
+        budget = "" if one.budget is None else exact(one.budget)
+        size = str(one.settings["model.preset"]) + (f" seed {one.settings['seed']}" if "seed" in one.settings else "")
+        rows.setdefault((one.design, budget, rest, one.reason), []).append(size)
+    table = _table(f"Dropped: {len(cells)} cells")
+    for title in ("design", "C", "cell", "reason"):
+        table.add_column(title, no_wrap=title != "reason", overflow="fold")
+    for (design, budget, rest, reason), sizes in rows.items():
+        table.add_row(design, budget, f"{rest}: {', '.join(sizes)}".removeprefix(": "), reason)
+    return table
+
+
+def totals(planned: Plan) -> list[str]:
+    """What is left to train costs, and what the fits will not see."""
+    pending, resources = planned.pending, planned.study.resources
+    costs = [one.cost for one in pending]
+    text = (
+        f"{len(planned.trials)} trials, {len(pending)} to train: {sum(cost.flops for cost in costs):.4g} FLOPs,"
+        f" {count(sum(cost.tokens for cost in costs))} tokens, about"
+        f" {duration(sum(cost.seconds or 0.0 for cost in costs))} of {resources.workers} worker(s) with"
+        f" {resources.cpus_per_worker} CPU(s) each, {_sum(costs, 'device_hours'):.4g} device-hours"
+    )
+    if resources.price_per_device_hour is not None:
+        text += f", {_sum(costs, 'money'):.2f} {resources.currency}"
+    lines = [text + "; trials run side by side where the cluster has room."]
+    if planned.hold_out_from is not None:
+        held = sum(one.cost.flops >= planned.hold_out_from for one in planned.trials)
+        lines.append(f"{held} trials of {planned.hold_out_from:.6g} FLOPs or more are held out of the fits.")
+    return lines
+
+
+def reading(planned: Plan) -> list[str]:
+    """How the columns are meant."""
+    stages = sorted({one.trial.train.zero for one in planned.trials})
+    return [
+        "N counts parameters without embeddings; FLOPs are exact (attention, cache and quantiser included); x 6ND is"
+        " their ratio to 6 N D. Memory is an estimate a worker under ZeRO stage"
+        f" {', '.join(map(str, stages))}, without the framework's own; time is that of the training steps and assumes"
+        f" {planned.speed_source}."
+    ]
+
+
+def bought(answer: Answer, planned: Plan) -> Table:
+    """The steps in which a budget is spent."""
+    unit = _unit(answer, planned)
+    table = _table(f"What {answer.allowance.amount:.6g} {unit} pay for")
+    _columns(table, ("trial", "trials", unit, "in all", "fits"))
+    for step in answer.steps:
+        name = step.trials[0].trial.name if step.budget is None else f"budget {exact(step.budget)}"
+        table.add_row(
+            name, str(len(step.trials)), f"{step.cost:.4g}", f"{step.total:.4g}", "yes" if step.fits else "no"
+        )
+    return table
+
+
+def affordable(answer: Answer, planned: Plan) -> str:
+    """The answer to --budget in a sentence or two."""
+    unit, fitting, pending = _unit(answer, planned), len(answer.fitting), len(planned.pending)
+    if not pending:
+        return "Nothing is left to train."
+    if fitting == pending:
+        return f"All {pending} trials fit: they take {answer.needed:.4g} of {answer.allowance.amount:.6g} {unit}."
+    fit = [exact(step.budget) for step in answer.steps if step.fits and step.budget is not None]
+    which = f" (budgets {', '.join(fit)})" if fit else ""
+    text = (
+        f"{fitting} of {pending} trials fit{which}; all take {answer.needed:.4g} {unit}. With every horizon times"
+        f" {answer.scale:.3g} the whole study would fit"
+    )
+    budgets = ", ".join(f"{answer.scale * budget:.3g}" for budget in planned.study.budgets)
+    return text + (f": budgets [{budgets}]." if budgets else ".")
+
+
+def _unit(answer: Answer, planned: Plan) -> str:
+    return planned.study.resources.currency if answer.allowance.unit == "money" else answer.allowance.unit
+
+
+def _size(one: PlannedTrial) -> str:
+    codes = one.trial.model.codebook_size
+    return f"{one.trial.preset}" + (f", S {codes}" if codes else "")
+
+
+def _sum(costs: Iterable[Cost], name: str) -> float:
+    return sum(getattr(cost, name) or 0.0 for cost in costs)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+
+
+def _columns(table: Table, titles: Iterable[str]) -> None:
+    for title in titles:
+        table.add_column(title, justify="left" if title in LEFT else "right", no_wrap=True)
