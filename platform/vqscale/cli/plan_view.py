@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vqscale.plan.afford import Answer
+from vqscale.plan.centre import exact
 from vqscale.plan.cost import Cost
-from vqscale.plan.designs import Dropped, exact
+from vqscale.plan.designs import Dropped
 from vqscale.plan.plan import Plan, PlannedTrial
 from vqscale.study.trial import TrainConfig, count
 from vqscale.sweep.progress import duration

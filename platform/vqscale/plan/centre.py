@@ -74,4 +74,10 @@ def extrapolated(budget: float, trained: Mapping[float, Mapping[float, float]]) 
             n = math.exp(level + slope * math.log(budget))
             return Centre(parameters=n, words=f"line through {len(best)} trained budgets, N ~ C^{slope:.2f}")
     n = best[last] * (budget / last) ** USUAL_EXPONENT
-    return Centre(parameters=n, words=f"best size at {last:.6g} FLOPs, N ~ C^{USUAL_EXPONENT:g}")
+    return Centre(parameters=n, words=f"best size at {exact(last)} FLOPs, N ~ C^{USUAL_EXPONENT:g}")
+
+
+def exact(number: float) -> str:
+    """A budget with all its digits: 1.5e18 and 2.4e18 never look alike."""
+    mantissa, exponent = f"{number:.15e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

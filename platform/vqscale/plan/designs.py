@@ -14,7 +14,7 @@ from typing import Any
 from vqscale.errors import StudyError
 from vqscale.models.counts import flops_per_token, parameters_non_embedding
 from vqscale.plan.cells import Cell, Resolver, cell_of, grid, seeds_of, where
-from vqscale.plan.centre import Centre, extrapolated, guessed
+from vqscale.plan.centre import Centre, exact, extrapolated, guessed
 from vqscale.plan.check import CellError
 from vqscale.results.record import Result
 from vqscale.study.design import Codebook, Context, Design, Isoflop, Ladder
@@ -277,12 +277,6 @@ def _drop(design: Design, request: _Request, reason: str, trial: Trial | None = 
     settings |= {"seed": trial.train.seed} if trial is not None and len(request.seeds or []) > 1 else {}
     fingerprint = trial.fingerprint if trial is not None else None
     return Dropped(design=design.type, settings=settings, budget=request.budget, reason=reason, fingerprint=fingerprint)
-
-
-def exact(number: float) -> str:
-    """A budget with all its digits: 1.5e18 and 2.4e18 never look alike."""
-    mantissa, exponent = f"{number:.15e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def _named(family: str) -> str:

@@ -7,22 +7,6 @@ import pytest
 from vqscale.data.corpus import open_corpus
 from vqscale.errors import StudyError
 from vqscale.plan.plan import plan
-from vqscale.study.spec import parse_study
-
-
-@pytest.fixture
-def make(corpus_uri: str, tmp_path: Any) -> Any:
-    def study(**sections: Any) -> Any:
-        values = {
-            "study": "p",
-            "data": {"corpus": corpus_uri},
-            "model": {"arch": "transformer_vq", "preset": "pico", "codebook_size": 16, "block_length": 16},
-            "train": {"context": 64, "tokens": 8192, "batch_tokens": 512, "lr": 0.01, "seeds": [0]},
-            "storage": str(tmp_path),
-        } | sections
-        return parse_study(values, source="test")
-
-    return study
 
 
 def test_plan_takes_the_product_of_the_axes_of_each_entry(make: Any) -> None:

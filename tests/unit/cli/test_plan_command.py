@@ -1,0 +1,85 @@
+"""`vqscale plan`: what a person and a machine are shown of a design."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from vqscale.cli.main import app
+from vqscale.cli.plan_view import BARS, sparkline
+from vqscale.study.trial import TrainConfig
+
+DESIGN = {
+    "type": "isoflop",
+    "budgets": [1e10, 4e10],
+    "sizes": ["d16x2", "d24x2", "pico", "nano", "12m"],
+    "per_budget": 3,
+    "axes": {"train.lr": [0.01, 0.02]},
+}
+
+
+@pytest.fixture
+def study(corpus_uri: str, tmp_path: Path) -> str:
+    values: dict[str, Any] = {
+        "study": "planned",
+        "data": {"corpus": corpus_uri},
+        "model": {"arch": "transformer_vq", "preset": "pico", "codebook_size": 16, "block_length": 16},
+        "train": {"context": 64, "batch_tokens": 512, "lr": 0.01},
+        "design": [DESIGN],
+        "resources": {"flops_per_second": 1e9, "price_per_device_hour": 2.0, "currency": "EUR"},
+        "storage": str(tmp_path / "runs"),
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def shown(*words: str) -> str:
+    done = CliRunner().invoke(app, ["plan", *words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_plan_shows_kept_and_dropped_cells_with_reasons_and_columns(study: str) -> None:
+    text = shown(study)
+    for word in (
+        *("width/depth", "lr", "batch", "D/N", "x 6ND", "0.01", "0.02", "relative bias", "quantiser"),
+        *("learning rate", "peak 0.01 to 0.02", "Dropped: ", "not among the 3 sizes", "horizon too short"),
+        *("optimum expected at N", "held out of the fits", "device-hours", "EUR", "ZeRO stage 1", "stated"),
+    ):
+        assert word in text, word
+
+
+def test_plan_as_json_carries_kept_dropped_and_totals(study: str) -> None:
+    values = json.loads(shown(study, "--json"))
+    assert {one["budget"] for one in values["trials"]} == {1e10, 4e10}
+    assert {one["held_out"] for one in values["trials"]} == {True, False}
+    assert all(one["reason"] for one in values["dropped"])
+    first = values["trials"][0]
+    assert first["aspect_ratio"] == first["model"]["d_model"] / first["model"]["n_layer"]
+    assert sum(first["cost"]["flops_groups"].values()) == pytest.approx(first["cost"]["flops"])
+    assert values["total"]["money_pending"] == pytest.approx(2.0 * values["total"]["device_hours_pending"])
+    assert values["hold_out_from"] == pytest.approx(0.97 * 4e10)
+
+
+def test_plan_says_what_a_budget_pays_for(study: str) -> None:
+    assert "(budgets 1e10)" in shown(study, "--budget", "1e11")
+    assert "All 12 trials fit" in shown(study, "--budget", "1h")
+    answer = json.loads(shown(study, "--budget", "1e11", "--json"))["budget"]
+    assert (answer["unit"], len(answer["fits"])) == ("FLOPs", 6)
+
+
+def test_plan_of_a_wrong_budget_is_a_wrong_request(study: str) -> None:
+    done = CliRunner().invoke(app, ["plan", study, "--budget", "lots"])
+    assert done.exit_code != 0
+
+
+def test_sparkline_rises_to_the_peak_and_ends_low() -> None:
+    train = TrainConfig(context=64, tokens=64_000, batch_tokens=64, lr=0.1)
+    drawn = sparkline(train)
+    assert (drawn[0], max(drawn), len(drawn)) == (BARS[0], BARS[-1], 64)
+    assert BARS.index(drawn[-1]) <= 1
+    assert len(sparkline(train.model_copy(update={"tokens": 640}))) == 10
