@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from vqscale.cli.main import app
 from vqscale.models.presets import PRESETS
 from vqscale.results import Result
+from vqscale.study.design import Codebook, Context, Isoflop, Ladder
 from vqscale.study.model import ModelConfig
 from vqscale.study.spec import (
     AutotuneSpec,
@@ -35,6 +36,10 @@ SECTIONS = {
     "data": DataSpec,
     "model": ModelConfig,
     "train": TrainConfig,
+    "isoflop": Isoflop,
+    "ladder": Ladder,
+    "context": Context,
+    "codebook": Codebook,
     "resources": Resources,
     "run": RunOptions,
     "fit": FitSpec,
