@@ -18,7 +18,7 @@ from vqscale.train.schedule import learning_rate
 BARS = "▁▂▃▄▅▆▇█"
 PLOT_WIDTH = 64
 LEFT = ("trial", "state", "model", "design", "cell", "reason")
-SCHEDULE = ("warmup", "lr_final")
+SCHEDULE = ("schedule", "warmup", "warmup_tokens", "decay", "lr_final")
 """Settings that shape the learning rate; their heights and lengths differ from trial to trial."""
 GROUPS = ("projection", "feed_forward", "window", "relative_bias", "cache", "cache_build", "quantiser", "head")
 

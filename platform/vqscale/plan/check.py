@@ -19,7 +19,7 @@ DEEPSPEED_OWNED = {
     "gradient_clipping": "train.clip",
     "zero_optimization.stage": "train.zero",
     "optimizer": "train.lr, beta1, beta2, adam_eps and weight_decay",
-    "scheduler": "train.warmup and train.lr_final",
+    "scheduler": "train.schedule, train.warmup, train.decay and train.lr_final",
 }
 """DeepSpeed's keys for what the training loop itself decides, and the study's keys that set it."""
 

@@ -12,6 +12,7 @@ from vqscale.study.model import ModelConfig
 Documents = Literal["isolated", "packed"]
 Precision = Literal["fp32", "bf16"]
 EngineName = Literal["plain", "deepspeed"]
+Schedule = Literal["cosine", "wsd"]
 
 
 class TrainConfig(Frozen):
@@ -30,8 +31,15 @@ class TrainConfig(Frozen):
     lr: float = Field(gt=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Linear warm-up, as a share of the horizon."""
+    warmup_tokens: int | None = Field(default=None, gt=0)
+    """Linear warm-up in tokens, the same at every horizon; None: `warmup` says."""
+    schedule: Schedule = "cosine"
+    """cosine: from warm-up to the horizon. wsd: warm-up, then stable at `lr`, then decay: runs of several horizons are
+    one run up to the decay of the shortest."""
+    decay: float = Field(default=0.2, gt=0, le=1)
+    """wsd: share of the horizon, at its end, in which the rate falls."""
     lr_final: float = Field(default=0.1, ge=0, le=1)
-    """The cosine ends at this share of `lr` (0.1 in the Transformer-VQ recipes)."""
+    """The decay ends at this share of `lr` (0.1 in the Transformer-VQ recipes)."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.98, ge=0, lt=1)
     adam_eps: float = Field(default=1e-9, gt=0)
@@ -69,6 +77,15 @@ class TrainConfig(Frozen):
     def steps(self) -> int:
         return self.tokens // self.batch_tokens
 
+    @property
+    def warmup_steps(self) -> int:
+        return round(self.warmup * self.steps if self.warmup_tokens is None else self.warmup_tokens / self.batch_tokens)
+
+    @property
+    def decay_steps(self) -> int:
+        """Updates of the decay of wsd; under a cosine all that follow the warm-up."""
+        return max(1, round(self.decay * self.steps)) if self.schedule == "wsd" else self.steps - self.warmup_steps
+
     @model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
         if self.context % self.segment_length:
@@ -80,6 +97,11 @@ class TrainConfig(Frozen):
             )
         if self.tokens < self.batch_tokens:
             raise ValueError(f"tokens {self.tokens} is less than one update of batch_tokens {self.batch_tokens}")
+        if self.warmup_steps + max(self.decay_steps, 0) > self.steps:
+            raise ValueError(
+                f"a warm-up of {self.warmup_steps} and a decay of {self.decay_steps} updates do not fit the"
+                f" {self.steps} updates of the horizon: shorten warmup_tokens or decay"
+            )
         return self
 
 

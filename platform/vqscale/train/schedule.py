@@ -1,4 +1,4 @@
-"""Learning rate by update: linear warm-up, then a cosine whose end is the horizon."""
+"""Learning rate by update: linear warm-up, then a decay whose end is the horizon."""
 
 import math
 
@@ -8,12 +8,16 @@ from vqscale.study.trial import TrainConfig
 def learning_rate(step: int, train: TrainConfig) -> float:
     """Rate of update `step` (from 0); the last update of the horizon uses exactly `lr * lr_final`.
 
-    Warm-up is a share of the horizon, so that a short trial is a scaled copy of a long one
-    (fixed step counts break short runs).
+    Warm-up is a share of the horizon, so that a short trial is a scaled copy of a long one (fixed step counts break
+    short runs), unless it is given in tokens. A cosine decays from there on; wsd stays at `lr` and falls in the last
+    `decay` of the horizon by 1 - sqrt of the way (Hägele et al., arXiv 2405.18392).
     """
-    warmup = round(train.warmup * train.steps)
+    warmup = train.warmup_steps
     if step < warmup:
         return train.lr * (step + 1) / warmup
-    progress = (step + 1 - warmup) / max(train.steps - warmup, 1)
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return train.lr * (train.lr_final + (1 - train.lr_final) * cosine)
+    done = (step + 1 - (train.steps - train.decay_steps)) / max(train.decay_steps, 1)
+    if train.schedule == "wsd":
+        left = 1 - math.sqrt(max(done, 0.0))
+    else:
+        left = 0.5 * (1 + math.cos(math.pi * done))
+    return train.lr * (train.lr_final + (1 - train.lr_final) * left)

@@ -1,15 +1,17 @@
 """The learning rate ends exactly at the horizon, whatever its length."""
 
 import itertools
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from vqscale.study.trial import TrainConfig
 from vqscale.train.schedule import learning_rate
 
 
-def config(steps: int, warmup: float = 0.1) -> TrainConfig:
-    return TrainConfig(context=8, tokens=8 * steps, batch_tokens=8, lr=1.0, warmup=warmup, lr_final=0.1)
+def config(steps: int, warmup: float = 0.1, **train: Any) -> TrainConfig:
+    return TrainConfig(context=8, tokens=8 * steps, batch_tokens=8, lr=1.0, warmup=warmup, lr_final=0.1, **train)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 100, 1000])
@@ -29,3 +31,27 @@ def test_schedule_of_a_short_run_is_a_scaled_copy_of_a_long_one() -> None:
 
 def test_schedule_without_warmup_starts_near_the_peak() -> None:
     assert learning_rate(0, config(1000, warmup=0.0)) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("steps", [2, 7, 100])
+def test_schedule_wsd_last_update_uses_the_final_rate(steps: int) -> None:
+    assert learning_rate(steps - 1, config(steps, schedule="wsd")) == pytest.approx(0.1)
+
+
+def test_schedule_wsd_is_stable_between_warmup_and_decay_and_then_falls() -> None:
+    rates = [learning_rate(step, config(100, schedule="wsd", decay=0.3)) for step in range(100)]
+    assert rates[10:70] == [1.0] * 60
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[69:]))
+
+
+def test_schedule_wsd_of_two_horizons_is_one_up_to_the_decay_of_the_shorter() -> None:
+    short, long = (config(steps, schedule="wsd", warmup_tokens=80) for steps in (100, 300))
+    assert [learning_rate(step, short) for step in range(80)] == [learning_rate(step, long) for step in range(80)]
+    assert learning_rate(80, short) < learning_rate(80, long)
+
+
+def test_schedule_whose_parts_exceed_the_horizon_is_refused() -> None:
+    with pytest.raises(ValidationError, match="do not fit the 10 updates"):
+        config(10, schedule="wsd", warmup_tokens=40, decay=0.6)
+    with pytest.raises(ValidationError, match="do not fit the 10 updates"):
+        config(10, warmup_tokens=88)
