@@ -13,7 +13,7 @@ from vqscale.laws.bootstrap import MINIMUM_DISTINCT, Draws, bootstrap, distinct_
 from vqscale.laws.fit import DELTA, FitStatus, Minimum, make_problem, solve
 from vqscale.laws.forms import Array, Law, predict
 from vqscale.laws.holdout import hold_out, points, r_squared
-from vqscale.laws.record import Curve, CurvePoint, Fit, Interval, Refusal, RefusalKind, Where
+from vqscale.laws.record import Convention, Curve, CurvePoint, Fit, Interval, Method, Refusal, RefusalKind, Where
 from vqscale.laws.select import frontier, names_of
 
 UNITS = {"loss": "nats a token", "bpb": "bits a byte"}
@@ -108,8 +108,10 @@ def _record(cell: Cell, minimum: Minimum, draws: Draws, digest: str, seed: int) 
         id=hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12],
         law=law.name,
         form=law.form,
+        terms=law.terms,
         where=cell.where,
         label=cell.label,
+        convention=Convention(),
         axes=list(law.axes),
         letters=list(law.letters),
         metric=cell.metric,
@@ -119,11 +121,7 @@ def _record(cell: Cell, minimum: Minimum, draws: Draws, digest: str, seed: int) 
         intervals=_intervals(law, draws),
         status=minimum.status.value,
         objective=minimum.objective,
-        delta=DELTA,
-        reduction="sum",
-        starts=minimum.starts,
-        starts_agreeing=minimum.starts_agreeing,
-        condition=minimum.condition,
+        method=_method(minimum),
         n_runs=len(cell.losses),
         points=fitted,
         curves=_curves(cell, values, draws),
@@ -137,6 +135,21 @@ def _record(cell: Cell, minimum: Minimum, draws: Draws, digest: str, seed: int) 
         warnings=_warnings(cell, draws),
         data_hash=digest,
         versions={package: version(package) for package in ("vqscale", "numpy", "scipy")},
+    )
+
+
+def _method(minimum: Minimum) -> Method:
+    return Method(
+        solver="L-BFGS-B from every start, the best polished by trust-region Newton steps",
+        objective="sum of Huber losses of log residuals",
+        residual="log",
+        delta=DELTA,
+        starts=minimum.starts,
+        starts_agreeing=minimum.starts_agreeing,
+        tolerance=1e-15,
+        decrease_in_reach=minimum.decrease,
+        condition=minimum.condition,
+        cross_check=None,
     )
 
 

@@ -62,6 +62,8 @@ class Minimum:
     starts: int
     starts_agreeing: int
     condition: float
+    decrease: float
+    """What one more Newton step would gain, as a share of the objective."""
 
 
 def make_problem(x_RA: Array, loss_R: Array, delta: float = DELTA) -> Problem:
@@ -81,7 +83,7 @@ def solve(problem: Problem) -> Minimum:
     optimum = _scaled_objective(best, problem)[0]
     # A start agrees when it is within 1 %, or within what residuals of a thousandth of delta would explain.
     agreeing = int(np.sum(values - optimum <= 0.01 * optimum + 1e-6 * len(problem.log_losses)))
-    status, reason, condition = _judge(problem, best, agreeing, len(ends))
+    status, reason, condition, decrease = _judge(problem, best, agreeing, len(ends))
     return Minimum(
         theta=best,
         parameters=natural(best, problem.centre),
@@ -91,6 +93,7 @@ def solve(problem: Problem) -> Minimum:
         starts=len(ends),
         starts_agreeing=agreeing,
         condition=condition,
+        decrease=decrease,
     )
 
 
@@ -194,21 +197,22 @@ def _scaled_objective(theta_P: Array, problem: Problem) -> tuple[float, Array]:
     return float(np.sum(clipped_R * (scaled_R - 0.5 * clipped_R))), clipped_R @ jacobian_RP / problem.delta
 
 
-def _judge(problem: Problem, theta_P: Array, agreeing: int, starts: int) -> tuple[FitStatus, str, float]:
+def _judge(problem: Problem, theta_P: Array, agreeing: int, starts: int) -> tuple[FitStatus, str, float, float]:
     reason = on_bound(problem, theta_P)
     if reason:
-        return FitStatus.ON_BOUND, reason, float("nan")
+        return FitStatus.ON_BOUND, reason, float("nan"), float("nan")
     decrease, condition = _decrease_in_reach(problem, theta_P)
     objective = _scaled_objective(theta_P, problem)[0]
+    share = decrease / max(objective, 1e-300)
     if condition > CONDITION_LIMIT:
         reason = f"the runs do not determine all parameters (condition number {condition:.1e})"
-        return FitStatus.ILL_CONDITIONED, reason, condition
+        return FitStatus.ILL_CONDITIONED, reason, condition, share
     if decrease > 1e-6 * objective + 1e-9 * len(problem.log_losses):
-        reason = f"the objective can still fall by {decrease / objective:.1e} of itself"
-        return FitStatus.NOT_CONVERGED, reason, condition
+        reason = f"the objective can still fall by {share:.1e} of itself"
+        return FitStatus.NOT_CONVERGED, reason, condition, share
     if agreeing < AGREE_SHARE * starts:
-        return FitStatus.FEW_STARTS_AGREE, f"{agreeing} of {starts} starts reached the best minimum", condition
-    return FitStatus.CONVERGED, "", condition
+        return FitStatus.FEW_STARTS_AGREE, f"{agreeing} of {starts} starts reached the best minimum", condition, share
+    return FitStatus.CONVERGED, "", condition, share
 
 
 def _decrease_in_reach(problem: Problem, theta_P: Array) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqscale.errors import FitError
+from vqscale.laws.record import Term
 
 Array = NDArray[np.float64]
 
@@ -45,6 +46,11 @@ class Law:
     def form(self) -> str:
         terms = zip("AB", self.letters, ("alpha", "beta"), strict=False)
         return "L = E + " + " + ".join(f"{scale} {letter}^-{power}" for scale, letter, power in terms)
+
+    @property
+    def terms(self) -> list[Term]:
+        rows = zip("AB", self.letters, ("alpha", "beta"), strict=False)
+        return [Term(coefficient=scale, powers={letter: power}) for scale, letter, power in rows]
 
     @property
     def minimum_runs(self) -> int:

@@ -29,6 +29,8 @@ class Point(Frozen):
     name: str
     x: list[float]
     """One value an axis of the law."""
+    flops: float | None = None
+    """Training FLOPs of the run; None where the table has none."""
     measured: float
     predicted: float
     residual: float
@@ -50,6 +52,66 @@ class Curve(Frozen):
     points: list[CurvePoint]
 
 
+class Estimate(Frozen):
+    """A derived quantity with its interval; without a bootstrap there is none."""
+
+    value: float
+    interval: Interval | None = None
+
+
+class Term(Frozen):
+    """One term of a law: coefficient times the product of letter^-exponent."""
+
+    coefficient: str
+    powers: dict[str, str]
+    """Letter of an axis -> name of its exponent; two terms may share an exponent."""
+
+
+class CrossCheck(Frozen):
+    """The same objective minimised a second way: scaled log-sum-exp, analytic gradient, many starts."""
+
+    solver: str
+    starts: int
+    starts_agreeing: int
+    objective: float
+    relative_difference: float
+    """(this objective - the fit's objective) / the fit's objective; the fit keeps the lower of the two."""
+
+
+class Method(Frozen):
+    """How the constants were found, complete enough to find them again."""
+
+    solver: str
+    objective: str
+    """In words: residual and loss function."""
+    residual: Literal["log", "raw"]
+    delta: float | None
+    """Threshold of the Huber loss; None: least squares."""
+    reduction: Literal["sum"] = "sum"
+    starts: int
+    starts_agreeing: int
+    tolerance: float
+    decrease_in_reach: float
+    """What one more Newton step would gain, as a share of the objective."""
+    condition: float
+    cross_check: CrossCheck | None
+
+
+class Window(Frozen):
+    """Fitted up to one budget, asked for the next ones: a step of the expanding window."""
+
+    fitted_to: float
+    """Largest value of the order among the fitted runs."""
+    fitted_runs: int
+    predicted_runs: int
+    mean_relative_error: float | None
+    """None where the fit was refused."""
+    baselines: dict[str, float | None]
+    exponents: dict[str, float]
+    reason: str | None
+    """Why there is no prediction."""
+
+
 class HoldOut(Frozen):
     """The law fitted to the smaller runs only, asked for the larger ones."""
 
@@ -62,6 +124,145 @@ class HoldOut(Frozen):
     """Mean of |predicted - measured| / measured."""
     r2: float | None
     """1 - residual over total sum of squares of the held-out losses; absent below two held-out runs."""
+    baselines: dict[str, float | None] = Field(default_factory=dict)
+    """Mean relative error of `last value` and `power law` on the same runs; None where it cannot be had."""
+    windows: list[Window] = Field(default_factory=list)
+
+
+class Influence(Frozen):
+    """What leaving one run out does to the fit."""
+
+    name: str
+    changes: dict[str, float]
+    """Relative change of every exponent and derived value."""
+
+
+class Variant(Frozen):
+    """The same law under another convention, objective or choice of runs: how much an answer hangs on the choice."""
+
+    kind: Literal["convention", "objective", "runs"]
+    words: str
+    n_runs: int
+    parameters: dict[str, float]
+    derived: dict[str, float]
+    reason: str | None
+    """Why this variant has no values; None where it has."""
+
+
+class Convention(Frozen):
+    """What counts as N and as C, chosen at analysis time."""
+
+    parameters: Literal["non_embedding", "total", "non_embedding_codebooks", "total_codebooks"] = "non_embedding"
+    flops: Literal["exact", "6nd"] = "exact"
+
+
+class Optimum(Frozen):
+    """The best division of one budget."""
+
+    flops: float
+    parameters: Estimate
+    tokens: Estimate
+    loss: Estimate
+    tokens_per_parameter: Estimate
+    parameters_low: float
+    parameters_high: float
+    """Sizes between which the loss at this budget is within 1 % of the optimal one."""
+    beyond: float
+    """Budget over the largest budget that was fitted; above 1 it is an extrapolation."""
+
+
+class Frontier(Frozen):
+    """N*(C), D*(C) and L*(C) of a law in N and D, for one count of C."""
+
+    cost: Literal["exact", "6nd"]
+    words: str
+    """Where FLOPs a token come from."""
+    a: Estimate
+    """d log N* / d log C between the smallest and the largest fitted budget."""
+    b: Estimate
+    optima: list[Optimum]
+    refused: dict[str, str] = Field(default_factory=dict)
+    """Budget (exact, as text) -> why no optimum is given for it."""
+
+
+class IsoflopRow(Frozen):
+    """One budget's runs and the parabola through them in log N."""
+
+    budget: float
+    points: list[Point]
+    """x: N, D. `predicted` is the parabola's."""
+    parameters: float | None
+    """N at the vertex; None where it is refused."""
+    tokens: float | None
+    loss: float | None
+    reason: str | None
+    """Why the row has no optimum: too few points, concave, outside the runs."""
+
+
+class Isoflop(Frozen):
+    """IsoFLOP parabolas of one subset: a diagnostic, biased off centre. The answer is the surface fit."""
+
+    where: Where
+    label: str
+    rows: list[IsoflopRow]
+    a: Estimate | None
+    """Slope of log N* over log C through the rows that have an optimum; None below two of them."""
+    b: Estimate | None
+    reason: str | None
+
+
+class ComparedPoint(Frozen):
+    """Two architectures at one budget of compute, time or money."""
+
+    kind: Literal["compute", "time", "money"]
+    budget: float
+    """FLOPs, seconds, or currency."""
+    unit: str
+    loss: Estimate
+    base_loss: Estimate
+    difference: Estimate
+    """loss - base_loss: negative where the first is better."""
+    multiplier: Estimate | None
+    """How many times the budget `label` needs for the loss that `base` has at it; None where it never gets there."""
+    reason: str | None
+    """Why there is no multiplier."""
+    beyond: float
+    """Budget over the largest measured one of both; above 1 it is an extrapolation."""
+
+
+class Comparison(Frozen):
+    """One architecture against a baseline, at the same context length and convention."""
+
+    where: Where
+    base: Where
+    label: str
+    base_label: str
+    points: list[ComparedPoint]
+    reason: str | None
+    """Why nothing can be compared; None where it can."""
+
+
+class Candidate(Frozen):
+    """One form in a choice among forms."""
+
+    law: str
+    form: str
+    limits: str
+    """What the form says for S and T to infinity."""
+    n_runs: int
+    held_out_error: float | None
+    reason: str | None
+    """Why it could not be judged or was refused."""
+
+
+class Selection(Frozen):
+    """Forms compared on the same runs by held-out error, never by how well they fit."""
+
+    where: Where
+    label: str
+    candidates: list[Candidate]
+    chosen: str | None
+    words: str
 
 
 class Fit(Frozen):
@@ -71,11 +272,13 @@ class Fit(Frozen):
     """Hash of law, subset, data and settings."""
     law: str
     form: str
+    terms: list[Term]
     where: Where
     label: str
     """`where` in words, without what is the same in the whole table."""
     axes: list[str]
     letters: list[str]
+    convention: Convention
     metric: str
     """Column that was fitted."""
     unit: str
@@ -86,14 +289,15 @@ class Fit(Frozen):
     """For parameters and derived values; empty without a bootstrap."""
     status: str
     objective: float
-    delta: float
-    reduction: str
-    starts: int
-    starts_agreeing: int
-    condition: float
+    method: Method
     n_runs: int
     points: list[Point]
     curves: list[Curve]
+    influences: list[Influence] = Field(default_factory=list)
+    """Of every run, the largest first; empty where they were not asked for."""
+    variants: list[Variant] = Field(default_factory=list)
+    frontiers: list[Frontier] = Field(default_factory=list)
+    """Of laws in N and D: by exact FLOPs and by 6ND."""
     r2_fit: float
     r2_holdout: float | None
     holdout: HoldOut
@@ -101,6 +305,8 @@ class Fit(Frozen):
     bootstrap_seed: int
     bootstrap_on_bound: int
     """Refits that ended on a bound of the search."""
+    draws: list[list[float]] = Field(default_factory=list)
+    """Natural parameters of up to 200 refits, in the order of `parameters`: intervals of anything else follow."""
     selection: str
     """Which runs of the subset were fitted."""
     warnings: list[str]
@@ -133,3 +339,6 @@ class StudyFits(Frozen):
     fits: list[Fit] = Field(default_factory=list)
     refusals: list[Refusal] = Field(default_factory=list)
     excluded: list[Exclusion] = Field(default_factory=list)
+    isoflops: list[Isoflop] = Field(default_factory=list)
+    comparisons: list[Comparison] = Field(default_factory=list)
+    selections: list[Selection] = Field(default_factory=list)

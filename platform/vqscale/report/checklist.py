@@ -50,7 +50,7 @@ def checklist(table: pd.DataFrame, fits: StudyFits, study: Mapping[str, Any]) ->
 def _optimiser(fits: StudyFits) -> str:
     if not fits.fits:
         return "no law was fitted"
-    worst = min(fits.fits, key=lambda fit: fit.starts_agreeing / fit.starts)
+    worst = min((fit.method for fit in fits.fits), key=lambda method: method.starts_agreeing / method.starts)
     return (
         "L-BFGS-B from a grid of exponents on the objective over delta², then trust-region Newton steps; "
         f"accepted by the decrease still in reach, not by the optimiser's word. At least {worst.starts_agreeing} of "

@@ -16,8 +16,5 @@ def learning_rate(step: int, train: TrainConfig) -> float:
     if step < warmup:
         return train.lr * (step + 1) / warmup
     done = (step + 1 - (train.steps - train.decay_steps)) / max(train.decay_steps, 1)
-    if train.schedule == "wsd":
-        left = 1 - math.sqrt(max(done, 0.0))
-    else:
-        left = 0.5 * (1 + math.cos(math.pi * done))
+    left = 1 - math.sqrt(max(done, 0.0)) if train.schedule == "wsd" else 0.5 * (1 + math.cos(math.pi * done))
     return train.lr * (train.lr_final + (1 - train.lr_final) * left)
