@@ -12,6 +12,7 @@ from vqscale.cli.doctor import doctor
 from vqscale.cli.fit import fit
 from vqscale.cli.jobs import logs, status, stop, submit
 from vqscale.cli.plan import plan
+from vqscale.cli.recipe import recipe
 from vqscale.cli.report import report
 from vqscale.cli.run import run
 from vqscale.cli.throughput import throughput
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(data.app, name="data")
-for command in (plan, run, fit, report, throughput, autotune, ui, doctor, submit, status, logs, stop):
+for command in (plan, run, recipe, fit, report, throughput, autotune, ui, doctor, submit, status, logs, stop):
     app.command()(command)
 
 

@@ -18,8 +18,6 @@ from vqscale.train.schedule import learning_rate
 BARS = "▁▂▃▄▅▆▇█"
 PLOT_WIDTH = 64
 LEFT = ("trial", "state", "model", "design", "cell", "reason")
-SCHEDULE = ("schedule", "warmup", "warmup_tokens", "decay", "lr_final")
-"""Settings that shape the learning rate; their heights and lengths differ from trial to trial."""
 GROUPS = ("projection", "feed_forward", "window", "relative_bias", "cache", "cache_build", "quantiser", "head")
 
 
@@ -85,18 +83,23 @@ def flops(planned: Iterable[PlannedTrial]) -> Table:
 
 def schedules(planned: Iterable[PlannedTrial]) -> list[str]:
     """Every distinct schedule of the learning rate, drawn over the horizon of its longest trial."""
-    kinds: dict[tuple[object, ...], list[TrainConfig]] = {}
+    kinds: dict[str, list[TrainConfig]] = {}
     for one in planned:
-        train = one.trial.train
-        kinds.setdefault(tuple(getattr(train, key) for key in SCHEDULE), []).append(train)
+        kinds.setdefault(_in_force(one.trial.train), []).append(one.trial.train)
     lines = []
-    for values, found in kinds.items():
+    for said, found in kinds.items():
         drawn = max(found, key=lambda train: train.steps)
         peaks = sorted({train.lr for train in found})
         rates = f"{peaks[0]:.3g}" if len(peaks) == 1 else f"{peaks[0]:.3g} to {peaks[-1]:.3g}"
-        said = ", ".join(f"{key} {value}" for key, value in zip(SCHEDULE, values, strict=True))
         lines.append(f"learning rate  {sparkline(drawn)}  peak {rates}, {said}, {len(found)} trial(s)")
     return lines
+
+
+def _in_force(train: TrainConfig) -> str:
+    """The settings that shape a trial's learning rate beside its height and horizon; no others."""
+    warmup = "warmup" if train.warmup_tokens is None else "warmup_tokens"
+    keys = ["schedule", warmup, *(["decay"] if train.schedule == "wsd" else []), "lr_final"]
+    return ", ".join(f"{key} {getattr(train, key)}" for key in keys)
 
 
 def sparkline(train: TrainConfig, width: int = PLOT_WIDTH) -> str:

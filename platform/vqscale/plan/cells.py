@@ -12,6 +12,7 @@ from vqscale.data.corpus import Corpus, open_corpus
 from vqscale.errors import StudyError
 from vqscale.models.presets import fields_of, resolve
 from vqscale.plan.check import CellError, check, check_length
+from vqscale.plan.recipe import with_recipe
 from vqscale.study.design import Axes
 from vqscale.study.model import ModelConfig
 from vqscale.study.spec import DataSpec, Study, explain
@@ -79,8 +80,18 @@ class Resolver:
         return resolve(str(arch), str(preset), corpus.vocab_size, _known_fields(str(arch), axes, model))
 
     def train(self, cell: Cell, model: ModelConfig) -> dict[str, Any]:
-        """The cell's `train` settings without seeds."""
-        return {key: value for key, value in cell["train"].items() if key != "seeds"}
+        """The cell's `train` settings without seeds, completed by the study's recipe. Raises StudyError."""
+        train = {key: value for key, value in cell["train"].items() if key != "seeds"}
+        recipe = self.study.recipe
+        if recipe is None:
+            return train
+        rule = recipe.rule(model)
+        if rule is not None and rule.batch_tokens is not None and "batch_tokens" in self.study.train:
+            raise StudyError(
+                f"train.batch_tokens: {self.study.train['batch_tokens']!r} stands beside recipe, which decides the"
+                f" batch of {rule.name}. Remove it, or set it by an axis train.batch_tokens."
+            )
+        return with_recipe(recipe, train, model)
 
     def trial(self, cell: Cell, model: ModelConfig, train: dict[str, Any], seed: int) -> Trial:
         """The checked trial. Raises CellError for what cannot be trained together, StudyError for other mistakes."""

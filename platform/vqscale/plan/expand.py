@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from vqscale.errors import StudyError
 from vqscale.plan.cells import Resolver, cell_of, grid, seeds_of, where
 from vqscale.plan.designs import Dropped, Selected, expand_design
+from vqscale.plan.recipe import recipe_notes
 from vqscale.results.record import Result
 from vqscale.study.spec import Study
 from vqscale.study.trial import Trial
@@ -43,6 +44,8 @@ def expand(study: Study, *, source: str, results: Mapping[str, Result | None] | 
             chosen[one.trial.fingerprint] = known.merged(one) if known else one
         dropped += found.dropped
         notes += found.notes
+    if study.recipe is not None:
+        notes += recipe_notes(study.recipe, (one.trial for one in chosen.values()))
     left = [one for one in dropped if one.fingerprint not in chosen]
     return Expansion(selected=list(chosen.values()), dropped=left, notes=notes)
 

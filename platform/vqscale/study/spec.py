@@ -11,6 +11,7 @@ from vqscale import storage
 from vqscale.errors import StudyError
 from vqscale.study.design import HOLD_OUT_MARGIN, Axes, Codebook, Context, Design, Isoflop, Ladder
 from vqscale.study.frozen import Frozen
+from vqscale.study.recipe import Recipe
 from vqscale.study.trial import TrainConfig
 
 LawName = Literal["power_n", "power_d", "power_c", "codebook", "chinchilla"]
@@ -98,6 +99,8 @@ class Study(Frozen):
     """arch, head, preset and any dimension of `ModelConfig` that differs from the preset."""
     train: dict[str, Any]
     """`TrainConfig` by field, with `seeds` (a list) in place of `seed`."""
+    recipe: Recipe | None = None
+    """Decides `train.lr` by architecture and size, and the batch where it was tuned; a file may name the recipe's."""
     design: list[Design] = Field(default_factory=list)
     """isoflop, ladder, context and codebook designs, beside or in place of the sweep."""
     sweep: list[Axes] = Field(default=[{}])
@@ -141,6 +144,15 @@ class Study(Frozen):
         if unknown := sorted(set(train) - TRAIN_KEYS):
             raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(sorted(TRAIN_KEYS))}")
         return train
+
+    @model_validator(mode="after")
+    def _the_recipe_alone_decides_the_rate(self) -> "Study":
+        if self.recipe is not None and "lr" in self.train:
+            raise ValueError(
+                f"train.lr: {self.train['lr']!r} stands beside recipe, which decides the learning rate. Remove one of"
+                " the two, or set the rate of single cells by an axis train.lr."
+            )
+        return self
 
     @property
     def folder(self) -> str:
@@ -245,11 +257,30 @@ def read_values(path: str) -> dict[str, Any]:
 
 
 def parse_study(value: dict[str, Any], *, source: str) -> Study:
-    """Validate a study given as plain values; `source` names it in messages."""
+    """Validate a study given as plain values; `source` names it in messages, and a recipe's file lies beside it."""
+    if isinstance(value.get("recipe"), str):
+        value = value | {"recipe": load_recipe(_beside(source, value["recipe"]))}
     try:
         return Study.model_validate(integers(value))
     except ValidationError as error:
         raise StudyError(explain(error, source)) from error
+
+
+def load_recipe(path: str) -> Recipe:
+    """The recipe in the file that `vqscale recipe` wrote to `path`, a local path or a URI. Raises StudyError."""
+    values = read_values(path)
+    try:
+        return Recipe.model_validate(integers(values))
+    except ValidationError as error:
+        raise StudyError(explain(error, path)) from error
+
+
+def _beside(source: str, path: str) -> str:
+    """`path`, relative to the folder of the file `source` unless it is absolute or a URI."""
+    if "://" in path or path.startswith("/"):
+        return path
+    folder, slash, _ = source.rpartition("/")
+    return f"{folder}{slash}{path}"
 
 
 def integers(value: Any) -> Any:

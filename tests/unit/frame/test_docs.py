@@ -15,6 +15,7 @@ from vqscale.models.presets import PRESETS
 from vqscale.results import Result
 from vqscale.study.design import Codebook, Context, Isoflop, Ladder
 from vqscale.study.model import ModelConfig
+from vqscale.study.recipe import Recipe, RecipeLaw, RecipeReference, RecipeRule
 from vqscale.study.spec import (
     AutotuneSpec,
     DataSpec,
@@ -36,6 +37,10 @@ SECTIONS = {
     "data": DataSpec,
     "model": ModelConfig,
     "train": TrainConfig,
+    "recipe": Recipe,
+    "Recipe rule": RecipeRule,
+    "Recipe law": RecipeLaw,
+    "Recipe reference": RecipeReference,
     "isoflop": Isoflop,
     "ladder": Ladder,
     "context": Context,

@@ -1,0 +1,194 @@
+"""From a sweep over the learning rate to a recipe."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vqscale.errors import FitError
+from vqscale.laws.recipe import fit_line, fit_recipe
+from vqscale.study.recipe import Recipe, RecipeRule
+
+RATES = (0.001, 0.002, 0.004, 0.008, 0.016)
+
+
+def law(n: float) -> float:
+    return 0.004 * (n / 1e5) ** -0.25
+
+
+def sweep(sizes: Any = (3e4, 1e5, 3e5), rates: Any = RATES, curvature: float = 0.05, **columns: Any) -> pd.DataFrame:
+    """Runs whose loss is a parabola in log rate about `law`; sizes drift too little to leave the rates."""
+    rows = [
+        {
+            "trial_id": f"{int(n)}-{rate}",
+            "status": "finished",
+            "arch": "transformer",
+            "head": None,
+            "seed": 0,
+            "parameters_non_embedding": int(n),
+            "tokens": int(4 * n),
+            "batch_tokens": 1024,
+            "context": 512,
+            "lr": rate,
+            "loss": 2.0 + curvature * math.log(rate / law(n)) ** 2,
+            "corpus_fingerprint": "c",
+        }
+        | columns
+        for n in sizes
+        for rate in rates
+    ]
+    return pd.DataFrame(rows)
+
+
+def only(recipe: Recipe) -> RecipeRule:
+    (rule,) = recipe.rules
+    return rule
+
+
+def test_recipe_of_parabolas_returns_the_law_they_were_made_of() -> None:
+    recipe = fit_recipe(sweep(), study="lr")
+    rule = only(recipe)
+    assert rule.lr is not None
+    assert rule.lr.exponent == pytest.approx(-0.25, abs=1e-9)
+    assert rule.lr.at(1e6) == pytest.approx(law(1e6), rel=1e-9)
+    assert rule.lr.residual == pytest.approx(0.0, abs=1e-9)
+    assert rule.batch_tokens is None
+    assert [one.best for one in rule.references] == pytest.approx([law(n) for n in (3e4, 1e5, 3e5)])
+    assert [one.runs for one in rule.references] == [5, 5, 5]
+    assert rule.references[0].trial_ids[0] == "30000-0.001"
+    assert (recipe.corpus_fingerprint, recipe.metric, rule.references[0].tokens_per_parameter) == ("c", "loss", 4.0)
+
+
+def test_recipe_takes_every_architecture_and_head_for_itself() -> None:
+    gated, multi = sweep(arch="transformer_vq", head="shga"), sweep(arch="transformer_vq", head="mha")
+    multi["lr"] *= 2
+    recipe = fit_recipe(pd.concat([sweep(), gated, multi], ignore_index=True), study="lr")
+    references = {rule.name: rule.lr.reference for rule in recipe.rules if rule.lr}
+    assert set(references) == {"transformer", "transformer_vq (shga)", "transformer_vq (mha)"}
+    assert references["transformer_vq (mha)"] == pytest.approx(2 * references["transformer_vq (shga)"])
+
+
+@pytest.mark.parametrize(("rates", "end", "way"), [(RATES[2:], "smallest", "below"), (RATES[:3], "largest", "above")])
+def test_recipe_refuses_a_size_whose_best_rate_is_on_the_edge(rates: Any, end: str, way: str) -> None:
+    edge = sweep(sizes=[3e5 if end == "smallest" else 3e4], rates=rates)
+    rule = only(fit_recipe(pd.concat([sweep(sizes=[1e5, 9e4]), edge], ignore_index=True), study="lr"))
+    refused = [one for one in rule.references if one.refused]
+    assert len(refused) == 1
+    assert f"is the {end} of those tried" in str(refused[0].refused)
+    assert f"Widen the sweep {way}" in str(refused[0].refused)
+    assert refused[0].best is None
+    assert rule.lr is not None
+    assert rule.lr.sizes == 2
+
+
+def test_recipe_refuses_a_size_whose_losses_are_concave() -> None:
+    table = sweep()
+    table.loc[table["parameters_non_embedding"] == 100_000, "loss"] = [3.0, 3.3, 2.99, 3.3, 3.0]
+    rule = only(fit_recipe(table, study="lr"))
+    assert "concave" in str(rule.references[1].refused)
+    assert rule.lr is not None
+    assert rule.lr.sizes == 2
+
+
+def test_recipe_refuses_a_size_with_too_few_rates() -> None:
+    table = pd.concat([sweep(), sweep(sizes=[2e5], rates=RATES[2:4])], ignore_index=True)
+    (refused,) = [one for one in only(fit_recipe(table, study="lr")).references if one.refused]
+    assert "2 value(s) of the rate were tried (0.004, 0.008); a parabola needs 3" in str(refused.refused)
+
+
+def test_recipe_refuses_a_size_that_diverged_beside_its_best_rate() -> None:
+    table = sweep()
+    table.loc[(table["parameters_non_embedding"] == 30_000) & (table["lr"] >= 0.008), ["status", "loss"]] = [
+        "diverged",
+        np.nan,
+    ]
+    first = only(fit_recipe(table, study="lr")).references[0]
+    assert first.losses[-1] is None
+    assert "0.008 diverged" in str(first.refused)
+
+
+def test_recipe_refuses_a_size_whose_runs_differ_in_more_than_the_rate() -> None:
+    table = sweep()
+    table.loc[2, "context"] = 256
+    assert "differ in context (256, 512)" in str(only(fit_recipe(table, study="lr")).references[0].refused)
+
+
+def test_recipe_compares_rates_on_the_seeds_that_all_of_them_have() -> None:
+    lucky = sweep(sizes=[3e4], rates=RATES[:1], seed=1, loss=1.0)
+    rule = only(fit_recipe(pd.concat([sweep(), lucky], ignore_index=True), study="lr"))
+    assert rule.references[0].best == pytest.approx(law(3e4))
+
+
+def test_recipe_of_one_usable_size_is_refused() -> None:
+    table = pd.concat([sweep(sizes=[1e5]), sweep(sizes=[3e5], rates=RATES[2:])], ignore_index=True)
+    with pytest.raises(FitError, match=r"transformer: 1 of 2 sizes .* needs at least 2.*N = 300000: the best rate"):
+        fit_recipe(table, study="lr")
+
+
+def test_recipe_keeps_an_architecture_without_a_law_with_its_reason() -> None:
+    table = pd.concat([sweep(), sweep(sizes=[1e5], arch="transformer_vq", head="shga")], ignore_index=True)
+    rules = {rule.arch: rule for rule in fit_recipe(table, study="lr").rules}
+    assert rules["transformer_vq"].lr is None
+    assert "1 of 1 sizes" in str(rules["transformer_vq"].refusal(100_000))
+
+
+def test_recipe_tunes_the_batch_where_it_varies() -> None:
+    parts = []
+    for batch in (256, 512, 1024, 2048, 4096):
+        part = sweep(batch_tokens=batch)
+        best = 1024 * (part["parameters_non_embedding"] / 1e5) ** 0.3
+        parts.append(part.assign(loss=part["loss"] + 0.02 * np.log(batch / best) ** 2))
+    rule = only(fit_recipe(pd.concat(parts, ignore_index=True), study="lr"))
+    assert rule.batch_tokens is not None
+    assert rule.batch_tokens.exponent == pytest.approx(0.3, abs=1e-6)
+    assert rule.batch(100_000, 512) == 1024
+    assert rule.batch(1_000_000, 512) == 2048
+    assert rule.lr is not None
+    assert rule.lr.exponent == pytest.approx(-0.25, abs=1e-6)
+
+
+def test_recipe_refuses_every_size_whose_best_batch_is_on_the_edge() -> None:
+    parts = [
+        sweep(batch_tokens=batch).assign(loss=lambda t: t["loss"] + t["batch_tokens"] / 1e4) for batch in (1, 2, 4)
+    ]
+    with pytest.raises(FitError, match="the best batch 1 is the smallest of those tried"):
+        fit_recipe(pd.concat(parts, ignore_index=True), study="lr")
+
+
+def test_line_through_two_sizes_has_no_interval_and_through_three_a_wide_one() -> None:
+    two = fit_line([10_000, 100_000], [0.02, 0.01])
+    assert two.exponent == pytest.approx(-math.log10(2))
+    assert (two.low90, two.high90, two.residual) == (None, None, None)
+    three = fit_line([10_000, 100_000, 1_000_000], [0.02, 0.012, 0.005])
+    assert three.low90 is not None
+    assert three.high90 is not None
+    # 6.313752 is the 95 % point of Student's t with one degree of freedom; the sizes lie at -1, 0 and 1 in log10
+    residuals = np.log10([0.02, 0.012, 0.005]) - np.polyval(
+        np.polyfit([-1, 0, 1], np.log10([0.02, 0.012, 0.005]), 1), [-1, 0, 1]
+    )
+    half = 6.313752 * math.sqrt(float(residuals @ residuals) / 2)
+    assert three.high90 - three.low90 == pytest.approx(2 * half, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": -1.0}, "'lr': not every run has a positive number"),
+        ({"arch": "llama"}, "'llama'"),
+        ({"status": "failed"}, "no finished run"),
+    ],
+)
+def test_recipe_refuses_tables_that_are_no_sweep(change: Any, message: str) -> None:
+    with pytest.raises(FitError, match=message):
+        fit_recipe(sweep().assign(**change), study="lr")
+
+
+def test_recipe_names_a_missing_column_and_refuses_two_corpora() -> None:
+    with pytest.raises(FitError, match="'batch_tokens' is missing"):
+        fit_recipe(sweep().drop(columns="batch_tokens"), study="lr")
+    table = sweep()
+    table.loc[0, "corpus_fingerprint"] = "d"
+    with pytest.raises(FitError, match="2 corpora"):
+        fit_recipe(table, study="lr")
