@@ -9,6 +9,7 @@ from rich.console import Console
 from vqscale.cli import data
 from vqscale.cli.autotune import autotune
 from vqscale.cli.doctor import doctor
+from vqscale.cli.export import export
 from vqscale.cli.fit import fit
 from vqscale.cli.jobs import logs, status, stop, submit
 from vqscale.cli.plan import plan
@@ -27,7 +28,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(data.app, name="data")
-for command in (plan, run, recipe, fit, report, throughput, autotune, ui, doctor, submit, status, logs, stop):
+STUDIES = (plan, run, recipe, fit, export, report, throughput, autotune, ui, doctor)
+for command in (*STUDIES, submit, status, logs, stop):
     app.command()(command)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from vqscale.laws import Fit
+from vqscale.laws.export import provenance
 from vqscale.report.draw import write_figure
 from vqscale.report.series import positions
 from vqscale.report.style import colour, count
@@ -22,17 +23,22 @@ AXIS_NAMES = {
 }
 
 
-def write_law_figures(fits: Sequence[Fit], folder: str) -> list[str]:
-    """One PNG a law under `folder`/figures, for the two-axis law one a subset; returns their URIs."""
+def write_law_figures(fits: Sequence[Fit], folder: str, formats: Sequence[str] = ("png",)) -> list[str]:
+    """One figure a law under `folder`/figures, for the two-axis law one a subset; returns their URIs.
+
+    Its metadata says which fits it shows, and what they rest on.
+    """
     written = []
     for law, group in groupby(fits, key=lambda fit: fit.law):
         members = list(group)
         if len(members[0].axes) == 1:
-            written += write_figure(folder, law, functools.partial(draw_law, fits=members))
+            rests_on = "; ".join(provenance(fit) for fit in members)
+            written += write_figure(folder, law, functools.partial(draw_law, fits=members), formats, rests_on)
             continue
         for index, fit in enumerate(members):
             name = law if len(members) == 1 else f"{law}-{index + 1}"
-            written += write_figure(folder, name, functools.partial(draw_surface, fit=fit))
+            draw = functools.partial(draw_surface, fit=fit)
+            written += write_figure(folder, name, draw, formats, provenance(fit))
     return written
 
 

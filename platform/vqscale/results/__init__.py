@@ -2,6 +2,16 @@
 
 from vqscale.results.locate import Target, locate
 from vqscale.results.record import PositionLoss, Result, Status
-from vqscale.results.table import read_table, to_results, write_table
+from vqscale.results.table import convert_table, read_table, to_results, write_table
 
-__all__ = ["PositionLoss", "Result", "Status", "Target", "locate", "read_table", "to_results", "write_table"]
+__all__ = [
+    "PositionLoss",
+    "Result",
+    "Status",
+    "Target",
+    "convert_table",
+    "locate",
+    "read_table",
+    "to_results",
+    "write_table",
+]

@@ -52,6 +52,25 @@ def read_table(uri: str) -> pd.DataFrame:
         raise StorageError(f"{uri}: not a readable {suffix} table ({error})") from error
 
 
+def convert_table(source: str, target: str) -> None:
+    """Write the table at `source` to `target`, each .parquet or .csv: every column, nested ones as JSON text.
+
+    Integers stay integers, also where some are missing. Raises StorageError as `read_table`.
+    """
+    read_table(source)
+    data = io.BytesIO(storage.read_bytes(source))
+    if _suffix(source) == "parquet":
+        frame = pd.read_parquet(data, dtype_backend="numpy_nullable")
+    else:
+        frame = pd.read_csv(data, keep_default_na=False, na_values=[""], dtype_backend="numpy_nullable")
+    buffer = io.BytesIO()
+    if _suffix(target) == "parquet":
+        frame.to_parquet(buffer, index=False)
+    else:
+        frame.to_csv(buffer, index=False)
+    storage.write_bytes(target, buffer.getvalue())
+
+
 def to_results(table: pd.DataFrame) -> list[Result]:
     """The records of a table that `write_table` wrote. Raises pydantic's ValidationError on any other table."""
     return [Result.model_validate(_record(row)) for row in table.to_dict("records")]

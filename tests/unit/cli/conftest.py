@@ -1,0 +1,94 @@
+"""A finished study by records alone: an isoflop design whose losses follow a known law."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from vqscale.plan.plan import plan
+from vqscale.results import write_table
+from vqscale.study.spec import Study, load_study
+from vqscale.train.record import failed_result, write_result
+
+ISOFLOP = {
+    "type": "isoflop",
+    "budgets": [1e10, 4e10, 1.6e11, 6.4e11],
+    "sizes": ["d8x2", "d16x2", "d24x2", "d32x2", "nano", "micro", "milli", "mini"],
+    "axes": {"model.arch": ["transformer_vq", "transformer"]},
+    "minimum_steps": 5,
+}
+SPEED = 1e9
+
+
+def true_loss(n: float, tokens: float, arch: str) -> float:
+    """Bits a byte; the VQ model needs a little more of everything."""
+    return (1.02 if arch == "transformer_vq" else 1.0) * (0.8 + 30 * n**-0.4 + 90 * tokens**-0.4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    file: str
+    study: Study
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.study.folder)
+
+
+def write_study(path: Path, corpus: str, **sections: Any) -> Study:
+    values: dict[str, Any] = {
+        "study": "books",
+        "question": "How should compute be divided?",
+        "data": {"corpus": corpus},
+        "model": {"arch": "transformer_vq", "codebook_size": 16, "block_length": 16},
+        "train": {"context": 64, "batch_tokens": 512, "lr": 0.01},
+        "design": [ISOFLOP],
+        "resources": {"price_per_device_hour": 0.5, "currency": "EUR"},
+        "fit": {"laws": ["chinchilla"], "bootstrap": 60},
+        "storage": str(path.parent / "runs"),
+        "tracking": {"uri": f"sqlite:///{path.parent}/runs/mlflow.db"},
+    } | sections
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return load_study(str(path))
+
+
+def finish(study: Study, below: float = float("inf")) -> None:
+    """Records and table of all trials that cost less than `below` FLOPs, as if they had been trained."""
+    rng = np.random.default_rng(0)
+    results = []
+    planned = plan(study)
+    for one in planned.trials:
+        if one.cost.flops >= below:
+            continue
+        n, model = one.cost.parameters_non_embedding, one.trial.model
+        bpb = true_loss(n, one.cost.tokens, model.arch) * float(np.exp(rng.normal(0, 0.002)))
+        blank = failed_result(study.study, one.trial, error="-", attempts=1, workers=1, started_at="now")
+        result = blank.model_copy(
+            update={
+                "status": "finished",
+                "error": None,
+                "bpb": bpb,
+                "loss": bpb * float(np.log(2)),
+                "flops_per_second": SPEED,
+                "tokens_per_second": SPEED * one.cost.tokens / one.cost.flops,
+                "seconds_training": one.cost.flops / SPEED,
+                "peak_memory_bytes": 2**28,
+            }
+        )
+        write_result(result, planned.folder(one.trial))
+        results.append(result)
+    for name in ("results.parquet", "results.csv"):
+        write_table(results, f"{study.folder}/{name}")
+
+
+@pytest.fixture(scope="session")
+def finished_study(corpus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Trained but not fitted; tests that write copy it or write elsewhere."""
+    path = tmp_path_factory.mktemp("books") / "study.yaml"
+    study = write_study(path, corpus_uri)
+    finish(study)
+    Path(study.folder, "study.yaml").write_text(path.read_text())
+    return Finished(file=str(path), study=study)
