@@ -42,13 +42,16 @@ def recipe(
         found = fit_recipe(table, study=name, metric=metric)
     except FitError as error:
         raise FitError(f"{target}: {error}") from error
-    if out is not None:
+    usable = any(rule.lr is not None for rule in found.rules)
+    if out is not None and usable:
         storage.write_text(out, yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
-        return
-    print_recipe(found, make_console())
-    if out is not None:
+    else:
+        print_recipe(found, make_console())
+    if not usable:
+        raise FitError(f"{target}: no architecture has a law. {found.rules[0].name}: {found.rules[0].refused}")
+    if out is not None and not as_json:
         make_console().print(f"wrote {escape(out)}", soft_wrap=True)
 
 

@@ -31,7 +31,8 @@ def fit_recipe(table: pd.DataFrame, *, study: str, metric: str | None = None) ->
     """The recipe of a sweep over `lr` (and, where it varies, `batch_tokens`) at several sizes.
 
     `study` names the sweep; `metric`: column to minimise, by default `bpb` where complete, else `loss`. Finished and
-    diverged runs count. Raises FitError where no architecture has two sizes with a best rate inside their sweep.
+    diverged runs count. An architecture without two sizes whose best rate lies inside their sweep gets its reason in
+    place of a law. Raises FitError for a table that is no such sweep.
     """
     metric = metric or default_metric(table)
     if missing := [column for column in (*NEEDED, metric) if column not in table]:
@@ -50,10 +51,6 @@ def fit_recipe(table: pd.DataFrame, *, study: str, metric: str | None = None) ->
     except ValidationError as error:
         first = error.errors()[0]
         raise FitError(f"{'.'.join(map(str, first['loc']))}: {first['input']!r}: {first['msg']}") from error
-    if all(rule.lr is None for rule in rules):
-        raise FitError(
-            "no architecture has a law. " + " ".join(f"{rule.name}: {_first_reason(rule)}" for rule in rules)
-        )
     return Recipe(
         study=study,
         corpus_fingerprint=fingerprints[0] if fingerprints else None,
@@ -120,11 +117,6 @@ def _too_few(usable: int, sizes: int) -> str:
         f"{usable} of {sizes} sizes have a best rate inside their sweep; an exponent needs at least {MINIMUM_SIZES}."
         " Tune more sizes, or widen the sweeps of the refused ones."
     )
-
-
-def _first_reason(rule: RecipeRule) -> str:
-    reasons = [f"N = {one.parameters}: {one.refused}" for one in rule.references if one.refused]
-    return " ".join([str(rule.refused), *(["First reason:", *reasons[:1]] if reasons else [])])
 
 
 def _reference(runs: pd.DataFrame, metric: str) -> RecipeReference:

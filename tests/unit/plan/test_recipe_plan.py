@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from vqscale import storage
 from vqscale.cli.main import app
 from vqscale.cli.plan_view import schedules
-from vqscale.errors import StudyError
+from vqscale.errors import FitError, StudyError
 from vqscale.laws.recipe import fit_recipe
 from vqscale.plan.plan import plan
 from vqscale.study.spec import load_recipe, load_study
@@ -172,6 +172,15 @@ def test_recipe_command_as_json_prints_the_recipe_and_without_out_writes_nothing
     done = CliRunner().invoke(app, ["recipe", str(files / "sweep.csv"), "--json"])
     assert json.loads(done.output) == recipe_of(table()) | {"study": "sweep.csv"}
     assert sorted(files.iterdir()) == before
+
+
+def test_recipe_command_without_a_law_shows_the_sweep_and_writes_nothing(files: Path) -> None:
+    table((31_104,)).to_csv(files / "sweep.csv", index=False)
+    done = CliRunner().invoke(app, ["recipe", str(files / "sweep.csv"), "--out", str(files / "recipe.yaml")])
+    assert isinstance(done.exception, FitError)
+    assert "no architecture has a law. transformer_vq (shga): 1 of 1 sizes" in str(done.exception)
+    assert "0.001 (2.4000)" in done.output
+    assert not (files / "recipe.yaml").exists()
 
 
 @pytest.mark.parametrize(
