@@ -4,12 +4,11 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from vqscale.cli.console import make_console
+from vqscale.cli.fit_view import print_fits
 from vqscale.errors import FitError
-from vqscale.laws import LAWS, Fit, Refusal, StudyFits, fit_study, write_fits
+from vqscale.laws import LAWS, StudyFits, fit_study, write_fits
 from vqscale.report import write_law_figures
 from vqscale.results import locate, read_table
 
@@ -48,7 +47,7 @@ def fit(
     if as_json:
         typer.echo(fits.model_dump_json(indent=2))
     else:
-        print_fits(fits, Console(), written)
+        print_fits(fits, make_console(), written)
     if not fits.fits:
         raise FitError(f"{target}: no law could be fitted. {_first_reason(fits)}")
 
@@ -63,62 +62,6 @@ def rename(table: pd.DataFrame, pairs: list[str]) -> pd.DataFrame:
             )
         table = table.assign(**{name: table[own]})
     return table
-
-
-def print_fits(fits: StudyFits, console: Console, written: list[str]) -> None:
-    """Exponents with intervals, hold-out errors, refusals and exclusions, for a person."""
-    for law in dict.fromkeys(fit.law for fit in fits.fits):
-        console.print(_exponents([fit for fit in fits.fits if fit.law == law]))
-    for fit in fits.fits:
-        for warning in fit.warnings:
-            console.print(f"[yellow]note[/yellow] {fit.law}, {escape(fit.label)}: {escape(warning)}", highlight=False)
-    for text in _refusals(fits.refusals):
-        console.print(f"[yellow]refused[/yellow] {escape(text)}", highlight=False)
-    for entry in fits.excluded:
-        console.print(f"[dim]left out[/dim] {escape(entry.name)}: {escape(entry.reason)}", highlight=False)
-    for uri in written:
-        console.print(f"wrote {escape(uri)}", soft_wrap=True, highlight=False)
-
-
-def _exponents(fits: list[Fit]) -> Table:
-    """One law: a row a subset, an exponent with its 90 % interval a column."""
-    names = [name for name in ("alpha", "beta", "a") if name in fits[0].parameters | fits[0].derived]
-    table = Table(title=f"{fits[0].law}: {fits[0].form}, in {fits[0].unit}", title_justify="left")
-    table.add_column("runs of")
-    for column in ("n", *names, "E", "R²", "held out"):
-        table.add_column(column, justify="right", no_wrap=column not in names)
-    for fit in fits:
-        exponents = [f"{_value(fit, name)}\n[dim]{_interval(fit, name)}[/dim]" for name in names]
-        e = f"{fit.parameters['E']:.3f}"
-        table.add_row(escape(fit.label), str(fit.n_runs), *exponents, e, f"{fit.r2_fit:.4f}", _holdout(fit))
-    return table
-
-
-def _value(fit: Fit, name: str) -> str:
-    return f"{(fit.parameters | fit.derived)[name]:.3f}"
-
-
-def _interval(fit: Fit, name: str) -> str:
-    found = fit.intervals.get(name)
-    return f"{found.low90:.3f} to {found.high90:.3f}" if found else "no interval"
-
-
-def _holdout(fit: Fit) -> str:
-    error = fit.holdout.mean_relative_error
-    return "none" if error is None else f"{100 * error:.2f} %\n[dim]on {len(fit.holdout.points)}[/dim]"
-
-
-def _refusals(refusals: list[Refusal]) -> list[str]:
-    """One line a refusal; subsets with too few runs share one line a law."""
-    lines = [f"{one.law}, {one.label}: {one.reason}" for one in refusals if one.kind != "too few runs"]
-    for law in dict.fromkeys(one.law for one in refusals):
-        few = [one for one in refusals if one.law == law and one.kind == "too few runs"]
-        if len(few) == 1:
-            lines.append(f"{law}, {few[0].label}: {few[0].reason}")
-        elif few:
-            most = max(few, key=lambda one: one.n_runs)
-            lines.append(f"{law}: {len(few)} subsets with too few runs; the largest is {most.label}: {most.reason}")
-    return lines
 
 
 def _supported(table: pd.DataFrame, n_column: str) -> list[str]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from vqscale import storage
 from vqscale.bench.table import CSV
 from vqscale.cli.console import make_console
-from vqscale.cli.fit import print_fits
+from vqscale.cli.fit_view import print_fits
 from vqscale.cli.report import make_report
 from vqscale.cli.throughput import measure_section, run_throughput
 from vqscale.cli.throughput_view import conclusions

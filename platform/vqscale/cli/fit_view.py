@@ -1,0 +1,204 @@
+"""Fits for people in a terminal: exponents, decisions, choices, comparisons, and what was refused or left out."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vqscale.laws import Exclusion, Fit, Refusal, StudyFits
+from vqscale.laws.record import ComparedPoint, Comparison, Estimate, Frontier, HoldOut, Interval, Isoflop, Selection
+from vqscale.study.trial import count
+
+T = TypeVar("T")
+
+MOST_NAMED = 3
+"""Runs that are left out for one reason and named one by one."""
+
+
+def print_fits(fits: StudyFits, console: Console, written: Sequence[str]) -> None:
+    """Everything that a person decides by; residuals, influence and variants are in `fits.json` and the report."""
+    for law in dict.fromkeys(fit.law for fit in fits.fits):
+        console.print(_exponents([fit for fit in fits.fits if fit.law == law]))
+    for fit in fits.fits:
+        for frontier in fit.frontiers:
+            _print_frontier(fit, frontier, console)
+    for selection in fits.selections:
+        console.print(_selection(selection))
+        console.print(escape(selection.words), highlight=False)
+    for comparison in fits.comparisons:
+        _print_comparison(comparison, console)
+    for line in _lines(fits):
+        console.print(line, highlight=False)
+    for uri in written:
+        console.print(f"wrote {escape(uri)}", soft_wrap=True, highlight=False)
+
+
+def _exponents(fits: Sequence[Fit]) -> Table:
+    """One law: a row a subset, an exponent with its 90 % interval a column."""
+    used = {power for term in fits[0].terms for power in term.powers.values()} | {"a"}
+    names = [name for name in fits[0].parameters | fits[0].derived if name in used]
+    table = _table(f"{fits[0].law}: {fits[0].form}, in {fits[0].unit}; 90 % intervals below the values")
+    table.add_column("runs of")
+    for column in (*names, "E", "held-out error"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for fit in fits:
+        values = fit.parameters | fit.derived
+        cells = [_with_interval(f"{values[name]:.3f}", fit.intervals.get(name)) for name in (*names, "E")]
+        subset = f"{escape(fit.label)}\n[dim]{fit.n_runs} runs, R² {fit.r2_fit:.4f}[/dim]"
+        table.add_row(subset, *cells, _holdout(fit.holdout))
+    return table
+
+
+def _with_interval(value: str, interval: Interval | None) -> str:
+    return f"{value}\n[dim]{_span(interval, '.3f')}[/dim]" if interval else value
+
+
+def _span(interval: Interval, digits: str) -> str:
+    """The 90 % interval, with no two dashes in a row."""
+    between = "-" if interval.low90 >= 0 else " to "
+    return f"{interval.low90:{digits}}{between}{interval.high90:{digits}}"
+
+
+def _holdout(holdout: HoldOut) -> str:
+    """The error of the law on the runs that it was not fitted to, and those of the baselines on the same runs."""
+    if holdout.mean_relative_error is None:
+        return "none"
+    lines = [f"{_percent(holdout.mean_relative_error)} on {len(holdout.points)} runs"]
+    lines += [f"[dim]{name} {_percent(error)}[/dim]" for name, error in holdout.baselines.items()]
+    return "\n".join(lines)
+
+
+def _print_frontier(fit: Fit, frontier: Frontier, console: Console) -> None:
+    """The exact count as a table of decisions; 6ND as one line beside it."""
+    exponents = f"N* ~ C^{_exponent(frontier.a)}, D* ~ C^{_exponent(frontier.b)}"
+    if frontier.cost == "6nd":
+        console.print(f"[dim]{escape(fit.label)}, with 6ND for C: {exponents}[/dim]", highlight=False)
+        return
+    table = _table(f"{escape(fit.label)} ({fit.law}): {exponents}")
+    for column in ("C (FLOPs)", "N*", "D*", "D*/N*", "L*", "N within 1 %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in frontier.optima:
+        budget = f"{one.flops:.4g}" + (f"\n[yellow]{one.beyond:.3g} x the data[/yellow]" if one.beyond > 1 else "")
+        counts = [_counted(estimate) for estimate in (one.parameters, one.tokens, one.tokens_per_parameter)]
+        span = f"{count(one.parameters_low)}-{count(one.parameters_high)}"
+        table.add_row(budget, *counts, _with_interval(f"{one.loss.value:.4f}", one.loss.interval), span)
+    console.print(table)
+    for reason, budgets in _by_reason((why, float(budget)) for budget, why in frontier.refused.items()):
+        text = f"no optimum at C = {', '.join(f'{budget:.4g}' for budget in budgets)}: {reason}"
+        console.print(f"[yellow]refused[/yellow] {escape(text)}", highlight=False)
+
+
+def _counted(estimate: Estimate) -> str:
+    shown, limits = count(estimate.value), estimate.interval
+    return f"{shown}\n[dim]{count(limits.low90)}-{count(limits.high90)}[/dim]" if limits else shown
+
+
+def _selection(selection: Selection) -> Table:
+    """Forms beside each other by held-out error; the chosen one is marked."""
+    table = _table(f"Choice among forms by held-out error: {escape(selection.label)}")
+    for column in ("law", "form"):
+        table.add_column(column)
+    for column in ("n", "held-out error"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in selection.candidates:
+        name = f"[bold]{one.law} (chosen)[/bold]" if one.law == selection.chosen else one.law
+        error = escape(one.reason or "") if one.held_out_error is None else _percent(one.held_out_error)
+        table.add_row(name, escape(one.form), str(one.n_runs), error)
+    return table
+
+
+def _print_comparison(comparison: Comparison, console: Console) -> None:
+    """What one architecture costs in units of the other, and their losses at equal budgets."""
+    title = f"{escape(comparison.label)} against {escape(comparison.base_label)}"
+    if comparison.reason:
+        console.print(f"[yellow]refused[/yellow] {title}: {escape(comparison.reason)}", highlight=False)
+        return
+    table = _table(f"{title}: how many times the budget it needs for the same loss")
+    for column in ("at equal", "budget", "loss", "its loss less the other's", "x the budget"):
+        table.add_column(column, justify="left" if column == "at equal" else "right", no_wrap=True)
+    for point in comparison.points:
+        beyond = f"\n[yellow]{point.beyond:.3g} x the data[/yellow]" if point.beyond > 1 else ""
+        table.add_row(
+            point.kind,
+            f"{point.budget:.4g} {point.unit}{beyond}",
+            f"{point.loss.value:.4f}\n[dim]{point.base_loss.value:.4f}[/dim]",
+            _with_interval(f"{point.difference.value:+.4f}", point.difference.interval),
+            _multiplier(point),
+        )
+    console.print(table)
+    for reason, points in _by_reason((point.reason, point) for point in comparison.points if point.reason):
+        budgets = ", ".join(f"{point.budget:.4g} {point.unit}" for point in points)
+        console.print(f"[yellow]refused[/yellow] {title} at {budgets}: {escape(reason)}", highlight=False)
+
+
+def _multiplier(point: ComparedPoint) -> str:
+    if point.multiplier is None:
+        return "refused"
+    return _with_interval(f"{point.multiplier.value:.3f}", point.multiplier.interval)
+
+
+def _lines(fits: StudyFits) -> Iterable[str]:
+    """Diagnostics, doubts, refusals and exclusions, a line each."""
+    for one in fits.isoflops:
+        yield f"[dim]{escape(_isoflop(one))}[/dim]"
+    for fit in fits.fits:
+        for warning in fit.warnings:
+            yield f"[yellow]note[/yellow] {fit.law}, {escape(fit.label)}: {escape(warning)}"
+        if fit.holdout.mean_relative_error is None:
+            yield f"[yellow]note[/yellow] {fit.law}, {escape(fit.label)}: {escape(fit.holdout.description)}"
+    for text in _refusals(fits.refusals):
+        yield f"[yellow]refused[/yellow] {escape(text)}"
+    for text in _exclusions(fits.excluded):
+        yield f"[dim]left out[/dim] {escape(text)}"
+
+
+def _isoflop(one: Isoflop) -> str:
+    """The parabolas of one subset, which are a diagnostic and no answer."""
+    placed = sum(row.reason is None for row in one.rows)
+    found = f"N* ~ C^{_exponent(one.a)}" if one.a else one.reason or "no exponent"
+    return f"parabolas (a diagnostic), {one.label}: optimum inside at {placed} of {len(one.rows)} budgets; {found}"
+
+
+def _refusals(refusals: Sequence[Refusal]) -> list[str]:
+    """One line a refusal; subsets with too few runs share one line a law."""
+    lines = [f"{one.law}, {one.label}: {one.reason}" for one in refusals if one.kind != "too few runs"]
+    for law in dict.fromkeys(one.law for one in refusals):
+        few = [one for one in refusals if one.law == law and one.kind == "too few runs"]
+        if len(few) == 1:
+            lines.append(f"{law}, {few[0].label}: {few[0].reason}")
+        elif few:
+            most = max(few, key=lambda one: one.n_runs)
+            lines.append(f"{law}: {len(few)} subsets with too few runs; the largest is {most.label}: {most.reason}")
+    return lines
+
+
+def _exclusions(excluded: Sequence[Exclusion]) -> Iterable[str]:
+    """Runs by the reason why they entered no fit; many runs with one reason share a line."""
+    for reason, names in _by_reason((one.reason, one.name) for one in excluded):
+        unique = list(dict.fromkeys(names))
+        more = f" and {len(unique) - MOST_NAMED} more" if len(unique) > MOST_NAMED else ""
+        yield f"{', '.join(unique[:MOST_NAMED])}{more}: {reason}"
+
+
+def _by_reason(pairs: Iterable[tuple[str, T]]) -> Iterable[tuple[str, list[T]]]:
+    """What shares a reason, together, in the order of first sight."""
+    groups: dict[str, list[T]] = {}
+    for reason, item in pairs:
+        groups.setdefault(reason, []).append(item)
+    return groups.items()
+
+
+def _exponent(estimate: Estimate) -> str:
+    shown = f"{estimate.value:.3f}"
+    return shown + (f" ({_span(estimate.interval, '.3f')})" if estimate.interval else "")
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{100 * share:.2f} %"
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
