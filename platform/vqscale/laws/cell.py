@@ -2,29 +2,43 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from vqscale.laws.bootstrap import MINIMUM_DISTINCT, Draws, bootstrap, distinct_values, interval
-from vqscale.laws.fit import DELTA, FitStatus, Minimum, make_problem, solve
-from vqscale.laws.forms import Array, Law, predict
+from vqscale.laws.bootstrap import KEPT, MINIMUM_DISTINCT, Draws, bootstrap, distinct_values, interval
+from vqscale.laws.curves import curves
+from vqscale.laws.fit import FitStatus, Minimum, disagreement, solve
+from vqscale.laws.forms import Array, Law
 from vqscale.laws.holdout import hold_out, points, r_squared
-from vqscale.laws.record import Convention, Curve, CurvePoint, Fit, Interval, Method, Refusal, RefusalKind, Where
-from vqscale.laws.select import frontier, names_of
+from vqscale.laws.problem import Objective, make_problem
+from vqscale.laws.record import Convention, Fit, Interval, Refusal, RefusalKind, Where
+from vqscale.laws.select import frontier, groups_of, names_of
 
 UNITS = {"loss": "nats a token", "bpb": "bits a byte"}
-CURVE_POINTS = 36
-"""Within the data."""
-MOST_CURVES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is asked of every fit: `bootstrap` refits drawn with `seed`, the objective, and what counts as N and C."""
+
+    bootstrap: int = 200
+    seed: int = 0
+    objective: Objective = field(default_factory=Objective)
+    convention: Convention = field(default_factory=Convention)
+    hold_out_from: float | None = None
+    """Training FLOPs from which runs are never fitted, only predicted; None: all are fitted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """The runs of one fit: `x` [R, A], `losses` [R], and `order` [R], by which the hold-out calls a run large."""
+    """The runs of one subset, row by row: `x` [R, A], `losses` [R], and `order` [R], by which a run is called large.
+
+    `held` [R]: runs that the fit must not contain, because the study holds them out.
+    """
 
     law: Law
     where: Where
@@ -32,180 +46,209 @@ class Cell:
     metric: str
     selection: str
     names: list[str]
+    groups: list[str] | None
+    """Which run each row belongs to; None: each its own."""
     x: Array
     losses: Array
+    flops: Array | None
     order: Array
     order_name: str
+    held: NDArray[np.bool_]
+
+    def take(self, rows_R: NDArray[np.bool_]) -> "Cell":
+        """The same subset with some of its rows."""
+        kept = np.flatnonzero(rows_R).tolist()
+        return replace(
+            self,
+            names=[self.names[row] for row in kept],
+            groups=None if self.groups is None else [self.groups[row] for row in kept],
+            x=self.x[rows_R],
+            losses=self.losses[rows_R],
+            flops=None if self.flops is None else self.flops[rows_R],
+            order=self.order[rows_R],
+            held=self.held[rows_R],
+        )
+
+    @property
+    def fitted(self) -> "Cell":
+        return self.take(~self.held)
 
 
-def make_cell(law: Law, where: Where, label: str, runs: pd.DataFrame, metric: str) -> Cell:
+def make_cell(
+    law: Law, where: Where, label: str, runs: pd.DataFrame, metric: str, hold_out_from: float | None = None
+) -> Cell:
     chosen = frontier(runs, law.axes[0], metric) if law.frontier else runs
-    selection = "all finished runs of the subset"
-    if law.frontier:
-        selection = f"compute-efficient frontier: the {len(chosen)} of {len(runs)} runs that no cheaper run beats"
     x_RA: Array = chosen[list(law.axes)].to_numpy(dtype=np.float64)
-    order_R, order_name = _order(law, chosen, x_RA)
+    flops = _flops(chosen)
+    order_R, order_name = _order(law, flops, x_RA)
+    held_R = np.zeros(len(chosen), dtype=bool)
+    if hold_out_from is not None:
+        assert flops is not None
+        held_R = flops >= hold_out_from
     return Cell(
         law=law,
         where=where,
         label=label,
         metric=metric,
-        selection=selection,
+        selection=_selection(law, len(runs), len(chosen), int(held_R.sum()), hold_out_from),
         names=names_of(chosen),
+        groups=groups_of(chosen),
         x=x_RA,
         losses=chosen[metric].to_numpy(dtype=np.float64),
+        flops=flops,
         order=order_R,
         order_name=order_name,
+        held=held_R,
     )
 
 
-def fit_cell(cell: Cell, *, digest: str, refits: int, seed: int) -> Fit | Refusal:
-    """`digest` identifies the table, `refits` and `seed` are those of the bootstrap."""
-    reason = _too_small(cell)
+def fit_cell(cell: Cell, settings: Settings, *, digest: str) -> Fit | Refusal:
+    """`digest` identifies the table."""
+    fitted = cell.fitted
+    reason = too_small(cell.law, fitted.x)
     if reason:
-        return _refusal(cell, "too few runs", reason)
-    problem = make_problem(cell.x, cell.losses)
+        return _refusal(cell, "too few runs", reason + _without(cell))
+    problem = make_problem(cell.law, fitted.x, fitted.losses, settings.objective)
     minimum = solve(problem)
     if minimum.status is not FitStatus.CONVERGED:
         return _refusal(cell, "not supported", f"{minimum.status}: {minimum.reason}")
-    draws = bootstrap(problem, minimum, refits, seed)
-    return _record(cell, minimum, draws, digest, seed)
+    draws = bootstrap(problem, minimum, fitted.x, settings.bootstrap, settings.seed, fitted.groups)
+    return _record(cell, minimum, draws, settings, digest)
 
 
-def _order(law: Law, runs: pd.DataFrame, x_RA: Array) -> tuple[Array, str]:
-    """Large on the law's axis, or in training FLOPs where the law has two axes and the table has them."""
-    if len(law.axes) == 1:
-        return x_RA[:, 0], law.letters[0]
-    if "flops" in runs and runs["flops"].notna().all():
-        return runs["flops"].to_numpy(dtype=np.float64), "training FLOPs C"
-    return x_RA.prod(axis=1), "product N D"
-
-
-def _too_small(cell: Cell) -> str:
-    law = cell.law
-    if len(cell.losses) < law.minimum_runs:
-        return f"{len(cell.losses)} usable runs; {law.form} needs at least {law.minimum_runs}"
-    for letter, distinct in zip(law.letters, distinct_values(cell.x), strict=True):
+def too_small(law: Law, x_RA: Array) -> str:
+    """Why these runs cannot determine the law, whatever their losses; empty where they may."""
+    if len(x_RA) < law.minimum_runs:
+        return f"{len(x_RA)} usable runs; {law.form} needs at least {law.minimum_runs}"
+    for letter, distinct in zip(law.letters, distinct_values(x_RA), strict=True):
         if distinct < MINIMUM_DISTINCT:
             return f"{distinct} distinct values of {letter}; the law needs at least {MINIMUM_DISTINCT}"
     return ""
 
 
+def derived(law: Law, parameters: Array) -> dict[str, Array]:
+    """Exponents of the best division of a budget, N* ~ C^a and D* ~ C^b for C proportional to N D.
+
+    arXiv 2203.15556, equation 4. It needs two terms, one in N alone and one in D alone, and none that mixes them
+    with D; a term in N and another axis keeps it, as it only scales the term in N. `parameters`: [..., P].
+    """
+    if not law.in_size_and_tokens:
+        return {}
+    place = law.parameters.index
+    alpha, beta = parameters[..., place(_power(law, "N"))], parameters[..., place(_power(law, "D"))]
+    return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}
+
+
+def _power(law: Law, letter: str) -> str:
+    return next(term.powers[letter] for term in law.terms if letter in term.powers)
+
+
+def _flops(runs: pd.DataFrame) -> Array | None:
+    if "flops" not in runs or not runs["flops"].notna().all():
+        return None
+    return runs["flops"].to_numpy(dtype=np.float64)
+
+
+def _order(law: Law, flops_R: Array | None, x_RA: Array) -> tuple[Array, str]:
+    """Large on the law's axis, or in training FLOPs where the law has more axes and the table has them."""
+    if len(law.axes) == 1:
+        return x_RA[:, 0], law.letters[0]
+    if flops_R is not None:
+        return flops_R, "training FLOPs C"
+    return x_RA[:, [law.letters.index("N"), law.letters.index("D")]].prod(axis=1), "product N D"
+
+
+def _selection(law: Law, runs: int, chosen: int, held: int, hold_out_from: float | None) -> str:
+    words = "all finished runs of the subset"
+    if law.frontier:
+        words = f"compute-efficient frontier: the {chosen} of {runs} runs that no cheaper run beats"
+    if hold_out_from is not None:
+        words += f"; {held} of them, from {hold_out_from:.4g} training FLOPs on, are held out by the study's design"
+    return words
+
+
+def _without(cell: Cell) -> str:
+    held = int(cell.held.sum())
+    return f" ({held} more are held out by the study's design)" if held else ""
+
+
 def _refusal(cell: Cell, kind: RefusalKind, reason: str) -> Refusal:
     return Refusal(
-        law=cell.law.name, where=cell.where, label=cell.label, n_runs=len(cell.losses), kind=kind, reason=reason
+        law=cell.law.name,
+        where=cell.where,
+        label=cell.label,
+        n_runs=int(np.sum(~cell.held)),
+        kind=kind,
+        reason=reason,
     )
 
 
-def _record(cell: Cell, minimum: Minimum, draws: Draws, digest: str, seed: int) -> Fit:
-    law, values = cell.law, minimum.parameters
-    fitted = points(cell.names, cell.x, cell.losses, values)
-    held = hold_out(law, cell.names, cell.x, cell.losses, cell.order, cell.order_name)
-    refits = len(draws.parameters)
-    r2_fit = r_squared(cell.losses, np.array([point.predicted for point in fitted]))
-    settings = [law.name, cell.where, digest, cell.metric, list(law.axes), DELTA, refits, seed]
+def _record(cell: Cell, minimum: Minimum, draws: Draws, settings: Settings, digest: str) -> Fit:
+    law, values, fitted = cell.law, minimum.parameters, cell.fitted
+    measured = points(law, fitted.names, fitted.x, fitted.losses, values)
+    held = hold_out(cell, settings.objective)
+    r2_fit = r_squared(fitted.losses, np.array([point.predicted for point in measured]))
     return Fit(
-        id=hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12],
+        id=_id(cell, settings, digest),
         law=law.name,
         form=law.form,
-        terms=law.terms,
+        terms=list(law.terms),
         where=cell.where,
         label=cell.label,
-        convention=Convention(),
+        convention=settings.convention,
         axes=list(law.axes),
         letters=list(law.letters),
         metric=cell.metric,
         unit=UNITS.get(cell.metric, cell.metric),
         parameters=dict(zip(law.parameters, values.tolist(), strict=True)),
-        derived=_derived(law, values),
+        derived={name: float(value) for name, value in derived(law, values).items()},
         intervals=_intervals(law, draws),
         status=minimum.status.value,
         objective=minimum.objective,
-        method=_method(minimum),
-        n_runs=len(cell.losses),
-        points=fitted,
-        curves=_curves(cell, values, draws),
+        method=minimum.method,
+        n_runs=len(fitted.losses),
+        points=measured,
+        curves=curves(law, fitted.x, values, draws.parameters),
         r2_fit=1.0 if r2_fit is None else r2_fit,
         r2_holdout=held.r2,
         holdout=held,
-        bootstrap=refits,
-        bootstrap_seed=seed,
+        bootstrap=len(draws),
+        bootstrap_seed=settings.seed,
         bootstrap_on_bound=draws.on_bound,
+        draws=draws.parameters[:KEPT].tolist(),
         selection=cell.selection,
-        warnings=_warnings(cell, draws),
+        warnings=_warnings(fitted, minimum, draws, settings),
         data_hash=digest,
         versions={package: version(package) for package in ("vqscale", "numpy", "scipy")},
     )
 
 
-def _method(minimum: Minimum) -> Method:
-    return Method(
-        solver="L-BFGS-B from every start, the best polished by trust-region Newton steps",
-        objective="sum of Huber losses of log residuals",
-        residual="log",
-        delta=DELTA,
-        starts=minimum.starts,
-        starts_agreeing=minimum.starts_agreeing,
-        tolerance=1e-15,
-        decrease_in_reach=minimum.decrease,
-        condition=minimum.condition,
-        cross_check=None,
-    )
-
-
-def _derived(law: Law, values_P: Array) -> dict[str, float]:
-    """Exponents of the compute-optimal allocation, arXiv 2203.15556 equation 4, for C proportional to N D."""
-    if law.name != "chinchilla":
-        return {}
-    alpha, beta = float(values_P[2]), float(values_P[4])
-    return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}
+def _id(cell: Cell, settings: Settings, digest: str) -> str:
+    objective = [settings.objective.delta, settings.objective.residual]
+    held = [settings.hold_out_from, settings.bootstrap, settings.seed]
+    identity = [cell.law.name, cell.where, digest, cell.metric, list(cell.law.axes), *objective, *held]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
 def _intervals(law: Law, draws: Draws) -> dict[str, Interval]:
-    if not len(draws.parameters):
+    if not len(draws):
         return {}
-    found = {name: interval(draws.parameters[:, index]) for index, name in enumerate(law.parameters)}
-    derived = [_derived(law, draw) for draw in draws.parameters]
-    return found | {name: interval(np.array([values[name] for values in derived])) for name in derived[0]}
+    found = dict(zip(law.parameters, draws.parameters.T, strict=True)) | derived(law, draws.parameters)
+    return {name: interval(values) for name, values in found.items()}
 
 
-def _curves(cell: Cell, values: Array, draws: Draws) -> list[Curve]:
-    """The law along its first axis, from the smallest run to ten times the largest."""
-    first = cell.x[:, 0]
-    inside = np.geomspace(first.min(), first.max(), CURVE_POINTS)
-    beyond = np.geomspace(first.max(), 10 * first.max(), CURVE_POINTS // 3)
-    x_X = np.concatenate([inside, beyond[1:]])
-    return [_curve(x_X, fixed, values, draws) for fixed in _fixed_values(cell)]
-
-
-def _fixed_values(cell: Cell) -> Iterable[dict[str, float]]:
-    if len(cell.law.axes) == 1:
-        return [{}]
-    distinct = np.unique(cell.x[:, 1])
-    chosen = np.unique(np.linspace(0, len(distinct) - 1, min(MOST_CURVES, len(distinct))).round().astype(int))
-    return [{cell.law.axes[1]: float(distinct[index])} for index in chosen]
-
-
-def _curve(x_X: Array, fixed: dict[str, float], values: Array, draws: Draws) -> Curve:
-    x_XA = np.stack([x_X, *(np.full_like(x_X, value) for value in fixed.values())], axis=1)
-    loss_X = predict(values.tolist(), x_XA).tolist()
-    low_X: list[float | None] = [None] * len(x_X)
-    high_X: list[float | None] = [None] * len(x_X)
-    if len(draws.parameters):
-        refits_BX = np.stack([predict(draw.tolist(), x_XA) for draw in draws.parameters])
-        low_X, high_X = (np.percentile(refits_BX, level, axis=0).tolist() for level in (5, 95))
-    rows = zip(x_X.tolist(), loss_X, low_X, high_X, strict=True)
-    return Curve(fixed=fixed, points=[CurvePoint(x=x, loss=y, low90=low, high90=high) for x, y, low, high in rows])
-
-
-def _warnings(cell: Cell, draws: Draws) -> list[str]:
+def _warnings(fitted: Cell, minimum: Minimum, draws: Draws, settings: Settings) -> list[str]:
     found = []
-    parameters, refits = len(cell.law.parameters), len(draws.parameters)
-    if len(cell.losses) < 2 * parameters:
-        found.append(f"{len(cell.losses)} runs for {parameters} parameters: the intervals are rough")
+    parameters, refits = len(fitted.law.parameters), len(draws)
+    if len(fitted.losses) < 2 * parameters:
+        found.append(f"{len(fitted.losses)} runs for {parameters} parameters: the intervals are rough")
     if draws.on_bound > 0.05 * refits:
         found.append(
             f"{draws.on_bound} of {refits} refits ended on a bound of the search: the true uncertainty is larger "
             "than the intervals say"
         )
+    if refits < settings.bootstrap:
+        found.append(f"only {refits} of {settings.bootstrap} resamples determine the law: the intervals are rough")
+    if difference := disagreement(minimum.method):
+        found.append(difference)
     return found

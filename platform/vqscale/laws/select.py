@@ -27,8 +27,18 @@ def names_of(table: pd.DataFrame) -> list[str]:
     return [f"row {index}" for index in table.index]
 
 
-def usable(table: pd.DataFrame, law: Law, metric: str) -> tuple[pd.DataFrame, list[Exclusion]]:
-    """The finished runs on which the law is defined, and the others with their reasons.
+def groups_of(table: pd.DataFrame) -> list[str] | None:
+    """Which run each row belongs to, where a run has several rows; None where each row is its own."""
+    for column in ("run", "trial_id"):
+        if column in table and table[column].notna().all() and table[column].duplicated().any():
+            return [str(value) for value in table[column]]
+    return None
+
+
+def usable(
+    table: pd.DataFrame, law: Law, metric: str, needed: Sequence[str] = ()
+) -> tuple[pd.DataFrame, list[Exclusion]]:
+    """The finished runs on which the law is defined and that have what is `needed`, and the others with reasons.
 
     Only `finished` runs count: a stopped run has not reached the end of its learning-rate schedule. A quadratic
     baseline has no codebook: it is no point of a law in S, and no exclusion either.
@@ -38,7 +48,7 @@ def usable(table: pd.DataFrame, law: Law, metric: str) -> tuple[pd.DataFrame, li
     for index, (name, (_, row)) in enumerate(zip(names_of(table), table.iterrows(), strict=True)):
         if "codebook_size" in law.axes and _missing(row["codebook_size"]):
             continue
-        reason = _unusable(row, [metric, *law.axes])
+        reason = _unusable(row, [metric, *law.axes, *needed])
         if reason:
             status = "status" in row and row["status"] != "finished"
             excluded.append(Exclusion(name=name, law=None if status else law.name, reason=reason))

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from vqscale.laws import StudyFits
-from vqscale.laws.fit import AGREE_SHARE, DELTA
+from vqscale.laws.fit import AGREE_SHARE
+from vqscale.laws.record import Method
 from vqscale.report.style import count, present
 
 _UNKNOWN = "not in the table"
@@ -34,10 +35,7 @@ def checklist(table: pd.DataFrame, fits: StudyFits, study: Mapping[str, Any]) ->
         ("Devices", f"{_values(table, 'device')}; workers {_values(table, 'workers')}"),
         ("Which checkpoints", "the last of every finished run: the learning-rate schedule ends at its horizon"),
         ("Excluded", f"{len(fits.excluded)} runs, listed above with reasons"),
-        (
-            "Objective",
-            f"sum of Huber losses of log residuals, delta {DELTA:g}; log-sum-exp form with analytic gradient",
-        ),
+        ("Objective", _joined({_objective(fit.method) for fit in fits.fits}) or "no law was fitted"),
         ("Optimiser", _optimiser(fits)),
         ("Uncertainty", _uncertainty(fits)),
         ("Hold-out", "fit on the smaller runs, predict the largest; chosen as the hold-out table says"),
@@ -47,12 +45,16 @@ def checklist(table: pd.DataFrame, fits: StudyFits, study: Mapping[str, Any]) ->
     ]
 
 
+def _objective(method: Method) -> str:
+    return method.objective if method.delta is None else f"{method.objective}, delta {method.delta:g}"
+
+
 def _optimiser(fits: StudyFits) -> str:
     if not fits.fits:
         return "no law was fitted"
     worst = min((fit.method for fit in fits.fits), key=lambda method: method.starts_agreeing / method.starts)
     return (
-        "L-BFGS-B from a grid of exponents on the objective over delta², then trust-region Newton steps; "
+        f"{worst.solver}; cross-checked by {worst.cross_check.solver if worst.cross_check else 'nothing'}; "
         f"accepted by the decrease still in reach, not by the optimiser's word. At least {worst.starts_agreeing} of "
         f"{worst.starts} starts agree in every fit ({AGREE_SHARE:.0%} required)"
     )

@@ -14,7 +14,20 @@ from vqscale.study.frozen import Frozen
 from vqscale.study.recipe import Recipe
 from vqscale.study.trial import TrainConfig
 
-LawName = Literal["power_n", "power_d", "power_c", "codebook", "chinchilla"]
+LawName = Literal[
+    "power_n",
+    "power_d",
+    "power_c",
+    "codebook",
+    "chinchilla",
+    "chinchilla_tied",
+    "codebook_additive",
+    "codebook_capacity",
+    "context_additive",
+    "context_capacity",
+    "joint_additive",
+    "joint_capacity",
+]
 SWEPT_SECTIONS = ("model", "train", "data")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
