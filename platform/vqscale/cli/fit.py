@@ -65,10 +65,12 @@ def rename(table: pd.DataFrame, pairs: list[str]) -> pd.DataFrame:
 
 
 def _supported(table: pd.DataFrame, n_column: str) -> list[str]:
-    """The laws whose axes a table from elsewhere has; power_n where it has none, to be refused by name."""
+    """The laws whose axes a table from elsewhere has, but for those on request; power_n where it has none, to be
+    refused by name."""
     axes = {
         name: [n_column if axis == "parameters_non_embedding" else axis for axis in law.axes]
         for name, law in LAWS.items()
+        if not law.on_request
     }
     return [name for name, needed in axes.items() if set(needed) <= set(table.columns)] or ["power_n"]
 

@@ -64,6 +64,8 @@ class Law:
     """Why the form might hold, with its source."""
     frontier: bool = False
     """Only runs that no cheaper run beats are fitted."""
+    on_request: bool = False
+    """Fitted only where it is named: a refinement of another law, or one of several candidates."""
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
@@ -102,9 +104,7 @@ _A = {"N": "alpha"}
 _B = {"D": "beta"}
 
 
-def _law(
-    name: str, terms: tuple[Term, ...], *, cell: tuple[str, ...], limits: str, why: str, frontier: bool = False
-) -> Law:
+def _law(name: str, terms: tuple[Term, ...], *, cell: tuple[str, ...], limits: str, why: str, **options: bool) -> Law:
     letters = tuple(dict.fromkeys(letter for term in terms for letter in term.powers))
     common: tuple[str, ...] = COMMON_CELL
     if "T" in letters:
@@ -118,7 +118,7 @@ def _law(
         cell=(*common, *cell),
         limits=limits,
         why=why,
-        frontier=frontier,
+        **options,
     )
 
 
@@ -163,6 +163,7 @@ _NAMED = (
         "chinchilla_tied",
         _terms(A=_A, B={"D": "alpha"}),
         cell=("codebook_size", "context"),
+        on_request=True,
         limits="As chinchilla. N*(C) and D*(C) both grow as the square root of C for C proportional to N D.",
         why="Gadre et al. 2024 (arXiv 2403.08540): one exponent less, for few runs; D = M N turns it into their form.",
     ),
@@ -170,6 +171,7 @@ _NAMED = (
         "codebook_additive",
         _terms(A=_A, B=_B, G={"S": "gamma"}),
         cell=("context",),
+        on_request=True,
         limits="S to infinity: the Chinchilla law of un-quantised keys. N and D to infinity: E + G S^-gamma; no size "
         "makes up for a coarse codebook.",
         why="Quantisation blurs the keys by an error that falls as a power of S (Zador 1982), and the blur costs every "
@@ -179,6 +181,7 @@ _NAMED = (
         "codebook_capacity",
         _terms(A=_A, B=_B, G={"N": "alpha", "S": "gamma"}),
         cell=("context",),
+        on_request=True,
         limits="S to infinity: the Chinchilla law of un-quantised keys. N to infinity: the codebook costs nothing.",
         why="A N^-alpha (1 + g S^-gamma) with g = G / A: a coarse codebook makes a model act as a smaller one, so that "
         "size makes up for it.",
@@ -187,6 +190,7 @@ _NAMED = (
         "context_additive",
         _terms(A=_A, B=_B, H={"T": "tau"}),
         cell=("codebook_size",),
+        on_request=True,
         limits="T to infinity: the Chinchilla law of unlimited context. N and D to infinity: E + H T^-tau; no size "
         "makes up for tokens that the model cannot see.",
         why="Loss falls with position t as a power; for an exponent tau < 1 so does its mean over 1..T.",
@@ -195,6 +199,7 @@ _NAMED = (
         "context_capacity",
         _terms(A=_A, B=_B, H={"N": "alpha", "T": "tau"}),
         cell=("codebook_size",),
+        on_request=True,
         limits="T to infinity: the Chinchilla law of unlimited context. N to infinity: a short context costs nothing.",
         why="A N^-alpha (1 + h T^-tau) with h = H / A: a small model must read from the context what a large one "
         "keeps in its weights.",
@@ -203,6 +208,7 @@ _NAMED = (
         "joint_additive",
         _terms(A=_A, B=_B, G={"S": "gamma"}, H={"T": "tau"}),
         cell=(),
+        on_request=True,
         limits="S to infinity: context_additive; T to infinity: codebook_additive; both: the Chinchilla law of "
         "un-quantised keys and unlimited context.",
         why="The smooth form of a bottleneck: usable context is the smaller of T and what S codes can tell apart, "
@@ -212,6 +218,7 @@ _NAMED = (
         "joint_capacity",
         _terms(A=_A, B=_B, G={"N": "alpha", "S": "gamma"}, H={"T": "tau"}),
         cell=(),
+        on_request=True,
         limits="S to infinity: context_additive; T to infinity: codebook_capacity. N to infinity: the codebook costs "
         "nothing, the missing context still does.",
         why="Coarse keys are a loss of capacity, which size makes up for; unseen tokens are missing information, which "
