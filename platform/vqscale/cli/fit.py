@@ -7,6 +7,7 @@ import typer
 
 from vqscale.cli.console import make_console
 from vqscale.cli.fit_view import print_fits
+from vqscale.cli.mirror import mirror
 from vqscale.errors import FitError
 from vqscale.laws import LAWS, StudyFits, fit_study, write_fits
 from vqscale.report import write_law_figures
@@ -44,6 +45,7 @@ def fit(
         seed=seed,
     )
     written = [*write_fits(fits, place.folder), *write_law_figures(fits.fits, place.folder)]
+    mirror(place, written, fits, make_console(stderr=as_json))
     if as_json:
         typer.echo(fits.model_dump_json(indent=2))
     else:

@@ -1,6 +1,6 @@
 """Fits for people in a terminal: exponents, decisions, choices, comparisons, and what was refused or left out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from rich import box
@@ -40,34 +40,47 @@ def _exponents(fits: Sequence[Fit]) -> Table:
     """One law: a row a subset, an exponent with its 90 % interval a column."""
     used = {power for term in fits[0].terms for power in term.powers.values()} | {"a"}
     names = [name for name in fits[0].parameters | fits[0].derived if name in used]
-    table = _table(f"{fits[0].law}: {fits[0].form}, in {fits[0].unit}; 90 % intervals below the values")
+    table = plain_table(f"{fits[0].law}: {fits[0].form}, in {fits[0].unit}; 90 % intervals below the values")
     table.add_column("runs of")
     for column in (*names, "E", "held-out error"):
         table.add_column(column, justify="right", no_wrap=True)
     for fit in fits:
         values = fit.parameters | fit.derived
-        cells = [_with_interval(f"{values[name]:.3f}", fit.intervals.get(name)) for name in (*names, "E")]
+        cells = [
+            with_interval(Estimate(value=values[name], interval=fit.intervals.get(name)), _three)
+            for name in (*names, "E")
+        ]
         subset = f"{escape(fit.label)}\n[dim]{fit.n_runs} runs, R² {fit.r2_fit:.4f}[/dim]"
         table.add_row(subset, *cells, _holdout(fit.holdout))
     return table
 
 
-def _with_interval(value: str, interval: Interval | None) -> str:
-    return f"{value}\n[dim]{_span(interval, '.3f')}[/dim]" if interval else value
+def with_interval(estimate: Estimate, show: Callable[[float], str]) -> str:
+    """A value, and its 90 % interval on the line below."""
+    limits = estimate.interval
+    return f"{show(estimate.value)}\n[dim]{_span(limits, show)}[/dim]" if limits else show(estimate.value)
 
 
-def _span(interval: Interval, digits: str) -> str:
+def _span(interval: Interval, show: Callable[[float], str]) -> str:
     """The 90 % interval, with no two dashes in a row."""
     between = "-" if interval.low90 >= 0 else " to "
-    return f"{interval.low90:{digits}}{between}{interval.high90:{digits}}"
+    return f"{show(interval.low90)}{between}{show(interval.high90)}"
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _four(value: float) -> str:
+    return f"{value:.4f}"
 
 
 def _holdout(holdout: HoldOut) -> str:
     """The error of the law on the runs that it was not fitted to, and those of the baselines on the same runs."""
     if holdout.mean_relative_error is None:
         return "none"
-    lines = [f"{_percent(holdout.mean_relative_error)} on {len(holdout.points)} runs"]
-    lines += [f"[dim]{name} {_percent(error)}[/dim]" for name, error in holdout.baselines.items()]
+    lines = [f"{percent(holdout.mean_relative_error)} on {len(holdout.points)} runs"]
+    lines += [f"[dim]{name} {percent(error)}[/dim]" for name, error in holdout.baselines.items()]
     return "\n".join(lines)
 
 
@@ -77,35 +90,30 @@ def _print_frontier(fit: Fit, frontier: Frontier, console: Console) -> None:
     if frontier.cost == "6nd":
         console.print(f"[dim]{escape(fit.label)}, with 6ND for C: {exponents}[/dim]", highlight=False)
         return
-    table = _table(f"{escape(fit.label)} ({fit.law}): {exponents}")
+    table = plain_table(f"{escape(fit.label)} ({fit.law}): {exponents}")
     for column in ("C (FLOPs)", "N*", "D*", "D*/N*", "L*", "N within 1 %"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in frontier.optima:
         budget = f"{one.flops:.4g}" + (f"\n[yellow]{one.beyond:.3g} x the data[/yellow]" if one.beyond > 1 else "")
-        counts = [_counted(estimate) for estimate in (one.parameters, one.tokens, one.tokens_per_parameter)]
+        counts = [with_interval(each, count) for each in (one.parameters, one.tokens, one.tokens_per_parameter)]
         span = f"{count(one.parameters_low)}-{count(one.parameters_high)}"
-        table.add_row(budget, *counts, _with_interval(f"{one.loss.value:.4f}", one.loss.interval), span)
+        table.add_row(budget, *counts, with_interval(one.loss, _four), span)
     console.print(table)
     for reason, budgets in _by_reason((why, float(budget)) for budget, why in frontier.refused.items()):
         text = f"no optimum at C = {', '.join(f'{budget:.4g}' for budget in budgets)}: {reason}"
         console.print(f"[yellow]refused[/yellow] {escape(text)}", highlight=False)
 
 
-def _counted(estimate: Estimate) -> str:
-    shown, limits = count(estimate.value), estimate.interval
-    return f"{shown}\n[dim]{count(limits.low90)}-{count(limits.high90)}[/dim]" if limits else shown
-
-
 def _selection(selection: Selection) -> Table:
     """Forms beside each other by held-out error; the chosen one is marked."""
-    table = _table(f"Choice among forms by held-out error: {escape(selection.label)}")
+    table = plain_table(f"Choice among forms by held-out error: {escape(selection.label)}")
     for column in ("law", "form"):
         table.add_column(column)
     for column in ("n", "held-out error"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in selection.candidates:
         name = f"[bold]{one.law} (chosen)[/bold]" if one.law == selection.chosen else one.law
-        error = escape(one.reason or "") if one.held_out_error is None else _percent(one.held_out_error)
+        error = escape(one.reason or "") if one.held_out_error is None else percent(one.held_out_error)
         table.add_row(name, escape(one.form), str(one.n_runs), error)
     return table
 
@@ -116,7 +124,7 @@ def _print_comparison(comparison: Comparison, console: Console) -> None:
     if comparison.reason:
         console.print(f"[yellow]refused[/yellow] {title}: {escape(comparison.reason)}", highlight=False)
         return
-    table = _table(f"{title}: how many times the budget it needs for the same loss")
+    table = plain_table(f"{title}: how many times the budget it needs for the same loss")
     for column in ("at equal", "budget", "loss", "its loss less the other's", "x the budget"):
         table.add_column(column, justify="left" if column == "at equal" else "right", no_wrap=True)
     for point in comparison.points:
@@ -125,7 +133,7 @@ def _print_comparison(comparison: Comparison, console: Console) -> None:
             point.kind,
             f"{point.budget:.4g} {point.unit}{beyond}",
             f"{point.loss.value:.4f}\n[dim]{point.base_loss.value:.4f}[/dim]",
-            _with_interval(f"{point.difference.value:+.4f}", point.difference.interval),
+            with_interval(point.difference, lambda value: f"{value:+.4f}"),
             _multiplier(point),
         )
     console.print(table)
@@ -135,9 +143,7 @@ def _print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def _multiplier(point: ComparedPoint) -> str:
-    if point.multiplier is None:
-        return "refused"
-    return _with_interval(f"{point.multiplier.value:.3f}", point.multiplier.interval)
+    return "refused" if point.multiplier is None else with_interval(point.multiplier, _three)
 
 
 def _lines(fits: StudyFits) -> Iterable[str]:
@@ -192,13 +198,13 @@ def _by_reason(pairs: Iterable[tuple[str, T]]) -> Iterable[tuple[str, list[T]]]:
 
 
 def _exponent(estimate: Estimate) -> str:
-    shown = f"{estimate.value:.3f}"
-    return shown + (f" ({_span(estimate.interval, '.3f')})" if estimate.interval else "")
+    limits = estimate.interval
+    return _three(estimate.value) + (f" ({_span(limits, _three)})" if limits else "")
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
     return "none" if share is None else f"{100 * share:.2f} %"
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)

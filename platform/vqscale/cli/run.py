@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from vqscale import storage
-from vqscale.bench.table import CSV
 from vqscale.cli.console import make_console
 from vqscale.cli.fit_view import print_fits
+from vqscale.cli.mirror import log_files
 from vqscale.cli.report import make_report
 from vqscale.cli.throughput import measure_section, run_throughput
 from vqscale.cli.throughput_view import conclusions
@@ -27,8 +27,6 @@ from vqscale.study.trial import count
 from vqscale.sweep.progress import duration, last_line
 from vqscale.sweep.run import StudyResults
 from vqscale.sweep.run import run as run_study
-
-ARTIFACTS = ("results.parquet", "results.csv", "fits.json", "fits.csv", "references.json", CSV, "report.html")
 
 
 def run(
@@ -60,7 +58,7 @@ def run(
     if spec.throughput is not None:
         for sentence in conclusions(measure_section(spec, outcome.tracker)):
             console.print(sentence, markup=False, highlight=False)
-    record(outcome, make_report(locate(spec.folder, None)), console)
+    record(outcome, make_report(locate(spec.folder, None)), fits, console)
     print_places(spec, console)
     print_time(outcome, time.monotonic() - started, console)
     if as_json:
@@ -96,14 +94,11 @@ def analyse(study: Study, results: list[Result]) -> StudyFits:
     return fits
 
 
-def record(outcome: StudyResults, figures: list[str], console: Console) -> None:
+def record(outcome: StudyResults, written: list[str], fits: StudyFits, console: Console) -> None:
     """The study's files as artifacts of its MLflow run. By now the work is done: a silent store is said, not raised."""
-    folder, tracker = outcome.study.folder, outcome.tracker
-    names = {*ARTIFACTS, *(uri.removeprefix(folder + "/") for uri in figures)}
     try:
-        parent = tracker.study_run()
-        tracker.log_folder(parent, folder, sorted(names))
-        tracker.end(parent, "FAILED" if outcome.failed else "FINISHED")
+        parent = log_files(outcome.tracker, outcome.study.folder, written, fits)
+        outcome.tracker.end(parent, "FAILED" if outcome.failed else "FINISHED")
     except TrackingError as error:
         console.print(f"[yellow]MLflow lacks this study's files: {escape(str(error))}[/yellow]")
 

@@ -64,7 +64,7 @@ class Answer:
         return [planned for step in self.steps if step.fits for planned in step.trials]
 
 
-def parse_allowance(text: str, currency: str) -> Allowance:
+def parse_allowance(text: str, currency: str, option: str = "--budget") -> Allowance:
     """`1e13` is FLOPs, `2h` device-hours, `50usd` money in the study's currency. Raises StudyError for other text."""
     found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z$€£]*)\s*", text)
     try:
@@ -75,7 +75,7 @@ def parse_allowance(text: str, currency: str) -> Allowance:
     unit = units.get(found[2].lower()) if found else None
     if unit is None or not amount > 0 or not math.isfinite(amount):
         raise StudyError(
-            f"--budget {text!r}: write FLOPs (1e13), device-hours (2h) or money in resources.currency (50{currency})."
+            f"{option} {text!r}: write FLOPs (1e13), device-hours (2h) or money in resources.currency (50{currency})."
         )
     return Allowance(amount=amount, unit=unit)
 

@@ -7,6 +7,7 @@ second run, no race on a fresh SQLite file. Everything shown can be rebuilt from
 import functools
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -252,8 +253,11 @@ class Tracker:
             parent = name.rpartition("/")[0] or None
             if storage.is_local(uri):
                 self._client.log_artifact(run_id, storage.filesystem(uri)[1], artifact_path=parent)
-            else:
-                self._client.log_text(run_id, storage.read_text(uri), name)
+                continue
+            with tempfile.TemporaryDirectory() as here:
+                copy = f"{here}/{name.rpartition('/')[2]}"
+                storage.download(uri, copy)
+                self._client.log_artifact(run_id, copy, artifact_path=parent)
 
     @_guarded
     def end(self, run_id: str, status: RunStatus) -> None:

@@ -1,6 +1,7 @@
 """A finished study by records alone: an isoflop design whose losses follow a known law."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Finished:
         return Path(self.study.folder)
 
 
-def write_study(path: Path, corpus: str, **sections: Any) -> Study:
+def _write_study(path: Path, corpus: str, **sections: Any) -> Study:
     values: dict[str, Any] = {
         "study": "books",
         "question": "How should compute be divided?",
@@ -55,7 +56,7 @@ def write_study(path: Path, corpus: str, **sections: Any) -> Study:
     return load_study(str(path))
 
 
-def finish(study: Study, below: float = float("inf")) -> None:
+def _finish(study: Study, below: float = float("inf")) -> None:
     """Records and table of all trials that cost less than `below` FLOPs, as if they had been trained."""
     rng = np.random.default_rng(0)
     results = []
@@ -85,10 +86,20 @@ def finish(study: Study, below: float = float("inf")) -> None:
 
 
 @pytest.fixture(scope="session")
+def write_study() -> Callable[..., Study]:
+    return _write_study
+
+
+@pytest.fixture(scope="session")
+def finish() -> Callable[..., None]:
+    return _finish
+
+
+@pytest.fixture(scope="session")
 def finished_study(corpus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Trained but not fitted; tests that write copy it or write elsewhere."""
     path = tmp_path_factory.mktemp("books") / "study.yaml"
-    study = write_study(path, corpus_uri)
-    finish(study)
+    study = _write_study(path, corpus_uri)
+    _finish(study)
     Path(study.folder, "study.yaml").write_text(path.read_text())
     return Finished(file=str(path), study=study)
