@@ -131,6 +131,27 @@ def test_trial_killed_in_the_middle_ends_bitwise_as_if_never_interrupted(
     assert same(weights(whole, uninterrupted.trial_id), weights(cut, continued.trial_id))
 
 
+def test_horizons_of_one_run_are_trained_once_and_end_as_each_would_alone(
+    make_study: Any, console: Console, tmp_path: Path
+) -> None:
+    update = 64 * 8
+    study = make_study(
+        train={"schedule": "wsd", "warmup_tokens": 2 * update, "decay": 0.25, "zero": 1},
+        sweep=[{"train.tokens": [24 * update, 12 * update]}],
+        resources={"max_concurrent": 1},
+    )
+    expected = [one.shared_steps for one in plan(study).trials]
+    outcome = run(study, console=console)
+    assert [result.shared_steps for result in outcome.results] == expected == [8, 0]
+    assert not Path(study.folder, "trunks").exists()
+    alone = run(make_study("alone", train={**study.train, "tokens": 24 * update}), console=console).results[0]
+    assert (alone.trial_id, alone.loss) == (outcome.results[0].trial_id, outcome.results[0].loss)
+    assert same(
+        weights(study, alone.trial_id),
+        safetensors.torch.load_file(f"{tmp_path}/runs/alone/trials/{alone.trial_id}/model.safetensors"),
+    )
+
+
 def twenty_steps(make_study: Any, console: Console, workers: int, stages: list[int]) -> list[Result]:
     partition_everything = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
     study = make_study(

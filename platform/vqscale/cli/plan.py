@@ -63,7 +63,7 @@ def plan_speed(planned: ThroughputPlan, *, as_json: bool) -> None:
 
 def as_values(planned: Plan, answer: Answer | None = None) -> dict[str, Any]:
     """A plan as plain JSON values; what is not known is null."""
-    pending = [p.cost for p in planned.pending]
+    pending = [p.cost_to_train for p in planned.pending]
     trials = [
         {
             "id": p.trial.id,
@@ -77,6 +77,7 @@ def as_values(planned: Plan, answer: Answer | None = None) -> dict[str, Any]:
             "model": p.trial.model.model_dump(),
             "train": p.trial.train.model_dump(),
             "cost": dataclasses.asdict(p.cost),
+            "shared_steps": p.shared_steps,
         }
         for p in planned.trials
     ]
@@ -92,6 +93,8 @@ def as_values(planned: Plan, answer: Answer | None = None) -> dict[str, Any]:
             "pending": len(planned.pending),
             "flops": sum(p.cost.flops for p in planned.trials),
             "tokens": sum(p.cost.tokens for p in planned.trials),
+            "flops_pending": sum(cost.flops for cost in pending),
+            "shared_steps": sum(p.shared_steps for p in planned.pending),
             "seconds_pending": _total([cost.seconds for cost in pending]),
             "device_hours_pending": _total([cost.device_hours for cost in pending]),
             "money_pending": _total([cost.money for cost in pending]),

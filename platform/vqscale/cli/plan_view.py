@@ -54,11 +54,11 @@ def trials(planned: Plan) -> Table:
             str(train.batch_tokens),
             count(cost.tokens),
             f"{cost.tokens_per_parameter:.3g}",
-            str(cost.steps),
+            f"{cost.steps} ({one.shared_steps} shared)" if one.shared_steps else str(cost.steps),
             f"{cost.flops:.4g}",
             f"{cost.flops / cost.flops_6nd:.2f}",
             f"{cost.memory_bytes / 2**20:.0f} MiB",
-            duration(cost.seconds) if cost.seconds is not None else "unknown",
+            duration(one.cost_to_train.seconds) if one.cost_to_train.seconds is not None else "unknown",
         )
     return table
 
@@ -129,7 +129,7 @@ def dropped(cells: Sequence[Dropped]) -> Table:
 def totals(planned: Plan) -> list[str]:
     """What is left to train costs, and what the fits will not see."""
     pending, resources = planned.pending, planned.study.resources
-    costs = [one.cost for one in pending]
+    costs = [one.cost_to_train for one in pending]
     text = (
         f"{len(planned.trials)} trials, {len(pending)} to train: {sum(cost.flops for cost in costs):.4g} FLOPs,"
         f" {count(sum(cost.tokens for cost in costs))} tokens, about"
@@ -139,10 +139,23 @@ def totals(planned: Plan) -> list[str]:
     if resources.price_per_device_hour is not None:
         text += f", {_sum(costs, 'money'):.2f} {resources.currency}"
     lines = [text + "; trials run side by side where the cluster has room."]
+    if any(one.shared_steps for one in pending):
+        lines.append(shared(pending))
     if planned.hold_out_from is not None:
         held = sum(one.cost.flops >= planned.hold_out_from for one in planned.trials)
         lines.append(f"{held} trials of {planned.hold_out_from:.6g} FLOPs or more are held out of the fits.")
     return lines
+
+
+def shared(pending: Sequence[PlannedTrial]) -> str:
+    """What the horizons of warm-up-stable-decay have in common."""
+    whole = sum(one.cost.flops for one in pending)
+    spared = whole - sum(one.cost_to_train.flops for one in pending)
+    steps, common = sum(one.cost.steps for one in pending), sum(one.shared_steps for one in pending)
+    return (
+        f"{common} of {steps} updates are taken over from trials of shorter horizons where those are trained first:"
+        f" {spared:.4g} of {whole:.4g} FLOPs."
+    )
 
 
 def reading(planned: Plan) -> list[str]:

@@ -12,8 +12,8 @@ codebook_*              N, D, S        architecture, head, T
 context_*               N, D, T        architecture, head, S
 joint_*                 N, D, S, T     architecture, head
 
-and always of corpus, block length, segment and precision. Seeds are pooled: each is a run. Where runs at one point
-differ in learning rate or batch size, the best recipe stands for the point.
+and always of corpus, block length, segment, precision and schedule. Seeds are pooled: each is a run. Where runs at one
+point differ in learning rate or batch size, the best recipe stands for the point.
 """
 
 from collections.abc import Sequence

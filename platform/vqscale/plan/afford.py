@@ -97,6 +97,6 @@ def afford(plan: Plan, allowance: Allowance) -> Answer:
 
 
 def _step(before: Sequence[Step], budget: float | None, trials: list[PlannedTrial], allowance: Allowance) -> Step:
-    cost = sum(allowance.of(planned.cost) for planned in trials)
+    cost = sum(allowance.of(planned.cost_to_train) for planned in trials)
     total = cost + (before[-1].total if before else 0.0)
     return Step(budget=budget, trials=trials, cost=cost, total=total, fits=total <= allowance.amount)

@@ -1,5 +1,6 @@
 """What a trial will cost before it runs: exact FLOPs, memory a worker, and an estimate of its time."""
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
@@ -43,6 +44,24 @@ class Cost:
     """Seconds of all workers, in hours; the devices of one worker count as one."""
     money: float | None
     """In `resources.currency`; None where no price is stated."""
+
+    def part(self, share: float) -> "Cost":
+        """The cost of a share of the updates, on the same model."""
+
+        def of(value: float | None) -> float | None:
+            return None if value is None else value * share
+
+        return dataclasses.replace(
+            self,
+            flops=self.flops * share,
+            flops_groups={group: flops * share for group, flops in self.flops_groups.items()},
+            flops_6nd=self.flops_6nd * share,
+            tokens=round(self.tokens * share),
+            steps=round(self.steps * share),
+            seconds=of(self.seconds),
+            device_hours=of(self.device_hours),
+            money=of(self.money),
+        )
 
 
 def trial_cost(trial: Trial, study: Study, flops_per_second: float | None) -> Cost:

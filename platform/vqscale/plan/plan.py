@@ -9,6 +9,7 @@ from vqscale.errors import StudyError
 from vqscale.plan.cost import UNMEASURED_SHARE, Cost, measured_speed, trial_cost
 from vqscale.plan.designs import DONE, Dropped
 from vqscale.plan.expand import expand
+from vqscale.plan.trunks import Sharing, sharing, warmup_notes
 from vqscale.results.record import Result
 from vqscale.study.spec import Study
 from vqscale.study.trial import Trial
@@ -28,10 +29,22 @@ class PlannedTrial:
     """Training FLOPs that its horizon was solved for."""
     stage: float | None = None
     """Budget of a re-centred design: trained once all smaller ones are; None: at any time."""
+    sharing: Sharing | None = None
+    """What it has in common with other horizons; None where that is nothing, or it is done."""
 
     @property
     def done(self) -> bool:
         return self.result is not None and self.result.status in DONE
+
+    @property
+    def shared_steps(self) -> int:
+        """Updates that it is expected to take over from a shorter trial."""
+        return self.sharing.shared_steps if self.sharing else 0
+
+    @property
+    def cost_to_train(self) -> Cost:
+        """`cost`, which is of the whole horizon, without the updates that it takes over."""
+        return self.cost.part(1 - self.shared_steps / self.cost.steps) if self.shared_steps else self.cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +57,17 @@ class Plan:
     """Cells of designs that are not trained, with the reason."""
     notes: list[str] = field(default_factory=list)
     """What a person should know of how cells were chosen."""
+    later: list[PlannedTrial] = field(default_factory=list)
+    """Of a stage: trials of the study that are left to train and not in it."""
+
+    @property
+    def queue(self) -> list[PlannedTrial]:
+        """The pending trials in the order in which they are given to the cluster.
+
+        First the shortest trial of every trunk, then the next horizon of each, so that a trial seldom starts before the
+        one that it goes on from is past its stable part; within a turn long ones first, so that the lanes end together.
+        """
+        return sorted(self.pending, key=lambda one: (one.sharing.turn if one.sharing else 0, -one.cost_to_train.flops))
 
     @property
     def pending(self) -> list[PlannedTrial]:
@@ -66,7 +90,8 @@ class Plan:
         left = [planned for planned in self.pending if planned.stage not in trained]
         now = {None, min((planned.stage for planned in left if planned.stage is not None), default=None)}
         chosen = [planned for planned in self.trials if planned.done or (planned in left and planned.stage in now)]
-        return replace(self, trials=chosen) if left else None
+        later = [planned for planned in self.trials if planned not in chosen]
+        return replace(self, trials=chosen, later=later) if left else None
 
     def folder(self, trial: Trial) -> str:
         return storage.join(self.study.folder, "trials", trial.id)
@@ -102,7 +127,14 @@ def plan(study: Study, *, source: str = "study", allow_changed: bool = False) ->
         )
         for one in found.selected
     ]
-    return Plan(study=study, trials=planned, speed_source=words, dropped=found.dropped, notes=found.notes)
+    shared = sharing([one.trial for one in planned if not one.done], study)
+    return Plan(
+        study=study,
+        trials=[replace(one, sharing=shared.get(one.trial.id)) for one in planned],
+        speed_source=words,
+        dropped=found.dropped,
+        notes=[*found.notes, *warmup_notes(found.trials)],
+    )
 
 
 def _speed(study: Study, ran: list[Result]) -> tuple[float | None, str]:

@@ -6,7 +6,7 @@ from vqscale.laws import Fit, StudyFits
 from vqscale.laws.study import default_metric
 from vqscale.report.compare import Pairs, against_baselines, finished, over_codebooks
 from vqscale.report.references import References, levels
-from vqscale.report.style import architecture, count, duration, number, percent, present
+from vqscale.report.style import architecture, count, duration, number, percent
 from vqscale.report.throughput import decisions
 
 _UNITS = {"bpb": "bits a byte", "loss": "nats a token"}
@@ -148,10 +148,21 @@ def _cost(table: pd.DataFrame) -> str:
     if "status" not in table or "flops" not in table:
         return ""
     failed = table[table["status"].isin(["failed", "diverged"])]
-    parts = [f"The study's {len(table)} runs cost {number(float(finished(table)['flops'].sum()), 3)} training FLOPs"]
-    seconds = [table[column].sum() for column in ("seconds_training", "seconds_overhead") if column in table]
-    if len(seconds) == 2 and present(seconds[0]):
-        parts.append(f"{duration(seconds[0])} of training and {duration(seconds[1])} of overhead")
+    own, runs = _own_share(table), finished(table)
+    flops = float((runs["flops"] * own[runs.index]).sum())
+    parts = [f"The study's {len(table)} runs cost {number(flops, 3)} training FLOPs"]
+    if (own < 1).any():
+        parts[0] += ", with updates that horizons share counted once"
+    if {"seconds_training", "seconds_overhead"} <= set(table):
+        training, overhead = (table["seconds_training"] * own).sum(), table["seconds_overhead"].sum()
+        parts.append(f"{duration(training)} of training and {duration(overhead)} of overhead")
     if len(failed):
         parts.append(f"{len(failed)} of them failed or diverged")
     return ", ".join(parts) + "."
+
+
+def _own_share(table: pd.DataFrame) -> "pd.Series[float]":
+    """Of every run the share of its updates that it trained itself."""
+    if not {"shared_steps", "steps"} <= set(table):
+        return pd.Series(1.0, index=table.index)
+    return 1 - table["shared_steps"] / table["steps"]

@@ -45,6 +45,12 @@ class Result(Frozen):
     steps: int
     batch_tokens: int
     lr: float
+    schedule: str = "cosine"
+    """cosine or wsd; the default is what every record before the column had."""
+    decay: float | None = None
+    """Share of the horizon in which the rate of wsd falls; None for a cosine, which falls all the way."""
+    shared_steps: int = 0
+    """Updates taken over from a shorter trial of the same trunk, not trained by this one."""
     precision: str
     engine: str
     zero: int | None
@@ -79,6 +85,7 @@ class Result(Frozen):
     revived: int | None
     """Codes revived during training."""
     seconds_training: float | None
+    """With the time that the shared updates took where they were trained: comparable with a trial that shares none."""
     seconds_overhead: float | None
     """Start, checkpoints, logging and stop: what is neither a training step nor evaluation."""
     seconds_evaluation: float | None

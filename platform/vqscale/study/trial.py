@@ -13,6 +13,8 @@ Documents = Literal["isolated", "packed"]
 Precision = Literal["fp32", "bf16"]
 EngineName = Literal["plain", "deepspeed"]
 Schedule = Literal["cosine", "wsd"]
+HORIZON = ("tokens", "warmup", "warmup_tokens", "decay")
+"""Fields in which trials of one trunk may differ, as long as their warm-ups take equally many updates."""
 
 
 class TrainConfig(Frozen):
@@ -86,6 +88,11 @@ class TrainConfig(Frozen):
         """Updates of the decay of wsd; under a cosine all that follow the warm-up."""
         return max(1, round(self.decay * self.steps)) if self.schedule == "wsd" else self.steps - self.warmup_steps
 
+    @property
+    def decay_start(self) -> int:
+        """Updates before the decay: under wsd they do not depend on the horizon."""
+        return self.steps - self.decay_steps
+
     @model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
         if self.context % self.segment_length:
@@ -118,6 +125,14 @@ class Trial(Frozen):
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint({"model": self.model, "train": self.train, "corpus": self.corpus_fingerprint})
+
+    @cached_property
+    def trunk(self) -> str | None:
+        """Fingerprint of the updates before the decay, the same for all wsd trials that have them; None: a cosine."""
+        if self.train.schedule != "wsd":
+            return None
+        common = self.train.model_dump(exclude=set(HORIZON)) | {"warmup_steps": self.train.warmup_steps}
+        return fingerprint({"model": self.model, "train": common, "corpus": self.corpus_fingerprint})
 
     @property
     def id(self) -> str:

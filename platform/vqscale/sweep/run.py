@@ -19,6 +19,7 @@ from vqscale.sweep import cluster
 from vqscale.sweep.observer import Observer
 from vqscale.sweep.progress import Progress
 from vqscale.sweep.train import Trained, train
+from vqscale.sweep.trunks import discard_unused
 from vqscale.track.tracker import Tracker, check_reachable
 
 TABLES = ("results.parquet", "results.csv")
@@ -71,6 +72,7 @@ def run(
     """
     planned = plan(study, source=source, allow_changed=allow_changed)
     check(study, address)
+    discard_unused(planned)  # of trials that ended in a run that was killed before it could
     started, trained = time.monotonic(), Trained(results=[], lanes=0, training_seconds=0.0)
     try:
         if planned.pending:

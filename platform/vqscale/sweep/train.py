@@ -12,12 +12,14 @@ from ray.tune.schedulers import TrialScheduler
 
 from vqscale import storage
 from vqscale.errors import StudyInterruptedError
+from vqscale.plan.designs import DONE
 from vqscale.plan.plan import Plan, PlannedTrial
 from vqscale.results.record import Result
 from vqscale.sweep import cluster
 from vqscale.sweep.dispatcher import Dispatcher
 from vqscale.sweep.lanes import Lanes
 from vqscale.sweep.observer import Observer
+from vqscale.sweep.trunks import discard_unused
 from vqscale.train.record import failed_result, write_result
 
 WAITING = 1
@@ -129,6 +131,8 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
     def _end(self, trial_id: str, result: Result) -> None:
         self.results[trial_id] = result
         self._observer.ended(trial_id, result)
+        if self._trials[trial_id].trunk is not None:
+            discard_unused(self._plan, {name for name, ended in self.results.items() if ended.status in DONE})
 
 
 def train(plan: Plan, observer: Observer, *, scheduler: TrialScheduler | None = None) -> Trained:
@@ -138,7 +142,7 @@ def train(plan: Plan, observer: Observer, *, scheduler: TrialScheduler | None = 
     by then stays, and the same call goes on from there.
     """
     resources, options = plan.study.resources, plan.study.run
-    pending = sorted(plan.pending, key=lambda planned: -planned.cost.flops)  # long ones first: the lanes end together
+    pending = plan.queue
     gpus = cluster.gpus_per_worker(resources)
     count = cluster.lane_count(resources, gpus, len(pending))
     dispatcher = ray.remote(Dispatcher).options(num_cpus=0).remote()
@@ -181,6 +185,7 @@ def _tuner(
             "trial": planned.trial.model_dump_json(),
             "options": plan.study.run.model_dump_json(),
             "folder": plan.folder(planned.trial),
+            "trunk": planned.sharing.trunk.model_dump_json() if planned.sharing else None,
         }
         for planned in pending
     }

@@ -33,7 +33,7 @@ class Manifest(Frozen):
     """What a checkpoint holds and where the trial stood."""
 
     trial: str
-    """Fingerprint of the trial."""
+    """Fingerprint of the trial, or of the trunk that trials of several horizons share."""
     step: int
     """Updates done."""
     world: int
@@ -45,6 +45,11 @@ class Manifest(Frozen):
 
 def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
+
+
+def step_of(uri: str) -> int:
+    """The step in a checkpoint's name."""
+    return int(uri.rsplit("-", 1)[-1])
 
 
 def save(
@@ -103,6 +108,20 @@ def complete(folder: str) -> list[str]:
     return [uri for uri in uris if storage.exists(storage.join(uri, MANIFEST))]
 
 
+def steps(folder: str) -> list[int]:
+    """Steps of the complete checkpoints under `folder`, newest first."""
+    return [step_of(uri) for uri in complete(folder)]
+
+
+def holds(folder: str, step: int, trial: str, group: ProcessGroup | None = None) -> bool:
+    """Whether `folder` has a complete checkpoint of `step` that these workers could use; the same on every rank."""
+    uri = storage.join(folder, checkpoint_name(step))
+    found = False
+    if _rank(group) == 0 and storage.exists(storage.join(uri, MANIFEST)):
+        found = _misfit(read_manifest(uri), trial, group) is None
+    return bool(_gather(found, group)[0])
+
+
 def read_manifest(uri: str) -> Manifest:
     return Manifest.model_validate_json(storage.read_text(storage.join(uri, MANIFEST)))
 
@@ -113,13 +132,17 @@ def restore(
     folder: str,
     trial: str,
     warn: Callable[[str], None],
+    until: int | None = None,
     group: ProcessGroup | None = None,
 ) -> tuple[Manifest, dict[str, Any]] | None:
     """Load the newest whole checkpoint into `engine`; None where there is none. Every rank must call it.
 
-    A damaged one is passed over with a warning in favour of the one before it.
+    `until`: the last step that may be taken; None: any. A damaged checkpoint is passed over with a warning in favour of
+    the one before it.
     """
     for uri in _gather(complete(folder) if _rank(group) == 0 else [], group)[0]:  # one rank's view for all
+        if until is not None and step_of(uri) > until:
+            continue
         local = Path(tempfile.mkdtemp(prefix="vqscale-restore-"))
         try:
             manifest = read_manifest(uri)

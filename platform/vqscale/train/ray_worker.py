@@ -26,6 +26,7 @@ from vqscale.study.trial import Trial
 from vqscale.train.engine import import_deepspeed
 from vqscale.train.record import device_name, finished_result, write_result
 from vqscale.train.trial import Row, discard_checkpoints, run_trial
+from vqscale.train.trunk import Trunk
 
 
 class RayHost:
@@ -102,7 +103,9 @@ def _run(order: dict[str, Any], dispatcher: Any) -> None:
     try:
         if host.rank == 0:
             host.tell({"kind": "started", "started_at": started_at})
-        outcome = run_trial(trial, payload["folder"], RunOptions.model_validate_json(payload["options"]), host)
+        options, trunk = RunOptions.model_validate_json(payload["options"]), payload["trunk"]
+        shared = Trunk.model_validate_json(trunk) if trunk else None
+        outcome = run_trial(trial, payload["folder"], options, host, shared)
         if host.rank == 0:
             result = finished_result(
                 payload["study"],

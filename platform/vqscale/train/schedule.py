@@ -15,6 +15,6 @@ def learning_rate(step: int, train: TrainConfig) -> float:
     warmup = train.warmup_steps
     if step < warmup:
         return train.lr * (step + 1) / warmup
-    done = (step + 1 - (train.steps - train.decay_steps)) / max(train.decay_steps, 1)
+    done = (step + 1 - train.decay_start) / max(train.decay_steps, 1)
     left = 1 - math.sqrt(max(done, 0.0)) if train.schedule == "wsd" else 0.5 * (1 + math.cos(math.pi * done))
     return train.lr * (train.lr_final + (1 - train.lr_final) * left)

@@ -27,6 +27,7 @@ from vqscale.train.engine import Engine, open_engine
 from vqscale.train.evaluate import HeldOut, evaluate
 from vqscale.train.schedule import learning_rate
 from vqscale.train.step import train_step
+from vqscale.train.trunk import Trunk, branch_step
 
 Row = dict[str, float | int]
 
@@ -80,8 +81,10 @@ class Outcome:
     row: Row
     """The last row of training metrics."""
     held_out: HeldOut | None
+    shared_steps: int
+    """Updates that were taken over from a trunk, not trained by this trial."""
     seconds_training: float
-    """In training steps, over all attempts."""
+    """In training steps, over all attempts, with those that the shared updates took when they were trained."""
     seconds_training_now: float
     """In training steps of this attempt."""
     seconds_evaluation: float
@@ -94,7 +97,9 @@ class Outcome:
 class _Loop:
     """The mutable middle of a trial: what changes from update to update and what a checkpoint must hold."""
 
-    def __init__(self, trial: Trial, corpus: Corpus, folder: str, options: RunOptions, host: Host) -> None:
+    def __init__(
+        self, trial: Trial, corpus: Corpus, folder: str, options: RunOptions, host: Host, trunk: Trunk | None
+    ) -> None:
         train = trial.train
         if corpus.fingerprint != trial.corpus_fingerprint:
             raise CorpusError(
@@ -102,7 +107,7 @@ class _Loop:
                 f" {trial.corpus_fingerprint[:12]}. Plan the study again."
             )
         self.trial, self.train, self.corpus, self.options, self.host = trial, train, corpus, options, host
-        self.folder = folder
+        self.folder, self.trunk = folder, trunk
         torch.manual_seed(train.seed)
         model = build(trial.model, device=host.device, seed=train.seed)
         model.activation_checkpointing = train.activation_checkpointing
@@ -122,13 +127,13 @@ class _Loop:
         )
         self.flops_per_token = sum(flops_per_token(trial.model, train.context, train.segment).values())
         self.window = metrics.Window(host.device, host.group)
-        self.step = 0
+        self.step = self.shared_steps = 0
         self.states: list[Any] | None = None
         self.rows: list[Row] = []
         self.first_loss: float | None = None
         self.seconds = 0.0
         self.seconds_before = 0.0
-        """Training seconds of earlier attempts."""
+        """Training seconds of earlier attempts, and of a trunk."""
         self.window_seconds = 0.0
         self.revived_before = 0.0
         """Codes revived by earlier attempts; a codebook counts from when it was made."""
@@ -144,7 +149,14 @@ class _Loop:
 
     @property
     def checkpoint_every(self) -> int:
-        return self.options.checkpoint_every or max(100, math.ceil(self.train.steps / 10))
+        """A multiple of `log_every`: rows of metrics do not depend on where checkpoints are."""
+        wanted = self.options.checkpoint_every or max(100, math.ceil(self.train.steps / 10))
+        return math.ceil(wanted / self.log_every) * self.log_every
+
+    @property
+    def leaves_trunk(self) -> bool:
+        """Whether longer trials go on from where this one stands."""
+        return self.trunk is not None and self.trunk.keep and self.step == branch_step(self.train, self.log_every)
 
     @property
     def checkpoints(self) -> str:
@@ -219,29 +231,42 @@ class _Loop:
         return None
 
     def save(self, row: Row) -> None:
+        """Write a checkpoint for a later attempt."""
+        if self.host.rank == 0:
+            self.write_rows()
+        uri = self._write(row, self.checkpoints, self.trial.fingerprint, {})
+        checkpoint.prune(self.checkpoints, self.options.keep_checkpoints, self.host.group)
+        self.host.checkpointed(uri, row)
+
+    def save_trunk(self, row: Row) -> None:
+        """Write a checkpoint for longer trials, with the rows so far, unless another trial has left it there."""
+        assert self.trunk is not None
+        assert self.trial.trunk is not None
+        if not checkpoint.holds(self.trunk.folder, self.step, self.trial.trunk, self.host.group):
+            self._write(row, self.trunk.folder, self.trial.trunk, {"rows": self.rows})
+
+    def _write(self, row: Row, folder: str, fingerprint: str, more: dict[str, Any]) -> str:
         generators = self._generators()
-        extra = {"states": [state.to_tensors() for state in self.states] if self.states else None, **generators}
+        states = [state.to_tensors() for state in self.states] if self.states else None
         progress = {
             "first_loss": self.first_loss,
             "seconds": self.seconds,
             "revived": row.get("codebook/revived", 0.0),
             "peak_memory": self.peak_memory,
+            "shared_steps": self.shared_steps,
         }
-        if self.host.rank == 0:
-            self.write_rows()
         uri = checkpoint.save(
             self.engine,
-            extra,
-            folder=self.checkpoints,
-            trial=self.trial.fingerprint,
+            {"states": states, **generators, **more},
+            folder=folder,
+            trial=fingerprint,
             step=self.step,
             zero=self.train.zero,
             progress=progress,
             group=self.host.group,
         )
-        checkpoint.prune(self.checkpoints, self.options.keep_checkpoints, self.host.group)
         self._set_generators(generators)  # DeepSpeed draws from them while it saves; a resumed run would not know
-        self.host.checkpointed(uri, row)
+        return uri
 
     def _generators(self) -> dict[str, Any]:
         on_gpu = self.host.device.type == "cuda"
@@ -256,27 +281,35 @@ class _Loop:
             torch.cuda.set_rng_state(saved["cuda_rng"], self.host.device)
 
     def resume(self) -> None:
-        """Go on from the newest whole checkpoint, if there is one."""
+        """Go on from the newest whole checkpoint, if there is one, else from the longest trunk that fits."""
+        if self._restore(self.checkpoints, self.trial.fingerprint) is not None:
+            self.rows = [row for row in read_rows(self.folder) if row["step"] <= self.step]
+            return
+        checkpoint.discard(self.checkpoints, self.host.group)
+        if self.trunk is None or self.trial.trunk is None:
+            return
+        extra = self._restore(self.trunk.folder, self.trial.trunk, until=self.train.decay_start)
+        if extra is not None:
+            self.rows, self.shared_steps = extra["rows"], self.step
+
+    def _restore(self, folder: str, fingerprint: str, until: int | None = None) -> dict[str, Any] | None:
+        """Take the newest whole checkpoint in `folder`, at most of step `until`; what it holds beside the engine."""
         found = checkpoint.restore(
-            self.engine,
-            folder=self.checkpoints,
-            trial=self.trial.fingerprint,
-            warn=self.host.warn,
-            group=self.host.group,
+            self.engine, folder=folder, trial=fingerprint, warn=self.host.warn, until=until, group=self.host.group
         )
         if found is None:
-            checkpoint.discard(self.checkpoints, self.host.group)
-            return
+            return None
         manifest, extra = found
         self.step = manifest.step
         self.first_loss = manifest.progress["first_loss"]
         self.seconds = self.seconds_before = manifest.progress["seconds"]
         self.revived_before = manifest.progress["revived"]
         self.peak_memory = manifest.progress["peak_memory"]
+        self.shared_steps = manifest.progress.get("shared_steps", 0)
         if extra["states"] is not None:
             self.states = [ModelState.from_tensors(state) for state in extra["states"]]
         self._set_generators(extra)
-        self.rows = [row for row in read_rows(self.folder) if row["step"] <= self.step]
+        return extra
 
     def write_rows(self) -> None:
         storage.write_text(metrics_uri(self.folder), "".join(json.dumps(row) + "\n" for row in self.rows))
@@ -304,14 +337,14 @@ def read_rows(folder: str) -> list[Row]:
     return [json.loads(line) for line in storage.read_text(uri).splitlines()]
 
 
-def run_trial(trial: Trial, folder: str, options: RunOptions, host: Host) -> Outcome:
-    """Train and evaluate one trial; goes on where an earlier attempt in `folder` stopped.
+def run_trial(trial: Trial, folder: str, options: RunOptions, host: Host, trunk: Trunk | None = None) -> Outcome:
+    """Train and evaluate one trial; goes on where an earlier attempt in `folder` stopped, else from its `trunk`.
 
     The trial's folder afterwards holds `metrics.jsonl`, `model.safetensors` and the last checkpoints. Every rank must
     call it; errors of the machine are raised.
     """
     corpus = open_corpus(trial.corpus)
-    with _closing(_Loop(trial, corpus, folder, options, host)) as loop:
+    with _closing(_Loop(trial, corpus, folder, options, host, trunk)) as loop:
         loop.resume()
         status, error = _train(loop)
         held_out, seconds = None, 0.0
@@ -326,6 +359,7 @@ def run_trial(trial: Trial, folder: str, options: RunOptions, host: Host) -> Out
             step=loop.step,
             row=loop.rows[-1],
             held_out=held_out,
+            shared_steps=loop.shared_steps,
             seconds_training=loop.seconds,
             seconds_training_now=loop.seconds - loop.seconds_before,
             seconds_evaluation=seconds,
@@ -348,14 +382,16 @@ def _train(loop: _Loop) -> tuple[Literal["finished", "diverged", "stopped"], str
     """Update until the horizon, a fault or a request to stop."""
     while loop.step < loop.train.steps:
         loop.update()
-        save = loop.step % loop.checkpoint_every == 0 and loop.step < loop.train.steps
-        if loop.step % loop.log_every and not save and loop.step < loop.train.steps:
+        last = loop.step == loop.train.steps
+        if loop.step % loop.log_every and not last:
             continue
         row = loop.read()
         if error := loop.fault(row):
             return "diverged", error
         stop = loop.host.publish(row) if loop.host.rank == 0 else False
-        if save:
+        if loop.leaves_trunk:  # before the checkpoint: an attempt that goes on from there finds it left
+            loop.save_trunk(row)
+        if loop.step % loop.checkpoint_every == 0 and not last:
             loop.save(row)
         if metrics.agree(stop, loop.host.device, loop.host.group):
             return "stopped", None

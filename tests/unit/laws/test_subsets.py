@@ -40,6 +40,16 @@ def test_every_architecture_codebook_context_and_horizon_gets_its_own_fit():
     assert "transformer, T 512, D 1 M" in labels
 
 
+def test_cosines_and_decays_of_wsd_are_never_in_one_fit():
+    cosine, wsd = {"schedule": "cosine", "decay": np.nan}, {"schedule": "wsd", "decay": 0.2}
+    parts = [sweep(**cosine), sweep(**wsd, shift=0.05), sweep(**wsd | {"decay": 0.1}, shift=0.1)]
+    fits = fit_study(pd.concat(parts, ignore_index=True), ["power_n"], bootstrap=0).fits
+    assert [fit.n_runs for fit in fits] == [6, 6, 6]
+    assert {(fit.where["schedule"], fit.where["decay"]) for fit in fits} == {
+        ("cosine", None), ("wsd", 0.2), ("wsd", 0.1)
+    }  # fmt: skip
+
+
 def test_bits_a_byte_are_fitted_where_every_finished_run_has_them():
     table = sweep()
     assert fit_study(table, ["power_n"], bootstrap=0).fits[0].unit == "bits a byte"

@@ -6,6 +6,8 @@ import pytest
 
 from vqscale.laws import StudyFits, fit_study
 from vqscale.report import write_figures, write_report
+from vqscale.report.style import number
+from vqscale.report.summary import summarise
 from vqscale.results import read_table, write_table
 
 STUDY = {"study": "quickstart", "question": "Does size help <here>?"}
@@ -67,6 +69,14 @@ def test_summary_says_what_the_numbers_say(page, table):
     assert "At T = 32,768 transformer_vq trains 4.09 x [4.09, 4.09] as fast as transformer; break-even at T =" in text
     assert "transformer_full has no speed to compare with (out of memory)" in text
     assert "higher than that of Transformer (5 pairs" in text
+
+
+def test_summary_counts_updates_that_horizons_share_once(table, fits):
+    alone = summarise(table, fits, None, None)[-1]
+    half = summarise(table.assign(shared_steps=table["steps"] / 2), fits, None, None)[-1]
+    assert "counted once" in half
+    assert "counted once" not in alone
+    assert number(float(table.loc[table["status"] == "finished", "flops"].sum()) / 2, 3) in half
 
 
 def test_page_of_a_study_without_results_says_so(table, tmp_path):

@@ -74,9 +74,16 @@ def failed() -> Result:
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_table_with_missing_measurements_round_trips_exactly(tmp_path, suffix):
     results = [make_result(), failed(), make_result(name="NA", trial_id="00123", git="123e4567")]
+    results.append(make_result(schedule="wsd", decay=0.2, shared_steps=80))
     uri = str(tmp_path / f"results.{suffix}")
     write_table(results, uri)
     assert to_results(read_table(uri)) == results
+
+
+def test_record_from_before_schedules_were_kept_is_a_cosine_that_shares_nothing():
+    old = make_result().model_dump(exclude={"schedule", "decay", "shared_steps"})
+    result = Result.model_validate(old)
+    assert (result.schedule, result.decay, result.shared_steps) == ("cosine", None, 0)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])

@@ -1,9 +1,12 @@
 """Trials small enough for a second, on the plain engine unless a test says otherwise."""
 
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from vqscale.data.corpus import open_corpus
 from vqscale.models.presets import resolve
@@ -31,3 +34,19 @@ def make_trial(corpus_uri: str) -> MakeTrial:
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def process_group() -> Iterator[None]:
+    """A gloo group of one: what Ray Train sets up before a worker's function runs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    names = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    dist.init_process_group("gloo")
+    yield
+    dist.destroy_process_group()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})

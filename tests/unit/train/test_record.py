@@ -18,8 +18,8 @@ def outcome(**changes: Any) -> Outcome:
     }
     values = {
         "status": "diverged", "error": "not a number any more", "step": 4, "row": row, "held_out": None,
-        "seconds_training": 9.0, "seconds_training_now": 4.0, "seconds_evaluation": 1.0, "peak_memory_bytes": 1,
-        "peak_flops": 1e9, "revived": 3, "backend": "blockwise",
+        "shared_steps": 3, "seconds_training": 9.0, "seconds_training_now": 4.0, "seconds_evaluation": 1.0,
+        "peak_memory_bytes": 1, "peak_flops": 1e9, "revived": 3, "backend": "blockwise",
     }  # fmt: skip
     return Outcome(**(values | changes))
 
@@ -40,4 +40,5 @@ def test_record_of_a_trial_that_ended_in_nan_has_no_numbers_for_it(make_trial: A
 def test_record_of_a_resumed_trial_counts_this_attempts_overhead(make_trial: Any) -> None:
     result = record(make_trial(), outcome())
     assert result.seconds_training == 9.0
+    assert (result.schedule, result.decay, result.shared_steps) == ("cosine", None, 3)
     assert result.seconds_overhead == 7.0 - 4.0 - 1.0

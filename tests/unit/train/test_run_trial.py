@@ -2,16 +2,12 @@
 
 import dataclasses
 import json
-import os
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-import torch.distributed as dist
 
 from vqscale.errors import CorpusError
 from vqscale.study.spec import RunOptions
@@ -193,19 +189,3 @@ def test_trial_rows_are_plain_json(make_trial: Any, tmp_path: Path) -> None:
     row = json.loads(lines[-1])
     assert {"loss", "bpb", "lr", "gradient_norm", "tokens_per_second", "flops_share", "codebook/perplexity"} <= set(row)
     assert all(isinstance(value, float | int) for value in row.values())
-
-
-@pytest.fixture(scope="module")
-def process_group() -> Iterator[None]:
-    """A gloo group of one: what Ray Train sets up before a worker's function runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    names = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
-    dist.init_process_group("gloo")
-    yield
-    dist.destroy_process_group()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
