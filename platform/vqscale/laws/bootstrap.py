@@ -15,8 +15,8 @@ from vqscale.laws.fit import Minimum, refit
 from vqscale.laws.forms import Array
 from vqscale.laws.problem import Problem, natural, on_bound
 from vqscale.laws.record import Interval
+from vqscale.laws.support import determines
 
-MINIMUM_DISTINCT = 3
 KEPT = 200
 """Refits that a fit records."""
 ATTEMPTS = 50
@@ -34,15 +34,14 @@ class Draws:
         return len(self.parameters)
 
 
-def bootstrap(
-    problem: Problem, minimum: Minimum, x_RA: Array, refits: int, seed: int, groups: Sequence[str] | None = None
-) -> Draws:
+def bootstrap(minimum: Minimum, x_RA: Array, refits: int, seed: int, groups: Sequence[str] | None = None) -> Draws:
     """Refit `refits` resamples of the runs, each from the optimum of all runs.
 
     `groups`: which run each row belongs to; rows of one run are drawn together. A resample with fewer than three
     distinct values on an axis determines no law and is drawn again; where hardly any determines it, fewer refits are
     returned.
     """
+    problem = minimum.problem
     weight_BR = _weights(problem, x_RA, refits, seed, groups)
     theta_BP = refit(problem, minimum.theta, weight_BR)
     return Draws(parameters=natural(problem, theta_BP), on_bound=int(on_bound(problem, theta_BP).sum()))
@@ -53,29 +52,21 @@ def interval(values_B: Array) -> Interval:
     return Interval(low90=low90, high90=high90, low95=low95, high95=high95)
 
 
-def distinct_values(x_RA: Array) -> list[int]:
-    """Number of distinct values on every axis."""
-    return [len(np.unique(x_RA[:, axis])) for axis in range(x_RA.shape[1])]
+def members(rows: int, groups: Sequence[str] | None) -> NDArray[np.intp]:
+    """Number of the run that each row belongs to: [R]. Without `groups` each row is its own."""
+    return np.arange(rows) if groups is None else np.unique(list(groups), return_inverse=True)[1]
 
 
 def _weights(problem: Problem, x_RA: Array, refits: int, seed: int, groups: Sequence[str] | None) -> Array:
     """How often each row stands in each resample: [B, R]."""
     rng = np.random.default_rng(seed)
-    member_R = np.arange(problem.runs) if groups is None else np.unique(list(groups), return_inverse=True)[1]
+    member_R = members(problem.runs, groups)
     runs = int(member_R.max()) + 1
     drawn = max(runs - problem.size, problem.size)
-    levels = [np.unique(x_RA[:, axis], return_inverse=True)[1] for axis in range(x_RA.shape[1])]
-    kept: list[Array] = []
-    while refits and sum(map(len, kept)) < refits and len(kept) < ATTEMPTS:
+    kept = [np.empty((0, problem.runs))]
+    for _ in range(ATTEMPTS):
         weight_BR = rng.multinomial(drawn, np.full(runs, 1 / runs), refits)[:, member_R].astype(np.float64)
-        kept.append(weight_BR[_determines(weight_BR, levels)])
-    return np.concatenate([*kept, np.empty((0, problem.runs))])[:refits]
-
-
-def _determines(weight_BR: Array, levels: list[NDArray[np.intp]]) -> NDArray[np.bool_]:
-    """Whether every axis keeps three distinct values."""
-    enough = np.ones(len(weight_BR), dtype=bool)
-    for level_R in levels:
-        present = [(weight_BR[:, level_R == level] > 0).any(axis=1) for level in range(int(level_R.max()) + 1)]
-        enough &= np.sum(present, axis=0) >= MINIMUM_DISTINCT
-    return enough
+        kept.append(weight_BR[determines(weight_BR, x_RA)])
+        if sum(map(len, kept)) >= refits:
+            break
+    return np.concatenate(kept)[:refits]

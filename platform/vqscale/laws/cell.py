@@ -9,14 +9,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vqscale.laws.bootstrap import KEPT, MINIMUM_DISTINCT, Draws, bootstrap, distinct_values, interval
+from vqscale.laws.bootstrap import KEPT, Draws, bootstrap, interval
 from vqscale.laws.curves import curves
 from vqscale.laws.fit import FitStatus, Minimum, disagreement, solve
-from vqscale.laws.forms import Array, Law
+from vqscale.laws.forms import Array, Law, derived
 from vqscale.laws.holdout import hold_out, points, r_squared
+from vqscale.laws.influence import influences
 from vqscale.laws.problem import Objective, make_problem
 from vqscale.laws.record import Convention, Fit, Interval, Refusal, RefusalKind, Where
 from vqscale.laws.select import frontier, groups_of, names_of
+from vqscale.laws.support import too_small
 
 UNITS = {"loss": "nats a token", "bpb": "bits a byte"}
 
@@ -31,6 +33,8 @@ class Settings:
     convention: Convention = field(default_factory=Convention)
     hold_out_from: float | None = None
     """Training FLOPs from which runs are never fitted, only predicted; None: all are fitted."""
+    sensitivity: bool = True
+    """Whether the influence of every run and the variants are recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,35 +116,9 @@ def fit_cell(cell: Cell, settings: Settings, *, digest: str) -> Fit | Refusal:
     minimum = solve(problem)
     if minimum.status is not FitStatus.CONVERGED:
         return _refusal(cell, "not supported", f"{minimum.status}: {minimum.reason}")
-    draws = bootstrap(problem, minimum, fitted.x, settings.bootstrap, settings.seed, fitted.groups)
-    return _record(cell, minimum, draws, settings, digest)
-
-
-def too_small(law: Law, x_RA: Array) -> str:
-    """Why these runs cannot determine the law, whatever their losses; empty where they may."""
-    if len(x_RA) < law.minimum_runs:
-        return f"{len(x_RA)} usable runs; {law.form} needs at least {law.minimum_runs}"
-    for letter, distinct in zip(law.letters, distinct_values(x_RA), strict=True):
-        if distinct < MINIMUM_DISTINCT:
-            return f"{distinct} distinct values of {letter}; the law needs at least {MINIMUM_DISTINCT}"
-    return ""
-
-
-def derived(law: Law, parameters: Array) -> dict[str, Array]:
-    """Exponents of the best division of a budget, N* ~ C^a and D* ~ C^b for C proportional to N D.
-
-    arXiv 2203.15556, equation 4. It needs two terms, one in N alone and one in D alone, and none that mixes them
-    with D; a term in N and another axis keeps it, as it only scales the term in N. `parameters`: [..., P].
-    """
-    if not law.in_size_and_tokens:
-        return {}
-    place = law.parameters.index
-    alpha, beta = parameters[..., place(_power(law, "N"))], parameters[..., place(_power(law, "D"))]
-    return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}
-
-
-def _power(law: Law, letter: str) -> str:
-    return next(term.powers[letter] for term in law.terms if letter in term.powers)
+    draws = bootstrap(minimum, fitted.x, settings.bootstrap, settings.seed, fitted.groups)
+    fit = _record(cell, minimum, draws, settings, digest)
+    return _with_sensitivity(fit, cell, minimum) if settings.sensitivity else fit
 
 
 def _flops(runs: pd.DataFrame) -> Array | None:
@@ -221,6 +199,12 @@ def _record(cell: Cell, minimum: Minimum, draws: Draws, settings: Settings, dige
         data_hash=digest,
         versions={package: version(package) for package in ("vqscale", "numpy", "scipy")},
     )
+
+
+def _with_sensitivity(fit: Fit, cell: Cell, minimum: Minimum) -> Fit:
+    law, fitted = cell.law, cell.fitted
+    found = influences(law, minimum, fitted.x, fitted.names, fitted.groups)
+    return fit.model_copy(update={"influences": found})
 
 
 def _id(cell: Cell, settings: Settings, digest: str) -> str:

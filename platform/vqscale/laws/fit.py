@@ -41,6 +41,7 @@ class FitStatus(StrEnum):
 class Minimum:
     """Where the search ended: `theta` [P] in logarithms, `parameters` [P] in natural units; `objective` unscaled."""
 
+    problem: Problem
     theta: Array
     parameters: Array
     objective: float
@@ -103,6 +104,7 @@ def _minimum(problem: Problem, theta_P: Array, agreeing: int, starts: int, check
         cross_check=checked,
     )
     return Minimum(
+        problem=problem,
         theta=theta_P,
         parameters=natural(problem, theta_P),
         objective=problem.scaled_back(value),

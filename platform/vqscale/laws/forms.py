@@ -264,3 +264,20 @@ def predict(formula: Formula, parameters: ArrayLike, x_RA: Array) -> Array:
         power = sum(values[..., [place[name]]] * log_x[letter] for letter, name in term.powers.items())
         total += values[..., [place[term.coefficient]]] * np.exp(-power)
     return total
+
+
+def derived(law: Law, parameters: Array) -> dict[str, Array]:
+    """Exponents of the best division of a budget, N* ~ C^a and D* ~ C^b for C proportional to N D.
+
+    arXiv 2203.15556, equation 4. A further term in S or T alone moves no optimum, and one in N and S or T, with the
+    exponent of N, only scales the term in N. `parameters`: [..., P].
+    """
+    if not law.in_size_and_tokens:
+        return {}
+    place = law.parameters.index
+    alpha, beta = parameters[..., place(_power(law, "N"))], parameters[..., place(_power(law, "D"))]
+    return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}
+
+
+def _power(law: Law, letter: str) -> str:
+    return next(term.powers[letter] for term in law.terms if letter in term.powers)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vqscale.laws.bootstrap import MINIMUM_DISTINCT, distinct_values
 from vqscale.laws.fit import FitStatus, solve
 from vqscale.laws.forms import Array, Formula, Law, predict
 from vqscale.laws.problem import Objective, make_problem
 from vqscale.laws.record import HoldOut, Point
+from vqscale.laws.support import MINIMUM_DISTINCT, distinct_values
 
 if TYPE_CHECKING:
     from vqscale.laws.cell import Cell

@@ -50,6 +50,7 @@ def fit_study(
     n_column: str = N_COLUMN,
     objective: Objective | None = None,
     hold_out_from: float | None = None,
+    sensitivity: bool = True,
     seed: int = 0,
 ) -> StudyFits:
     """Fit every named law to every subset of `table`.
@@ -58,7 +59,9 @@ def fit_study(
     finished run has it, otherwise `loss`. `n_column`: which count is N. `bootstrap`: refits for the intervals, 0 for
     none. `objective`: what is minimised; by default the Huber loss of log residuals, delta 1e-3. `hold_out_from`:
     training FLOPs from which runs enter no fit and are predicted; without it all runs are fitted and the hold-out
-    sets aside the largest fifth. Raises FitError for an unknown law and for a table with neither `bpb` nor `loss`.
+    sets aside the largest fifth. `sensitivity`: whether the influence of every run is recorded.
+
+    Raises FitError for an unknown law and for a table with neither `bpb` nor `loss`.
     """
     chosen = [named_law(name, n_column=n_column) for name in laws]
     metric = metric or default_metric(table)
@@ -69,6 +72,7 @@ def fit_study(
         objective=objective or Objective(delta=DELTA),
         convention=_COUNTS.get(n_column, Convention()),
         hold_out_from=hold_out_from,
+        sensitivity=sensitivity,
     )
     request = _Request(metric=metric, group=group, settings=settings)
     table = _with_segment_share(table)

@@ -1,0 +1,34 @@
+"""Whether runs can determine a law at all, whatever their losses."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqscale.laws.forms import Array, Law
+
+MINIMUM_DISTINCT = 3
+"""Values of an axis: with two, no curvature is determined."""
+
+
+def too_small(law: Law, x_RA: Array) -> str:
+    """Why these runs cannot determine the law; empty where they may."""
+    if len(x_RA) < law.minimum_runs:
+        return f"{len(x_RA)} usable runs; {law.form} needs at least {law.minimum_runs}"
+    for letter, distinct in zip(law.letters, distinct_values(x_RA), strict=True):
+        if distinct < MINIMUM_DISTINCT:
+            return f"{distinct} distinct values of {letter}; the law needs at least {MINIMUM_DISTINCT}"
+    return ""
+
+
+def distinct_values(x_RA: Array) -> list[int]:
+    """Number of distinct values on every axis."""
+    return [len(np.unique(x_RA[:, axis])) for axis in range(x_RA.shape[1])]
+
+
+def determines(weight_BR: Array, x_RA: Array) -> NDArray[np.bool_]:
+    """Whether the runs that a weighting keeps have three distinct values on every axis: [B]."""
+    enough = np.ones(len(weight_BR), dtype=bool)
+    for axis in range(x_RA.shape[1]):
+        levels, level_R = np.unique(x_RA[:, axis], return_inverse=True)
+        present = [(weight_BR[:, level_R == level] > 0).any(axis=1) for level in range(len(levels))]
+        enough &= np.sum(present, axis=0) >= MINIMUM_DISTINCT
+    return enough
