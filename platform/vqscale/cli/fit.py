@@ -1,5 +1,6 @@
 """`vqscale fit`: scaling laws of a study or of any table."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import pandas as pd
@@ -10,8 +11,15 @@ from vqscale.cli.fit_view import print_fits
 from vqscale.cli.mirror import mirror
 from vqscale.errors import FitError
 from vqscale.laws import LAWS, StudyFits, fit_study, write_fits
+from vqscale.laws.problem import DELTA, Objective
 from vqscale.report import write_law_figures
 from vqscale.results import locate, read_table
+from vqscale.study.spec import Study
+
+
+class Residual(StrEnum):
+    LOG = "log"
+    RAW = "raw"
 
 
 def fit(
@@ -23,6 +31,14 @@ def fit(
     n: Annotated[str, typer.Option("--n", help="Column that counts as N.")] = "parameters_non_embedding",
     column: Annotated[list[str] | None, typer.Option(help="NAME=YOUR_COLUMN, for a table with other names.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    residual: Annotated[Residual, typer.Option(help="Residuals of log loss, or of the loss itself.")] = Residual.LOG,
+    delta: Annotated[
+        float, typer.Option(min=0, help="Threshold of the Huber loss, in the residual's unit; 0: least squares.")
+    ] = DELTA,
+    hold_out_from: Annotated[
+        float | None,
+        typer.Option(help="Training FLOPs from which runs are only predicted. Default: the study's."),
+    ] = None,
     out: Annotated[str | None, typer.Option(help="Folder or URI for fits.json, fits.csv and figures.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print fits and refusals as JSON.")] = False,
 ) -> None:
@@ -43,6 +59,8 @@ def fit(
         metric=metric,
         n_column=n,
         seed=seed,
+        objective=Objective(delta=delta or None, residual=residual.value),
+        hold_out_from=hold_out_from or designed_hold_out(place.study, table),
     )
     written = [*write_fits(fits, place.folder), *write_law_figures(fits.fits, place.folder)]
     mirror(place, written, fits, make_console(stderr=as_json))
@@ -52,6 +70,14 @@ def fit(
         print_fits(fits, make_console(), written)
     if not fits.fits:
         raise FitError(f"{target}: no law could be fitted. {_first_reason(fits)}")
+
+
+def designed_hold_out(study: Study | None, table: pd.DataFrame) -> float | None:
+    """Training FLOPs from which the study's designs hold runs out; None where none does."""
+    if study is None or not study.design:
+        return None
+    n, tokens = table["parameters_non_embedding"], table["tokens"]
+    return study.hold_out_from_runs(zip(table["preset"], tokens / n, table["flops"], strict=True))
 
 
 def rename(table: pd.DataFrame, pairs: list[str]) -> pd.DataFrame:
