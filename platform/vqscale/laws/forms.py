@@ -142,7 +142,8 @@ _NAMED = (
         _terms(A={"C": "alpha"}),
         cell=("codebook_size", "context"),
         limits="C to infinity: E, the loss of unlimited compute.",
-        why="What the Chinchilla form gives along the best division of C, where its exponents are near each other.",
+        why="What the Chinchilla form gives along the best division of C: exactly so for C proportional to N D, with "
+        "exponent alpha beta / (alpha + beta).",
         frontier=True,
     ),
     _law(
