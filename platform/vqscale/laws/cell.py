@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from vqscale.laws.bootstrap import KEPT, Draws, bootstrap, interval
 from vqscale.laws.curves import curves
 from vqscale.laws.fit import FitStatus, Minimum, disagreement, solve
-from vqscale.laws.forms import Array, Law, derived
-from vqscale.laws.holdout import hold_out, points, r_squared
+from vqscale.laws.forms import Array, Law, derived, predict
+from vqscale.laws.frontier import frontiers
+from vqscale.laws.holdout import Fitted, HeldBack, Refit, hold_out, points, r_squared
 from vqscale.laws.influence import influences
 from vqscale.laws.problem import Objective, make_problem
 from vqscale.laws.record import Convention, Fit, Interval, Refusal, RefusalKind, Where
@@ -150,6 +151,37 @@ def _without(cell: Cell) -> str:
     return f" ({held} more are held out by the study's design)" if held else ""
 
 
+def refitter(cell: Cell, objective: Objective) -> Refit:
+    """Fits the cell's law to some of its rows. Without the cross-check: it is done once, on all of them."""
+
+    def refit(rows_R: NDArray[np.bool_]) -> Fitted | str:
+        part = cell.take(rows_R)
+        reason = too_small(cell.law, part.x)
+        if reason:
+            return reason
+        minimum = solve(make_problem(cell.law, part.x, part.losses, objective), check=False)
+        if minimum.status is not FitStatus.CONVERGED:
+            return f"{minimum.status}: {minimum.reason}"
+        found = dict(zip(cell.law.parameters, minimum.parameters.tolist(), strict=True))
+        exponents = {name: found[name] for name in cell.law.exponents}
+        exponents |= {name: float(value) for name, value in derived(cell.law, minimum.parameters).items()}
+        return Fitted(predict=lambda x_RA: predict(cell.law, minimum.parameters, x_RA), exponents=exponents)
+
+    return refit
+
+
+def held_back(cell: Cell) -> HeldBack:
+    return HeldBack(
+        names=cell.names,
+        x=cell.x,
+        loss=cell.losses,
+        order=cell.order,
+        order_name=cell.order_name,
+        minimum=cell.law.minimum_runs,
+        hold_out=cell.held if cell.held.any() else None,
+    )
+
+
 def _refusal(cell: Cell, kind: RefusalKind, reason: str) -> Refusal:
     return Refusal(
         law=cell.law.name,
@@ -163,10 +195,10 @@ def _refusal(cell: Cell, kind: RefusalKind, reason: str) -> Refusal:
 
 def _record(cell: Cell, minimum: Minimum, draws: Draws, settings: Settings, digest: str) -> Fit:
     law, values, fitted = cell.law, minimum.parameters, cell.fitted
-    measured = points(law, fitted.names, fitted.x, fitted.losses, values)
-    held = hold_out(cell, settings.objective)
+    measured = points(fitted.names, fitted.x, fitted.losses, predict(law, values, fitted.x), fitted.flops)
+    held = hold_out(held_back(cell), refitter(cell, settings.objective), cell.flops)
     r2_fit = r_squared(fitted.losses, np.array([point.predicted for point in measured]))
-    return Fit(
+    fit = Fit(
         id=_id(cell, settings, digest),
         law=law.name,
         form=law.form,
@@ -199,6 +231,8 @@ def _record(cell: Cell, minimum: Minimum, draws: Draws, settings: Settings, dige
         data_hash=digest,
         versions={package: version(package) for package in ("vqscale", "numpy", "scipy")},
     )
+    found, reasons = frontiers(fit, draws.parameters)
+    return fit.model_copy(update={"frontiers": found, "warnings": [*fit.warnings, *reasons]})
 
 
 def _with_sensitivity(fit: Fit, cell: Cell, minimum: Minimum) -> Fit:

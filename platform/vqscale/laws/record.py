@@ -196,7 +196,9 @@ class IsoflopRow(Frozen):
     tokens: float | None
     loss: float | None
     reason: str | None
-    """Why the row has no optimum: too few points, concave, outside the runs."""
+    """Why the row has no optimum: concave, flat, outside the runs."""
+    warnings: list[str] = Field(default_factory=list)
+    """Of an optimum that stands on few sizes, or on one side of them."""
 
 
 class Isoflop(Frozen):
@@ -227,7 +229,7 @@ class ComparedPoint(Frozen):
     reason: str | None
     """Why there is no multiplier."""
     beyond: float
-    """Budget over the largest measured one of both; above 1 it is an extrapolation."""
+    """Budget over the largest one that both trained; above 1 it is an extrapolation for at least one of them."""
 
 
 class Comparison(Frozen):
@@ -240,6 +242,8 @@ class Comparison(Frozen):
     points: list[ComparedPoint]
     reason: str | None
     """Why nothing can be compared; None where it can."""
+    skipped: dict[str, str] = Field(default_factory=dict)
+    """compute, time or money -> why there is no comparison at equal ones."""
 
 
 class Candidate(Frozen):

@@ -17,18 +17,22 @@ point differ in learning rate or batch size, the best recipe stands for the poin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
+import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vqscale.errors import FitError
-from vqscale.laws.cell import Settings, fit_cell, make_cell
+from vqscale.laws.cell import Cell, Settings, fit_cell, make_cell, refitter
+from vqscale.laws.choose import LEFT_OUT, Contender, Judged, choose
+from vqscale.laws.compare import Price, compare
 from vqscale.laws.forms import N_COLUMN, SEGMENT_SHARE, Law, named_law
+from vqscale.laws.isoflop import Runs, isoflop
 from vqscale.laws.problem import DELTA, Objective
-from vqscale.laws.record import Convention, Fit, Refusal, StudyFits
-from vqscale.laws.select import best_recipe, cells, data_hash, label, usable
+from vqscale.laws.record import Convention, Exclusion, Fit, Isoflop, Refusal, Selection, StudyFits
+from vqscale.laws.select import best_recipe, cells, data_hash, label, names_of, usable
 
 _COUNTS = {N_COLUMN: Convention(), "parameters": Convention(parameters="total")}
 
@@ -38,6 +42,16 @@ class _Request:
     metric: str
     group: Sequence[str] | None
     settings: Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What came of one law; `cells` are all its subsets, refused ones included."""
+
+    cells: list[Cell] = field(default_factory=list)
+    fits: list[Fit] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    excluded: list[Exclusion] = field(default_factory=list)
 
 
 def fit_study(
@@ -51,6 +65,7 @@ def fit_study(
     objective: Objective | None = None,
     hold_out_from: float | None = None,
     sensitivity: bool = True,
+    price: Price | None = None,
     seed: int = 0,
 ) -> StudyFits:
     """Fit every named law to every subset of `table`.
@@ -59,7 +74,8 @@ def fit_study(
     finished run has it, otherwise `loss`. `n_column`: which count is N. `bootstrap`: refits for the intervals, 0 for
     none. `objective`: what is minimised; by default the Huber loss of log residuals, delta 1e-3. `hold_out_from`:
     training FLOPs from which runs enter no fit and are predicted; without it all runs are fitted and the hold-out
-    sets aside the largest fifth. `sensitivity`: whether the influence of every run is recorded.
+    sets aside the largest fifth. `price`: of a device-hour, for comparisons at equal money. `sensitivity`: whether the
+    influence of every run is recorded.
 
     Raises FitError for an unknown law and for a table with neither `bpb` nor `loss`.
     """
@@ -79,11 +95,19 @@ def fit_study(
     # On matrices this small BLAS threads gain nothing, and waiting for each other on a busy machine they cost seconds.
     with threadpool_limits(limits=1, user_api="blas"):
         outcomes = [_fit_law(table, law, request) for law in chosen]
+        isoflops = _isoflops(table, named_law("chinchilla", n_column=n_column), request)
+        made = list(chain.from_iterable(outcome.cells for outcome in outcomes))
+        selections = _selections(made, request.settings.objective)
+        fits = list(chain.from_iterable(outcome.fits for outcome in outcomes))
+        comparisons = compare(fits, table, price)
     excluded = list(chain.from_iterable(outcome.excluded for outcome in outcomes))
     return StudyFits(
-        fits=list(chain.from_iterable(outcome.fits for outcome in outcomes)),
+        fits=fits,
         refusals=list(chain.from_iterable(outcome.refusals for outcome in outcomes)),
         excluded=[entry for index, entry in enumerate(excluded) if entry not in excluded[:index]],
+        isoflops=isoflops,
+        comparisons=comparisons,
+        selections=selections,
     )
 
 
@@ -112,30 +136,76 @@ def _with_segment_share(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{SEGMENT_SHARE: table["segment"] / table["context"]})
 
 
-def _fit_law(table: pd.DataFrame, law: Law, request: _Request) -> StudyFits:
+def _fit_law(table: pd.DataFrame, law: Law, request: _Request) -> _Outcome:
     try:
         _require(table, law.axes)
     except FitError as error:
-        return StudyFits(refusals=[_impossible(law, len(table), str(error))])
+        return _Outcome(refusals=[_impossible(law, len(table), str(error))])
     metric, settings = request.metric, request.settings
     columns = law.cell if request.group is None else tuple(request.group)
     needed = [] if settings.hold_out_from is None else ["flops"]
     runs, excluded = usable(table, law, metric, needed)
     if runs.empty:
-        return StudyFits(refusals=[_impossible(law, 0, "no finished run on its axes")], excluded=excluded)
+        return _Outcome(refusals=[_impossible(law, 0, "no finished run on its axes")], excluded=excluded)
     digest = data_hash(table, ["trial_id", "name", "status", metric, *law.axes, *columns])
-    fits: list[Fit] = []
-    refusals: list[Refusal] = []
+    made: list[Cell] = []
     for where, cell in cells(runs, columns):
         chosen, worse = best_recipe(cell, law, metric)
         excluded += worse
-        made = make_cell(law, where, label(where, runs), chosen, metric, settings.hold_out_from)
-        outcome = fit_cell(made, settings, digest=digest)
-        if isinstance(outcome, Fit):
-            fits.append(outcome)
-        else:
-            refusals.append(outcome)
-    return StudyFits(fits=fits, refusals=refusals, excluded=excluded)
+        made.append(make_cell(law, where, label(where, runs), chosen, metric, settings.hold_out_from))
+    outcomes = [fit_cell(one, settings, digest=digest) for one in made]
+    return _Outcome(
+        cells=made,
+        fits=[outcome for outcome in outcomes if isinstance(outcome, Fit)],
+        refusals=[outcome for outcome in outcomes if isinstance(outcome, Refusal)],
+        excluded=excluded,
+    )
+
+
+def _isoflops(table: pd.DataFrame, law: Law, request: _Request) -> list[Isoflop]:
+    """A parabola a budget, for every subset that Chinchilla's law would be fitted to and that has budgets.
+
+    Held-out budgets are shown like the others: a parabola predicts nothing.
+    """
+    if not {*law.axes, "flops"} <= set(table):
+        return []
+    runs, _ = usable(table, law, request.metric, ["flops"])
+    columns = law.cell if request.group is None else tuple(request.group)
+    found = []
+    for where, subset in cells(runs, columns):
+        chosen, _ = best_recipe(subset, law, request.metric)
+        n, d, c, loss = (chosen[name].to_numpy(dtype=np.float64) for name in (*law.axes, "flops", request.metric))
+        parabolas = isoflop(where, label(where, runs), Runs(names=names_of(chosen), n=n, d=d, c=c, loss=loss))
+        found += [] if parabolas is None else [parabolas]
+    return found
+
+
+def _selections(made: Sequence[Cell], objective: Objective) -> list[Selection]:
+    """A choice wherever several laws of the same letters were asked for on the same runs."""
+    rivals: dict[str, list[Cell]] = {}
+    for cell in made:
+        if len(cell.law.letters) > 1:
+            key = repr((sorted(cell.law.letters), cell.where, cell.names))
+            rivals.setdefault(key, []).append(cell)
+    return [_selection(group, objective) for group in rivals.values() if len(group) > 1]
+
+
+def _selection(group: Sequence[Cell], objective: Objective) -> Selection:
+    contenders = [
+        Contender(
+            law=cell.law.name,
+            form=cell.law.form,
+            limits=cell.law.limits,
+            parameters=len(cell.law.parameters),
+            x=cell.x,
+            refit=refitter(cell, objective),
+        )
+        for cell in group
+    ]
+    first = group[0]
+    place = first.law.letters.index
+    values = {letter: first.x[:, place(letter)] for letter in LEFT_OUT if letter in first.law.letters}
+    return choose(first.where, first.label, contenders, Judged(loss=first.losses, order=first.order, values=values))
 
 
 def _impossible(law: Law, runs: int, reason: str) -> Refusal:

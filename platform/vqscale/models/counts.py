@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vqscale.models.transformer_full import CHUNK
+from vqscale.results.record import EMBEDDING_GROUPS
 from vqscale.study.model import ModelConfig
 
-EMBEDDING_GROUPS = ("embedding", "head", "absolute_position")
 SCATTER_MERGE = 3
 """Operations that merge one value of a block's mean into the running mean: two products and a sum."""
 

@@ -8,6 +8,11 @@ from vqscale.study.frozen import Frozen
 
 Status = Literal["finished", "diverged", "stopped", "failed"]
 
+EMBEDDING_GROUPS = ("embedding", "head", "absolute_position")
+"""Groups of `parameter_groups` that N without embeddings leaves out."""
+CODEBOOK_GROUPS = ("codebook",)
+"""Groups that no gradient trains: in no N, unless a convention says so."""
+
 
 class PositionLoss(Frozen):
     """Mean held-out loss of the tokens whose position in the context lies in [start, end)."""

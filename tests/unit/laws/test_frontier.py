@@ -1,0 +1,192 @@
+import numpy as np
+import pytest
+
+from vqscale.errors import FitError
+from vqscale.laws.cost import cost_through, six_n
+from vqscale.laws.decide import Money, decide
+from vqscale.laws.frontier import frontier, optimum
+from vqscale.laws.record import Term
+from vqscale.laws.surface import surface
+
+TRUTH = {"E": 1.7, "A": 420.0, "alpha": 0.36, "B": 1900.0, "beta": 0.29}
+TERMS = [Term(coefficient="A", powers={"N": "alpha"}), Term(coefficient="B", powers={"D": "beta"})]
+A_EXPONENT = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
+BUDGETS = np.geomspace(1e17, 1e19, 5)
+WIDTH_FLOPS = 8e3
+"""FLOPs a token and root of N that attention and head take in these tests: a third of the total in the middle."""
+
+
+def best_size(budget):
+    """N* for C = 6ND, Hoffmann et al. equation 4."""
+    ratio = TRUTH["alpha"] * TRUTH["A"] / (TRUTH["beta"] * TRUTH["B"])
+    return ratio ** (1 / (TRUTH["alpha"] + TRUTH["beta"])) * (budget / 6) ** A_EXPONENT
+
+
+def loss_of(n, d):
+    return TRUTH["E"] + TRUTH["A"] * n ** -TRUTH["alpha"] + TRUTH["B"] * d ** -TRUTH["beta"]
+
+
+def law(per_token=lambda n: 6 * n, spread=4.0, shift=1.0, draws=None):
+    """An isoFLOP study without noise; `shift` moves its sizes off the optimum."""
+    n = np.concatenate([shift * best_size(budget) * np.geomspace(1 / spread, spread, 5) for budget in BUDGETS])
+    d = np.repeat(BUDGETS, 5) / per_token(n)
+    values = np.array(list(TRUTH.values()))
+    refits = np.empty((0, 5)) if draws is None else draws
+    return surface(TERMS, list(TRUTH), values, refits, ["N", "D"], np.stack([n, d], axis=1), loss_of(n, d))
+
+
+def noisy_draws(count=60):
+    return np.array(list(TRUTH.values())) * np.exp(np.random.default_rng(0).normal(0, 0.01, (count, 5)))
+
+
+def test_optimum_by_6nd_is_the_closed_form():
+    study = law()
+    found = optimum(study, six_n(study.n), 1e18)
+    assert found.parameters.value == pytest.approx(best_size(1e18), rel=1e-9)
+    assert found.tokens.value == pytest.approx(1e18 / 6 / best_size(1e18), rel=1e-9)
+    assert found.loss.value == pytest.approx(loss_of(found.parameters.value, found.tokens.value), rel=1e-12)
+    assert found.parameters.interval is None
+
+
+def test_optimum_by_exact_flops_is_the_best_of_all_sizes():
+    def per_token(n):
+        return 6 * n + WIDTH_FLOPS * np.sqrt(n)
+
+    study = law(per_token)
+    cost = cost_through(study.n, per_token(study.n), "exact FLOPs a token")
+    found = optimum(study, cost, 1e18)
+    sizes = np.geomspace(found.parameters.value / 10, found.parameters.value * 10, 200_001)
+    best = sizes[loss_of(sizes, 1e18 / per_token(sizes)).argmin()]
+    assert found.parameters.value == pytest.approx(best, rel=1e-3)
+    assert abs(np.log(found.parameters.value / best_size(1e18))) > 0.05
+    assert found.tokens.value * per_token(found.parameters.value) == pytest.approx(1e18, rel=1e-6)
+
+
+def test_frontier_exponents_by_6nd_are_those_of_the_law():
+    study = law(draws=noisy_draws())
+    found = frontier(study, six_n(study.n), "6nd")
+    assert found.a.value == pytest.approx(A_EXPONENT, rel=1e-9)
+    assert found.a.value + found.b.value == pytest.approx(1, rel=1e-9)
+    assert found.a.interval.low95 < found.a.interval.low90 < A_EXPONENT < found.a.interval.high90
+    assert [round(one.beyond, 9) for one in found.optima[-3:]] == [3, 10, 100]
+    assert found.refused == {}
+
+
+def test_flat_bottom_is_within_a_hundredth_of_the_optimal_loss():
+    study = law()
+    found = optimum(study, six_n(study.n), 1e18)
+    for size in (found.parameters_low, found.parameters_high):
+        assert loss_of(size, 1e18 / 6 / size) == pytest.approx(1.01 * found.loss.value, rel=1e-4)
+    assert found.parameters_low < found.parameters.value < found.parameters_high
+
+
+@pytest.mark.parametrize(("shift", "side"), [(30.0, "smaller"), (1 / 30, "larger")])
+def test_optimum_outside_the_sizes_tried_is_refused(shift, side):
+    study = law(shift=shift)
+    with pytest.raises(FitError, match=f"no run shows the turn. Train {side} sizes"):
+        optimum(study, six_n(study.n), 1e18)
+    with pytest.raises(FitError, match="no run shows the turn"):
+        optimum(study, six_n(study.n), 1e20)
+    found = frontier(study, six_n(study.n), "6nd")
+    assert found.optima == []
+    assert len(found.refused) == 10
+
+
+def test_budget_far_beyond_the_runs_is_refused():
+    study = law()
+    with pytest.raises(FitError, match="101 times the largest fitted budget"):
+        optimum(study, six_n(study.n), 101 * BUDGETS[-1])
+    assert optimum(study, six_n(study.n), 99 * BUDGETS[-1]).beyond == pytest.approx(99)
+
+
+def test_law_whose_best_size_has_no_end_is_refused():
+    study = law()
+    endless = surface(
+        [Term(coefficient="A", powers={"N": "alpha"})],
+        ["E", "A", "alpha"],
+        np.array([1.7, 420.0, 0.36]),
+        np.empty((0, 3)),
+        ["N", "D"],
+        np.stack([study.n, study.d], axis=1),
+        study.loss,
+    )
+    with pytest.raises(FitError, match="no finite optimum"):
+        frontier(endless, six_n(study.n), "6nd")
+
+
+def test_surface_with_a_free_axis_needs_its_value():
+    terms = [*TERMS, Term(coefficient="G", powers={"N": "alpha", "S": "gamma"})]
+    names = [*TRUTH, "G", "gamma"]
+    values = np.array([*TRUTH.values(), 50.0, 0.5])
+    x = np.array([[1e6, 1e8, 64.0]])
+    with pytest.raises(FitError, match="S is free"):
+        surface(terms, names, values, np.empty((0, 7)), ["N", "D", "S"], x, np.array([3.0]))
+    fixed = surface(terms, names, values, np.empty((0, 7)), ["N", "D", "S"], x, np.array([3.0]), {"S": 64.0})
+    loss = fixed.losses(np.log([[1e6]]), np.log([[1e8]]))[0, 0]
+    assert loss == pytest.approx(loss_of(1e6, 1e8) + 50 * 1e6**-0.36 * 64**-0.5, rel=1e-12)
+
+
+def test_cost_goes_through_the_sizes_and_grows_as_n_beyond_them():
+    n = np.geomspace(1e5, 1e7, 6)
+    cost = cost_through(n, 6 * n + 2e4 * n**0.5, "exact FLOPs a token")
+    assert cost.deviation < 1e-3
+    assert "through 6 sizes" in cost.words
+    assert cost.per_token(1e12) / 1e12 == pytest.approx(6, rel=0.02)
+    slopes = cost.slope(np.log(np.array([1e5, 1e7, 1e12])))
+    assert np.all(np.diff(slopes) > 0)
+    assert slopes[-1] == pytest.approx(1, abs=0.01)
+
+
+def test_cost_of_embeddings_that_are_counted_but_never_multiplied_still_grows_as_n():
+    n = np.geomspace(1e5, 1e7, 6)
+    cost = cost_through(n, 6 * n - 300 * n**0.5, "exact FLOPs a token")
+    assert cost.deviation < 1e-3
+    assert cost.per_token(1e3) > 0
+
+
+@pytest.mark.parametrize(
+    ("n", "per_token", "words"),
+    [
+        ([1e5, 1e6], [6e5, 6e6], "known for 2 sizes"),
+        ([1e5, 1e6, 1e7], [6e5, 6e4, 6e3], "does not grow with N"),
+        ([1e5, 2e5, 4e5, 8e5], [6e5, 4e6, 2e6, 5e6], "no smooth function of N"),
+    ],
+)
+def test_cost_that_n_does_not_determine_is_refused(n, per_token, words):
+    with pytest.raises(FitError, match=words):
+        cost_through(np.array(n), np.array(per_token), "exact FLOPs a token")
+
+
+def test_decision_is_the_same_whichever_way_it_is_asked():
+    study = law(draws=noisy_draws())
+    cost = six_n(study.n)
+    asked = decide(study, cost, compute=1e18)
+    assert asked.compute.value == 1e18
+    size, tokens, loss = asked.optimum.parameters.value, asked.optimum.tokens.value, asked.optimum.loss.value
+    for answer in (
+        decide(study, cost, parameters=size),
+        decide(study, cost, tokens=tokens),
+        decide(study, cost, loss=loss),
+    ):
+        assert answer.compute.value == pytest.approx(1e18, rel=1e-6)
+        assert answer.compute.interval.low90 < 1e18 < answer.compute.interval.high90
+
+
+def test_decision_for_money_buys_compute_at_the_measured_speed():
+    study = law()
+    money = Money(price_per_device_hour=2.0, flops_per_second_per_device=1e12, currency="USD")
+    answer = decide(study, six_n(study.n), money=2.0 * 1e18 / 1e12 / 3600, price=money)
+    assert answer.compute.value == pytest.approx(1e18, rel=1e-12)
+    assert answer.seconds_per_device == pytest.approx(1e6, rel=1e-12)
+    with pytest.raises(FitError, match="price"):
+        decide(study, six_n(study.n), money=1.0)
+
+
+def test_decision_for_a_loss_out_of_reach_is_refused():
+    study = law()
+    with pytest.raises(FitError, match=r"1\.69 lies at or below E"):
+        decide(study, six_n(study.n), loss=1.69)
+    with pytest.raises(FitError, match="times the largest fitted budget"):
+        decide(study, six_n(study.n), loss=1.75)
+    with pytest.raises(FitError, match="exactly one"):
+        decide(study, six_n(study.n), loss=2.5, compute=1e18)
