@@ -8,7 +8,6 @@ The class is plain asyncio; `ray.remote(Dispatcher)` makes it the actor that eve
 """
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ class _Order:
     trial_id: str
     payload: Any
     attempt: int
+    place: int
     events: list[dict[str, Any]] = field(default_factory=list)
     ended: bool = False
     cancelled: bool = False
@@ -37,7 +37,7 @@ class _Lane:
 
 class Dispatcher:
     def __init__(self) -> None:
-        self._queue: deque[_Order] = deque()
+        self._queue: list[_Order] = []
         self._orders: dict[str, _Order] = {}
         self._lanes: dict[str, _Lane] = {}
         self._closed = False
@@ -46,11 +46,15 @@ class Dispatcher:
 
     # Tune's side
 
-    async def submit(self, trial_id: str, payload: Any) -> None:
-        """Queue a trial; a later submission of the same trial (a retry) takes the place of the earlier one."""
+    async def submit(self, trial_id: str, payload: Any, place: int = 0) -> None:
+        """Queue a trial; a later submission of the same trial (a retry) takes the place of the earlier one.
+
+        Of the trials that wait, a lane gets the one of the lowest `place`: Tune's followers start side by side and
+        submit in any order.
+        """
         async with self._changed:
             before = self._orders.get(trial_id)
-            order = _Order(trial_id, payload, before.attempt + 1 if before else 1)
+            order = _Order(trial_id, payload, before.attempt + 1 if before else 1, place)
             self._orders[trial_id] = order
             self._queue.append(order)
             if self._lane_error:
@@ -105,7 +109,7 @@ class Dispatcher:
             if self._lanes.get(lane) is not state:  # asked by processes that are no more
                 return None
             if turn == len(state.turns):
-                state.turns.append(self._queue.popleft() if self._queue and not self._closed else None)
+                state.turns.append(self._next() if self._queue and not self._closed else None)
                 self._changed.notify_all()
             order = state.turns[turn]
             if order is None:
@@ -136,7 +140,7 @@ class Dispatcher:
             if not self._lanes:
                 self._lane_error = error
                 while self._queue:
-                    self._end(self._queue.popleft(), {"kind": "failed", "error": error})
+                    self._end(self._queue.pop(0), {"kind": "failed", "error": error})
             self._changed.notify_all()
 
     async def expect(self, lane: str) -> None:
@@ -149,6 +153,11 @@ class Dispatcher:
             self._closed = True
             self._queue.clear()
             self._changed.notify_all()
+
+    def _next(self) -> _Order:
+        order = min(self._queue, key=lambda waiting: waiting.place)
+        self._queue.remove(order)
+        return order
 
     def _abandon(self, lane: _Lane) -> None:
         for order in lane.turns:

@@ -40,7 +40,7 @@ def submit_and_follow(config: dict[str, Any], dispatcher: Any = None, payloads: 
     """Ray Tune's trainable: hand the trial to the dispatcher and report what its lane tells."""
     assert payloads is not None
     trial_id = config["trial"]
-    ray.get(dispatcher.submit.remote(trial_id, payloads[trial_id]))
+    ray.get(dispatcher.submit.remote(trial_id, payloads[trial_id], payloads[trial_id]["place"]))
     seen = 0
     while True:
         for event in ray.get(dispatcher.events.remote(trial_id, seen)):
@@ -181,13 +181,14 @@ def _tuner(
 ) -> tune.Tuner:
     payloads = {
         planned.trial.id: {
+            "place": place,
             "study": plan.study.study,
             "trial": planned.trial.model_dump_json(),
             "options": plan.study.run.model_dump_json(),
             "folder": plan.folder(planned.trial),
             "trunk": planned.sharing.trunk.model_dump_json() if planned.sharing else None,
         }
-        for planned in pending
+        for place, planned in enumerate(pending)
     }
     fs, path = storage.filesystem(storage.join(plan.study.folder, "ray"))
     follow = tune.with_parameters(submit_and_follow, dispatcher=dispatcher, payloads=payloads)

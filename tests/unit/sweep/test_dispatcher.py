@@ -36,6 +36,16 @@ def test_dispatcher_keeps_order_over_turns_and_stops_when_closed() -> None:
     assert play(scenario()) == ["a", "b", None]
 
 
+def test_dispatcher_gives_the_waiting_trial_of_the_lowest_place_first() -> None:
+    async def scenario() -> list[Any]:
+        dispatcher = Dispatcher()
+        for name, place in (("c", 2), ("a", 0), ("b", 1), ("a", 0)):  # the last is a retry
+            await dispatcher.submit(name, None, place)
+        return [await dispatcher.take("lane", "i", turn) for turn in range(3)]
+
+    assert [order["trial_id"] for order in play(scenario())] == ["a", "a", "b"]
+
+
 def test_dispatcher_passes_events_to_who_waits() -> None:
     async def scenario() -> list[Any]:
         dispatcher = Dispatcher()
