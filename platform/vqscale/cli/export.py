@@ -7,11 +7,12 @@ import typer
 
 from vqscale import storage
 from vqscale.cli.console import make_console
+from vqscale.cli.report import make_material
 from vqscale.errors import FitError
 from vqscale.laws import StudyFits, read_fits
 from vqscale.laws.export import to_csv, to_json, to_parquet
 from vqscale.laws.latex import to_latex
-from vqscale.report import write_law_figures
+from vqscale.report import write_figures
 from vqscale.results import Target, convert_table, locate
 
 FIGURES = ("png", "svg")
@@ -63,4 +64,4 @@ def export_files(place: Target, fits: StudyFits, folder: str, formats: list[str]
             written.append(storage.join(folder, f"results.{name}"))
             convert_table(place.table, written[-1])
     figures = [name for name in formats if name in FIGURES]
-    return written + (write_law_figures(fits.fits, folder, figures) if figures else [])
+    return written + (write_figures(make_material(place, fits), folder, figures) if figures else [])

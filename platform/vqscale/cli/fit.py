@@ -12,7 +12,7 @@ from vqscale.cli.mirror import mirror
 from vqscale.errors import FitError
 from vqscale.laws import LAWS, StudyFits, fit_study, write_fits
 from vqscale.laws.problem import DELTA, Objective
-from vqscale.report import write_law_figures
+from vqscale.report import gather, write_figures
 from vqscale.results import locate, read_table
 from vqscale.study.spec import Study
 
@@ -62,7 +62,8 @@ def fit(
         objective=Objective(delta=delta or None, residual=residual.value),
         hold_out_from=hold_out_from or designed_hold_out(place.study, table),
     )
-    written = [*write_fits(fits, place.folder), *write_law_figures(fits.fits, place.folder)]
+    figures = write_figures(gather(study={}, table=table, fits=fits), place.folder)
+    written = [*write_fits(fits, place.folder), *figures]
     mirror(place, written, fits, make_console(stderr=as_json))
     if as_json:
         typer.echo(fits.model_dump_json(indent=2))

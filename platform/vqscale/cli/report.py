@@ -10,7 +10,7 @@ from vqscale import storage
 from vqscale.bench.table import stored
 from vqscale.cli.throughput import make_page, throughput_place
 from vqscale.laws import StudyFits, read_fits
-from vqscale.report import write_figures, write_report
+from vqscale.report import Material, gather, write_figures, write_report
 from vqscale.results import Target, locate, read_table
 
 
@@ -34,19 +34,21 @@ def report(
 
 def make_report(place: Target) -> list[str]:
     """Figures and page of one study from what lies in its folder; returns the URIs written, the page last."""
-    table = read_table(place.table)
     fits = read_fits(place.folder) if storage.exists(storage.join(place.folder, "fits.json")) else StudyFits()
-    throughput = stored(place.folder)
-    figures = write_figures(table, fits.fits, throughput, place.folder)
-    page = write_report(
-        place.folder,
-        study=place.study or {"study": place.table.rsplit("/", 1)[-1], "question": ""},
-        table=table,
+    material = make_material(place, fits)
+    return [*write_figures(material, place.folder), write_report(material, place.folder)]
+
+
+def make_material(place: Target, fits: StudyFits) -> Material:
+    """What figures and page are made from, read from what lies in the study's folder."""
+    return gather(
+        study=place.study.model_dump(mode="json") if place.study else {"study": place.name, "question": ""},
+        table=read_table(place.table),
         fits=fits,
         references=_optional_json(place, "references.json"),
-        throughput=throughput,
+        throughput=stored(place.folder),
+        home=place.home,
     )
-    return [*figures, page]
 
 
 def _optional_json(place: Target, name: str) -> dict[str, dict[str, float]] | None:

@@ -19,8 +19,7 @@ from vqscale.bench.throughput import load_or_measure
 from vqscale.cli.console import make_console
 from vqscale.cli.throughput_view import as_values, show
 from vqscale.errors import StudyError, StudyInterruptedError, TrackingError
-from vqscale.report import write_throughput_report
-from vqscale.report.throughput_plots import write_throughput_figures
+from vqscale.report import write_throughput_figures, write_throughput_report
 from vqscale.study.spec import Study
 from vqscale.study.throughput import ThroughputStudy, load_any
 from vqscale.track.throughput import track_throughput

@@ -26,6 +26,13 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["status"] == "finished"] if "status" in table else table
 
 
+def own_share(table: pd.DataFrame) -> "pd.Series[float]":
+    """Of every run the share of its updates that it trained itself, and did not take over from a shorter one."""
+    if not {"shared_steps", "steps"} <= set(table):
+        return pd.Series(1.0, index=table.index)
+    return 1 - table["shared_steps"] / table["steps"]
+
+
 def against_baselines(table: pd.DataFrame, metric: str) -> list[Pairs]:
     """Transformer-VQ against every other architecture, at equal preset, context, tokens and seed."""
     runs = finished(table)
@@ -35,20 +42,6 @@ def against_baselines(table: pd.DataFrame, metric: str) -> list[Pairs]:
     others = sorted(set(runs["arch"]) - {"transformer_vq"})
     found = [(other, _differences(first, runs[runs["arch"] == other], metric, list(_MATCH))) for other in others]
     return [Pairs(first="transformer_vq", second=other, differences=values) for other, values in found if values]
-
-
-def over_codebooks(table: pd.DataFrame, metric: str) -> Pairs | None:
-    """The largest codebook against the smallest, at equal everything else."""
-    runs = finished(table)
-    if not {"codebook_size", "arch", metric, *_MATCH} <= set(runs.columns):
-        return None
-    sizes = runs["codebook_size"].dropna()
-    if sizes.nunique() < 2:
-        return None
-    small, large = int(sizes.min()), int(sizes.max())
-    pick = {size: runs[runs["codebook_size"] == size] for size in (small, large)}
-    values = _differences(pick[large], pick[small], metric, [*_MATCH, "arch", "head", "block_length"])
-    return Pairs(first=str(large), second=str(small), differences=values) if values else None
 
 
 def _differences(first: pd.DataFrame, second: pd.DataFrame, metric: str, keys: list[str]) -> list[float]:

@@ -1,22 +1,63 @@
 """What figures and the HTML report share: colours, names, number formats."""
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-PALETTE = ("#3a7bd5", "#e07b39", "#2fa36b", "#c94f8c", "#8266d4", "#b09020", "#2ba3b8", "#d0504c")
-"""Told apart on white and on near-black."""
+from vqscale.report.panel import SYMBOLS, Symbol
+
+PALETTE = ("#0f78bf", "#d9640f", "#0a9c74", "#c2699c", "#c78f00", "#48a5dd", "#7a68c9", "#8a8f98")
+"""After Okabe and Ito: told apart by colour-blind readers, on white and on near-black."""
+GREY = "#8a8f98"
 
 _ARCHITECTURES = {
     "transformer_vq": "Transformer-VQ",
-    "transformer_full": "full attention in the same blocks",
+    "transformer_full": "Full-attention twin",
     "transformer": "Transformer",
 }
+_PALE = "#aab2bd"
+"""What the lightest shade of every colour is mixed with: seen on white and on near-black."""
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_TIMES = "\N{MULTIPLICATION SIGN}"
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def colour(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """Every architecture has one colour and one symbol on the whole page."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, archs: Iterable[Any]) -> "Scheme":
+        """Known architectures first, whether they are there or not, then the others by name."""
+        others = sorted({str(arch) for arch in archs if present(arch)} - set(_ARCHITECTURES))
+        return cls(names=(*_ARCHITECTURES, *others))
+
+    def colour(self, arch: Any) -> str:
+        return colour(self._place(arch))
+
+    def symbol(self, arch: Any) -> Symbol:
+        return SYMBOLS[self._place(arch) % len(SYMBOLS)]
+
+    def _place(self, arch: Any) -> int:
+        return self.names.index(str(arch)) if str(arch) in self.names else 0
+
+
+def shade(base: str, share: float) -> str:
+    """A colour from pale (share 0) to full (share 1), for sizes or budgets of one architecture."""
+    weight = 0.15 + 0.85 * share
+    mixed = (
+        round(weight * int(base[place : place + 2], 16) + (1 - weight) * int(_PALE[place : place + 2], 16))
+        for place in (1, 3, 5)
+    )
+    return "#" + "".join(f"{part:02x}" for part in mixed)
 
 
 def architecture(arch: Any, head: Any = None) -> str:
@@ -71,3 +112,23 @@ def bytes_of(value: float | None) -> str:
         if value >= scale:
             return f"{value / scale:.3g} {unit}"
     return f"{int(value)} B"
+
+
+def power(value: float | None, digits: int = 3) -> str:
+    """A large or small number as people write it: 4.2 × 10¹²."""
+    if value is None or not present(value):
+        return ""
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    trimmed = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    raised = f"10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    return raised if trimmed == "1" else f"{trimmed} {_TIMES} {raised}"
+
+
+def plural(number_of: int, noun: str) -> str:
+    return f"one {noun}" if number_of == 1 else f"{number_of} {noun}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: a, b and c."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,64 +1,20 @@
-"""The three pictures of a throughput study, as values that both kinds of figures draw."""
+"""The three pictures of a throughput study: time a token, speed and ratios over T."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from vqscale.bench.crossover import crossover
 from vqscale.bench.record import OK
 from vqscale.bench.table import BASELINES, COMPARISON, CURVE, SUBJECT, ratio_points
-from vqscale.report.style import colour
+from vqscale.report.panel import Axis, Dash, Layer, Line, Panel, Points, values
+from vqscale.report.style import GREY, colour
 from vqscale.report.throughput import curve_name, label
 
 MICRO = 1e6
+MOST_TICKS = 9
 _ORDER = (SUBJECT, *BASELINES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    label: str
-    shade: str
-    x: list[int]
-    y: list[float]
-    low: list[float]
-    high: list[float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Guide:
-    """A straight line in log-log from one point to another: what a law would look like, not a measurement."""
-
-    label: str
-    x: tuple[float, float]
-    y: tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """A break-even on the line of equal speed."""
-
-    label: str
-    shade: str
-    x: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """One picture, both axes logarithmic."""
-
-    name: str
-    """Of its file."""
-    title: str
-    y_name: str
-    curves: list[Curve]
-    guides: list[Guide] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
-
-    @property
-    def contexts(self) -> list[int]:
-        return sorted({x for curve in self.curves for x in curve.x})
 
 
 def panels(table: pd.DataFrame) -> list[Panel]:
@@ -66,39 +22,54 @@ def panels(table: pd.DataFrame) -> list[Panel]:
     ran = table[table["status"] == OK]
     groups = [rows for _, rows in ran.groupby(COMPARISON, sort=False)]
     firsts = [rows.iloc[0] for rows in groups]
-    found = []
+    found: list[Panel] = []
     for index, rows in enumerate(groups):
         end = f"-{index + 1}" if len(groups) > 1 else ""
         what = label(rows.iloc[0], firsts)
-        found += [panel for panel in _pictures(rows, end, f" ({what})" if what else "") if panel.curves]
+        found += _pictures(rows, end, f" ({what})" if what else "")
     return found
 
 
+def tick_name(context: float) -> str:
+    """A context length for an axis: 512, 2k, 1.5k, 128k (k = 1024 where it divides, as people name lengths)."""
+    if context >= 1024 and context % 1024 == 0:
+        return f"{int(context) // 1024}k"
+    return f"{context / 1000:g}k" if context >= 10_000 else f"{context:g}"
+
+
 def _pictures(rows: pd.DataFrame, end: str, what: str) -> Iterator[Panel]:
-    time = _curves(rows, "seconds_per_token", MICRO)
-    yield Panel(
-        name=f"throughput_time{end}",
-        title=f"Time a token in training{what}",
-        y_name="µs a token",
-        curves=time,
-        guides=_guides(rows),
+    time: list[Layer] = [*_guides(rows), *_curves(rows, "seconds_per_token", MICRO)]
+    yield _panel(f"throughput_time{end}", f"Time a token in training{what}", "µs a token", time)
+    speed = _curves(rows, "tokens_per_second", 1.0)
+    yield _panel(f"throughput{end}", f"Training speed{what}", "tokens a second", speed)
+    ratios = _ratios(rows)
+    if ratios:
+        even = _guide("break-even", _reach(rows), (1.0, 1.0), "dashed")
+        yield _panel(f"throughput_ratio{end}", f"Speed of {SUBJECT} over baselines{what}", "times as fast",
+                     [even, *ratios])  # fmt: skip
+
+
+def _panel(name: str, title: str, y_name: str, layers: Sequence[Layer]) -> Panel:
+    """Both axes logarithmic. The lengths measured are thinned out evenly from the longest where they are many."""
+    curves = [layer for layer in layers if isinstance(layer, Points) and layer.joined]
+    lengths = sorted({int(x) for curve in curves for x in curve.x})
+    step = -(-len(lengths) // MOST_TICKS)
+    shown = lengths[::-1][::step][::-1]
+    heights = values(curves, "y")
+    return Panel(
+        name=name,
+        title=title,
+        x=Axis(name="context length T (tokens)", log=True, ticks=[(length, tick_name(length)) for length in shown]),
+        y=Axis(name=y_name, log=True, ticks=_levels(heights), span=(min(heights) / 1.4, max(heights) * 1.4)),
+        layers=layers,
     )
-    yield Panel(
-        name=f"throughput{end}",
-        title=f"Training speed{what}",
-        y_name="tokens a second",
-        curves=_curves(rows, "tokens_per_second", 1.0),
-    )
-    ratios, marks = _ratios(rows)
-    reach = [float(x) for curve in ratios for x in curve.x]
-    yield Panel(
-        name=f"throughput_ratio{end}",
-        title=f"Speed of {SUBJECT} over baselines{what}",
-        y_name="times as fast",
-        curves=ratios,
-        guides=[Guide(label="break-even", x=(min(reach), max(reach)), y=(1.0, 1.0))] if ratios else [],
-        marks=marks,
-    )
+
+
+def _levels(heights: Sequence[float]) -> list[tuple[float, str]]:
+    """1, 2 and 5 of every decade that the values reach."""
+    decades = range(math.floor(math.log10(min(heights))), math.ceil(math.log10(max(heights))) + 1)
+    levels = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
+    return [(level, f"{level:,.12g}") for level in levels]
 
 
 def _by_curve(rows: pd.DataFrame) -> list[pd.DataFrame]:
@@ -107,19 +78,27 @@ def _by_curve(rows: pd.DataFrame) -> list[pd.DataFrame]:
     return sorted(found, key=lambda group: _ORDER.index(group["arch"].iloc[0]))
 
 
-def _curves(rows: pd.DataFrame, column: str, unit: float) -> list[Curve]:
+def _curves(rows: pd.DataFrame, column: str, unit: float) -> list[Points]:
     groups = _by_curve(rows)
     return [
-        Curve(
-            label=curve_name(group.iloc[0], [one.iloc[0] for one in groups]),
-            shade=colour(index),
-            x=[int(context) for context in group["context"]],
-            y=[unit * value for value in group[column]],
-            low=[unit * value for value in _bound(group, column, "low")],
-            high=[unit * value for value in _bound(group, column, "high")],
+        _curve(
+            curve_name(group.iloc[0], [one.iloc[0] for one in groups]),
+            colour(index),
+            [int(context) for context in group["context"]],
+            *([unit * value for value in part] for part in (group[column], *_ends(group, column))),
         )
         for index, group in enumerate(groups)
     ]
+
+
+def _curve(name: str, shade: str, x: list[int], y: list[float], low: list[float], high: list[float]) -> Points:
+    """Medians with the range of their repeats."""
+    texts = [f"T = {length:,}: {value:.4g} ({name})" for length, value in zip(x, y, strict=True)]
+    return Points(label=name, shade=shade, x=x, y=y, low=low, high=high, joined=True, size=6, texts=texts)
+
+
+def _ends(group: pd.DataFrame, column: str) -> tuple[list[float], list[float]]:
+    return _bound(group, column, "low"), _bound(group, column, "high")
 
 
 def _bound(group: pd.DataFrame, column: str, end: str) -> list[float]:
@@ -130,8 +109,9 @@ def _bound(group: pd.DataFrame, column: str, end: str) -> list[float]:
     return [1 / float(value) for value in group[f"tokens_per_second_{other}"]]
 
 
-def _guides(rows: pd.DataFrame) -> list[Guide]:
-    """Linear time: the median of VQ's times, at every T. Quadratic: the slowest baseline's time, doubling with T."""
+def _guides(rows: pd.DataFrame) -> list[Line]:
+    """What laws would look like, not measurements. Linear: the median of VQ's times, at every T. Quadratic: the
+    slowest baseline's time, doubling with T."""
     reach = _reach(rows)
     if reach[0] == reach[1]:
         return []
@@ -139,24 +119,31 @@ def _guides(rows: pd.DataFrame) -> list[Guide]:
     own = rows[rows["arch"] == SUBJECT].sort_values("context")
     if not own.empty:
         level = MICRO * float(own["seconds_per_token"].median())
-        guides.append(Guide(label="linear: constant time a token", x=reach, y=(level, level)))
+        guides.append(_guide("linear: constant time a token", reach, (level, level), "dashed"))
     others = rows[rows["arch"] != SUBJECT]
     if not others.empty:
         last = others.sort_values("seconds_per_token").iloc[-1]
         top, at = MICRO * float(last["seconds_per_token"]), float(last["context"])
         floor = max(reach[0], at * MICRO * float(rows["seconds_per_token"].min()) / top)
-        guides.append(Guide(label="quadratic: time a token doubles with T", x=(floor, at), y=(top * floor / at, top)))
+        name = "quadratic: time a token doubles with T"
+        guides.append(_guide(name, (floor, at), (top * floor / at, top), "dotted"))
     return guides
+
+
+def _guide(name: str, x: tuple[float, float], y: tuple[float, float], dash: Dash) -> Line:
+    """A straight line in log-log from one point to another."""
+    return Line(label=name, shade=GREY, x=x, y=y, dash=dash, width=1.5)
 
 
 def _reach(rows: pd.DataFrame) -> tuple[float, float]:
     return float(rows["context"].min()), float(rows["context"].max())
 
 
-def _ratios(rows: pd.DataFrame) -> tuple[list[Curve], list[Mark]]:
+def _ratios(rows: pd.DataFrame) -> list[Points]:
+    """Curves of ratios, and a mark at every break-even, on the line of equal speed."""
     groups = [group for group in _by_curve(rows) if group["arch"].iloc[0] == SUBJECT]
-    curves: list[Curve] = []
-    marks: list[Mark] = []
+    curves: list[Points] = []
+    marks: list[Points] = []
     for group in groups:
         for baseline in BASELINES:
             points = ratio_points(group, baseline)
@@ -164,13 +151,14 @@ def _ratios(rows: pd.DataFrame) -> tuple[list[Curve], list[Mark]]:
                 continue
             own = label(group.iloc[0], [one.iloc[0] for one in groups])
             name, shade = f"over {baseline}{f' ({own})' if own else ''}", colour(len(curves) + 1)
-            curves.append(_ratio_curve(name, shade, points))
+            x, y, low, high = (list(column) for column in zip(*points, strict=True))
+            curves.append(_curve(name, shade, x, y, low, high))
             at = crossover(points)
             if at is not None and isinstance(at.at, float):
-                marks.append(Mark(label=f"T = {at.at:,.0f}", shade=shade, x=at.at))
-    return curves, marks
+                marks.append(_mark(f"T = {at.at:,.0f}", shade, at.at))
+    return [*curves, *marks]
 
 
-def _ratio_curve(name: str, shade: str, points: list[Any]) -> Curve:
-    x, y, low, high = (list(column) for column in zip(*points, strict=True))
-    return Curve(label=name, shade=shade, x=x, y=y, low=low, high=high)
+def _mark(tag: str, shade: str, x: float) -> Points:
+    name = f"break-even at {tag}"
+    return Points(label=name, shade=shade, x=[x], y=[1.0], symbol="diamond", size=12, texts=[name], tag=tag)

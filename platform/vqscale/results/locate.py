@@ -18,6 +18,16 @@ class Target:
     study: Study | None
     """None for a table from elsewhere."""
 
+    @property
+    def name(self) -> str:
+        """Of the table's file."""
+        return self.table.rsplit("/", 1)[-1]
+
+    @property
+    def home(self) -> str | None:
+        """The study's folder, with its trials and its plan; None for a table from elsewhere."""
+        return self.table.rsplit("/", 1)[0] if self.table.endswith(f"/{TABLE}") else None
+
 
 def locate(target: str, out: str | None = None) -> Target:
     """The table behind `target`; `out` replaces the folder of the analysis.

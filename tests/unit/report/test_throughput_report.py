@@ -7,8 +7,7 @@ import pytest
 from vqscale.bench.request import default_study
 from vqscale.report import write_throughput_figures, write_throughput_report
 from vqscale.report.throughput import break_evens, decisions, filling, provenance, warnings
-from vqscale.report.throughput_panels import panels
-from vqscale.report.throughput_plots import tick_name
+from vqscale.report.throughput_panels import panels, tick_name
 
 
 def without_scripts(page):
@@ -102,13 +101,14 @@ def test_filling_of_a_step_says_where_it_holds_other_than_the_stated_tokens(thro
 
 def test_panels_hold_curves_guides_and_break_evens(throughput):
     time, speed, ratio = panels(throughput)
-    assert [curve.label for curve in time.curves] == ["transformer_vq", "transformer_full", "transformer"]
-    linear, quadratic = time.guides
+    linear, quadratic, *curves = time.layers
+    assert [curve.label for curve in curves] == ["transformer_vq", "transformer_full", "transformer"]
     assert linear.y[0] == linear.y[1] == pytest.approx(250.0)  # µs a token
     assert quadratic.y[1] / quadratic.y[0] == pytest.approx(quadratic.x[1] / quadratic.x[0])
-    assert speed.curves[1].x == [512, 2048, 8192]
-    assert [curve.label for curve in ratio.curves] == ["over transformer_full", "over transformer"]
-    assert round(ratio.marks[0].x) == 1320
+    assert speed.layers[1].x == [512, 2048, 8192]
+    labels = [layer.label for layer in ratio.layers]
+    assert labels[:3] == ["break-even", "over transformer_full", "over transformer"]
+    assert round(ratio.layers[3].x[0]) == 1320
 
 
 def test_panels_of_an_empty_measurement_are_none(make_throughput):

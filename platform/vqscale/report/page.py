@@ -1,0 +1,67 @@
+"""The report's page: what it is made of, in which order."""
+
+from collections.abc import Sequence
+
+from vqscale.report.html import write_page
+from vqscale.report.material import Material
+from vqscale.report.section import Section
+from vqscale.report.sections import (
+    architectures,
+    codebook,
+    compute,
+    context,
+    cost,
+    doubt,
+    holdout,
+    isoflop,
+    laws,
+    method,
+    runs,
+    sizes,
+    speed,
+    training,
+)
+from vqscale.report.words.summary import summarise
+
+SECTIONS = (
+    compute.section,
+    isoflop.section,
+    sizes.section,
+    architectures.section,
+    holdout.section,
+    doubt.section,
+    codebook.section,
+    context.section,
+    laws.section,
+    training.section,
+    speed.section,
+    cost.section,
+    runs.section,
+    runs.failures,
+    method.section,
+)
+
+
+def write_report(material: Material, folder: str) -> str:
+    """Write `folder`/report.html and return its URI."""
+    values = {
+        "study": material.study,
+        "summary": summarise(material),
+        "counts": _counts(material),
+        "sections": make_sections(material),
+    }
+    return write_page(folder, "report.html.j2", values)
+
+
+def make_sections(material: Material) -> Sequence[Section]:
+    """The sections that there is something to show in."""
+    made = (section(material) for section in SECTIONS)
+    return [one for one in made if one is not None]
+
+
+def _counts(material: Material) -> str:
+    table = material.table
+    if "status" not in table:
+        return f"{len(table)} runs"
+    counts = table["status"].value_counts()
+    return ", ".join(f"{number} {status}" for status, number in counts.items()) or "no runs"

@@ -1,0 +1,137 @@
+"""Architectures compared at equal compute, at equal measured time and at equal money."""
+
+from collections.abc import Iterator
+from itertools import count as places
+from typing import Literal
+
+from vqscale.laws.record import ComparedPoint, Comparison, Estimate
+from vqscale.report.compare import against_baselines
+from vqscale.report.material import Material
+from vqscale.report.panel import Axis, Layer, Level, Line, Panel, Points
+from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
+from vqscale.report.sections.runs import LONG
+from vqscale.report.style import architecture, colour, duration, number, percent, plural, power
+from vqscale.report.tables import Cell, Table
+
+Kind = Literal["compute", "time", "money"]
+
+KINDS: dict[Kind, str] = {"compute": "equal compute", "time": "equal measured time", "money": "equal money"}
+_TEXT = (
+    "How many times the budget one architecture needs for the loss that the other has at it: below 1 it is the better"
+    " one. Bars are 90 % intervals, hollow points lie beyond the measured budgets. A budget without a point has its"
+    " reason in the table."
+)
+
+
+def section(material: Material) -> Section | None:
+    found = material.fits.comparisons
+    blocks: list[Block] = []
+    panels = [panel for kind in KINDS if (panel := _panel(material, kind))]
+    if panels:
+        blocks += [Prose(text=_TEXT), Charts(panels=panels)]
+    if rows := [row for one in found for row in _rows(material, one)]:
+        headers = ["compared", "at equal", "budget", "loss", "the other's", "difference [90 %]", "x the budget [90 %]",
+                   "over the data", "why no factor"]  # fmt: skip
+        fold = f"All {len(rows)} comparisons" if len(rows) > LONG else ""
+        blocks.append(Shown(table=Table(headers=headers, rows=rows), fold=fold))
+    if refused := [f"{_title(material, one)}: {one.reason}." for one in found if one.reason]:
+        blocks += [Heading(text="Not compared"), Notes(lines=refused)]
+    if pairs := equal_sizes(material):
+        blocks += [Heading(text="At equal size and equal tokens"), Notes(lines=pairs)]
+    return Section(id="compare", title="Architectures compared", nav="Compare", blocks=blocks) if blocks else None
+
+
+def _panel(material: Material, kind: Kind) -> Panel | None:
+    layers: list[Layer] = []
+    for place, one in zip(places(), material.fits.comparisons, strict=False):
+        layers += _layers(_title(material, one), [point for point in one.points if point.kind == kind], place)
+    if not layers:
+        return None
+    unit = next(point.unit for one in material.fits.comparisons for point in one.points if point.kind == kind)
+    names = {"compute": "training FLOPs C", "time": f"training time ({unit})", "money": f"money ({unit})"}
+    return Panel(
+        name="multiplier" if kind == "compute" else f"multiplier_{kind}",
+        title=f"Times the budget for the same loss, at {KINDS[kind]}",
+        tab=KINDS[kind],
+        x=Axis(name=names[kind], log=True, show=power if kind == "compute" else "{:g}".format),
+        y=Axis(name="times the budget", log=True),
+        layers=layers,
+        levels=[Level(y=1.0, label="equally good")],
+    )
+
+
+def _layers(title: str, points: list[ComparedPoint], place: int) -> Iterator[Layer]:
+    """A thin line through all, points with bars within the data, hollow ones beyond."""
+    known = sorted((point.budget, point.beyond > 1, point.multiplier) for point in points if point.multiplier)
+    if not known:
+        return
+    x, y = [budget for budget, _, _ in known], [factor.value for _, _, factor in known]
+    yield Line(group=title, shade=colour(place), x=x, y=y, width=1.2)
+    named = False
+    for hollow in (False, True):
+        part = [(budget, factor) for budget, beyond, factor in known if beyond == hollow]
+        if not part:
+            continue
+        ends = [factor.interval for _, factor in part if factor.interval]
+        whole = len(ends) == len(part)
+        yield Points(
+            label="" if named else title,
+            group=title,
+            shade=colour(place),
+            hollow=hollow,
+            x=[budget for budget, _ in part],
+            y=[factor.value for _, factor in part],
+            low=[end.low90 for end in ends] if whole else (),
+            high=[end.high90 for end in ends] if whole else (),
+            texts=[f"{title}<br>at {power(budget)}: {ranged(factor)} x" for budget, factor in part],
+        )
+        named = True
+
+
+def _title(material: Material, one: Comparison) -> str:
+    return f"{material.name(one.where, one.label)} against {material.name(one.base, one.base_label)}"
+
+
+def ranged(estimate: Estimate, digits: int = 3) -> str:
+    """A value with its 90 % interval."""
+    if estimate.interval is None:
+        return number(estimate.value, digits)
+    low, high = number(estimate.interval.low90, digits), number(estimate.interval.high90, digits)
+    return f"{number(estimate.value, digits)} [{low}, {high}]"
+
+
+def budget_of(point: ComparedPoint) -> str:
+    if point.kind == "time":
+        return duration(point.budget)
+    return f"{power(point.budget)} FLOPs" if point.kind == "compute" else f"{number(point.budget, 3)} {point.unit}"
+
+
+def _rows(material: Material, one: Comparison) -> Iterator[list[Cell]]:
+    title = _title(material, one)
+    for point in one.points:
+        yield [
+            (title, title),
+            (point.kind, point.kind),
+            (budget_of(point), point.budget),
+            (number(point.loss.value), point.loss.value),
+            (number(point.base_loss.value), point.base_loss.value),
+            (ranged(point.difference), point.difference.value),
+            (ranged(point.multiplier), point.multiplier.value) if point.multiplier else ("", ""),
+            (f"{number(point.beyond, 3)} x" if point.beyond > 1 else "", point.beyond),
+            (point.reason or "", point.reason or ""),
+        ]
+
+
+def equal_sizes(material: Material) -> list[str]:
+    """Runs that agree in everything but the architecture."""
+    lines = []
+    for pairs in against_baselines(material.table, material.metric):
+        side = "higher" if pairs.mean > 0 else "lower"
+        spread = f", {percent(min(pairs.differences))} to {percent(max(pairs.differences))}"
+        many = plural(len(pairs.differences), "pair")
+        lines.append(
+            f"{architecture(pairs.first)}'s loss is {percent(abs(pairs.mean))} {side} than that of"
+            f" {architecture(pairs.second)} at equal preset, context, tokens and seed"
+            f" ({many}{spread if len(pairs.differences) > 1 else ''})."
+        )
+    return lines

@@ -1,0 +1,62 @@
+"""Codebooks: what S buys at equal compute, and how many codes are in use."""
+
+from vqscale.report import tables
+from vqscale.report.material import Material
+from vqscale.report.panel import Axis, Panel, Points
+from vqscale.report.section import Block, Charts, Prose, Section, Shown
+from vqscale.report.sections.runs import LONG
+from vqscale.report.sections.varied import group_table, noise_words, over_panels
+from vqscale.report.style import GREY, architecture, number, whole
+
+_USE = "Codes in use are exp(entropy) of their usage, mean over layers, at the end of training."
+
+
+def section(material: Material) -> Section | None:
+    panels = over_panels(material, "codebook_size", "codebook size S", "codebook")
+    if use := _use_panel(material):
+        panels.append(use)
+    blocks: list[Block] = []
+    if panels:
+        blocks = [Prose(text=f"{noise_words(material)} {_USE}"), Charts(panels=panels)]
+    if compared := group_table(material, "codebook_size", "S"):
+        blocks.append(Shown(table=compared))
+    if health := tables.codebooks(material.runs):
+        rows = len(health.rows)
+        blocks.append(Shown(table=health, fold=f"Codebooks of {rows} runs" if rows > LONG else ""))
+    return Section(id="codebook", title="Codebooks", nav="Codebook", blocks=blocks) if blocks else None
+
+
+def _use_panel(material: Material) -> Panel | None:
+    """Codes in use over S, beside the line on which all are."""
+    runs = material.runs
+    if not {"codebook_size", "code_perplexity", "arch"} <= set(runs.columns):
+        return None
+    runs = runs[runs["codebook_size"].notna() & runs["code_perplexity"].notna()]
+    sizes = sorted(float(size) for size in runs["codebook_size"].unique())
+    if len(sizes) < 2:
+        return None
+    ends = [sizes[0], sizes[-1]]
+    every = Points(label="all codes equally", shade=GREY, joined=True, size=1, x=ends, y=ends)
+    layers = [
+        Points(
+            label=architecture(arch),
+            shade=material.scheme.colour(arch),
+            symbol=material.scheme.symbol(arch),
+            size=7,
+            x=rows["codebook_size"].astype(float).tolist(),
+            y=rows["code_perplexity"].tolist(),
+            texts=[
+                f"{name}<br>S {whole(size)}: {number(used, 3)} in use"
+                for name, size, used in zip(rows["name"], rows["codebook_size"], rows["code_perplexity"], strict=True)
+            ],
+        )
+        for arch, rows in runs.groupby("arch")
+    ]
+    return Panel(
+        name="codes_in_use",
+        title="Codes in use over codebook size",
+        tab="codes in use",
+        x=Axis(name="codebook size S", log=True, ticks=[(size, whole(size)) for size in sizes]),
+        y=Axis(name="codes in use", log=True),
+        layers=[every, *layers],
+    )

@@ -1,0 +1,166 @@
+"""What the study cost: time, speed in training, money, and how far the plan's estimates were off."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from vqscale.report.compare import own_share
+from vqscale.report.material import Material
+from vqscale.report.panel import Axis, Level, Panel, Points
+from vqscale.report.section import Block, Charts, Heading, Prose, Section, Shown
+from vqscale.report.style import architecture, bytes_of, count, duration, number, percent, power, present
+from vqscale.report.tables import Cell, Table
+
+TIMES = ("seconds_training", "seconds_evaluation", "seconds_overhead")
+_PLAN = (
+    "What `vqscale run` expected of every trial before it ran, against what it took. The estimate of memory leaves out"
+    " the framework's own 0.3 to 1 GB."
+)
+_ESTIMATES = {"seconds": "time of training", "memory_bytes": "peak memory"}
+
+
+def section(material: Material) -> Section | None:
+    blocks: list[Block] = []
+    if times := _times(material.table):
+        text = "Overhead is starting, checkpointing, logging and stopping. FLOP/s are medians over runs."
+        blocks += [Prose(text=text), Shown(table=times)]
+    if panel := _speeds(material):
+        blocks.append(Charts(panels=[panel]))
+    if not material.estimates.empty:
+        blocks += list(_plan(material))
+    return Section(id="cost", title="Time and cost", nav="Cost", blocks=blocks) if blocks else None
+
+
+def _times(table: pd.DataFrame) -> Table | None:
+    """Sums of time by architecture and size."""
+    if not {"arch", *TIMES} <= set(table.columns) or table["seconds_training"].isna().all():
+        return None
+    size = next((name for name in ("preset", "parameters_non_embedding") if name in table), "arch")
+    rows = [
+        _row(str(arch), str(which), members)
+        for (arch, which), members in table[table["seconds_training"].notna()].groupby(
+            ["arch", size], dropna=False, sort=False
+        )
+    ]
+    headers = ["architecture", "size", "runs", "C (FLOPs)", "training", "evaluation", "overhead", "overhead share",
+               "tokens/s", "FLOP/s", "of the peak"]  # fmt: skip
+    return Table(headers=headers, rows=rows)
+
+
+def _row(arch: str, size: str, members: pd.DataFrame) -> list[Cell]:
+    own = own_share(members)
+    sums = [float((members[TIMES[0]] * own).sum()), *(float(members[name].sum()) for name in TIMES[1:])]
+    share = sums[2] / sum(sums)
+    flops = float((members["flops"] * own).sum()) if "flops" in members else None
+    name = architecture(arch)
+    cells: list[Cell] = [(name, name), (size, size), (str(len(members)), len(members)), _cell(power(flops), flops)]
+    cells += [(duration(seconds), seconds) for seconds in sums]
+    cells.append((percent(share), share))
+    for column, show in (("tokens_per_second", count), ("flops_per_second", power)):
+        value = float(members[column].median()) if column in members else None
+        cells.append(_cell(show(value), value))
+    used = _share_of_peak(members)
+    return [*cells, _cell(percent(used), used)]
+
+
+def _share_of_peak(members: pd.DataFrame) -> float | None:
+    if not {"flops_per_second", "peak_flops"} <= set(members.columns):
+        return None
+    return float((members["flops_per_second"] / members["peak_flops"]).median())
+
+
+def _cell(text: str, value: float | None) -> Cell:
+    return (text, value) if value is not None and present(value) else ("", "")
+
+
+def _speeds(material: Material) -> Panel | None:
+    """Speed in training over size, at the context that most runs have."""
+    runs = material.table
+    if not {"arch", "tokens_per_second", "parameters_non_embedding", "context", "name"} <= set(runs.columns):
+        return None
+    runs = runs[runs["tokens_per_second"].notna()]
+    if runs.empty:
+        return None
+    context = runs["context"].mode().iloc[0]
+    return Panel(
+        name="training_speed",
+        title=f"Speed in training at T = {int(context):,}, with everything else that ran on the machine",
+        x=Axis(name="non-embedding parameters N", log=True, show=count),
+        y=Axis(name="tokens a second", log=True, show=count),
+        layers=[
+            Points(
+                label=architecture(arch),
+                shade=material.scheme.colour(arch),
+                symbol=material.scheme.symbol(arch),
+                size=7,
+                x=rows["parameters_non_embedding"].tolist(),
+                y=rows["tokens_per_second"].tolist(),
+                texts=[
+                    f"{name}<br>{count(speed)} tokens/s"
+                    for name, speed in zip(rows["name"], rows["tokens_per_second"], strict=True)
+                ],
+            )
+            for arch, rows in runs[runs["context"] == context].groupby("arch")
+        ],
+    )
+
+
+def _plan(material: Material) -> Iterator[Block]:
+    known = [name for name in _ESTIMATES if material.estimates[f"{name}_ratio"].notna().any()]
+    if not known:
+        return
+    yield Heading(text="Plan against reality")
+    yield Prose(text=_PLAN)
+    yield Charts(panels=[_ratios(material, name) for name in known])
+    yield Shown(table=_errors(material.estimates, known))
+
+
+def _ratios(material: Material, name: str) -> Panel:
+    return Panel(
+        name=f"estimate_{name.removesuffix('_bytes')}",
+        title=f"Measured over estimated {_ESTIMATES[name]}",
+        tab=_ESTIMATES[name],
+        x=Axis(
+            name="estimated time" if name == "seconds" else "estimated memory",
+            log=True,
+            show=duration if name == "seconds" else bytes_of,
+        ),
+        y=Axis(name="measured over estimated", log=True),
+        levels=[Level(y=1.0, label="as estimated")],
+        layers=[
+            Points(
+                label=architecture(arch),
+                shade=material.scheme.colour(arch),
+                symbol=material.scheme.symbol(arch),
+                size=7,
+                x=rows[f"{name}_estimated"].tolist(),
+                y=rows[f"{name}_ratio"].tolist(),
+                texts=[
+                    f"{run}<br>{number(ratio, 3)} x"
+                    for run, ratio in zip(rows["name"], rows[f"{name}_ratio"], strict=True)
+                ],
+            )
+            for arch, rows in material.estimates[material.estimates[f"{name}_ratio"].notna()].groupby("arch")
+        ],
+    )
+
+
+def _errors(estimates: pd.DataFrame, known: list[str]) -> Table:
+    rows: list[list[Cell]] = []
+    for name in known:
+        for (arch, source), members in estimates[estimates[f"{name}_ratio"].notna()].groupby(["arch", "speed_source"]):
+            ratios = members[f"{name}_ratio"].to_numpy(dtype=np.float64)
+            middle = float(np.median(ratios))
+            typical = float(np.exp(np.median(np.abs(np.log(ratios)))))
+            label = architecture(arch)
+            first: list[Cell] = [(_ESTIMATES[name], name), (label, label), (str(len(ratios)), len(ratios))]
+            span = f"{number(float(ratios.min()), 3)} to {number(float(ratios.max()), 3)}"
+            why = str(source) if name == "seconds" else "counted"
+            rows.append(
+                [*first, (number(middle, 3), middle), (number(typical, 3), typical), (span, float(ratios.min())),
+                 (why, why)]
+            )  # fmt: skip
+    headers = ["estimate of", "architecture", "runs", "median of measured / estimated", "off by a factor of (median)",
+               "range", "speed taken from"]  # fmt: skip
+    return Table(headers=headers, rows=rows)

@@ -1,0 +1,125 @@
+"""Runs at equal compute: each budget's losses over size, the parabola through them, and what the surface fit says."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from vqscale.laws import Fit
+from vqscale.laws.export import provenance
+from vqscale.laws.record import Isoflop, IsoflopRow, Optimum
+from vqscale.report.material import Material, frontier
+from vqscale.report.panel import SYMBOLS, Axis, Layer, Line, Panel, Points
+from vqscale.report.section import Block, Charts, Prose, Section, Shown
+from vqscale.report.style import count, number, power, shade
+from vqscale.report.tables import Table
+
+_TEXT = (
+    "Each curve is the parabola through the runs of one budget, a star its lowest point; crosses mark where the fitted"
+    " law in N and D has its optimum at that budget. Parabolas are a diagnostic: off centre they are biased, and the"
+    " answer is the law's. Hollow points were not fitted by the law that was asked to predict them."
+)
+_SAME_BUDGET = 0.05
+"""Relative distance within which an optimum of the law belongs to a row."""
+
+
+def section(material: Material) -> Section | None:
+    shown = [one for one in material.fits.isoflops if one.rows]
+    if not shown:
+        return None
+    panels = [_panel(material, one, place) for place, one in enumerate(shown)]
+    rows = [row for one in shown for row in _rows(material, one)]
+    headers = ["runs of", "C (FLOPs)", "runs", "N at the vertex", "D", "loss", "N* of the law", "why no vertex"]
+    blocks: list[Block] = [Prose(text=_TEXT), Charts(panels=panels), Shown(table=Table(headers=headers, rows=rows))]
+    return Section(id="isoflop", title="IsoFLOP curves", nav="IsoFLOP", blocks=blocks)
+
+
+def _panel(material: Material, one: Isoflop, place: int) -> Panel:
+    name = material.name(one.where, one.label)
+    fit = _fit_of(material, one)
+    base = material.scheme.colour(one.where.get("arch"))
+    last = max(len(one.rows) - 1, 1)
+    layers = [
+        layer
+        for index, row in enumerate(one.rows)
+        for layer in _row(material, row, fit, shade(base, index / last), index)
+    ]
+    return Panel(
+        name="isoflop" if place == 0 else f"isoflop-{place + 1}",
+        title=f"Loss over size at equal compute: {name}",
+        tab=name,
+        x=Axis(name="non-embedding parameters N", log=True, show=count),
+        y=Axis(name=material.unit),
+        layers=layers,
+        rests_on=provenance(fit) if fit else "",
+    )
+
+
+def _fit_of(material: Material, one: Isoflop) -> Fit | None:
+    return next((fit for fit in material.fits.fits if fit.law == "chinchilla" and fit.where == one.where), None)
+
+
+def _row(material: Material, row: IsoflopRow, fit: Fit | None, tint: str, index: int) -> Iterator[Layer]:
+    group = f"C = {power(row.budget)}"
+    symbol = SYMBOLS[index % len(SYMBOLS)]
+    held = material.held_out
+    named = False
+    for hollow in (False, True):
+        points = [point for point in row.points if (point.name in held) == hollow]
+        if points:
+            yield Points(
+                label="" if named else group,
+                group=group,
+                shade=tint,
+                symbol=symbol,
+                hollow=hollow,
+                x=[point.x[0] for point in points],
+                y=[point.measured for point in points],
+                texts=[f"{p.name}<br>N {count(p.x[0])}, D {count(p.x[1])}: {number(p.measured)}" for p in points],
+            )
+            named = True
+    yield from _parabola(row, group, tint)
+    if row.parameters is not None and row.loss is not None:
+        text = f"vertex at {group}: N {count(row.parameters)}, {number(row.loss)}"
+        x, y = [row.parameters], [row.loss]
+        yield Points(group=group, shade=tint, symbol="star", size=13, x=x, y=y, texts=[text])
+    if (best := _optimum(row, fit)) is not None:
+        text = f"the law's optimum at {group}: N {count(best.parameters.value)}, {number(best.loss.value)}"
+        x, y = [best.parameters.value], [best.loss.value]
+        yield Points(group=group, shade=tint, symbol="cross", size=10, x=x, y=y, texts=[text])
+
+
+def _parabola(row: IsoflopRow, group: str, tint: str) -> Iterator[Line]:
+    """The row's own parabola in log N, found again from what it says at the runs."""
+    sizes = sorted({point.x[0]: point.predicted for point in row.points}.items())
+    if len(sizes) < 3:
+        return
+    log_n = np.log([size for size, _ in sizes])
+    centre = float(log_n.mean())
+    curve = np.polynomial.Polynomial.fit(log_n - centre, [loss for _, loss in sizes], 2)
+    reach = np.linspace(log_n[0], log_n[-1], 40)
+    x, y = np.exp(reach).tolist(), curve(reach - centre).tolist()
+    yield Line(group=group, shade=tint, x=x, y=y, width=1.5, dash="solid" if row.reason is None else "dotted")
+
+
+def _optimum(row: IsoflopRow, fit: Fit | None) -> Optimum | None:
+    found = frontier(fit) if fit else None
+    near = [one for one in found.optima if abs(math.log(one.flops / row.budget)) < _SAME_BUDGET] if found else []
+    return min(near, key=lambda one: abs(math.log(one.flops / row.budget)), default=None)
+
+
+def _rows(material: Material, one: Isoflop) -> Iterator[list[tuple[str, float | str]]]:
+    fit = _fit_of(material, one)
+    name = material.name(one.where, one.label)
+    for row in one.rows:
+        best = _optimum(row, fit)
+        yield [
+            (name, name),
+            (power(row.budget), row.budget),
+            (str(len(row.points)), len(row.points)),
+            (count(row.parameters), row.parameters or ""),
+            (count(row.tokens), row.tokens or ""),
+            (number(row.loss), row.loss or ""),
+            (count(best.parameters.value) if best else "", best.parameters.value if best else ""),
+            (row.reason or "", row.reason or ""),
+        ]

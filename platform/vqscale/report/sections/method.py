@@ -1,0 +1,10 @@
+"""What somebody needs to repeat the study, from its records."""
+
+from vqscale.report.checklist import checklist
+from vqscale.report.material import Material
+from vqscale.report.section import Checklist, Section
+
+
+def section(material: Material) -> Section:
+    entries = checklist(material.table, material.fits, material.study)
+    return Section(id="method", title="Method, from the records", nav="Method", blocks=[Checklist(entries=entries)])

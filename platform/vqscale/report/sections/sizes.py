@@ -1,0 +1,139 @@
+"""How a budget is best divided: N*(C) and D*(C) with their intervals."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vqscale.laws import Fit
+from vqscale.laws.export import provenance
+from vqscale.laws.record import Estimate, Optimum
+from vqscale.report.material import Material, frontier
+from vqscale.report.panel import Axis, Layer, Panel, Points
+from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
+from vqscale.report.sections.compute import along
+from vqscale.report.style import count, number, power
+from vqscale.report.tables import Cell, Table
+
+Of = Callable[[Optimum], Estimate]
+
+_TEXT = (
+    "The size and the training tokens that give the least loss for a budget. Bands are 90 % intervals; dotted parts lie"
+    " beyond the largest budget that was fitted; stars are the vertices of the isoFLOP parabolas. The table says"
+    " how flat the optimum is: any size in the range given is within 1 % of the best loss."
+)
+_QUANTITIES: tuple[tuple[str, str, str, Of], ...] = (
+    ("optimal_parameters", "N*", "non-embedding parameters N*", lambda one: one.parameters),
+    ("optimal_tokens", "D*", "training tokens D*", lambda one: one.tokens),
+    ("tokens_per_parameter", "D* / N*", "tokens a parameter D* / N*", lambda one: one.tokens_per_parameter),
+)
+
+
+def section(material: Material) -> Section | None:
+    fits = [fit for fit in material.leading if fit.frontiers]
+    if not any(one.optima for fit in fits for one in fit.frontiers):
+        return None
+    panels = [_panel(material, fits, *quantity) for quantity in _QUANTITIES]
+    blocks: list[Block] = [Prose(text=_TEXT), Charts(panels=panels), Shown(table=_optima(material, fits))]
+    blocks += [Heading(text="Exponents"), Shown(table=_exponents(material))]
+    refused = [
+        f"{material.name(fit.where, fit.label)}, C = {power(float(budget))}: {reason}."
+        for fit in fits
+        for one in fit.frontiers[:1]
+        for budget, reason in one.refused.items()
+    ]
+    blocks += [Heading(text="Budgets without an optimum"), Notes(lines=refused)] if refused else []
+    return Section(id="sizes", title="Compute-optimal sizes", nav="Sizes", blocks=blocks)
+
+
+def _panel(material: Material, fits: list[Fit], name: str, tab: str, axis: str, of: Of) -> Panel:
+    layers = [layer for fit in fits for layer in _layers(material, fit, name, of)]
+    return Panel(
+        name=name,
+        title=f"{tab} over the training budget",
+        tab=tab,
+        x=Axis(name="training FLOPs C", log=True, show=power),
+        y=Axis(name=axis, log=True, show=count),
+        layers=layers,
+        rests_on="; ".join(provenance(fit) for fit in fits),
+    )
+
+
+def _layers(material: Material, fit: Fit, name: str, of: Of) -> Iterator[Layer]:
+    found = frontier(fit)
+    if found is None or not found.optima:
+        return
+    optima = sorted(found.optima, key=lambda one: one.flops)
+    group = material.name(fit.where, fit.label)
+    tint = material.scheme.colour(fit.where.get("arch"))
+    yield from along(optima, [(of(one).value, of(one).interval) for one in optima], group, tint)
+    yield Points(
+        label=group,
+        shade=tint,
+        symbol=material.scheme.symbol(fit.where.get("arch")),
+        size=7,
+        x=[one.flops for one in optima],
+        y=[of(one).value for one in optima],
+        texts=[f"{group}<br>C {power(one.flops)}: {_ranged(of(one), count)}" for one in optima],
+    )
+    for one in material.fits.isoflops:
+        if one.where == fit.where:
+            yield from _vertices(one.rows, name, group, tint)
+
+
+def _vertices(rows: Any, name: str, group: str, tint: str) -> Iterator[Points]:
+    found = [row for row in rows if row.parameters is not None and row.tokens is not None]
+    if found:
+        heights = {
+            "optimal_parameters": [row.parameters for row in found],
+            "optimal_tokens": [row.tokens for row in found],
+            "tokens_per_parameter": [row.tokens / row.parameters for row in found],
+        }[name]
+        texts = [f"vertex of the parabola at C {power(row.budget)}" for row in found]
+        budgets = [row.budget for row in found]
+        yield Points(group=group, shade=tint, symbol="star", size=12, x=budgets, y=heights, texts=texts)
+
+
+def _ranged(estimate: Estimate, show: Callable[[float], str]) -> str:
+    """A value with its 90 % interval."""
+    if estimate.interval is None:
+        return show(estimate.value)
+    return f"{show(estimate.value)} [{show(estimate.interval.low90)}, {show(estimate.interval.high90)}]"
+
+
+def _optima(material: Material, fits: list[Fit]) -> Table:
+    rows: list[list[Cell]] = []
+    for fit in fits:
+        found = frontier(fit)
+        name = material.name(fit.where, fit.label)
+        for one in found.optima if found else []:
+            values: list[Cell] = [(name, name), (power(one.flops), one.flops)]
+            for estimate, show in _shown(one):
+                values.append((_ranged(estimate, show), estimate.value))
+            span = f"{count(one.parameters_low)} to {count(one.parameters_high)}"
+            beyond = f"{number(one.beyond, 3)} x" if one.beyond > 1 else ""
+            rows.append([*values, (span, one.parameters_low), (beyond, one.beyond)])
+    headers = ["runs of", "C (FLOPs)", "N* [90 %]", "D* [90 %]", "D* / N*", "loss", "N within 1 %", "over the data"]
+    return Table(headers=headers, rows=rows)
+
+
+def _shown(one: Optimum) -> Iterator[tuple[Estimate, Callable[[float], str]]]:
+    yield one.parameters, count
+    yield one.tokens, count
+    yield one.tokens_per_parameter, lambda value: number(value, 3)
+    yield one.loss, number
+
+
+def _exponents(material: Material) -> Table:
+    """a and b of every fit with a frontier, by both counts of C."""
+    rows = [
+        [
+            material.name(fit.where, fit.label),
+            fit.law,
+            "exact" if one.cost == "exact" else "6ND",
+            _ranged(one.a, lambda value: number(value, 3)),
+            _ranged(one.b, lambda value: number(value, 3)),
+            one.words,
+        ]
+        for fit in material.fits.fits
+        for one in fit.frontiers
+    ]
+    return Table.of(["runs of", "law", "C", "a: N* ~ C^a [90 %]", "b: D* ~ C^b [90 %]", "how C is counted"], rows)

@@ -1,0 +1,101 @@
+"""Loss over one thing that a study varied, S or T, at equal compute and at equal tokens."""
+
+from collections.abc import Callable, Sequence
+
+from vqscale.report.equal import Equal, Group, Noise, groups, seed_noise
+from vqscale.report.material import Material
+from vqscale.report.panel import Axis, Panel, Points
+from vqscale.report.style import architecture, count, number, percent, power, shade, whole
+from vqscale.report.tables import Cell, Table
+
+EQUALS: tuple[Equal, ...] = ("compute", "tokens")
+
+
+def all_groups(material: Material, column: str) -> list[Group]:
+    return [one for equal in EQUALS for one in groups(material.runs, column, material.metric, equal)]
+
+
+def over_panels(material: Material, column: str, axis: str, name: str) -> list[Panel]:
+    """A panel for equal compute and one for equal tokens: losses relative to the lowest of each group."""
+    panels = []
+    for equal in EQUALS:
+        found = groups(material.runs, column, material.metric, equal)
+        if found:
+            title = f"Loss over {axis} at equal {equal}, above the lowest of each curve"
+            panels.append(
+                Panel(
+                    name=f"{name}_equal_{equal}",
+                    title=title,
+                    tab=f"equal {equal}",
+                    x=_value_axis(axis, found),
+                    y=Axis(name="loss above the lowest (%)"),
+                    layers=curves(material, found, lambda one: [100 * share for share in one.relative]),
+                )
+            )
+    return panels
+
+
+def curves(material: Material, found: Sequence[Group], height: Callable[[Group], list[float]]) -> list[Points]:
+    """One curve a group: its architecture's colour and symbol, paler at smaller levels."""
+    made = []
+    for one in found:
+        levels = sorted({(other.level, other.size) for other in found if other.arch == one.arch})
+        share = levels.index((one.level, one.size)) / max(len(levels) - 1, 1)
+        made.append(
+            Points(
+                label=_label(one),
+                shade=shade(material.scheme.colour(one.arch), share),
+                symbol=material.scheme.symbol(one.arch),
+                joined=True,
+                x=one.values,
+                y=height(one),
+                texts=[
+                    f"{_label(one)}<br>{whole(value)}: {number(loss)} ({percent(share, 2)} above)"
+                    for value, loss, share in zip(one.values, one.losses, one.relative, strict=True)
+                ],
+            )
+        )
+    return made
+
+
+def _label(one: Group) -> str:
+    level = f"C = {power(one.level, 2)}" if one.equal == "compute" else f"D = {count(one.level)}"
+    return f"{architecture(one.arch)} {one.size}, {level}"
+
+
+def _value_axis(name: str, found: Sequence[Group]) -> Axis:
+    places = sorted({value for one in found for value in one.values})
+    return Axis(name=name, log=True, ticks=[(place, whole(place)) for place in places])
+
+
+def group_table(material: Material, column: str, letter: str) -> Table | None:
+    """Losses of every group, a column a value, each with its distance from the lowest of its row."""
+    found = all_groups(material, column)
+    places = sorted({value for one in found for value in one.values})
+    rows: list[list[Cell]] = []
+    for one in found:
+        named = architecture(one.arch)
+        level: Cell = (
+            f"{power(one.level)} FLOPs" if one.equal == "compute" else f"{count(one.level)} tokens",
+            one.level,
+        )
+        by_value = dict(zip(one.values, zip(one.losses, one.relative, strict=True), strict=True))
+        cells = [_loss(*by_value[place]) if place in by_value else ("", "") for place in places]
+        rows.append([(named, named), (one.size, one.size), level, *cells])
+    headers = ["architecture", "size", "equal", *(f"{letter} = {whole(place)}" for place in places)]
+    return Table(headers=headers, rows=rows) if rows else None
+
+
+def _loss(loss: float, above: float) -> Cell:
+    return (f"{number(loss)} (+{percent(above, 2)})" if above else f"{number(loss)} (lowest)"), loss
+
+
+def noise_words(material: Material) -> str:
+    """How far apart equal runs are; empty where none was repeated."""
+    noise: Noise | None = seed_noise(material.runs, material.metric)
+    if noise is None:
+        return "No run was repeated with another seed, so how much of a difference is chance is not known."
+    return (
+        f"Runs that differ in nothing but the seed differ by {percent(noise.relative, 2)} (standard deviation of"
+        f" {noise.runs} runs at {noise.points} points): differences below twice that may be chance."
+    )
