@@ -23,7 +23,10 @@ MINIMUM_SIZES = 2
 MINIMUM_SIZES_OF_AN_INTERVAL = 3
 SIZE = "parameters_non_embedding"
 NEEDED = ("arch", SIZE, "lr", "tokens", "batch_tokens")
-SAME = ("tokens", "context", "segment", "codebook_size", "block_length", "precision", "d_model", "n_layer", "preset")
+SAME = (
+    "tokens", "context", "segment", "codebook_size", "block_length", "precision", "d_model", "n_layer", "preset",
+    "schedule", "decay",
+)  # fmt: skip
 """What runs that are compared by their rate may not differ in."""
 
 

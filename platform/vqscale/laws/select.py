@@ -28,7 +28,12 @@ def names_of(table: pd.DataFrame) -> list[str]:
 
 
 def groups_of(table: pd.DataFrame) -> list[str] | None:
-    """Which run each row belongs to, where a run has several rows; None where each row is its own."""
+    """Which run each row belongs to, where a run has several rows; None where each row is its own.
+
+    Horizons of one warm-up-stable-decay run share weights, data and noise up to their decays: they are one run.
+    """
+    if "trunk" in table and table["trunk"].duplicated().any() and table["trunk"].notna().all():
+        return [str(value) for value in table["trunk"]]
     for column in ("run", "trial_id"):
         if column in table and table[column].notna().all() and table[column].duplicated().any():
             return [str(value) for value in table[column]]

@@ -56,6 +56,8 @@ class Result(Frozen):
     """Share of the horizon in which the rate of wsd falls; None for a cosine, which falls all the way."""
     shared_steps: int = 0
     """Updates taken over from a shorter trial of the same trunk, not trained by this one."""
+    trunk: str | None = None
+    """Fingerprint of the updates before the decay, the same for all horizons of one wsd run; None for a cosine."""
     precision: str
     engine: str
     zero: int | None

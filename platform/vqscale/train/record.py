@@ -49,6 +49,7 @@ def trial_facts(study: str, trial: Trial) -> dict[str, Any]:
         "lr": train.lr,
         "schedule": train.schedule,
         "decay": train.decay if train.schedule == "wsd" else None,
+        "trunk": trial.trunk,
         "precision": train.precision,
         "engine": train.engine,
         "zero": train.zero if train.engine == "deepspeed" else None,
