@@ -7,6 +7,8 @@ from vqscale.laws.forms import Array, Law
 
 MINIMUM_DISTINCT = 3
 """Values of an axis: with two, no curvature is determined."""
+OWN_MOTION = 1e-3
+"""Share of the variance of log x that must be an axis's own; at D = 20 N in every run it is none."""
 
 
 def too_small(law: Law, x_RA: Array) -> str:
@@ -16,7 +18,18 @@ def too_small(law: Law, x_RA: Array) -> str:
     for letter, distinct in zip(law.letters, distinct_values(x_RA), strict=True):
         if distinct < MINIMUM_DISTINCT:
             return f"{distinct} distinct values of {letter}; the law needs at least {MINIMUM_DISTINCT}"
-    return ""
+    return _moving_together(law, x_RA)
+
+
+def _moving_together(law: Law, x_RA: Array) -> str:
+    """Which axes are one power of each other in all runs, so that their terms cannot be told apart."""
+    if x_RA.shape[1] < 2:
+        return ""
+    share, direction = np.linalg.eigh(np.corrcoef(np.log(x_RA), rowvar=False))
+    if share[0] >= OWN_MOTION:
+        return ""
+    together = [letter for letter, part in zip(law.letters, direction[:, 0].tolist(), strict=True) if abs(part) > 0.1]
+    return f"{' and '.join(together)} rise and fall together in all runs: their terms cannot be told apart"
 
 
 def distinct_values(x_RA: Array) -> list[int]:

@@ -98,3 +98,15 @@ def test_few_runs_carry_a_warning():
 
 def test_study_file_and_laws_know_the_same_names():
     assert set(get_args(LawName)) == set(LAWS)
+
+
+def test_sizes_and_tokens_that_grow_together_are_refused():
+    rng = np.random.default_rng(0)
+    n = np.geomspace(1e6, 1e9, 12)
+    d = 20 * n * np.exp(rng.normal(0, 0.01, 12))
+    frame = pd.DataFrame({"parameters_non_embedding": n, "tokens": d, "loss": 1.7 + 420 * n**-0.36 + 1900 * d**-0.29})
+    (reason,) = reasons(frame, "chinchilla")
+    assert reason == "N and D rise and fall together in all runs: their terms cannot be told apart"
+    apart = d * np.tile([1, 4], 6)
+    told = frame.assign(tokens=apart, loss=1.7 + 420 * n**-0.36 + 1900 * apart**-0.29)
+    assert len(fit_study(told, ["chinchilla"], bootstrap=0).fits) == 1
