@@ -28,7 +28,12 @@ def fit(
     bootstrap: Annotated[int | None, typer.Option(min=0, help="Refits for the intervals; 0 for none.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="Column to split by, repeatable, for the law's own.")] = None,
     metric: Annotated[str | None, typer.Option(help="Column to fit. Default: bpb where complete, else loss.")] = None,
-    n: Annotated[str, typer.Option("--n", help="Column that counts as N.")] = "parameters_non_embedding",
+    n: Annotated[
+        str,
+        typer.Option(
+            "--n", help="What counts as N: a column, or non_embedding, total, non_embedding_codebooks, total_codebooks."
+        ),
+    ] = "parameters_non_embedding",
     column: Annotated[list[str] | None, typer.Option(help="NAME=YOUR_COLUMN, for a table with other names.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     residual: Annotated[Residual, typer.Option(help="Residuals of log loss, or of the loss itself.")] = Residual.LOG,

@@ -20,6 +20,7 @@ from vqscale.laws.problem import Objective, make_problem
 from vqscale.laws.record import Convention, Fit, Interval, Refusal, RefusalKind, Where
 from vqscale.laws.select import frontier, groups_of, names_of
 from vqscale.laws.support import too_small
+from vqscale.laws.variants import Counted, counted, variants
 
 UNITS = {"loss": "nats a token", "bpb": "bits a byte"}
 
@@ -59,6 +60,8 @@ class Cell:
     order: Array
     order_name: str
     held: NDArray[np.bool_]
+    counted: Counted
+    """The axes as other conventions count them."""
 
     def take(self, rows_R: NDArray[np.bool_]) -> "Cell":
         """The same subset with some of its rows."""
@@ -72,6 +75,7 @@ class Cell:
             flops=None if self.flops is None else self.flops[rows_R],
             order=self.order[rows_R],
             held=self.held[rows_R],
+            counted={words: x if isinstance(x, str) else x[rows_R] for words, x in self.counted.items()},
         )
 
     @property
@@ -104,6 +108,7 @@ def make_cell(
         order=order_R,
         order_name=order_name,
         held=held_R,
+        counted=counted(law, chosen),
     )
 
 
@@ -237,8 +242,11 @@ def _record(cell: Cell, minimum: Minimum, draws: Draws, settings: Settings, dige
 
 def _with_sensitivity(fit: Fit, cell: Cell, minimum: Minimum) -> Fit:
     law, fitted = cell.law, cell.fitted
-    found = influences(law, minimum, fitted.x, fitted.names, fitted.groups)
-    return fit.model_copy(update={"influences": found})
+    found = {
+        "influences": influences(law, minimum, fitted.x, fitted.names, fitted.groups),
+        "variants": variants(law, fitted.x, fitted.losses, fitted.order, minimum.problem.objective, fitted.counted),
+    }
+    return fit.model_copy(update=found)
 
 
 def _id(cell: Cell, settings: Settings, digest: str) -> str:

@@ -28,13 +28,12 @@ from vqscale.errors import FitError
 from vqscale.laws.cell import Cell, Settings, fit_cell, make_cell, refitter
 from vqscale.laws.choose import LEFT_OUT, Contender, Judged, choose
 from vqscale.laws.compare import Price, compare
+from vqscale.laws.conventions import every_convention, parameters_under
 from vqscale.laws.forms import N_COLUMN, SEGMENT_SHARE, Law, named_law
 from vqscale.laws.isoflop import Runs, isoflop
 from vqscale.laws.problem import DELTA, Objective
 from vqscale.laws.record import Convention, Exclusion, Fit, Isoflop, Refusal, Selection, StudyFits
 from vqscale.laws.select import best_recipe, cells, data_hash, label, names_of, usable
-
-_COUNTS = {N_COLUMN: Convention(), "parameters": Convention(parameters="total")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +70,16 @@ def fit_study(
     """Fit every named law to every subset of `table`.
 
     `group`: columns to split by, in place of the law's own. `metric`: column to fit; without one, `bpb` if every
-    finished run has it, otherwise `loss`. `n_column`: which count is N. `bootstrap`: refits for the intervals, 0 for
-    none. `objective`: what is minimised; by default the Huber loss of log residuals, delta 1e-3. `hold_out_from`:
-    training FLOPs from which runs enter no fit and are predicted; without it all runs are fitted and the hold-out
-    sets aside the largest fifth. `price`: of a device-hour, for comparisons at equal money. `sensitivity`: whether the
-    influence of every run is recorded.
+    finished run has it, otherwise `loss`. `n_column`: which count is N, a column or one
+    of `Convention.parameters`, made from `parameter_groups`. `bootstrap`: refits for the intervals, 0 for none.
+    `objective`: what is minimised; by default the Huber loss of log residuals, delta 1e-3. `hold_out_from`: training
+    FLOPs from which runs enter no fit and are predicted; without it all runs are fitted and the hold-out sets aside the
+    largest fifth. `price`: of a device-hour, for comparisons at equal money. `sensitivity`: whether the
+    influence of every run and the variants are recorded.
 
     Raises FitError for an unknown law and for a table with neither `bpb` nor `loss`.
     """
+    table, n_column, convention = _counting(table, n_column)
     chosen = [named_law(name, n_column=n_column) for name in laws]
     metric = metric or default_metric(table)
     _require(table, [metric, *(group or ()), *(["flops"] if hold_out_from is not None else [])])
@@ -86,7 +87,7 @@ def fit_study(
         bootstrap=bootstrap,
         seed=seed,
         objective=objective or Objective(delta=DELTA),
-        convention=_COUNTS.get(n_column, Convention()),
+        convention=convention,
         hold_out_from=hold_out_from,
         sensitivity=sensitivity,
     )
@@ -109,6 +110,15 @@ def fit_study(
         comparisons=comparisons,
         selections=selections,
     )
+
+
+def _counting(table: pd.DataFrame, n_column: str) -> tuple[pd.DataFrame, str, Convention]:
+    """The table with N in a column, that column, and the convention."""
+    for convention in every_convention():
+        if n_column == convention.parameters:
+            column = f"parameters_{n_column}"
+            return table.assign(**{column: parameters_under(table, convention)}), column, convention
+    return table, n_column, Convention(parameters="total" if n_column == "parameters" else "non_embedding")
 
 
 def default_metric(table: pd.DataFrame) -> str:
