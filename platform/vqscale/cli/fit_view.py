@@ -9,11 +9,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from vqscale.laws import Exclusion, Fit, Refusal, StudyFits
-from vqscale.laws.record import ComparedPoint, Comparison, Estimate, Frontier, HoldOut, Interval, Isoflop, Selection
+from vqscale.laws.record import (
+    ComparedPoint, Comparison, Estimate, Frontier, HoldOut, Interval, Isoflop, Optimum, Selection,
+)
 from vqscale.study.trial import count
 
 T = TypeVar("T")
 
+MOST_INSIDE = 5
+"""Budgets within the data that are printed one by one."""
 MOST_NAMED = 3
 """Runs that are left out for one reason and named one by one."""
 
@@ -63,8 +67,13 @@ def with_interval(estimate: Estimate, show: Callable[[float], str]) -> str:
 
 def _span(interval: Interval, show: Callable[[float], str]) -> str:
     """The 90 % interval, with no two dashes in a row."""
-    between = "-" if interval.low90 >= 0 else " to "
-    return f"{show(interval.low90)}{between}{show(interval.high90)}"
+    low, high = show(interval.low90), show(interval.high90)
+    return f"{low} to {high}" if low[0] in "+-" else f"{low}-{high}"
+
+
+def short(value: float) -> str:
+    """Three significant digits, whatever the size."""
+    return f"{value:.3g}" if value < 1e3 else count(value)
 
 
 def _three(value: float) -> str:
@@ -93,15 +102,32 @@ def _print_frontier(fit: Fit, frontier: Frontier, console: Console) -> None:
     table = plain_table(f"{escape(fit.label)} ({fit.law}): {exponents}")
     for column in ("C (FLOPs)", "N*", "D*", "D*/N*", "L*", "N within 1 %"):
         table.add_column(column, justify="right", no_wrap=True)
-    for one in frontier.optima:
+    for one in _thinned(frontier.optima):
         budget = f"{one.flops:.4g}" + (f"\n[yellow]{one.beyond:.3g} x the data[/yellow]" if one.beyond > 1 else "")
-        counts = [with_interval(each, count) for each in (one.parameters, one.tokens, one.tokens_per_parameter)]
-        span = f"{count(one.parameters_low)}-{count(one.parameters_high)}"
+        counts = [with_interval(each, short) for each in (one.parameters, one.tokens, one.tokens_per_parameter)]
+        span = f"{short(one.parameters_low)}-{short(one.parameters_high)}"
         table.add_row(budget, *counts, with_interval(one.loss, _four), span)
     console.print(table)
     for reason, budgets in _by_reason((why, float(budget)) for budget, why in frontier.refused.items()):
         text = f"no optimum at C = {', '.join(f'{budget:.4g}' for budget in budgets)}: {reason}"
         console.print(f"[yellow]refused[/yellow] {escape(text)}", highlight=False)
+
+
+def _thinned(optima: Sequence[Optimum]) -> list[Optimum]:
+    """Of many budgets within the data the smallest, the middle and the largest; all beyond."""
+    inside = [one for one in optima if one.beyond <= 1]
+    kept = inside if len(inside) <= MOST_INSIDE else [inside[0], inside[len(inside) // 2], inside[-1]]
+    return [*kept, *(one for one in optima if one.beyond > 1)]
+
+
+def _ends(points: Sequence[ComparedPoint]) -> list[ComparedPoint]:
+    """Of every kind of budget the smallest, the largest within the data, and what lies beyond."""
+    kept = []
+    for kind in dict.fromkeys(point.kind for point in points):
+        own = [point for point in points if point.kind == kind]
+        inside = [point for point in own if point.beyond <= 1]
+        kept += [*inside[:1], *inside[1:][-1:], *(point for point in own if point.beyond > 1)]
+    return kept
 
 
 def _selection(selection: Selection) -> Table:
@@ -127,7 +153,7 @@ def _print_comparison(comparison: Comparison, console: Console) -> None:
     table = plain_table(f"{title}: how many times the budget it needs for the same loss")
     for column in ("at equal", "budget", "loss", "its loss less the other's", "x the budget"):
         table.add_column(column, justify="left" if column == "at equal" else "right", no_wrap=True)
-    for point in comparison.points:
+    for point in _ends(comparison.points):
         beyond = f"\n[yellow]{point.beyond:.3g} x the data[/yellow]" if point.beyond > 1 else ""
         table.add_row(
             point.kind,
