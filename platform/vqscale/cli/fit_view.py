@@ -10,7 +10,15 @@ from rich.table import Table
 
 from vqscale.laws import Exclusion, Fit, Refusal, StudyFits
 from vqscale.laws.record import (
-    ComparedPoint, Comparison, Estimate, Frontier, HoldOut, Interval, Isoflop, Optimum, Selection,
+    ComparedPoint,
+    Comparison,
+    Estimate,
+    Frontier,
+    HoldOut,
+    Interval,
+    Isoflop,
+    Optimum,
+    Selection,
 )
 from vqscale.study.trial import count
 

@@ -12,7 +12,9 @@ from vqscale.cli.doctor import doctor
 from vqscale.cli.export import export
 from vqscale.cli.fit import fit
 from vqscale.cli.jobs import logs, status, stop, submit
+from vqscale.cli.next import next_command
 from vqscale.cli.plan import plan
+from vqscale.cli.predict import predict
 from vqscale.cli.recipe import recipe
 from vqscale.cli.report import report
 from vqscale.cli.run import run
@@ -28,9 +30,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(data.app, name="data")
-STUDIES = (plan, run, recipe, fit, export, report, throughput, autotune, ui, doctor)
+STUDIES = (plan, run, recipe, fit, predict, export, report, throughput, autotune, ui, doctor)
 for command in (*STUDIES, submit, status, logs, stop):
     app.command()(command)
+app.command("next")(next_command)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from vqscale import storage
 from vqscale.cli.console import make_console
-from vqscale.cli.fit import designed_hold_out
+from vqscale.cli.fit import study_settings
 from vqscale.cli.fit_view import print_fits
 from vqscale.cli.mirror import log_files
 from vqscale.cli.report import make_report
@@ -83,8 +83,8 @@ def as_values(outcome: StudyResults, fits: StudyFits) -> dict[str, Any]:
 def analyse(study: Study, results: list[Result]) -> StudyFits:
     """Fit the study's laws and compress its held-out text; both are written to its folder."""
     table = read_table(storage.join(study.folder, "results.parquet"))
-    held = designed_hold_out(study, table)
-    fits = fit_study(table, study.fit.laws, bootstrap=study.fit.bootstrap, hold_out_from=held)
+    settings = study_settings(study, table)
+    fits = fit_study(table, study.fit.laws, bootstrap=study.fit.bootstrap, **settings)
     write_fits(fits, study.folder)
     uri = storage.join(study.folder, "references.json")
     known: dict[str, dict[str, float]] = storage.read_json(uri) if storage.exists(uri) else {}

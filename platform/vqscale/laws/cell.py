@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
@@ -35,6 +36,8 @@ class Settings:
     convention: Convention = field(default_factory=Convention)
     hold_out_from: float | None = None
     """Training FLOPs from which runs are never fitted, only predicted; None: all are fitted."""
+    budgets: Sequence[float] | None = None
+    """Training FLOPs at which optima are given; None: over the fitted range and beyond it."""
     sensitivity: bool = True
     """Whether the influence of every run and the variants are recorded."""
 
@@ -236,7 +239,7 @@ def _record(cell: Cell, minimum: Minimum, draws: Draws, settings: Settings, dige
         data_hash=digest,
         versions={package: version(package) for package in ("vqscale", "numpy", "scipy")},
     )
-    found, reasons = frontiers(fit, draws.parameters)
+    found, reasons = frontiers(fit, draws.parameters, settings.budgets)
     return fit.model_copy(update={"frontiers": found, "warnings": [*fit.warnings, *reasons]})
 
 

@@ -39,15 +39,18 @@ def cost_of(fit: Fit, kind: str) -> Cost:
     return exact_cost(fit) if kind == "exact" else six_n(np.array([p.x[fit.letters.index("N")] for p in fit.points]))
 
 
-def frontiers(fit: Fit, draws_BP: Array) -> tuple[list[Frontier], list[str]]:
-    """The frontiers by exact FLOPs and by 6ND, and why one of them is not given. `draws_BP`: all refits."""
+def frontiers(fit: Fit, draws_BP: Array, budgets: Sequence[float] | None = None) -> tuple[list[Frontier], list[str]]:
+    """The frontiers by exact FLOPs and by 6ND, and why one of them is not given. `draws_BP`: all refits.
+
+    `budgets`: as in `frontier`.
+    """
     if set(fit.letters) != {"N", "D"}:
         return [], []
     found, reasons = [], []
     law = surface_of(fit, draws_BP)
     for kind in ("exact", "6nd"):
         try:
-            found.append(frontier(law, cost_of(fit, kind), kind))
+            found.append(frontier(law, cost_of(fit, kind), kind, budgets))
         except FitError as error:
             reasons.append(f"no frontier by {kind} FLOPs: {error}")
     return found, reasons

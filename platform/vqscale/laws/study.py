@@ -63,6 +63,7 @@ def fit_study(
     n_column: str = N_COLUMN,
     objective: Objective | None = None,
     hold_out_from: float | None = None,
+    budgets: Sequence[float] | None = None,
     sensitivity: bool = True,
     price: Price | None = None,
     seed: int = 0,
@@ -74,7 +75,8 @@ def fit_study(
     of `Convention.parameters`, made from `parameter_groups`. `bootstrap`: refits for the intervals, 0 for none.
     `objective`: what is minimised; by default the Huber loss of log residuals, delta 1e-3. `hold_out_from`: training
     FLOPs from which runs enter no fit and are predicted; without it all runs are fitted and the hold-out sets aside the
-    largest fifth. `price`: of a device-hour, for comparisons at equal money. `sensitivity`: whether the
+    largest fifth. `budgets`: training FLOPs at which optima are given, by default over the fitted range and beyond it.
+    `price`: of a device-hour, for comparisons at equal money. `sensitivity`: whether the
     influence of every run and the variants are recorded.
 
     Raises FitError for an unknown law and for a table with neither `bpb` nor `loss`.
@@ -89,6 +91,7 @@ def fit_study(
         objective=objective or Objective(delta=DELTA),
         convention=convention,
         hold_out_from=hold_out_from,
+        budgets=budgets,
         sensitivity=sensitivity,
     )
     request = _Request(metric=metric, group=group, settings=settings)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from vqscale.cli.main import app
 from vqscale.plan.plan import plan
 from vqscale.results import write_table
 from vqscale.study.spec import Study, load_study
@@ -103,3 +105,10 @@ def finished_study(corpus_uri: str, tmp_path_factory: pytest.TempPathFactory) ->
     _finish(study)
     Path(study.folder, "study.yaml").write_text(path.read_text())
     return Finished(file=str(path), study=study)
+
+
+@pytest.fixture(scope="session")
+def fitted_study(finished_study: Finished) -> Finished:
+    done = CliRunner().invoke(app, ["fit", str(finished_study.folder)])
+    assert done.exit_code == 0, done.output
+    return finished_study

@@ -18,13 +18,10 @@ from vqscale.laws.latex import escape
 
 
 @pytest.fixture(scope="module")
-def exported(finished_study: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("exported")
-    for words in (["fit", str(finished_study.folder), "--out", str(out)],
-                  ["export", str(finished_study.folder), "--fits", str(out)]):  # fmt: skip
-        done = CliRunner().invoke(app, words)
-        assert done.exit_code == 0, done.output
-    return out / "export"
+def exported(fitted_study: Any) -> Path:
+    done = CliRunner().invoke(app, ["export", str(fitted_study.folder)])
+    assert done.exit_code == 0, done.output
+    return fitted_study.folder / "export"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,95 @@
+"""Predictions for people in a terminal."""
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+
+from vqscale.cli.fit_view import percent, plain_table, short, with_interval
+from vqscale.laws.answer import Answer, Loss
+from vqscale.laws.predictions import Prediction, Score
+from vqscale.laws.record import Where
+from vqscale.sweep.progress import duration
+
+
+def print_answers(answers: Sequence[Answer], table: pd.DataFrame, console: Console) -> None:
+    """A column an architecture, a row a quantity, the 90 % interval below the value."""
+    shown = plain_table("The best configuration; 90 % intervals below the values")
+    shown.add_column("")
+    for one in answers:
+        shown.add_column(escape(one.label), justify="right")
+    rows: dict[str, Callable[[Answer], str]] = {
+        "C (FLOPs)": lambda one: with_interval(one.flops, lambda value: f"{value:.4g}"),
+        "N*": lambda one: with_interval(one.optimum.parameters, short),
+        "D*": lambda one: with_interval(one.optimum.tokens, short),
+        "D* / N*": lambda one: with_interval(one.optimum.tokens_per_parameter, short),
+        "L*": lambda one: with_interval(one.optimum.loss, lambda value: f"{value:.4f}"),
+        "in": lambda one: one.unit,
+        "N within 1 % of L*": lambda one: f"{short(one.optimum.parameters_low)}-{short(one.optimum.parameters_high)}",
+        "updates": lambda one: _updates(one, table),
+        "training time": lambda one: "not measured" if one.seconds is None else duration(one.seconds),
+        "cost": lambda one: "no price" if one.money is None else f"{one.money:.3g} {one.currency}",
+        "beyond the data": lambda one: _beyond(one.optimum.beyond),
+        "fit": lambda one: f"{one.law} {one.fit}",
+    }
+    for name, show in rows.items():
+        shown.add_row(name, *(show(one) for one in answers))
+    console.print(shown)
+    for words in dict.fromkeys(one.cost for one in answers):
+        console.print(f"FLOPs: {words}", style="dim", markup=False)
+
+
+def print_losses(losses: Sequence[Loss], console: Console) -> None:
+    """The loss of one run, an architecture a row."""
+    if not losses:
+        return
+    shown = plain_table("The loss of one run; 90 % intervals, with the scatter of single runs")
+    for column in ("runs of", "at", "loss", "in", "beyond the data", "fit"):
+        shown.add_column(column)
+    for one in losses:
+        place = ", ".join(f"{letter} {short(value)}" for letter, value in one.x.items())
+        loss = with_interval(one.loss, lambda value: f"{value:.4f}")
+        beyond = _beyond(max(one.beyond.values()))
+        shown.add_row(escape(one.label), place, loss, one.unit, beyond, f"{one.law} {one.fit}")
+    console.print(shown)
+
+
+def print_scores(scores: Sequence[Score], open_ones: Sequence[Prediction], console: Console) -> None:
+    """What was predicted before its run, beside what the run gave."""
+    if scores:
+        shown = plain_table("Predictions that were registered before their runs")
+        for column in ("run", "by fit", "predicted", "measured", "error", "inside 90 %"):
+            shown.add_column(column, justify="left" if column in ("run", "by fit") else "right")
+        for one in scores:
+            said = one.prediction
+            loss = with_interval(said.predicted, lambda value: f"{value:.4f}")
+            inside = "" if one.inside_90 is None else "yes" if one.inside_90 else "no"
+            fit = f"{said.law} {said.fit}"
+            shown.add_row(escape(one.run), fit, loss, f"{one.measured:.4f}", percent(one.relative_error), inside)
+        console.print(shown)
+        error = sum(abs(one.relative_error) for one in scores) / len(scores)
+        console.print(f"{len(scores)} predictions, mean error {percent(error)}.", highlight=False)
+    if open_ones:
+        console.print(f"{len(open_ones)} registered predictions are open: their runs have not finished.", style="dim")
+
+
+def _beyond(times: float) -> str:
+    return "no: within it" if times <= 1 else f"[yellow]{times:.3g} x: extrapolated[/yellow]"
+
+
+def _updates(one: Answer, table: pd.DataFrame) -> str:
+    """Updates at the batch of the fit's runs, where the table says it and all have one."""
+    runs = of(table, one.where)
+    batches = list(runs["batch_tokens"].unique()) if "batch_tokens" in runs else []
+    if len(batches) != 1:
+        return "no single batch"
+    return f"{short(one.optimum.tokens.value / float(batches[0]))} of {short(float(batches[0]))} tokens"
+
+
+def of(table: pd.DataFrame, where: Where) -> pd.DataFrame:
+    """The rows of a subset."""
+    for column, value in where.items():
+        if column in table:
+            table = table[table[column].isna() if value is None else table[column] == value]
+    return table
