@@ -10,9 +10,9 @@ import yaml
 
 from vqscale import storage
 from vqscale.cli.console import make_console
-from vqscale.cli.fit import price_of
 from vqscale.cli.predict import choose_fits
 from vqscale.cli.predict_view import of
+from vqscale.cli.settings import price_of
 from vqscale.errors import FitError, StudyError
 from vqscale.laws import Fit, read_fits
 from vqscale.laws.answer import Answer, answer, at

@@ -8,13 +8,17 @@ import pandas as pd
 import typer
 
 from vqscale.cli.console import make_console
-from vqscale.cli.fit import price_of
+from vqscale.cli.foretell import register_pending, show_scores
 from vqscale.cli.predict_view import print_answers, print_losses
-from vqscale.errors import FitError
+from vqscale.cli.settings import price_of
+from vqscale.errors import FitError, StudyError
 from vqscale.laws import Fit, read_fits
 from vqscale.laws.answer import Answer, Loss, answer, at, loss_at
 from vqscale.laws.decide import Asked
+from vqscale.laws.predictions import Prediction, read_predictions
+from vqscale.laws.predictions import score as scored
 from vqscale.plan.afford import parse_allowance
+from vqscale.plan.plan import plan
 from vqscale.results import Target, locate, read_table
 
 ASKED: dict[str, Asked] = {
@@ -38,6 +42,10 @@ def predict(
     arch: Annotated[str | None, typer.Option(help="Architecture. Default: every one that has a fit.")] = None,
     context: Annotated[int | None, typer.Option(help="Context length T.")] = None,
     codebook: Annotated[int | None, typer.Option(help="Codebook size S.")] = None,
+    register: Annotated[
+        bool, typer.Option("--register", help="Register predictions of all planned trials that are not trained.")
+    ] = False,
+    score: Annotated[bool, typer.Option("--score", help="Compare registered predictions with the runs.")] = False,
     fits: Annotated[str | None, typer.Option(help="Folder or URI with fits.json. Default: the target's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -45,13 +53,20 @@ def predict(
 
     Name one of compute, params, tokens, loss and money. With both --params and --tokens: the loss of that run.
 
+    --register keeps what the fits say of trials that are planned and not trained; --score compares it with the runs.
+
     Example: vqscale predict runs/quickstart --compute 1e13
+
+    Example: vqscale predict runs/quickstart --register
 
     Example: vqscale predict runs/quickstart --params 1e6 --tokens 2e7 --arch transformer_vq
     """
-    asked = _asked(compute=compute, params=params, tokens=tokens, loss=loss, money=money)
     place = locate(target, fits)
     table = read_table(place.table)
+    if register or score:
+        _keep(place, table, register=register, as_json=as_json)
+        return
+    asked = _asked(compute=compute, params=params, tokens=tokens, loss=loss, money=money)
     chosen = choose_fits(read_fits(place.folder).fits, law, arch, context, codebook)
     fixed = {letter: float(value) for letter, value in (("S", codebook), ("T", context)) if value is not None}
     outcomes = [(fit, _ask(fit, asked, fixed, table, place)) for fit in chosen]
@@ -62,6 +77,25 @@ def predict(
         typer.echo(json.dumps([_as_value(fit, outcome) for fit, outcome in outcomes], indent=2))
     else:
         _print(outcomes, table)
+
+
+def _keep(place: Target, table: pd.DataFrame, *, register: bool, as_json: bool) -> None:
+    """Register what the fits say of a study's pending trials, and show the registry beside the runs."""
+    if place.study is None:
+        raise StudyError(f"{place.table}: is a table without a study: it has no planned trials to register.")
+    new: list[Prediction] = []
+    if register:
+        planned = plan(place.study, source=place.folder, allow_changed=True)
+        new = register_pending(planned, read_fits(place.folder).fits, table)
+    if not as_json:
+        console = make_console()
+        if register:
+            console.print(f"Registered {len(new)} predictions in {place.folder}/predictions.json", markup=False)
+        show_scores(place.folder, table, console)
+        return
+    scores = scored(read_predictions(place.folder), table)
+    values = {"registered": [one.model_dump(mode="json") for one in new]}
+    typer.echo(json.dumps(values | {"scores": [one.model_dump(mode="json") for one in scores]}, indent=2))
 
 
 def choose_fits(

@@ -4,10 +4,11 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from vqscale import storage
 from vqscale.bench.table import stored
+from vqscale.cli.console import make_console
+from vqscale.cli.mirror import mirror
 from vqscale.cli.throughput import make_page, throughput_place
 from vqscale.laws import StudyFits, read_fits
 from vqscale.report import Material, gather, write_figures, write_report
@@ -24,19 +25,28 @@ def report(
     Example: vqscale report runs/quickstart
     """
     speed = throughput_place(target)
-    written = make_page(*speed, out or speed[1]) if speed else make_report(locate(target, out))
+    if speed:
+        written = make_page(*speed, out or speed[1])
+    else:
+        place = locate(target, out)
+        written = make_report(place)
+        mirror(place, written, fits_of(place), make_console(stderr=as_json))
     if as_json:
         typer.echo(json.dumps(written, indent=2))
         return
     for uri in written:
-        Console().print(f"wrote {uri}", soft_wrap=True, highlight=False, markup=False)
+        make_console().print(f"wrote {uri}", soft_wrap=True, markup=False)
 
 
 def make_report(place: Target) -> list[str]:
     """Figures and page of one study from what lies in its folder; returns the URIs written, the page last."""
-    fits = read_fits(place.folder) if storage.exists(storage.join(place.folder, "fits.json")) else StudyFits()
-    material = make_material(place, fits)
+    material = make_material(place, fits_of(place))
     return [*write_figures(material, place.folder), write_report(material, place.folder)]
+
+
+def fits_of(place: Target) -> StudyFits:
+    """What was fitted; nothing, where nothing was yet."""
+    return read_fits(place.folder) if storage.exists(storage.join(place.folder, "fits.json")) else StudyFits()
 
 
 def make_material(place: Target, fits: StudyFits) -> Material:

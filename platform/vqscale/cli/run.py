@@ -11,10 +11,11 @@ from rich.table import Table
 
 from vqscale import storage
 from vqscale.cli.console import make_console
-from vqscale.cli.fit import study_settings
 from vqscale.cli.fit_view import print_fits
+from vqscale.cli.foretell import before_stage, show_scores
 from vqscale.cli.mirror import log_files
 from vqscale.cli.report import make_report
+from vqscale.cli.settings import study_settings
 from vqscale.cli.throughput import measure_section, run_throughput
 from vqscale.cli.throughput_view import conclusions
 from vqscale.data.corpus import open_corpus
@@ -52,10 +53,13 @@ def run(
     if isinstance(spec, ThroughputStudy):
         run_throughput(spec, spec.folder, spec.tracking.uri, source=study, as_json=as_json)
         return
-    outcome = run_study(spec, source=study, address=address, console=console, allow_changed=allow_changed)
+    outcome = run_study(
+        spec, source=study, address=address, console=console, allow_changed=allow_changed, before_stage=before_stage
+    )
     print_trials(outcome, console)
     fits = analyse(spec, outcome.results)
     print_fits(fits, console, [])
+    show_scores(spec.folder, read_table(storage.join(spec.folder, "results.parquet")), console)
     if spec.throughput is not None:
         for sentence in conclusions(measure_section(spec, outcome.tracker)):
             console.print(sentence, markup=False, highlight=False)

@@ -64,8 +64,11 @@ def run(
     console: Console,
     allow_changed: bool = False,
     scheduler: TrialScheduler | None = None,
+    before_stage: Callable[[Plan, Console], None] | None = None,
 ) -> StudyResults:
     """Train the pending trials of a study and write its table to the study's folder.
+
+    `before_stage` is called with what is about to be trained, and with all that is done.
 
     Raises UserError before anything is started when the request is wrong; StudyInterruptedError when a person stopped
     it, with the table of what had ended by then written.
@@ -81,7 +84,11 @@ def run(
                 tracker = open_tracker(study)
                 write_study(study)
                 trained = _train_in_stages(
-                    lambda: plan(study, source=source, allow_changed=allow_changed), console, tracker, scheduler
+                    lambda: plan(study, source=source, allow_changed=allow_changed),
+                    console,
+                    tracker,
+                    scheduler,
+                    before_stage,
                 )
         else:
             tracker = open_tracker(study)
@@ -98,7 +105,11 @@ def run(
 
 
 def _train_in_stages(
-    make_plan: Callable[[], Plan], console: Console, tracker: Tracker, scheduler: TrialScheduler | None
+    make_plan: Callable[[], Plan],
+    console: Console,
+    tracker: Tracker,
+    scheduler: TrialScheduler | None,
+    before_stage: Callable[[Plan, Console], None] | None = None,
 ) -> Trained:
     """Train budget after budget, planning anew before each: a re-centred design chooses sizes by the smaller budgets.
 
@@ -112,6 +123,8 @@ def _train_in_stages(
         if stage is None:
             return total
         write_estimates(planned)
+        if before_stage is not None:
+            before_stage(stage, console)
         with Progress(stage, console) as progress:
             now = _train(stage, Observer(stage, progress, tracker), scheduler)
         total = Trained(
