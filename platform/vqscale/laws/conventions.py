@@ -37,16 +37,6 @@ def in_words(convention: Convention) -> str:
     return f"{N_WORDS[convention.parameters]}; {C_WORDS[convention.flops]}"
 
 
-def under(table: pd.DataFrame, convention: Convention, n_column: str, c_column: str) -> pd.DataFrame:
-    """The table with N in `n_column` and C in `c_column`, as the convention counts them.
-
-    Raises FitError, with what is missing, where the table does not hold the counts.
-    """
-    n_R = parameters_under(table, convention)
-    c_R = flops_under(table, convention, n_R)
-    return table.assign(**{n_column: n_R, c_column: c_R})
-
-
 def parameters_under(table: pd.DataFrame, convention: Convention) -> Array:
     """N of every row, as float; NaN where the row has no count.
 
