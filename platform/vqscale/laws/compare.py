@@ -114,10 +114,15 @@ def comparison(first: Side, base: Side) -> Comparison:
 
 
 def _pairs(sides: Sequence[Side]) -> list[tuple[Side, Side]]:
+    """Two subsets meet once: in the first law, in the order of the request, that stands for both."""
     coded = [side for side in sides if side.fit.where.get("codebook_size") is not None]
     bases = [side for side in sides if side.fit.where.get("codebook_size") is None]
     every = [(first, base) for first in coded for base in bases] if coded else list(combinations(bases, 2))
-    return [(first, base) for first, base in every if _comparable(first.fit, base.fit)]
+    comparable = [(first, base) for first, base in every if _comparable(first.fit, base.fit)]
+    by_subset: dict[str, tuple[Side, Side]] = {}
+    for first, base in comparable:
+        by_subset.setdefault(repr((first.fit.where, base.fit.where)), (first, base))
+    return list(by_subset.values())
 
 
 def _comparable(first: Fit, base: Fit) -> bool:

@@ -87,7 +87,7 @@ def _polished(problem: Problem, theta_BP: Array) -> Array:
 
 def _minimum(problem: Problem, theta_P: Array, agreeing: int, starts: int, checked: CrossCheck | None) -> Minimum:
     found = derivatives(problem, theta_P[None], np.ones((1, problem.runs)))
-    gain, condition = gain_in_reach(found)
+    gain, condition = gain_in_reach(found, problem.searched)
     value = float(found.value[0])
     share = gain / max(value, problem.floor)
     status, reason = _judge(problem, theta_P, share, condition, agreeing, starts)

@@ -62,6 +62,8 @@ class Law:
     """What the form says where an axis grows without bound."""
     why: str
     """Why the form might hold, with its source."""
+    floor: bool = True
+    """Whether there is an E; without one the loss has no lower end."""
     frontier: bool = False
     """Only runs that no cheaper run beats are fitted."""
     on_request: bool = False
@@ -69,7 +71,7 @@ class Law:
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
-        """Names, in the order in which `predict` takes the values."""
+        """Names, in the order in which `predict` takes the values; E stands there, as 0, without a floor too."""
         return parameter_names(self.terms)
 
     @cached_property
@@ -78,12 +80,12 @@ class Law:
 
     @cached_property
     def form(self) -> str:
-        return "L = E + " + " + ".join(_words(term) for term in self.terms)
+        return "L = " + " + ".join([*(["E"] if self.floor else []), *(_words(term) for term in self.terms)])
 
     @property
     def minimum_runs(self) -> int:
         """One more than there are parameters: with as many, any data would fit exactly."""
-        return len(self.parameters) + 1
+        return len(self.parameters) + int(self.floor)
 
     @property
     def in_size_and_tokens(self) -> bool:
@@ -167,6 +169,16 @@ _NAMED = (
         on_request=True,
         limits="As chinchilla. N*(C) and D*(C) both grow as the square root of C for C proportional to N D.",
         why="Gadre et al. 2024 (arXiv 2403.08540): one exponent less, for few runs; D = M N turns it into their form.",
+    ),
+    _law(
+        "chinchilla_no_floor",
+        _terms(A=_A, B=_B),
+        cell=("codebook_size", "context"),
+        floor=False,
+        on_request=True,
+        limits="N and D to infinity: 0. A form to read between the runs, not far beyond them.",
+        why="Runs that show no levelling off do not determine E, and chinchilla is refused for them; over the range that "
+        "they cover two powers may describe them as well.",
     ),
     _law(
         "codebook_additive",

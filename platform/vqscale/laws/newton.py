@@ -124,12 +124,12 @@ class _Descent:
             kept[rows] = new
 
 
-def gain_in_reach(found: Derivatives) -> tuple[float, float]:
+def gain_in_reach(found: Derivatives, searched: slice) -> tuple[float, float]:
     """What one reweighted Gauss-Newton step would gain in the first row, and the condition of its matrix.
 
     Half of g' M^-1 g does not depend on the units of the parameters, which a gradient norm would.
     """
-    matrix, gradient = found.majorant[0], found.gradient[0]
+    matrix, gradient = found.majorant[0][searched, searched], found.gradient[0][searched]
     scale = 1 / np.sqrt(np.diag(matrix))
     normalised = matrix * np.outer(scale, scale)
     step = np.linalg.lstsq(normalised, gradient * scale, rcond=None)[0]

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vqscale.errors import FitError
-from vqscale.laws.forms import Array, Formula, incidence, parameter_names
+from vqscale.laws.forms import Array, Formula, Law, incidence, parameter_names
 
 DELTA = 1e-3
 """Hoffmann et al. 2022, section 3.3."""
@@ -24,6 +24,8 @@ LEAST_SQUARES_UNIT = 1e-3
 EXPONENT_RANGE = (1e-3, 4.0)
 LOWEST_E = 1e-3
 """E lies between this share of the smallest loss and that loss."""
+NO_E = 1e-18
+"""What stands for E in a law without a floor, as a share of the smallest loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,8 @@ class Problem:
     """The runs of one fit: `z` [J, K, R], `losses` [R], `centre` [J, K], and what is to be minimised."""
 
     formula: Formula
+    with_e: bool
+    """Whether E is searched for; without a floor it is held at nothing."""
     z: Array
     losses: Array
     centre: Array
@@ -68,6 +72,11 @@ class Problem:
     def size(self) -> int:
         """Number of parameters."""
         return int(1 + self.z.shape[0] + self.z.shape[1])
+
+    @property
+    def searched(self) -> slice:
+        """The part of theta that is searched for."""
+        return slice(0 if self.with_e else 1, None)
 
     @cached_property
     def target(self) -> Array:
@@ -109,15 +118,16 @@ class Problem:
         return value * self.unit**2 * (2 if self.objective.delta is None else 1)
 
 
-def make_problem(formula: Formula, x_RA: Array, loss_R: Array, objective: Objective | None = None) -> Problem:
+def make_problem(law: Law, x_RA: Array, loss_R: Array, objective: Objective | None = None) -> Problem:
     """Raises AssertionError unless all values are finite and positive: the caller selects the runs."""
     for values in (x_RA, loss_R):
         assert np.all((values > 0) & np.isfinite(values))
     log_x_RA = np.log(x_RA.astype(np.float64))
     centre_A = log_x_RA.mean(axis=0)
-    incidence_JKA = incidence(formula)
+    incidence_JKA = incidence(law)
     return Problem(
-        formula=formula,
+        formula=law,
+        with_e=law.floor,
         z=np.einsum("jka,ra->jkr", incidence_JKA, log_x_RA - centre_A),
         losses=np.asarray(loss_R, dtype=np.float64),
         centre=incidence_JKA @ centre_A,
@@ -207,7 +217,8 @@ def natural(problem: Problem, theta_BP: Array) -> Array:
     terms = problem.terms
     exponent_BK = theta_BP[..., 1 + terms :]
     coefficient_BJ = np.exp(theta_BP[..., 1 : 1 + terms] + exponent_BK @ problem.centre.T)
-    found = np.concatenate([np.exp(theta_BP[..., :1]), coefficient_BJ, exponent_BK], axis=-1)
+    e_B1 = np.exp(theta_BP[..., :1]) * problem.with_e
+    found = np.concatenate([e_B1, coefficient_BJ, exponent_BK], axis=-1)
     return np.asarray(found[..., _natural_order(problem.formula)])
 
 
@@ -226,15 +237,16 @@ def bounds(problem: Problem) -> tuple[Array, Array]:
     """Lowest and highest theta."""
     smallest, largest = np.log(problem.losses.min()), np.log(problem.losses.max())
     terms, exponents, _ = problem.z.shape
-    low = [smallest + np.log(LOWEST_E)] + [smallest + np.log(1e-8)] * terms + [EXPONENT_RANGE[0]] * exponents
-    high = [smallest] + [largest + np.log(10.0)] * terms + [EXPONENT_RANGE[1]] * exponents
+    low = [smallest + np.log(LOWEST_E if problem.with_e else NO_E)] + [smallest + np.log(1e-8)] * terms + [EXPONENT_RANGE[0]] * exponents
+    high = [smallest if problem.with_e else low[0]] + [largest + np.log(10.0)] * terms + [EXPONENT_RANGE[1]] * exponents
     return np.array(low), np.array(high)
 
 
 def on_bound(problem: Problem, theta_BP: Array) -> Array:
     """Whether any parameter lies on a bound of the search: [B]."""
     low, high = bounds(problem)
-    return np.asarray(((theta_BP - low < NEAR) | (high - theta_BP < NEAR)).any(axis=-1))
+    near_BP = (theta_BP - low < NEAR) | (high - theta_BP < NEAR)
+    return np.asarray(near_BP[..., problem.searched].any(axis=-1))
 
 
 NEAR = 1e-3
@@ -244,7 +256,7 @@ NEAR = 1e-3
 def bound_in_words(problem: Problem, theta_P: Array) -> str:
     """Which parameter lies on a bound and what that means; empty where none does."""
     low, high = bounds(problem)
-    for index, name in enumerate(theta_names(problem.formula)):
+    for index, name in list(enumerate(theta_names(problem.formula)))[problem.searched]:
         lower, upper = theta_P[index] - low[index] < NEAR, high[index] - theta_P[index] < NEAR
         if lower or upper:
             return _bound_words(name, index, problem.terms, bool(lower))

@@ -7,7 +7,7 @@ power_n                 N              architecture, head, codebook size S, cont
 power_d                 D              architecture, head, S, T, model size
 power_c                 C              architecture, head, S, T; only the compute-efficient frontier is fitted
 codebook                S              architecture, head, T, D, model size
-chinchilla(_tied)       N, D           architecture, head, S, T: L(N, D | S, T)
+chinchilla*             N, D           architecture, head, S, T: L(N, D | S, T)
 codebook_*              N, D, S        architecture, head, T
 context_*               N, D, T        architecture, head, S
 joint_*                 N, D, S, T     architecture, head

@@ -61,9 +61,11 @@ def _inner(problem: Problem, theta_BP: Array, weight_BR: Array, steps: int) -> A
 
 
 def _columns(problem: Problem, theta_BP: Array) -> Array:
-    """What E and each coefficient are multiplied by: [B, I, R]."""
+    """What E and each coefficient are multiplied by, [B, I, R]; E by nothing where there is none."""
     exponents = np.concatenate([np.zeros((len(theta_BP), 1 + problem.terms)), theta_BP[:, 1 + problem.terms :]], axis=1)
-    return np.asarray(np.exp(exponents @ problem.slopes).reshape(len(theta_BP), 1 + problem.terms, problem.runs))
+    columns_BIR = np.exp(exponents @ problem.slopes).reshape(len(theta_BP), 1 + problem.terms, problem.runs)
+    columns_BIR[:, : problem.searched.start] = 0.0
+    return np.asarray(columns_BIR)
 
 
 def _reweighted(problem: Problem, theta_BP: Array, weight_BR: Array, columns_BIR: Array) -> Array:

@@ -21,6 +21,7 @@ LawName = Literal[
     "codebook",
     "chinchilla",
     "chinchilla_tied",
+    "chinchilla_no_floor",
     "codebook_additive",
     "codebook_capacity",
     "context_additive",

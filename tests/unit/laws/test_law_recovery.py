@@ -38,6 +38,7 @@ def grid_of(law):
     """Runs at every combination of the axes' values, and the constants that made their losses."""
     x = np.stack([grid.ravel() for grid in np.meshgrid(*(VALUES[letter] for letter in law.letters))], axis=1)
     truth = {name: (TRUTH | WITH_N.get(law.name, {}))[name] for name in law.parameters}
+    truth |= {} if law.floor else {"E": 0.0}
     table = pd.DataFrame(x, columns=list(law.axes))
     return table.assign(loss=predict(law, list(truth.values()), x)), truth
 

@@ -110,3 +110,19 @@ def test_sizes_and_tokens_that_grow_together_are_refused():
     apart = d * np.tile([1, 4], 6)
     told = frame.assign(tokens=apart, loss=1.7 + 420 * n**-0.36 + 1900 * apart**-0.29)
     assert len(fit_study(told, ["chinchilla"], bootstrap=0).fits) == 1
+
+
+def test_runs_that_show_no_floor_are_refused_by_chinchilla_and_served_by_the_form_without_one():
+    n, d = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e4, 1e6, 5), np.geomspace(1e5, 1e7, 5)))
+    noise = np.random.default_rng(0).normal(0, 2e-3, len(n))
+    loss = (6 * n**-0.1 + 20 * d**-0.2) * np.exp(noise)
+    frame = pd.DataFrame({"parameters_non_embedding": n, "tokens": d, "flops": 6 * n * d, "loss": loss})
+    (reason,) = reasons(frame, "chinchilla", sensitivity=False)
+    assert "E fell to zero" in reason
+    (fit,) = fit_study(frame, ["chinchilla_no_floor"], bootstrap=50, sensitivity=False).fits
+    assert fit.form == "L = A N^-alpha + B D^-beta"
+    assert fit.parameters["E"] == 0.0
+    assert fit.intervals["E"].high95 == 0.0
+    assert fit.parameters["alpha"] == pytest.approx(0.1, abs=0.01)
+    assert fit.parameters["beta"] == pytest.approx(0.2, abs=0.02)
+    assert fit.bootstrap_on_bound == 0
