@@ -177,8 +177,8 @@ _NAMED = (
         floor=False,
         on_request=True,
         limits="N and D to infinity: 0. A form to read between the runs, not far beyond them.",
-        why="Runs that show no levelling off do not determine E, and chinchilla is refused for them; over the range that "
-        "they cover two powers may describe them as well.",
+        why="Runs that show no levelling off do not determine E, and chinchilla is refused for them; over the range "
+        "that they cover two powers may describe them as well.",
     ),
     _law(
         "codebook_additive",

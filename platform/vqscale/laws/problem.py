@@ -237,7 +237,11 @@ def bounds(problem: Problem) -> tuple[Array, Array]:
     """Lowest and highest theta."""
     smallest, largest = np.log(problem.losses.min()), np.log(problem.losses.max())
     terms, exponents, _ = problem.z.shape
-    low = [smallest + np.log(LOWEST_E if problem.with_e else NO_E)] + [smallest + np.log(1e-8)] * terms + [EXPONENT_RANGE[0]] * exponents
+    low = (
+        [smallest + np.log(LOWEST_E if problem.with_e else NO_E)]
+        + [smallest + np.log(1e-8)] * terms
+        + [EXPONENT_RANGE[0]] * exponents
+    )
     high = [smallest if problem.with_e else low[0]] + [largest + np.log(10.0)] * terms + [EXPONENT_RANGE[1]] * exponents
     return np.array(low), np.array(high)
 

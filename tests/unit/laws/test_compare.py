@@ -117,6 +117,18 @@ def test_only_equal_contexts_are_compared_and_every_baseline_is():
     assert pairs == [(vq, "transformer, T 512"), (vq, "transformer_full, T 512")]
 
 
+def test_two_architectures_meet_once_in_the_first_law_that_stands_for_both():
+    table = pd.concat([runs("transformer_vq", 64.0, 0.8), runs("transformer", np.nan)], ignore_index=True)
+    laws = ["chinchilla", "chinchilla_tied"]
+    fits = fit_study(table, laws, bootstrap=0, sensitivity=False)
+    assert [fit.law for fit in fits.fits] == [laws[0]] * 2 + [laws[1]] * 2
+    (first,) = fits.comparisons
+    (other,) = compare(fits.fits[::-1], table)
+    (only_tied,) = compare([fits.fits[0], *fits.fits[2:]], table)
+    assert other.points == only_tied.points
+    assert first.points != other.points
+
+
 def test_interval_of_the_multiplier_pairs_the_refits_and_holds_the_truth():
     table = pd.concat(
         [runs("transformer_vq", 64.0, 0.8, seed=0), runs("transformer", np.nan, seed=1)], ignore_index=True
