@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pandas as pd
 import pytest
 from PIL import Image
@@ -33,6 +34,11 @@ def test_export_writes_every_format(exported: Path) -> None:
     names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
     assert {"fits.json", "fits.csv", "fits.parquet", "fits.tex", "results.csv", "results.parquet"} <= names
     assert {path.suffix for path in (exported / "figures").iterdir()} == {".png", ".svg"}
+
+
+def test_json_is_valid_by_the_documented_schema(exported: Path) -> None:
+    schema = json.loads((Path(__file__).resolve().parents[3] / "docs/reference/fits.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(json.loads((exported / "fits.json").read_text()))
 
 
 def test_csv_and_parquet_hold_every_constant_with_what_it_rests_on(exported: Path, fits: list[Fit]) -> None:

@@ -11,9 +11,12 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from vqscale.cli.main import app
+from vqscale.laws import record
+from vqscale.laws.export import json_schema
 from vqscale.models.presets import PRESETS
 from vqscale.results import Result
 from vqscale.study.design import Codebook, Context, Isoflop, Ladder
+from vqscale.study.frozen import Frozen
 from vqscale.study.model import ModelConfig
 from vqscale.study.recipe import Recipe, RecipeLaw, RecipeReference, RecipeRule
 from vqscale.study.spec import (
@@ -30,6 +33,11 @@ from vqscale.study.spec import (
 from vqscale.study.throughput import CellSettings, ThroughputStudy
 from vqscale.study.trial import TrainConfig
 
+FITS = {
+    name: kind
+    for name, kind in vars(record).items()
+    if isinstance(kind, type) and issubclass(kind, Frozen) and kind is not Frozen
+}
 ROOT = Path(__file__).resolve().parents[3]
 REFERENCE = ROOT / "docs" / "reference"
 SECTIONS = {
@@ -113,6 +121,22 @@ def test_study_file_page_gives_the_defaults_of_each_section(title: str) -> None:
 
 def test_results_page_lists_exactly_the_columns_of_the_table() -> None:
     assert set(first_table(section("results-table.md", "Columns"))) == set(Result.model_fields)
+
+
+def test_fits_page_lists_exactly_the_records_of_the_file() -> None:
+    text = (REFERENCE / "fits.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## (.+)$", text, re.MULTILINE)) == set(FITS)
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_fits_page_lists_exactly_the_fields_of_each_record(name: str) -> None:
+    assert set(first_table(section("fits.md", name))) == set(FITS[name].model_fields)
+
+
+def test_schema_of_fits_is_that_of_the_code() -> None:
+    kept = (REFERENCE / "fits.schema.json").read_text(encoding="utf-8")
+    remedy = "write it anew: python -c 'from vqscale.laws.export import json_schema as s; print(s(), end=\"\")'"
+    assert kept == json_schema(), f"docs/reference/fits.schema.json: {remedy} > docs/reference/fits.schema.json"
 
 
 def test_presets_page_lists_every_preset() -> None:
