@@ -8,6 +8,7 @@ a hundred times the largest or less than a hundredth of the smallest fitted one.
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqscale.errors import FitError
 from vqscale.laws.cost import Cost, cost_through, six_n
@@ -122,12 +123,19 @@ def _sampled(law: Surface, cost: Cost, spent_R: Array, budget: float, best_n: fl
     nearest = float(np.clip(budget, spent_R.min(), spent_R.max()))
     if nearest != budget:
         best_n = float(np.exp(law.only_fit().best(cost, [nearest])[0][0, 0]))
-    sizes = law.n[np.abs(np.log(spent_R / nearest)) <= np.log(NEAR)]
+    sizes = law.n[_near(spent_R, nearest)]
     if not sizes.min() <= best_n <= sizes.max():
         raise FitError(
             f"the optimum lies outside the sizes tried near {nearest:.4g} ({sizes.min():.4g} to {sizes.max():.4g}): "
             f"no run shows the turn. Train {'smaller' if best_n < sizes.min() else 'larger'} sizes at this budget."
         )
+
+
+def _near(spent_R: Array, budget: float) -> NDArray[np.bool_]:
+    """Runs within `NEAR` of the budget; where budgets are further apart, those next to it on either side."""
+    distance_R = np.log(spent_R / budget)
+    next_above, next_below = distance_R[distance_R >= 0].min(), -distance_R[distance_R <= 0].max()
+    return np.asarray(np.abs(distance_R) <= max(np.log(NEAR), next_above, next_below), dtype=np.bool_)
 
 
 def _flat_bottom(law: Surface, cost: Cost, budget: float, log_n: float, loss: float) -> tuple[float, float]:
