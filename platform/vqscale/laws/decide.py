@@ -1,4 +1,7 @@
-"""What to train, asked from any side: for an amount of compute or money, a size, a number of tokens, or a loss."""
+"""What to train, asked from any side: for an amount of compute, a size, a number of tokens, or a loss.
+
+A `Cost` in money or seconds turns the same question into one of money or time.
+"""
 
 from typing import Literal
 
@@ -17,27 +20,15 @@ _GRID = 241
 """Budgets between which a size or a number of tokens is looked for, in logarithms."""
 
 
-class Money(Frozen):
-    """What a device costs and how fast it was measured to train."""
-
-    price_per_device_hour: float
-    flops_per_second_per_device: float
-    currency: str
-
-
 class Decision(Frozen):
     """The compute-optimal run that answers a question."""
 
     asked: Asked
     value: float
     compute: Estimate
-    """Training FLOPs; with an interval where they follow from the law."""
+    """In what the cost counts; with an interval where they follow from the law."""
     optimum: Optimum
     """At `compute.value`."""
-    seconds_per_device: float | None = None
-    """Time on one device at the measured speed; None without a speed."""
-    money: float | None = None
-    currency: str | None = None
 
 
 def decide(
@@ -48,47 +39,35 @@ def decide(
     parameters: float | None = None,
     tokens: float | None = None,
     loss: float | None = None,
-    money: float | None = None,
-    price: Money | None = None,
 ) -> Decision:
-    """The best run for exactly one of `compute` (FLOPs), `parameters`, `tokens`, `loss` and `money`.
+    """The best run for exactly one of `compute` (in what `cost` counts), `parameters`, `tokens` and `loss`.
 
-    A size or a number of tokens is answered with the budget for which it is the best one. `price` turns FLOPs into
-    time and money. Raises FitError where not exactly one is given, and for what the runs cannot support.
+    A size or a number of tokens is answered with the budget for which it is the best one. Raises FitError where not exactly one is given, and for what the runs cannot support.
     """
     given: dict[Asked, float | None] = {
         "compute": compute,
         "parameters": parameters,
         "tokens": tokens,
         "loss": loss,
-        "money": money,
     }
     named = [(asked, value) for asked, value in given.items() if value is not None]
     if len(named) != 1:
-        raise FitError("name exactly one of compute, parameters, tokens, loss and money")
+        raise FitError("name exactly one of compute, parameters, tokens and loss")
     asked, value = named[0]
     if not 0 < value < np.inf:
         raise FitError(f"{asked}: {value!r} is no positive number")
-    budget = _budget(law, cost, asked, value, price)
-    seconds = budget.value / price.flops_per_second_per_device if price else None
+    budget = _budget(law, cost, asked, value)
     return Decision(
         asked=asked,
         value=value,
         compute=budget,
         optimum=optimum(law, cost, budget.value),
-        seconds_per_device=seconds,
-        money=seconds / 3600 * price.price_per_device_hour if price and seconds is not None else None,
-        currency=price.currency if price else None,
     )
 
 
-def _budget(law: Surface, cost: Cost, asked: Asked, value: float, price: Money | None) -> Estimate:
+def _budget(law: Surface, cost: Cost, asked: Asked, value: float) -> Estimate:
     if asked == "compute":
         return Estimate(value=value)
-    if asked == "money":
-        if price is None:
-            raise FitError("money: needs a price: set resources.price_per_device_hour, and a measured speed")
-        return Estimate(value=value / price.price_per_device_hour * 3600 * price.flops_per_second_per_device)
     found_B = _for_loss(law, cost, value) if asked == "loss" else _for_axis(law, cost, asked, value)
     return estimate(found_B)
 

@@ -3,7 +3,7 @@ import pytest
 
 from vqscale.errors import FitError
 from vqscale.laws.cost import cost_through, six_n
-from vqscale.laws.decide import Money, decide
+from vqscale.laws.decide import decide
 from vqscale.laws.frontier import frontier, optimum
 from vqscale.laws.record import Term
 from vqscale.laws.surface import surface
@@ -172,14 +172,13 @@ def test_decision_is_the_same_whichever_way_it_is_asked():
         assert answer.compute.interval.low90 < 1e18 < answer.compute.interval.high90
 
 
-def test_decision_for_money_buys_compute_at_the_measured_speed():
+def test_decision_in_money_is_the_one_for_what_the_money_buys():
     study = law()
-    money = Money(price_per_device_hour=2.0, flops_per_second_per_device=1e12, currency="USD")
-    answer = decide(study, six_n(study.n), money=2.0 * 1e18 / 1e12 / 3600, price=money)
-    assert answer.compute.value == pytest.approx(1e18, rel=1e-12)
-    assert answer.seconds_per_device == pytest.approx(1e6, rel=1e-12)
-    with pytest.raises(FitError, match="price"):
-        decide(study, six_n(study.n), money=1.0)
+    flops = six_n(study.n)
+    money = flops.times(2.5e-18, "2.5 USD for 1e18 FLOPs")
+    answer = decide(study, money, compute=2.5)
+    assert answer.optimum.parameters.value == pytest.approx(best_size(1e18), rel=1e-9)
+    assert answer.optimum.tokens.value == pytest.approx(1e18 / 6 / best_size(1e18), rel=1e-9)
 
 
 def test_decision_for_a_loss_out_of_reach_is_refused():
