@@ -42,7 +42,8 @@ def decide(
 ) -> Decision:
     """The best run for exactly one of `compute` (in what `cost` counts), `parameters`, `tokens` and `loss`.
 
-    A size or a number of tokens is answered with the budget for which it is the best one. Raises FitError where not exactly one is given, and for what the runs cannot support.
+    A size or a number of tokens is answered with the budget for which it is the best one. Raises FitError where not
+    exactly one is given, and for what the runs cannot support.
     """
     given: dict[Asked, float | None] = {
         "compute": compute,
