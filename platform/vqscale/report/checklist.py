@@ -1,48 +1,121 @@
 """What is needed to reproduce a scaling law, filled in from the records (after Li et al. 2025, arXiv 2502.18969)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from vqscale.laws import StudyFits
+from vqscale.laws import LAWS, Fit, StudyFits
 from vqscale.laws.fit import AGREE_SHARE
 from vqscale.laws.record import Method
-from vqscale.report.style import count, present
+from vqscale.report.style import count, percent, plural, power, present
+from vqscale.study.trial import TrainConfig
 
 _UNKNOWN = "not in the table"
+MOST_LISTED = 6
+"""Numbers that are listed one by one."""
+_RECIPE = (
+    *("warmup", "warmup_tokens", "decay", "lr_final", "beta1", "beta2", "adam_eps", "weight_decay", "clip"),
+    *("accumulation", "segment", "documents", "evaluation_tokens", "evaluation_context", "evaluation_by"),
+)
+"""Keys of `train` that are not columns of the table."""
 
 
-def checklist(table: pd.DataFrame, fits: StudyFits, study: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Pairs of question and answer. An answer that the records do not hold says so."""
+Entry = tuple[str, str]
+"""Question and answer. An answer that the records do not hold says so."""
+
+
+def checklist(table: pd.DataFrame, fits: StudyFits, study: Mapping[str, Any]) -> dict[str, list[Entry]]:
+    """Four groups: hypothesis, set-up of training, data collection, fitting."""
+    return {
+        "Hypothesis": _hypothesis(fits),
+        "Training": _training(table, study),
+        "Runs": _runs(table, fits),
+        "Fitting": _fitting(fits),
+        "Reproduction": [
+            ("Raw points", f"results.parquet and results.csv beside this page; data hash {_hashes(fits)}"),
+            ("Versions", _versions(table, fits)),
+            ("Commit", _values(table, "git")),
+        ],
+    }
+
+
+def _hypothesis(fits: StudyFits) -> list[Entry]:
+    names = sorted({fit.law for fit in fits.fits})
+    found: list[Entry] = [("Form", _joined({f"{fit.law}: {fit.form}" for fit in fits.fits}) or "no law was fitted")]
+    found += [(f"Why {name}", f"{LAWS[name].why} {LAWS[name].limits}") for name in names if name in LAWS]
+    asked = _joined({f"{one.label}: {one.words}" for one in fits.selections}) or "no forms were compared"
     return [
-        ("Form", _joined({f"{fit.law}: {fit.form}" for fit in fits.fits}) or "no law was fitted"),
+        *found,
+        ("Choice among forms", asked),
         ("What was fitted", _joined({f"{fit.metric} in {fit.unit}" for fit in fits.fits}) or "nothing"),
-        (
-            "N, D, C",
-            f"N = {_n_column(fits)}; D = training tokens; C = training FLOPs counted exactly, not 6ND",
-        ),
+        ("N", _joined({f"{fit.convention.parameters} ({_n_column(fit)})" for fit in fits.fits}) or "not used"),
+        ("D", "training tokens, each as often as it was read"),
+        ("C", _joined({_flops(fit) for fit in fits.fits}) or "training FLOPs, counted exactly"),
+    ]
+
+
+def _n_column(fit: Fit) -> str:
+    columns = [axis for axis, letter in zip(fit.axes, fit.letters, strict=True) if letter == "N"]
+    return columns[0] if columns else "no axis"
+
+
+def _flops(fit: Fit) -> str:
+    counted = "counted exactly by group, forward and backward" if fit.convention.flops == "exact" else "as 6 N D"
+    return f"training FLOPs, {counted}; frontiers by the exact count and by 6ND"
+
+
+def _training(table: pd.DataFrame, study: Mapping[str, Any]) -> list[Entry]:
+    return [
+        ("Architectures", _values(table, "arch")),
         ("Sizes N", _range(table, "parameters_non_embedding")),
-        ("Horizons D", _range(table, "tokens")),
+        ("Width x depth", _shapes(table)),
         ("Codebooks, contexts", f"S: {_values(table, 'codebook_size')}; T: {_values(table, 'context')}"),
-        ("Seeds", _values(table, "seed")),
-        ("Data", f"{_values(table, 'corpus')} (fingerprint {_values(table, 'corpus_fingerprint')})"),
-        ("Recipe", f"lr {_values(table, 'lr')}; batch {_values(table, 'batch_tokens')} tokens; {_recipe(study)}"),
+        ("Data", f"{_corpora(table)} (fingerprint {_values(table, 'corpus_fingerprint')})"),
+        ("Learning rate, batch", f"lr {_values(table, 'lr')}; batch {_values(table, 'batch_tokens')} tokens"),
+        ("Where the rate comes from", _rates(study)),
+        ("Schedule", f"{_values(table, 'schedule')}; {_recipe(study)}"),
         (
             "Precision, engine",
             f"{_values(table, 'precision')}; {_values(table, 'engine')}, ZeRO {_values(table, 'zero')}",
         ),
         ("Devices", f"{_values(table, 'device')}; workers {_values(table, 'workers')}"),
+    ]
+
+
+def _runs(table: pd.DataFrame, fits: StudyFits) -> list[Entry]:
+    status = table["status"].value_counts() if "status" in table else pd.Series({"in the table": len(table)})
+    left_out = len({entry.name for entry in fits.excluded})
+    return [
+        ("Runs", ", ".join(f"{number} {name}" for name, number in status.items()) or "none"),
+        ("Horizons D", _range(table, "tokens")),
+        ("Training FLOPs C", _range(table, "flops", power)),
+        ("Seeds", _values(table, "seed")),
         ("Which checkpoints", "the last of every finished run: the learning-rate schedule ends at its horizon"),
-        ("Excluded", f"{len(fits.excluded)} runs, listed above with reasons"),
+        ("Left out", f"{plural(left_out, 'run')}, listed above with reasons"),
+    ]
+
+
+def _fitting(fits: StudyFits) -> list[Entry]:
+    return [
         ("Objective", _joined({_objective(fit.method) for fit in fits.fits}) or "no law was fitted"),
         ("Optimiser", _optimiser(fits)),
         ("Uncertainty", _uncertainty(fits)),
-        ("Hold-out", "fit on the smaller runs, predict the largest; chosen as the hold-out table says"),
-        ("Raw points", f"results.parquet and results.csv beside this page; data hash {_hashes(fits)}"),
-        ("Versions", _versions(table, fits)),
-        ("Commit", _values(table, "git")),
+        ("Hold-out", _joined({_held_out(fit) for fit in fits.fits}) or "no law was fitted"),
+        ("Sensitivity", _sensitivity(fits)),
+        ("Refused", f"{plural(len(fits.refusals), 'subset')}, listed above with reasons"),
     ]
+
+
+def _held_out(fit: Fit) -> str:
+    error = fit.holdout.mean_relative_error
+    return f"{fit.law}, {fit.label}: {fit.holdout.description}" + (f" ({percent(error, 2)} off)" if error else "")
+
+
+def _sensitivity(fits: StudyFits) -> str:
+    words = list(dict.fromkeys(one.words for fit in fits.fits for one in fit.variants))
+    runs = " and of every single run" if any(fit.influences for fit in fits.fits) else ""
+    return f"influence of {', '.join(words)}{runs}: tables above" if words or runs else "not asked for"
 
 
 def _objective(method: Method) -> str:
@@ -68,17 +141,34 @@ def _uncertainty(fits: StudyFits) -> str:
     return f"percentile intervals of {max(refits)} refits of resampled runs (seed {seeds})"
 
 
-def _n_column(fits: StudyFits) -> str:
-    columns = {axis for fit in fits.fits for axis, letter in zip(fit.axes, fit.letters, strict=True) if letter == "N"}
-    return _joined(columns).replace("_", " ") or "not used"
+def _rates(study: Mapping[str, Any]) -> str:
+    recipe = study.get("recipe")
+    if isinstance(recipe, Mapping):
+        return f"fitted power laws of study {recipe.get('study')}, table {str(recipe.get('table'))[:12]}"
+    return "the study file" if study.get("train") else _UNKNOWN
 
 
 def _recipe(study: Mapping[str, Any]) -> str:
-    train = study.get("train")
-    if not isinstance(train, Mapping):
-        return "schedule not in the records"
-    known = [f"{key} {value}" for key, value in train.items() if key not in ("lr", "batch_tokens", "seeds", "tokens")]
-    return ", ".join(known)
+    """What the study file says of training, and the defaults for what it does not."""
+    given = study.get("train")
+    if not isinstance(given, Mapping):
+        return "the recipe is not in the records"
+    fields = {name: TrainConfig.model_fields[name].default for name in _RECIPE} | dict(given)
+    return ", ".join(f"{name} {fields[name]}" for name in _RECIPE if fields[name] is not None)
+
+
+def _shapes(table: pd.DataFrame) -> str:
+    if not {"d_model", "n_layer"} <= set(table.columns):
+        return _UNKNOWN
+    shapes = table[["d_model", "n_layer"]].drop_duplicates().sort_values(["d_model", "n_layer"])
+    return ", ".join(f"{width}x{depth}" for width, depth in shapes.itertuples(index=False, name=None)) or "none"
+
+
+def _corpora(table: pd.DataFrame) -> str:
+    """Names of corpora; where they lay is no part of what they are."""
+    if "corpus" not in table:
+        return _UNKNOWN
+    return _joined({str(uri).rstrip("/").rsplit("/", 1)[-1] for uri in table["corpus"] if present(uri)}) or "none"
 
 
 def _versions(table: pd.DataFrame, fits: StudyFits) -> str:
@@ -94,17 +184,20 @@ def _hashes(fits: StudyFits) -> str:
     return _joined({fit.data_hash[:12] for fit in fits.fits}) or "none"
 
 
-def _range(table: pd.DataFrame, column: str) -> str:
+def _range(table: pd.DataFrame, column: str, show: Callable[[float], str] = count) -> str:
     if column not in table or table[column].isna().all():
         return _UNKNOWN
     values = table[column].dropna()
-    return f"{values.nunique()} from {count(float(values.min()))} to {count(float(values.max()))}"
+    return f"{values.nunique()} from {show(float(values.min()))} to {show(float(values.max()))}"
 
 
 def _values(table: pd.DataFrame, column: str) -> str:
+    """All values; of many numbers how many and from where to where."""
     if column not in table:
         return _UNKNOWN
     known = sorted({value for value in table[column] if present(value)})
+    if len(known) > MOST_LISTED and all(isinstance(value, int | float) for value in known):
+        return f"{len(known)} from {known[0]:g} to {known[-1]:g}"
     return ", ".join(f"{value:g}" if isinstance(value, int | float) else str(value) for value in known) or "none"
 
 

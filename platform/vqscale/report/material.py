@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from vqscale.laws import Fit, StudyFits
+from vqscale.laws.predictions import Prediction, read_predictions
 from vqscale.laws.record import Frontier
 from vqscale.laws.study import default_metric
 from vqscale.plan.estimate import estimate_errors
@@ -30,6 +31,8 @@ class Material:
     curves: list[TrainingCurve] = field(default_factory=list)
     estimates: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What was planned beside what was measured, a row a trial."""
+    predictions: list[Prediction] = field(default_factory=list)
+    """Registered before their runs."""
 
     @cached_property
     def metric(self) -> str:
@@ -53,7 +56,8 @@ class Material:
     @cached_property
     def leading(self) -> list[Fit]:
         """The law in N and D of every architecture: of several subsets the one with most runs."""
-        return lead(fit for fit in self.fits.fits if fit.law == "chinchilla")
+        found = lead(fit for fit in self.fits.fits if fit.law == "chinchilla")
+        return sorted(found, key=lambda fit: self.scheme.place(fit.where.get("arch")))
 
     @cached_property
     def held_out(self) -> set[str]:
@@ -114,4 +118,5 @@ def gather(
         throughput=throughput,
         curves=training_curves(home, table) if home else [],
         estimates=estimate_errors(home, table) if home else pd.DataFrame(),
+        predictions=read_predictions(home) if home else [],
     )

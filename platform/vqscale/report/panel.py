@@ -7,8 +7,13 @@ from typing import Literal
 
 Dash = Literal["solid", "dotted", "dashed"]
 Symbol = Literal["circle", "square", "diamond", "triangle", "cross", "star"]
-MOST_TICKS = 8
-_STEPS: tuple[tuple[int, ...], ...] = (tuple(range(1, 10)), (1, 2, 5), (1, 3), (1,))
+_STEPS: tuple[tuple[float, ...], ...] = (
+    tuple(tenths / 10 for tenths in range(10, 100)),
+    tuple(range(1, 10)),
+    (1, 2, 5),
+    (1, 3),
+    (1,),
+)
 """Digits of a decade at which ticks may stand, from dense to sparse."""
 SYMBOLS: tuple[Symbol, ...] = ("circle", "square", "diamond", "triangle", "cross")
 
@@ -21,6 +26,7 @@ class Axis:
     """How a value of a logarithmic axis is written."""
     ticks: Sequence[tuple[float, str]] = ()
     """Places and their names; none: round numbers."""
+    most_ticks: int = 8
     span: tuple[float, float] | None = None
     """Lowest and highest value shown; None: what the data needs."""
 
@@ -120,14 +126,14 @@ def ticks(panel: Panel, side: Literal["x", "y"]) -> Sequence[tuple[float, str]]:
     heights = [value for value in values(panel.layers, side) if value > 0]
     if axis.ticks or not axis.log or not heights:
         return axis.ticks
-    return [(place, axis.show(place)) for place in round_numbers(min(heights), max(heights))]
+    return [(place, axis.show(place)) for place in round_numbers(min(heights), max(heights), axis.most_ticks)]
 
 
-def round_numbers(low: float, high: float) -> list[float]:
-    """Round numbers between two values and up to a step beyond: as dense as few ticks allow."""
+def round_numbers(low: float, high: float, most: int) -> list[float]:
+    """Round numbers between two values and up to a step beyond: as dense as `most` ticks allow."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in _STEPS:
         places = [float(f"{digit}e{decade}") for decade in decades for digit in digits]
-        if sum(low <= place <= high for place in places) <= MOST_TICKS:
+        if sum(low <= place <= high for place in places) <= most:
             break
     return places

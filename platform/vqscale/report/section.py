@@ -1,6 +1,6 @@
 """What a page is made of: sections of prose, charts and tables, each made from the records or not there at all."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -55,10 +55,10 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Checklist:
-    """Questions and answers."""
+    """Questions and answers by group."""
 
     kind: ClassVar[str] = "checklist"
-    entries: Sequence[tuple[str, str]]
+    groups: Mapping[str, Sequence[tuple[str, str]]]
 
 
 Block = Checklist | Prose | Heading | Charts | Shown | Notes | Speed

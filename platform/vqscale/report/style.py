@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from vqscale.report.panel import SYMBOLS, Symbol
+from vqscale.report.panel import SYMBOLS, Axis, Symbol
 
 PALETTE = ("#0f78bf", "#d9640f", "#0a9c74", "#c2699c", "#c78f00", "#48a5dd", "#7a68c9", "#8a8f98")
 """After Okabe and Ito: told apart by colour-blind readers, on white and on near-black."""
@@ -41,12 +41,13 @@ class Scheme:
         return cls(names=(*_ARCHITECTURES, *others))
 
     def colour(self, arch: Any) -> str:
-        return colour(self._place(arch))
+        return colour(self.place(arch))
 
     def symbol(self, arch: Any) -> Symbol:
-        return SYMBOLS[self._place(arch) % len(SYMBOLS)]
+        return SYMBOLS[self.place(arch) % len(SYMBOLS)]
 
-    def _place(self, arch: Any) -> int:
+    def place(self, arch: Any) -> int:
+        """In the order of the page."""
         return self.names.index(str(arch)) if str(arch) in self.names else 0
 
 
@@ -132,3 +133,8 @@ def listed(names: Sequence[str]) -> str:
     """Names in a sentence: a, b and c."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def flops_axis(name: str = "training FLOPs C") -> Axis:
+    """Few ticks, for their names are long."""
+    return Axis(name=name, log=True, show=power, most_ticks=5)

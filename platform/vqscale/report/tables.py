@@ -1,6 +1,6 @@
 """The report's tables: header, rows of text, and a key to sort by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import pandas as pd
 
 from vqscale.bench.record import OK
 from vqscale.laws import Fit, StudyFits
+from vqscale.laws.record import Interval
 from vqscale.laws.study import default_metric
 from vqscale.report.compare import finished
 from vqscale.report.references import References, levels
@@ -99,22 +100,8 @@ def codebooks(table: pd.DataFrame) -> Table | None:
 def constants(fits: StudyFits) -> Table | None:
     """Every fitted constant with its intervals."""
     rows = [row for fit in fits.fits for row in _constants(fit)]
-    headers = ["law", "runs of", "constant", "value", "90 % interval", "95 % interval", "runs", "R² of fit", "fit"]
+    headers = ["law", "runs of", "constant", "value", "90 % interval", "95 % interval", "fit"]
     return Table.of(headers, rows) if rows else None
-
-
-def hold_outs(fits: StudyFits) -> Table | None:
-    rows = [
-        [
-            fit.law,
-            fit.label,
-            fit.holdout.description,
-            percent(fit.holdout.mean_relative_error, 2),
-            number(fit.r2_holdout) if fit.r2_holdout is not None else "",
-        ]
-        for fit in fits.fits
-    ]
-    return Table.of(["law", "runs of", "hold-out", "mean error", "R²"], rows) if rows else None
 
 
 def refusals(fits: StudyFits, *, too_few: bool) -> Table | None:
@@ -179,8 +166,29 @@ def _constants(fit: Fit) -> list[list[str]]:
         found = fit.intervals.get(name)
         ranges = [(found.low90, found.high90), (found.low95, found.high95)] if found else []
         texts = [f"{number(low)} to {number(high)}" for low, high in ranges] or ["", ""]
-        rows.append([fit.law, fit.label, name, number(value, 5), *texts, str(fit.n_runs), f"{fit.r2_fit:.4f}", fit.id])
+        rows.append([fit.law, fit.label, name, number(value, 5), *texts, fit.id])
     return rows
+
+
+def exponents(fits: Sequence[Fit]) -> Table | None:
+    """A row a fit: E and the exponents with their 90 % intervals."""
+    used = [power for fit in fits for term in fit.terms for power in term.powers.values()]
+    names = list(dict.fromkeys(["E", *used, *(name for fit in fits for name in fit.derived)]))
+    rows: list[list[Cell]] = []
+    for fit in fits:
+        values = fit.parameters | fit.derived
+        cells = [_ranged(values.get(name), fit.intervals.get(name)) for name in names]
+        first: list[Cell] = [(fit.law, fit.law), (fit.label, fit.label), (str(fit.n_runs), fit.n_runs)]
+        rows.append([*first, (f"{fit.r2_fit:.4f}", fit.r2_fit), *cells])
+    headers = ["law", "runs of", "runs", "R² of fit", *(f"{name} [90 %]" for name in names)]
+    return Table(headers=headers, rows=rows) if rows else None
+
+
+def _ranged(value: float | None, found: Interval | None) -> Cell:
+    if value is None:
+        return "", ""
+    ends = f" [{number(found.low90, 3)}, {number(found.high90, 3)}]" if found else ""
+    return f"{number(value, 3)}{ends}", value
 
 
 def _select(table: pd.DataFrame, columns: dict[str, tuple[str, Callable[[Any], str]]]) -> Table:

@@ -9,30 +9,8 @@ from vqscale.bench.assemble import make_table
 from vqscale.bench.plan import plan_throughput
 from vqscale.bench.record import Measurement
 from vqscale.bench.request import default_study, with_options
-from vqscale.laws.record import (
-    Candidate,
-    ComparedPoint,
-    Comparison,
-    Convention,
-    CrossCheck,
-    Estimate,
-    Fit,
-    Frontier,
-    HoldOut,
-    Influence,
-    Interval,
-    Isoflop,
-    IsoflopRow,
-    Method,
-    Optimum,
-    Point,
-    Refusal,
-    Selection,
-    StudyFits,
-    Variant,
-    Window,
-)
-from vqscale.results import PositionLoss, Result
+from vqscale.laws import fit_study
+from vqscale.results import PositionLoss, Result, read_table, write_table
 
 SIZES = {"pico": 31_104, "nano": 65_024, "micro": 166_848, "mini": 388_608, "small": 887_296}
 FINGERPRINT = "5e1f" * 16
@@ -248,16 +226,15 @@ def design_run(arch, size, *, budget=None, tokens=None, context=512, codebook=64
 
 def best_size(arch, budget):
     """The size with the lowest loss that the law gives at a budget."""
-    k = ARCHS[arch][1] * (1 if arch == "transformer_vq" else 1.125)
     sizes = np.geomspace(5e3, 5e7, 400)
-    return sizes[np.argmin(true_loss(arch, sizes, budget / (k * sizes)))], k
+    return sizes[np.argmin(true_loss(arch, sizes, budget / flops_per_token(arch, sizes, 512)))]
 
 
 def isoflop_runs():
     """Sizes around the optimum at every budget, three seeds at the smallest; context and codebook designs."""
     for arch in ARCHS:
         for budget in BUDGETS:
-            best, _ = best_size(arch, budget)
+            best = best_size(arch, budget)
             chosen = sorted(LADDER, key=lambda size, best=best: abs(np.log(LADDER[size] / best)))[:5]
             for seed in (0, 1, 2) if budget == BUDGETS[0] else (0,):
                 yield from (design_run(arch, size, budget=budget, seed=seed) for size in chosen)
@@ -277,246 +254,14 @@ def isoflop_results():
     return [*runs.values(), unfinished("failed", "worker died")]
 
 
-def around(value, share):
-    """An estimate with intervals of a share to either side."""
-    ends = {
-        f"{side}{level}": value * (1 + sign * factor * share)
-        for level, factor in ((90, 1.0), (95, 1.3))
-        for side, sign in (("low", -1), ("high", 1))
-    }
-    return Estimate(value=value, interval=Interval(**ends))
-
-
-def made_frontier(arch, cost):
-    optima = []
-    for budget in (*BUDGETS, 5e13):
-        best, k = best_size(arch, budget)
-        loss, beyond = true_loss(arch, best, budget / (k * best)), budget / BUDGETS[-1]
-        spread = 0.05 + 0.05 * max(np.log10(beyond), 0)
-        optima.append(
-            Optimum(
-                flops=budget,
-                parameters=around(best, 2 * spread),
-                tokens=around(budget / k / best, 2 * spread),
-                loss=around(loss, 0.1 * spread),
-                tokens_per_parameter=around(budget / k / best**2, 3 * spread),
-                parameters_low=best / 2.5,
-                parameters_high=best * 2.5,
-                beyond=beyond,
-            )
-        )
-    a = BETA / (ALPHA + BETA)
-    return Frontier(
-        cost=cost,
-        words="from the runs' own FLOPs",
-        a=around(a, 0.06),
-        b=around(1 - a, 0.06),
-        optima=optima,
-        refused={"5e+15": "more than two decades beyond the data"},
-    )
-
-
-def made_points(runs, bias=0.0):
-    return [
-        Point(
-            name=run.name,
-            x=[run.parameters_non_embedding, run.tokens],
-            flops=run.flops,
-            measured=run.bpb,
-            predicted=(law := true_loss(run.arch, run.parameters_non_embedding, run.tokens) * (1 + bias)),
-            residual=float(np.log(law / run.bpb)),
-        )
-        for run in runs
-    ]
-
-
-def made_holdout(runs):
-    held = [run for run in runs if run.flops > 0.9 * BUDGETS[-1]]
-    windows = [
-        Window(
-            fitted_to=budget,
-            fitted_runs=5 * place + 15,
-            predicted_runs=5 * (4 - place),
-            mean_relative_error=None if place == 0 else 0.02 / (place + 1),
-            baselines={"last value": 0.06 - 0.01 * place, "power law": None if place == 0 else 0.02},
-            exponents={"a": 0.5 + 0.01 * place},
-            reason="5 sizes at one budget" if place == 0 else None,
-        )
-        for place, budget in enumerate(BUDGETS[:-1])
-    ]
-    return HoldOut(
-        description=f"the {len(held)} runs at the largest budget",
-        fitted_runs=len(runs) - len(held),
-        points=made_points(held, 0.006),
-        mean_relative_error=0.0061,
-        r2=0.93,
-        baselines={"last value": 0.034, "power law": 0.009},
-        windows=windows,
-    )
-
-
-def made_fit(arch, runs):
-    values = {"E": E, "A": ARCHS[arch][0] * A, "alpha": ALPHA, "B": ARCHS[arch][0] * B, "beta": BETA}
-    a = BETA / (ALPHA + BETA)
-    where = {"arch": arch, "codebook_size": 64 if arch == "transformer_vq" else None, "context": 512}
-    return Fit(
-        id=f"fit-{arch}",
-        law="chinchilla",
-        form="L = E + A N^-alpha + B D^-beta",
-        terms=[],
-        where=where,
-        label=f"{arch}, T 512" + (", S 64" if arch == "transformer_vq" else ""),
-        axes=["parameters_non_embedding", "tokens"],
-        letters=["N", "D"],
-        convention=Convention(),
-        metric="bpb",
-        unit="bits a byte",
-        parameters=values,
-        derived={"a": a, "b": 1 - a},
-        intervals={name: around(value, 0.1).interval for name, value in (values | {"a": a}).items()},
-        status="converged",
-        objective=2e-3,
-        method=Method(
-            solver="variable projection",
-            objective="sum of Huber losses of log residuals",
-            residual="log",
-            delta=1e-3,
-            starts=25,
-            starts_agreeing=24,
-            tolerance=1e-15,
-            decrease_in_reach=1e-12,
-            condition=4e3,
-            cross_check=CrossCheck(
-                solver="L-BFGS-B", starts=25, starts_agreeing=20, objective=2e-3, relative_difference=1e-9
-            ),
-        ),
-        n_runs=len(runs),
-        points=made_points(runs),
-        curves=[],
-        influences=[Influence(name=run.name, changes={"alpha": 0.02, "a": -0.004}) for run in runs[:8]],
-        variants=[
-            Variant(
-                kind="convention",
-                words="N with embeddings",
-                n_runs=len(runs),
-                parameters=values | {"alpha": 0.4},
-                derived={"a": 0.49},
-                reason=None,
-            ),
-            Variant(
-                kind="runs",
-                words="without the smallest budget",
-                n_runs=len(runs) - 15,
-                parameters={},
-                derived={},
-                reason="beta left 0.001..4",
-            ),
-        ],
-        frontiers=[made_frontier(arch, "exact"), made_frontier(arch, "6nd")],
-        r2_fit=0.996,
-        r2_holdout=0.93,
-        holdout=made_holdout(runs),
-        bootstrap=1000,
-        bootstrap_seed=0,
-        bootstrap_on_bound=0,
-        selection="all finished runs",
-        warnings=[],
-        data_hash="f" * 64,
-        versions={"scipy": "1.17.0"},
-    )
-
-
-def made_isoflop(fit, runs):
-    rows = []
-    for budget in BUDGETS:
-        mine = [run for run in runs if abs(np.log(run.flops / budget)) < 0.1]
-        curve = np.polyfit(np.log([run.parameters_non_embedding for run in mine]), [run.bpb for run in mine], 2)
-        vertex = float(np.exp(-curve[1] / 2 / curve[0]))
-        points = [
-            point.model_copy(update={"predicted": float(np.polyval(curve, np.log(point.x[0])))})
-            for point in made_points(mine)
-        ]
-        inside = curve[0] > 0 and min(p.x[0] for p in points) < vertex < max(p.x[0] for p in points)
-        rows.append(
-            IsoflopRow(
-                budget=budget,
-                points=points,
-                parameters=vertex if inside else None,
-                tokens=budget / vertex / 8 if inside else None,
-                loss=float(np.polyval(curve, np.log(vertex))) if inside else None,
-                reason=None if inside else "the vertex lies outside the runs",
-            )
-        )
-    return Isoflop(where=fit.where, label=fit.label, rows=rows, a=around(0.51, 0.1), b=around(0.49, 0.1), reason=None)
-
-
-def made_comparison(fit, base):
-    kinds = (("compute", 1, "FLOPs", 1.3), ("time", 1.8e10, "s", 0.9), ("money", 1e12, "USD", 1.0))
-    difference = Estimate(value=0.02, interval=Interval(low90=0.01, high90=0.03, low95=0, high95=0.04))
-    points = [
-        ComparedPoint(
-            kind=kind,
-            budget=budget / scale,
-            unit=unit,
-            loss=around(2.3, 0.004),
-            base_loss=around(2.28, 0.004),
-            difference=difference,
-            multiplier=None if kind == "money" else around(factor, 0.1),
-            reason="the price is the same" if kind == "money" else None,
-            beyond=budget / BUDGETS[-1],
-        )
-        for kind, scale, unit, factor in kinds
-        for budget in (*BUDGETS, 5e13)
-    ]
-    return Comparison(
-        where=fit.where, base=base.where, label=fit.label, base_label=base.label, points=points, reason=None
-    )
+@pytest.fixture(scope="session")
+def isoflop_table(isoflop_results, tmp_path_factory):
+    uri = str(tmp_path_factory.mktemp("isoflop") / "results.parquet")
+    write_table(isoflop_results, uri)
+    return read_table(uri)
 
 
 @pytest.fixture(scope="session")
-def made_fits(isoflop_results):
-    """What the fitter would say of the study, made from the law that it was made with."""
-    runs = {
-        arch: [
-            run
-            for run in isoflop_results
-            if run.arch == arch and run.context == 512 and run.bpb and run.codebook_size in (None, 64)
-        ]
-        for arch in ARCHS
-    }
-    fits = [made_fit(arch, runs[arch]) for arch in ARCHS]
-    candidates = [
-        Candidate(
-            law=law,
-            form="L = E + ...",
-            limits="S to infinity: no codebook",
-            n_runs=40,
-            held_out_error=error,
-            reason=None,
-        )
-        for law, error in (("additive", 0.011), ("scaled", 0.008))
-    ]
-    return StudyFits(
-        fits=fits,
-        refusals=[
-            Refusal(
-                law="codebook",
-                where={},
-                label="transformer_vq, T 512",
-                n_runs=3,
-                kind="too few runs",
-                reason="3 usable runs; L = E + A S^-alpha needs at least 4",
-            )
-        ],
-        isoflops=[made_isoflop(fit, runs[str(fit.where["arch"])]) for fit in fits],
-        comparisons=[made_comparison(fits[0], base) for base in fits[1:]],
-        selections=[
-            Selection(
-                where={},
-                label="transformer_vq",
-                candidates=candidates,
-                chosen="scaled",
-                words="scaled predicts the held-out runs best.",
-            )
-        ],
-    )
+def isoflop_fits(isoflop_table):
+    """The largest budget is held out, as the design of such a study does."""
+    return fit_study(isoflop_table, ["chinchilla"], bootstrap=20, hold_out_from=0.97 * BUDGETS[-1])

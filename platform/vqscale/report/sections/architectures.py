@@ -10,7 +10,7 @@ from vqscale.report.material import Material
 from vqscale.report.panel import Axis, Layer, Level, Line, Panel, Points
 from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
 from vqscale.report.sections.runs import LONG
-from vqscale.report.style import architecture, colour, duration, number, percent, plural, power
+from vqscale.report.style import architecture, colour, duration, flops_axis, number, percent, plural, power
 from vqscale.report.tables import Cell, Table
 
 Kind = Literal["compute", "time", "money"]
@@ -36,6 +36,8 @@ def section(material: Material) -> Section | None:
         blocks.append(Shown(table=Table(headers=headers, rows=rows), fold=fold))
     if refused := [f"{_title(material, one)}: {one.reason}." for one in found if one.reason]:
         blocks += [Heading(text="Not compared"), Notes(lines=refused)]
+    if skipped := [line for one in found for line in _skipped(material, one)]:
+        blocks += [Heading(text="Without a comparison"), Notes(lines=skipped)]
     if pairs := equal_sizes(material):
         blocks += [Heading(text="At equal size and equal tokens"), Notes(lines=pairs)]
     return Section(id="compare", title="Architectures compared", nav="Compare", blocks=blocks) if blocks else None
@@ -48,12 +50,12 @@ def _panel(material: Material, kind: Kind) -> Panel | None:
     if not layers:
         return None
     unit = next(point.unit for one in material.fits.comparisons for point in one.points if point.kind == kind)
-    names = {"compute": "training FLOPs C", "time": f"training time ({unit})", "money": f"money ({unit})"}
+    names = {"time": f"training time ({unit})", "money": f"money ({unit})"}
     return Panel(
         name="multiplier" if kind == "compute" else f"multiplier_{kind}",
         title=f"Times the budget for the same loss, at {KINDS[kind]}",
         tab=KINDS[kind],
-        x=Axis(name=names[kind], log=True, show=power if kind == "compute" else "{:g}".format),
+        x=flops_axis() if kind == "compute" else Axis(name=names[kind], log=True),
         y=Axis(name="times the budget", log=True),
         layers=layers,
         levels=[Level(y=1.0, label="equally good")],
@@ -120,6 +122,16 @@ def _rows(material: Material, one: Comparison) -> Iterator[list[Cell]]:
             (f"{number(point.beyond, 3)} x" if point.beyond > 1 else "", point.beyond),
             (point.reason or "", point.reason or ""),
         ]
+
+
+def _skipped(material: Material, one: Comparison) -> Iterator[str]:
+    """Why there is no comparison, once for all budgets of a kind."""
+    by_kind: dict[str, list[str]] = {}
+    for key, why in one.skipped.items():
+        by_kind.setdefault(key.split()[0], []).append(why.rstrip("."))
+    for kind, reasons in by_kind.items():
+        many = f" (the first of {len(reasons)} budgets)" if len(reasons) > 1 else ""
+        yield f"{_title(material, one)}, at equal {kind}: {reasons[0]}{many}."
 
 
 def equal_sizes(material: Material) -> list[str]:

@@ -19,7 +19,8 @@ def section(material: Material) -> Section | None:
     if panels:
         blocks = [Prose(text=f"{noise_words(material)} {_USE}"), Charts(panels=panels)]
     if compared := group_table(material, "codebook_size", "S"):
-        blocks.append(Shown(table=compared))
+        rows = len(compared.rows)
+        blocks.append(Shown(table=compared, fold=f"Losses of all {rows} comparisons" if rows > LONG else ""))
     if health := tables.codebooks(material.runs):
         rows = len(health.rows)
         blocks.append(Shown(table=health, fold=f"Codebooks of {rows} runs" if rows > LONG else ""))

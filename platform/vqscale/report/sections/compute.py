@@ -7,18 +7,21 @@ import pandas as pd
 
 from vqscale.laws import Fit
 from vqscale.laws.export import provenance
-from vqscale.laws.record import Optimum
+from vqscale.laws.record import Frontier, Optimum
 from vqscale.report import tables
 from vqscale.report.material import Material, frontier
 from vqscale.report.panel import Axis, Band, Layer, Level, Line, Panel, Points
 from vqscale.report.references import only_levels
 from vqscale.report.section import Block, Charts, Prose, Section, Shown
-from vqscale.report.style import architecture, count, number, power, present
+from vqscale.report.style import architecture, count, flops_axis, number, power, present
 
 _LINES = (
     "Lines are the least loss that each law gives for a budget, with the size that suits it; bands are 90 % intervals,"
     " dotted parts lie beyond the largest budget that was fitted."
 )
+
+MOST_BEYOND = 10.0
+"""Budgets over the largest fitted one up to which frontiers are drawn; the table has them all."""
 
 
 def section(material: Material) -> Section | None:
@@ -51,7 +54,7 @@ def compute_panel(material: Material) -> Panel | None:
     return Panel(
         name="frontier",
         title=f"Held-out loss against training compute ({material.unit})",
-        x=Axis(name=axis, log=True, show=power),
+        x=flops_axis(axis),
         y=Axis(name=material.unit),
         layers=layers,
         levels=[Level(y=value, label=f"{name} {value:.2f}") for name, value in known.items()],
@@ -102,10 +105,16 @@ def _frontier(material: Material, fit: Fit) -> Iterator[Layer]:
     found = frontier(fit)
     if found is None:
         return
-    optima = sorted(found.optima, key=lambda one: one.flops)
+    optima = drawn(found)
     group = architecture(fit.where.get("arch")) if fit.where.get("arch") else fit.label
     losses = [(one.loss.value, one.loss.interval) for one in optima]
     yield from along(optima, losses, group, material.scheme.colour(fit.where.get("arch")))
+
+
+def drawn(found: Frontier) -> list[Optimum]:
+    """The optima that a chart shows, ascending: those far beyond the data would leave no room for it."""
+    near = [one for one in found.optima if one.beyond <= MOST_BEYOND]
+    return sorted(near, key=lambda one: one.flops)
 
 
 def along(optima: list[Optimum], estimates: list[Any], group: str, tint: str) -> Iterator[Layer]:

@@ -3,6 +3,7 @@
 from vqscale.report.material import Material
 from vqscale.report.panel import Axis, Panel, Points
 from vqscale.report.section import Block, Charts, Heading, Prose, Section, Shown
+from vqscale.report.sections.runs import LONG
 from vqscale.report.sections.varied import group_table, noise_words, over_panels
 from vqscale.report.series import Series, positions
 from vqscale.report.style import count, number, shade
@@ -20,7 +21,8 @@ def section(material: Material) -> Section | None:
     if panels := over_panels(material, "context", "context length T", "context"):
         blocks += [Prose(text=f"{noise_words(material)} {_MEAN}"), Charts(panels=panels)]
     if compared := group_table(material, "context", "T"):
-        blocks.append(Shown(table=compared))
+        rows = len(compared.rows)
+        blocks.append(Shown(table=compared, fold=f"Losses of all {rows} comparisons" if rows > LONG else ""))
     if panel := position_panel(material):
         blocks += [Heading(text="Loss by position"), Prose(text=_POSITIONS), Charts(panels=[panel])]
         if common := _common(positions(material.table)):
@@ -69,4 +71,10 @@ def _common(found: list[Series]) -> Table | None:
     for one in found:
         losses = [one.nats[one.pieces.index(piece)] for piece in pieces]
         rows.append([(one.label, one.label), *((number(loss), loss) for loss in losses)])
-    return Table(headers=["nats a token at", *(f"{start} to {end - 1}" for start, end in pieces)], rows=rows)
+    return Table(
+        headers=[
+            "nats a token at",
+            *(f"{start} to {end - 1}" if end > start + 1 else str(start) for start, end in pieces),
+        ],
+        rows=rows,
+    )

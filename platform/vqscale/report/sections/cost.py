@@ -1,5 +1,6 @@
 """What the study cost: time, speed in training, money, and how far the plan's estimates were off."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ from vqscale.report.compare import own_share
 from vqscale.report.material import Material
 from vqscale.report.panel import Axis, Level, Panel, Points
 from vqscale.report.section import Block, Charts, Heading, Prose, Section, Shown
+from vqscale.report.sections.runs import LONG
 from vqscale.report.style import architecture, bytes_of, count, duration, number, percent, power, present
 from vqscale.report.tables import Cell, Table
 
@@ -24,7 +26,9 @@ def section(material: Material) -> Section | None:
     blocks: list[Block] = []
     if times := _times(material.table):
         text = "Overhead is starting, checkpointing, logging and stopping. FLOP/s are medians over runs."
-        blocks += [Prose(text=text), Shown(table=times)]
+        rows = len(times.rows)
+        fold = f"Time of all {rows} sizes" if rows > LONG else ""
+        blocks += [Prose(text=text), Shown(table=times, fold=fold)]
     if panel := _speeds(material):
         blocks.append(Charts(panels=[panel]))
     if not material.estimates.empty:
@@ -146,17 +150,24 @@ def _ratios(material: Material, name: str) -> Panel:
     )
 
 
+def _kind_of_source(source: str) -> str:
+    """The same for speeds taken from other numbers of trials."""
+    return re.sub(r"\d+ trials?", "trials", source)
+
+
 def _errors(estimates: pd.DataFrame, known: list[str]) -> Table:
     rows: list[list[Cell]] = []
     for name in known:
-        for (arch, source), members in estimates[estimates[f"{name}_ratio"].notna()].groupby(["arch", "speed_source"]):
+        shown = estimates[estimates[f"{name}_ratio"].notna()]
+        source_of = shown["speed_source"].map(_kind_of_source) if name == "seconds" else "counted"
+        for (arch, source), members in shown.assign(source=source_of).groupby(["arch", "source"]):
             ratios = members[f"{name}_ratio"].to_numpy(dtype=np.float64)
             middle = float(np.median(ratios))
             typical = float(np.exp(np.median(np.abs(np.log(ratios)))))
             label = architecture(arch)
             first: list[Cell] = [(_ESTIMATES[name], name), (label, label), (str(len(ratios)), len(ratios))]
             span = f"{number(float(ratios.min()), 3)} to {number(float(ratios.max()), 3)}"
-            why = str(source) if name == "seconds" else "counted"
+            why = str(source)
             rows.append(
                 [*first, (number(middle, 3), middle), (number(typical, 3), typical), (span, float(ratios.min())),
                  (why, why)]

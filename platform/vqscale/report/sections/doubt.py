@@ -10,7 +10,8 @@ from vqscale.report.material import Material, lead
 from vqscale.report.panel import Axis, Panel, Points
 from vqscale.report.section import Block, Charts, Heading, Prose, Section, Shown
 from vqscale.report.sections.laws import AXIS_NAMES
-from vqscale.report.style import count, number, power
+from vqscale.report.sections.runs import LONG
+from vqscale.report.style import count, flops_axis, number, power
 from vqscale.report.tables import Cell, Table
 
 MOST_INFLUENTIAL = 5
@@ -35,8 +36,13 @@ def section(material: Material) -> Section | None:
         ]
     varied = [fit for fit in material.fits.fits if fit.variants]
     if varied:
-        blocks += [Heading(text="Sensitivity"), Prose(text=_VARIANTS), Shown(table=_variants(material, varied))]
+        blocks += [Heading(text="Sensitivity"), Prose(text=_VARIANTS), _folded(_variants(material, varied))]
     return Section(id="doubt", title="Residuals, influence, sensitivity", nav="Residuals", blocks=blocks)
+
+
+def _folded(table: Table) -> Shown:
+    rows = len(table.rows)
+    return Shown(table=table, fold=f"All {rows} variants" if rows > LONG else "")
 
 
 def _panels(material: Material, fits: Sequence[Fit]) -> list[Panel]:
@@ -60,7 +66,7 @@ def _panel(material: Material, fits: Sequence[Fit], tab: str, name: str, of: Cal
         name=f"residuals_{tab.lower()}",
         title=f"Residuals over {name}",
         tab=f"by {tab}",
-        x=Axis(name=name, log=tab != "loss", show=power if tab == "C" else count),
+        x=flops_axis(name) if tab == "C" else Axis(name=name, log=tab != "loss", show=count),
         y=Axis(name="predicted over measured (%)"),
         layers=[_points(material, fit, of) for fit in fits if len(fit.axes) == len(fits[0].axes)],
         rests_on="; ".join(provenance(fit) for fit in fits),

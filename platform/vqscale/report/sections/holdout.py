@@ -8,7 +8,8 @@ from vqscale.laws.record import Selection
 from vqscale.report.material import Material
 from vqscale.report.panel import Axis, Layer, Line, Panel, Points
 from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
-from vqscale.report.style import GREY, number, percent, power
+from vqscale.report.sections.registered import registered
+from vqscale.report.style import GREY, flops_axis, number, percent, power
 from vqscale.report.tables import Cell, Table
 
 _TEXT = (
@@ -16,20 +17,23 @@ _TEXT = (
     " smaller run reached, `power law` a straight line in log loss over log C. A law that does not beat both has"
     " predicted nothing."
 )
+_REGISTERED = "Predictions that were written down before their runs; a run that has not finished is still open."
 _DASHES = {"last value": "dotted", "power law": "dashed"}
 _NEAR = 0.01
 
 
 def section(material: Material) -> Section | None:
     fits = material.fits.fits
-    if not fits:
+    if not fits and not material.predictions:
         return None
     panels = [panel for panel in (_predicted(material), _windows(material)) if panel]
-    blocks: list[Block] = [Prose(text=_TEXT)]
+    blocks: list[Block] = [Prose(text=_TEXT)] if fits else []
     blocks += [Charts(panels=panels)] if panels else []
-    blocks.append(Shown(table=_hold_outs(material, fits)))
+    blocks += [Shown(table=_hold_outs(material, fits))] if fits else []
     if windows := _window_table(material, fits):
         blocks.append(Shown(table=windows, fold=f"Expanding window: {len(windows.rows)} fits to the smaller budgets"))
+    if material.predictions:
+        blocks += [Heading(text="Registered predictions"), Prose(text=_REGISTERED), Shown(table=registered(material))]
     for selection in material.fits.selections:
         blocks += [Heading(text=f"Forms compared: {selection.label}"), *_selection(selection)]
     return Section(id="holdout", title="Tested on held-out runs", nav="Hold-out", blocks=blocks)
@@ -87,7 +91,7 @@ def _windows(material: Material) -> Panel | None:
         name="expanding_window",
         title="Mean error on larger budgets over the largest one that was fitted",
         tab="expanding window",
-        x=Axis(name="fitted up to (training FLOPs C)", log=True, show=power),
+        x=flops_axis("fitted up to (training FLOPs C)"),
         y=Axis(name="mean error (%)"),
         layers=[layer for fit in fits for layer in _window_lines(material, fit)],
         rests_on="; ".join(provenance(fit) for fit in fits),

@@ -1,16 +1,19 @@
 """Runs at equal compute: each budget's losses over size, the parabola through them, and what the surface fit says."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from vqscale.errors import FitError
 from vqscale.laws import Fit
 from vqscale.laws.export import provenance
+from vqscale.laws.frontier import exact_cost, optimum
 from vqscale.laws.record import Isoflop, IsoflopRow, Optimum
-from vqscale.report.material import Material, frontier
+from vqscale.laws.surface import surface_of
+from vqscale.report.material import Material
 from vqscale.report.panel import SYMBOLS, Axis, Layer, Line, Panel, Points
 from vqscale.report.section import Block, Charts, Prose, Section, Shown
+from vqscale.report.sections.runs import LONG
 from vqscale.report.style import count, number, power, shade
 from vqscale.report.tables import Table
 
@@ -19,22 +22,31 @@ _TEXT = (
     " law in N and D has its optimum at that budget. Parabolas are a diagnostic: off centre they are biased, and the"
     " answer is the law's. Hollow points were not fitted by the law that was asked to predict them."
 )
-_SAME_BUDGET = 0.05
-"""Relative distance within which an optimum of the law belongs to a row."""
 
 
 def section(material: Material) -> Section | None:
-    shown = [one for one in material.fits.isoflops if one.rows]
-    if not shown:
+    found = [one for one in material.fits.isoflops if one.rows]
+    if not found:
         return None
-    panels = [_panel(material, one, place) for place, one in enumerate(shown)]
-    rows = [row for one in shown for row in _rows(material, one)]
-    headers = ["runs of", "C (FLOPs)", "runs", "N at the vertex", "D", "loss", "N* of the law", "why no vertex"]
-    blocks: list[Block] = [Prose(text=_TEXT), Charts(panels=panels), Shown(table=Table(headers=headers, rows=rows))]
+    found.sort(key=lambda one: material.scheme.place(one.where.get("arch")))
+    panels = [_panel(material, one) for one in _largest(found)]
+    rows = [row for one in found for row in _rows(material, one)]
+    headers = ["runs of", "C (FLOPs)", "runs", "N at the vertex", "D", "loss", "N* of the law", "doubts"]
+    fold = f"The optima of all {len(found)} subsets" if len(rows) > LONG else ""
+    table = Shown(table=Table(headers=headers, rows=rows), fold=fold)
+    blocks: list[Block] = [Prose(text=_TEXT), Charts(panels=panels), table]
     return Section(id="isoflop", title="IsoFLOP curves", nav="IsoFLOP", blocks=blocks)
 
 
-def _panel(material: Material, one: Isoflop, place: int) -> Panel:
+def _largest(found: list[Isoflop]) -> list[Isoflop]:
+    """Of every architecture and head the subset with most budgets, and of those the one with most runs."""
+    chosen: dict[tuple[object, object], Isoflop] = {}
+    for one in sorted(found, key=lambda one: (-len(one.rows), -sum(len(row.points) for row in one.rows))):
+        chosen.setdefault((one.where.get("arch"), one.where.get("head")), one)
+    return [one for one in found if one in chosen.values()]
+
+
+def _panel(material: Material, one: Isoflop) -> Panel:
     name = material.name(one.where, one.label)
     fit = _fit_of(material, one)
     base = material.scheme.colour(one.where.get("arch"))
@@ -45,7 +57,7 @@ def _panel(material: Material, one: Isoflop, place: int) -> Panel:
         for layer in _row(material, row, fit, shade(base, index / last), index)
     ]
     return Panel(
-        name="isoflop" if place == 0 else f"isoflop-{place + 1}",
+        name="-".join(["isoflop", *(str(one.where[key]) for key in ("arch", "head") if one.where.get(key))]),
         title=f"Loss over size at equal compute: {name}",
         tab=name,
         x=Axis(name="non-embedding parameters N", log=True, show=count),
@@ -83,7 +95,7 @@ def _row(material: Material, row: IsoflopRow, fit: Fit | None, tint: str, index:
         text = f"vertex at {group}: N {count(row.parameters)}, {number(row.loss)}"
         x, y = [row.parameters], [row.loss]
         yield Points(group=group, shade=tint, symbol="star", size=13, x=x, y=y, texts=[text])
-    if (best := _optimum(row, fit)) is not None:
+    if (best := _optimum(row.budget, fit)) is not None:
         text = f"the law's optimum at {group}: N {count(best.parameters.value)}, {number(best.loss.value)}"
         x, y = [best.parameters.value], [best.loss.value]
         yield Points(group=group, shade=tint, symbol="cross", size=10, x=x, y=y, texts=[text])
@@ -102,17 +114,21 @@ def _parabola(row: IsoflopRow, group: str, tint: str) -> Iterator[Line]:
     yield Line(group=group, shade=tint, x=x, y=y, width=1.5, dash="solid" if row.reason is None else "dotted")
 
 
-def _optimum(row: IsoflopRow, fit: Fit | None) -> Optimum | None:
-    found = frontier(fit) if fit else None
-    near = [one for one in found.optima if abs(math.log(one.flops / row.budget)) < _SAME_BUDGET] if found else []
-    return min(near, key=lambda one: abs(math.log(one.flops / row.budget)), default=None)
+def _optimum(budget: float, fit: Fit | None) -> Optimum | None:
+    """The law's own optimum at a budget, without an interval; None where it has none."""
+    if fit is None:
+        return None
+    try:
+        return optimum(surface_of(fit, np.empty((0, len(fit.parameters)))), exact_cost(fit), budget)
+    except FitError:
+        return None
 
 
 def _rows(material: Material, one: Isoflop) -> Iterator[list[tuple[str, float | str]]]:
     fit = _fit_of(material, one)
     name = material.name(one.where, one.label)
     for row in one.rows:
-        best = _optimum(row, fit)
+        best = _optimum(row.budget, fit)
         yield [
             (name, name),
             (power(row.budget), row.budget),
@@ -121,5 +137,5 @@ def _rows(material: Material, one: Isoflop) -> Iterator[list[tuple[str, float | 
             (count(row.tokens), row.tokens or ""),
             (number(row.loss), row.loss or ""),
             (count(best.parameters.value) if best else "", best.parameters.value if best else ""),
-            (row.reason or "", row.reason or ""),
+            (doubts := row.reason or "; ".join(row.warnings), doubts),
         ]

@@ -10,7 +10,7 @@ from vqscale.report import tables
 from vqscale.report.material import Material
 from vqscale.report.panel import Axis, Band, Layer, Line, Panel, Points, Symbol
 from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
-from vqscale.report.style import Scheme, colour, count, number, power, shade
+from vqscale.report.style import Scheme, colour, count, flops_axis, number, shade
 
 AXIS_NAMES = {
     "parameters_non_embedding": "non-embedding parameters N",
@@ -34,7 +34,14 @@ def section(material: Material) -> Section | None:
         blocks.insert(0, Prose(text=f"{points} the data."))
     if found := tables.constants(fits):
         remark = "A and B are nearly undetermined by any study of this kind; exponents and E are what to compare."
-        blocks += [Heading(text="Constants"), Prose(text=remark, soft=True), Shown(table=found)]
+        every = Shown(table=found, fold=f"All {len(found.rows)} constants with 90 and 95 % intervals")
+        shown = tables.exponents(fits.fits)
+        blocks += [
+            Heading(text="Exponents"),
+            Prose(text=remark, soft=True),
+            *([Shown(table=shown)] if shown else []),
+            every,
+        ]
     notes = [f"{fit.law}, {fit.label}: {warning}." for fit in fits.fits for warning in fit.warnings]
     blocks += [Notes(lines=notes)] if notes else []
     if refused := tables.refusals(fits, too_few=False):
@@ -52,13 +59,14 @@ def law_panels(fits: Sequence[Fit], scheme: Scheme) -> list[Panel]:
         if len(members[0].axes) == 1:
             panels.append(_law(members, scheme))
             continue
-        grids = [fit for fit in members if _grid(fit)]
+        grids = [fit for fit in members if _is_grid(fit)]
         panels += [_surface(fit, law if len(grids) == 1 else f"{law}-{place + 1}") for place, fit in enumerate(grids)]
     return panels
 
 
 def law_axis(column: str) -> Axis:
-    return Axis(name=AXIS_NAMES.get(column, column), log=True, show=power if column == "flops" else count)
+    name = AXIS_NAMES.get(column, column)
+    return flops_axis(name) if column == "flops" else Axis(name=name, log=True, show=count)
 
 
 def _law(fits: Sequence[Fit], scheme: Scheme) -> Panel:
@@ -97,6 +105,12 @@ def _exponent(fit: Fit) -> str:
 def _grid(fit: Fit) -> list[Curve]:
     """The curves with enough runs at their values of the other axes."""
     return [curve for curve in fit.curves if len(_on(curve, fit)) >= GRID]
+
+
+def _is_grid(fit: Fit) -> bool:
+    """Whether at least half of the runs lie on two curves or more: runs at equal compute do not."""
+    curves = _grid(fit)
+    return len(curves) > 1 and 2 * sum(len(_on(curve, fit)) for curve in curves) >= len(fit.points)
 
 
 def _on(curve: Curve, fit: Fit) -> list[Point]:

@@ -6,5 +6,5 @@ from vqscale.report.section import Checklist, Section
 
 
 def section(material: Material) -> Section:
-    entries = checklist(material.table, material.fits, material.study)
-    return Section(id="method", title="Method, from the records", nav="Method", blocks=[Checklist(entries=entries)])
+    groups = checklist(material.table, material.fits, material.study)
+    return Section(id="method", title="Method, from the records", nav="Method", blocks=[Checklist(groups=groups)])

@@ -9,8 +9,8 @@ from vqscale.laws.record import Estimate, Optimum
 from vqscale.report.material import Material, frontier
 from vqscale.report.panel import Axis, Layer, Panel, Points
 from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
-from vqscale.report.sections.compute import along
-from vqscale.report.style import count, number, power
+from vqscale.report.sections.compute import along, drawn
+from vqscale.report.style import count, flops_axis, number, power
 from vqscale.report.tables import Cell, Table
 
 Of = Callable[[Optimum], Estimate]
@@ -50,7 +50,7 @@ def _panel(material: Material, fits: list[Fit], name: str, tab: str, axis: str, 
         name=name,
         title=f"{tab} over the training budget",
         tab=tab,
-        x=Axis(name="training FLOPs C", log=True, show=power),
+        x=flops_axis(),
         y=Axis(name=axis, log=True, show=count),
         layers=layers,
         rests_on="; ".join(provenance(fit) for fit in fits),
@@ -61,7 +61,7 @@ def _layers(material: Material, fit: Fit, name: str, of: Of) -> Iterator[Layer]:
     found = frontier(fit)
     if found is None or not found.optima:
         return
-    optima = sorted(found.optima, key=lambda one: one.flops)
+    optima = drawn(found)
     group = material.name(fit.where, fit.label)
     tint = material.scheme.colour(fit.where.get("arch"))
     yield from along(optima, [(of(one).value, of(one).interval) for one in optima], group, tint)

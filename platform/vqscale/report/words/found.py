@@ -50,6 +50,13 @@ def _beside(bpb: float, known: dict[str, float]) -> Iterator[str]:
         yield f"{percent(abs(change))} {'below' if change < 0 else 'above'} {name} ({number(level)})"
 
 
+def main_comparisons(material: Material) -> list[Comparison]:
+    """Those between leading laws; without any, all."""
+    leading = [fit.where for fit in material.leading]
+    found = [one for one in material.fits.comparisons if one.where in leading and one.base in leading]
+    return found or material.fits.comparisons
+
+
 def measured(one: Comparison, kind: Kind) -> ComparedPoint | None:
     """The comparison at the largest budget that both were measured at."""
     inside = [point for point in one.points if point.kind == kind and point.beyond <= 1]
@@ -58,7 +65,7 @@ def measured(one: Comparison, kind: Kind) -> ComparedPoint | None:
 
 def _winner(material: Material, kind: Kind) -> str:
     """Who has the lowest loss at the largest measured budget, and whether that is sure."""
-    pairs = [(one, point) for one in material.fits.comparisons if (point := measured(one, kind)) is not None]
+    pairs = [(one, point) for one in main_comparisons(material) if (point := measured(one, kind)) is not None]
     largest = max((point.budget for _, point in pairs), default=0.0)
     pairs = [(one, point) for one, point in pairs if point.budget >= 0.99 * largest]
     if not pairs:
@@ -69,8 +76,9 @@ def _winner(material: Material, kind: Kind) -> str:
         losses[material.name(one.base, one.base_label)] = point.base_loss.value
     best = min(losses, key=lambda name: losses[name])
     unsure = [other for other in losses if other != best and not _apart(material, pairs, best, other)]
-    doubt = f" (not told apart from {listed(unsure)})" if unsure else ""
-    return f"At {KINDS[kind]} ({budget_of(pairs[0][1])}), {best} has the lowest loss{doubt}."
+    doubt = f", though the difference to {listed(unsure)} may be chance" if unsure else ""
+    others = listed([name for name in losses if name != best])
+    return f"At {KINDS[kind]} ({budget_of(pairs[0][1])}), {best} has a lower loss than {others}{doubt}."
 
 
 def _apart(material: Material, pairs: Sequence[tuple[Comparison, ComparedPoint]], best: str, other: str) -> bool:
@@ -90,8 +98,9 @@ def _side(interval: Interval | None, level: float) -> int:
 
 def _multipliers(material: Material) -> Iterator[str]:
     """One sentence for each architecture that was compared with others: its factors in compute and in time."""
-    for name in dict.fromkeys(material.name(one.where, one.label) for one in material.fits.comparisons):
-        mine = [one for one in material.fits.comparisons if material.name(one.where, one.label) == name]
+    found = main_comparisons(material)
+    for name in dict.fromkeys(material.name(one.where, one.label) for one in found):
+        mine = [one for one in found if material.name(one.where, one.label) == name]
         parts = [words for kind in ("compute", "time") if (words := _factors(material, mine, kind))]
         if parts:
             yield f"For the same loss, {name} needs {'; and '.join(parts)}."
@@ -184,7 +193,7 @@ def _advice(material: Material, column: str) -> Iterator[str]:
         by_arch: dict[str, list[Group]] = {}
         for one in groups(material.runs, column, material.metric, equal):
             by_arch.setdefault(one.arch, []).append(one)
-        for arch, members in sorted(by_arch.items(), key=lambda pair: material.scheme.names.index(pair[0])):
+        for arch, members in sorted(by_arch.items(), key=lambda pair: material.scheme.place(pair[0])):
             parts.append(f"{architecture(arch)} {_choice(members, letter, noise.relative if noise else None)}")
         if parts:
             yield f"Best {noun} at equal {equal}: {'; '.join(parts)}."
@@ -200,5 +209,5 @@ def _choice(members: list[Group], letter: str, noise: float | None) -> str:
     above = [means[place] - means[best] for place in range(len(values))]
     others = [f"{whole(value)}: +{percent(above[place], 2)}" for place, value in enumerate(values) if place != best]
     close = noise is not None and min(above[:best] + above[best + 1 :]) < 2 * noise / len(whole_ones) ** 0.5
-    doubt = ", a lead within what seeds differ by" if close else ""
-    return f"{letter} = {whole(values[best])} ({', '.join(others)}{doubt})"
+    doubt = ", though not clearly" if close else ""
+    return f"{letter} = {whole(values[best])}{doubt} ({', '.join(others)})"

@@ -1,0 +1,34 @@
+"""Predictions that were registered before their runs, beside what was then measured."""
+
+from vqscale.laws.predictions import Prediction, Score, score
+from vqscale.report.material import Material
+from vqscale.report.style import number
+from vqscale.report.tables import Cell, Table
+
+
+def registered(material: Material) -> Table:
+    """Every prediction, oldest first."""
+    rows: list[list[Cell]] = []
+    for one in material.predictions:
+        scored = score([one], material.table)
+        rows.append([*_said(one), *(_scored(scored[0]) if scored else [("open", ""), ("", ""), ("", "")])])
+    headers = ["run", "registered", "law", "fit", "predicted [90 % for one run]", "measured", "error", "inside 90 %"]
+    return Table(headers=headers, rows=rows)
+
+
+def _said(one: Prediction) -> list[Cell]:
+    limits = one.predicted.interval
+    ends = f" [{number(limits.low90)}, {number(limits.high90)}]" if limits else ""
+    return [
+        (one.name, one.name),
+        (one.registered_at[:16].replace("T", " "), one.registered_at),
+        (one.law, one.law),
+        (one.fit, one.fit),
+        (f"{number(one.predicted.value)}{ends}", one.predicted.value),
+    ]
+
+
+def _scored(one: Score) -> list[Cell]:
+    inside = "" if one.inside_90 is None else "yes" if one.inside_90 else "no"
+    error = f"{100 * one.relative_error:+.2f} %"
+    return [(number(one.measured), one.measured), (error, one.relative_error), (inside, inside)]
