@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vqscale.laws.bootstrap import KEPT, Draws, bootstrap, interval
 from vqscale.laws.curves import curves
 from vqscale.laws.fit import FitStatus, Minimum, disagreement, solve
-from vqscale.laws.forms import Array, Law, derived, predict
+from vqscale.laws.forms import ROUGH, Array, Law, derived, predict
 from vqscale.laws.frontier import frontiers
 from vqscale.laws.holdout import Fitted, HeldBack, Refit, hold_out, points, r_squared
 from vqscale.laws.influence import influences
@@ -268,8 +268,8 @@ def _intervals(law: Law, draws: Draws) -> dict[str, Interval]:
 
 def _warnings(fitted: Cell, minimum: Minimum, draws: Draws, settings: Settings) -> list[str]:
     found = []
-    parameters, refits = len(fitted.law.parameters), len(draws)
-    if len(fitted.losses) < 2 * parameters:
+    parameters, refits = fitted.law.free_parameters, len(draws)
+    if len(fitted.losses) < ROUGH * parameters:
         found.append(f"{len(fitted.losses)} runs for {parameters} parameters: the intervals are rough")
     if draws.on_bound > 0.05 * refits:
         found.append(

@@ -16,7 +16,7 @@ import pandas as pd
 
 from vqscale.errors import FitError
 from vqscale.laws.cost import Cost, cost_through
-from vqscale.laws.forms import Array
+from vqscale.laws.forms import LAWS, ROUGH, Array
 from vqscale.laws.frontier import MOST_BEYOND, exact_cost, optimum
 from vqscale.laws.record import ComparedPoint, Comparison, Estimate, Fit
 from vqscale.laws.select import names_of
@@ -93,7 +93,7 @@ def comparison(first: Side, base: Side) -> Comparison:
     """At budgets over the range that both trained, and at one ten times beyond it."""
     found: list[ComparedPoint] = []
     skipped: dict[str, str] = {}
-    disjoint = _no_overlap(first, base)
+    disjoint = _too_few(first, base) or _no_overlap(first, base)
     for kind in _KINDS:
         why = disjoint or _unpriced(kind, first, base)
         if why:
@@ -129,6 +129,15 @@ def _comparable(first: Fit, base: Fit) -> bool:
     same = all(first.where.get(column) == base.where.get(column) for column in SAME)
     differs = first.where.get("arch") != base.where.get("arch")
     return same and differs and (first.law, first.metric, first.convention) == (base.law, base.metric, base.convention)
+
+
+def _too_few(first: Side, base: Side) -> str:
+    """Why one of the fits rests on too few runs for a decision, or nothing; the fit itself warns from there on."""
+    for fit in (first.fit, base.fit):
+        needed = ROUGH * LAWS[fit.law].free_parameters
+        if fit.n_runs < needed:
+            return f"{fit.label}: {fit.n_runs} runs, and a comparison by {fit.law} needs {needed}"
+    return ""
 
 
 def _no_overlap(first: Side, base: Side) -> str:

@@ -22,6 +22,8 @@ COMMON_CELL = ("corpus_fingerprint", "arch", "head", "block_length", "segment", 
 """What must agree between two runs before their losses lie on one curve, whatever the law."""
 MODEL = ("preset", "d_model", "n_layer")
 N_COLUMN = "parameters_non_embedding"
+ROUGH = 2
+"""Runs a free parameter below which intervals are rough: the fit warns, and no architectures are compared by it."""
 SEGMENT_SHARE = "segment_share"
 """segment / context, in place of `segment` where the context is an axis of the law."""
 
@@ -83,9 +85,13 @@ class Law:
         return "L = " + " + ".join([*(["E"] if self.floor else []), *(_words(term) for term in self.terms)])
 
     @property
+    def free_parameters(self) -> int:
+        return len(self.parameters) - int(not self.floor)
+
+    @property
     def minimum_runs(self) -> int:
         """One more than there are parameters: with as many, any data would fit exactly."""
-        return len(self.parameters) + int(self.floor)
+        return self.free_parameters + 1
 
     @property
     def in_size_and_tokens(self) -> bool:
