@@ -28,6 +28,8 @@ ENOUGH_SIZES = 5
 EACH_SIDE = 2
 """Sizes wanted on either side of the vertex."""
 REFITS = 400
+BATCHES = 4
+"""Times as many refits are drawn, at most, until enough have a vertex at every budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,7 @@ def _row(runs: Runs) -> IsoflopRow:
         budget=float(np.median(runs.c)),
         points=_points(runs, predicted_R),
         parameters=optimum,
-        tokens=None if optimum is None else _tokens_at(runs, optimum),
+        tokens=None if optimum is None else float(np.exp(_tokens_at(runs, np.log(optimum)))),
         loss=None if optimum is None else float(curve.at(np.array([optimum]))[0]),
         reason=reason or None,
         warnings=[] if optimum is None else _warnings(runs, optimum),
@@ -171,31 +173,30 @@ def _warnings(runs: Runs, optimum: float) -> list[str]:
     return found
 
 
-def _tokens_at(runs: Runs, n: float) -> float:
-    """D of size `n` at this budget, between the runs in logarithms."""
+def _tokens_at(runs: Runs, log_n: Array | float) -> Array:
+    """log D of sizes at this budget, between the runs in logarithms."""
     sizes, first = np.unique(runs.n, return_index=True)
-    return float(np.exp(np.interp(np.log(n), np.log(sizes), np.log(runs.d[first]))))
+    return np.asarray(np.interp(log_n, np.log(sizes), np.log(runs.d[first])))
 
 
 def _slopes(groups: Sequence[Runs], refits: int, seed: int) -> tuple[Estimate, Estimate]:
     """Slopes of log N* and log D* over log C; refits without a vertex inside their sizes are drawn again."""
     curves = [_parabola(group.n, group.loss) for group in groups]
-    log_c_G = np.array([np.log(group.c).mean() for group in groups])
-    value = _lines(log_c_G, groups, curves)
+    a, b = _lines(groups, np.array([[curve.vertex for curve in curves]]))[:, 0].tolist()
     residuals_R = np.concatenate([_widened(group, curve) for group, curve in zip(groups, curves, strict=True)])
     if not refits or not len(residuals_R):
-        return Estimate(value=value[0]), Estimate(value=value[1])
-    rng, tries = np.random.default_rng(seed), 0
-    draws: list[tuple[float, float]] = []
-    while len(draws) < refits and tries < 4 * refits:
-        tries += 1
-        again = [_redrawn(group, curve, residuals_R, rng) for group, curve in zip(groups, curves, strict=True)]
-        if all(_inside(group, curve) for group, curve in zip(groups, again, strict=True)):
-            draws.append(_lines(log_c_G, groups, again))
-    if len(draws) < refits:  # the vertices are not determined well enough for an interval to mean anything
-        return Estimate(value=value[0]), Estimate(value=value[1])
-    a_B, b_B = np.array(draws).T
-    return Estimate(value=value[0], interval=interval(a_B)), Estimate(value=value[1], interval=interval(b_B))
+        return Estimate(value=a), Estimate(value=b)
+    rng = np.random.default_rng(seed)
+    drawn_BG = np.empty((0, len(groups)))
+    for _ in range(BATCHES):
+        again = [_redrawn(group, curve, residuals_R, rng, refits) for group, curve in zip(groups, curves, strict=True)]
+        vertex_BG = np.stack(again, axis=1)
+        drawn_BG = np.concatenate([drawn_BG, vertex_BG[np.isfinite(vertex_BG).all(axis=1)]])[:refits]
+        if len(drawn_BG) == refits:
+            a_B, b_B = _lines(groups, drawn_BG)
+            return Estimate(value=a, interval=interval(a_B)), Estimate(value=b, interval=interval(b_B))
+    # The vertices are not determined well enough for an interval to mean anything.
+    return Estimate(value=a), Estimate(value=b)
 
 
 def _widened(group: Runs, curve: _Parabola) -> Array:
@@ -204,16 +205,18 @@ def _widened(group: Runs, curve: _Parabola) -> Array:
     return (group.loss - curve.at(group.n)) * np.sqrt(len(group.loss) / free) if free else np.empty(0)
 
 
-def _redrawn(group: Runs, curve: _Parabola, residuals_R: Array, rng: np.random.Generator) -> _Parabola:
-    return _parabola(group.n, curve.at(group.n) + rng.choice(residuals_R, len(group.n)))
+def _redrawn(group: Runs, curve: _Parabola, residuals_R: Array, rng: np.random.Generator, refits: int) -> Array:
+    """Vertices [B] of parabolas through losses drawn anew; NaN where one is concave or outside the sizes."""
+    z_R = np.log(group.n) - curve.centre
+    loss_BR = curve.at(group.n) + rng.choice(residuals_R, (refits, len(z_R)))
+    curvature_B, slope_B, _ = np.linalg.pinv(np.vander(z_R, 3)) @ loss_BR.T
+    vertex_B = -slope_B / (2 * np.where(curvature_B > 0, curvature_B, np.nan))
+    return np.where((z_R.min() <= vertex_B) & (vertex_B <= z_R.max()), curve.centre + vertex_B, np.nan)
 
 
-def _inside(group: Runs, curve: _Parabola) -> bool:
-    return curve.curvature > 0 and bool(np.log(group.n.min()) <= curve.vertex <= np.log(group.n.max()))
-
-
-def _lines(log_c_G: Array, groups: Sequence[Runs], curves: Sequence[_Parabola]) -> tuple[float, float]:
-    log_n_G = np.array([curve.vertex for curve in curves])
-    log_d_G = np.log([_tokens_at(group, float(np.exp(u))) for group, u in zip(groups, log_n_G, strict=True)])
-    slopes = [float(np.polyfit(log_c_G, log_G, 1)[0]) for log_G in (log_n_G, log_d_G)]
-    return slopes[0], slopes[1]
+def _lines(groups: Sequence[Runs], log_n_BG: Array) -> Array:
+    """Slopes of log N* and of log D* over log C, least squares: [2, B]."""
+    log_c_G = np.array([np.log(group.c).mean() for group in groups])
+    away_G = log_c_G - log_c_G.mean()
+    log_d_BG = np.stack([_tokens_at(group, u_B) for group, u_B in zip(groups, log_n_BG.T, strict=True)], axis=1)
+    return np.asarray(np.stack([log_n_BG, log_d_BG]) @ away_G / (away_G @ away_G))

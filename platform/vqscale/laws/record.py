@@ -75,7 +75,7 @@ class CrossCheck(Frozen):
     starts_agreeing: int
     objective: float
     relative_difference: float
-    """(this objective - the fit's objective) / the fit's objective; the fit keeps the lower of the two."""
+    """(this objective - the search's) / the search's; the fit keeps the lower of the two. Above 1e-6 it is a warning."""
 
 
 class Method(Frozen):
@@ -130,7 +130,7 @@ class HoldOut(Frozen):
 
 
 class Influence(Frozen):
-    """What leaving one run out does to the fit."""
+    """What leaving one run out does to the fit. Without changes: without this run the law is not determined."""
 
     name: str
     changes: dict[str, float]
