@@ -75,7 +75,7 @@ class CrossCheck(Frozen):
     starts_agreeing: int
     objective: float
     relative_difference: float
-    """(this objective - the search's) / the search's; the fit keeps the lower of the two. Above 1e-6 it is a warning."""
+    """(this objective - the search's) / the search's. The fit keeps the lower of the two; above 1e-6 it warns."""
 
 
 class Method(Frozen):

@@ -1,11 +1,16 @@
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from vqscale.laws import LAWS, fit_study
+from vqscale import laws
+from vqscale.laws import LAWS
 from vqscale.laws.forms import predict
 from vqscale.laws.problem import Objective
 
+fit_study = partial(laws.fit_study, sensitivity=False)
+"""Variants and influence are searched only where a test is about them."""
 TRUTH_1 = {"E": 1.3, "A": 45.0, "alpha": 0.31}
 TRUTH_2 = {"E": 1.7, "A": 420.0, "alpha": 0.36, "B": 1900.0, "beta": 0.29}
 TRUTH = TRUTH_2 | {"G": 3.0, "gamma": 0.5, "H": 5.0, "tau": 0.4}
@@ -61,7 +66,7 @@ def test_chinchilla_without_noise_is_recovered():
 @pytest.mark.parametrize("name", [law.name for law in LAWS.values() if law.on_request])
 def test_law_on_request_without_noise_is_recovered(name):
     table, truth = grid_of(LAWS[name])
-    (fit,) = fit_study(table, [name], bootstrap=0, sensitivity=False).fits
+    (fit,) = fit_study(table, [name], bootstrap=0).fits
     assert fit.parameters == pytest.approx(truth, rel=1e-6)
 
 
@@ -80,14 +85,14 @@ def isoflop_grid(spread, drift):
 
 @pytest.mark.parametrize(("spread", "drift"), [(4, 3), (16, 1), (2, 5)])
 def test_asymmetric_exponents_survive_drifted_isoflop_grids(spread, drift):
-    (fit,) = fit_study(isoflop_grid(spread, drift), ["chinchilla"], bootstrap=0, sensitivity=False).fits
+    (fit,) = fit_study(isoflop_grid(spread, drift), ["chinchilla"], bootstrap=0).fits
     assert fit.derived["a"] == pytest.approx(0.391, abs=0.002)
 
 
 @pytest.mark.parametrize("delta", [1e-2, 1e-4, 1e-6])
 def test_small_delta_is_reached_and_checked(delta):
     table = two_axes(noise=2e-3)
-    (fit,) = fit_study(table, ["chinchilla"], bootstrap=0, sensitivity=False, objective=Objective(delta=delta)).fits
+    (fit,) = fit_study(table, ["chinchilla"], bootstrap=0, objective=Objective(delta=delta)).fits
     assert fit.method.delta == delta
     assert abs(fit.method.cross_check.relative_difference) < 1e-6
     assert fit.parameters["alpha"] == pytest.approx(TRUTH_2["alpha"], rel=0.1)
@@ -170,9 +175,9 @@ def test_rows_of_one_run_are_resampled_together():
     table = one_axis("power_n", runs=12, noise=3e-3)
     runs = table.assign(run=[f"run{index:02d}" for index in range(12)])
     twice = pd.concat([runs, runs], ignore_index=True)
-    (once,) = fit_study(table, ["power_n"], bootstrap=50, sensitivity=False).fits
-    (together,) = fit_study(twice, ["power_n"], bootstrap=50, sensitivity=False).fits
-    (apart,) = fit_study(twice.drop(columns="run"), ["power_n"], bootstrap=50, sensitivity=False).fits
+    (once,) = fit_study(table, ["power_n"], bootstrap=50).fits
+    (together,) = fit_study(twice, ["power_n"], bootstrap=50).fits
+    (apart,) = fit_study(twice.drop(columns="run"), ["power_n"], bootstrap=50).fits
     widths = [fit.intervals["alpha"].high95 - fit.intervals["alpha"].low95 for fit in (once, together, apart)]
     assert widths[1] == pytest.approx(widths[0], rel=1e-4)
     assert widths[2] < 0.85 * widths[1]
@@ -181,14 +186,14 @@ def test_rows_of_one_run_are_resampled_together():
 def test_contexts_whose_segments_differ_alike_share_a_fit():
     table, _ = grid_of(LAWS["context_additive"])
     whole, cut = table.assign(segment=table["context"]), table.assign(segment=table["context"] / 2)
-    fits = fit_study(pd.concat([whole, cut]), ["context_additive"], bootstrap=0, sensitivity=False).fits
+    fits = fit_study(pd.concat([whole, cut]), ["context_additive"], bootstrap=0).fits
     assert [fit.where["segment_share"] for fit in fits] == [0.5, 1]
 
 
 def test_most_influential_run_is_the_one_that_was_spoilt():
     table = one_axis("power_n", runs=10, noise=5e-4).assign(name=[f"run{index}" for index in range(10)])
     table.loc[9, "loss"] *= 1.01
-    (fit,) = fit_study(table, ["power_n"], bootstrap=0, objective=Objective(delta=None)).fits
+    (fit,) = fit_study(table, ["power_n"], bootstrap=0, objective=Objective(delta=None), sensitivity=True).fits
     assert len(fit.influences) == 10
     assert fit.influences[0].name == "run9"
     (without,) = fit_study(table.iloc[:-1], ["power_n"], bootstrap=0, objective=Objective(delta=None)).fits
