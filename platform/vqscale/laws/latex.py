@@ -1,22 +1,25 @@
-"""Fits as LaTeX tables (booktabs): one table a law, one of the optima. A comment names what every row rests on."""
+"""Fits as LaTeX tables (booktabs): one table a law, one of the optima. A comment names what rows rest on."""
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from vqscale.laws.export import provenance
-from vqscale.laws.record import Estimate, Fit, Frontier, Interval, StudyFits
+from vqscale.laws.record import Estimate, Fit, Frontier, StudyFits
+from vqscale.study.trial import count
 
 SYMBOLS = {"alpha": r"\alpha", "beta": r"\beta", "gamma": r"\gamma", "delta": r"\delta"}
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
+Group = tuple[str, Sequence[Sequence[str]]]
+"""What rows rest on, and the rows."""
 HEAD = "% Made by `vqscale export`. Needs \\usepackage{booktabs}.\n"
 
 
 def to_latex(fits: StudyFits) -> str:
-    """Tables of all fits, ready for \\input; intervals are 90 %."""
+    """Tables of all fits, ready for \\input"""
     laws = dict.fromkeys(fit.law for fit in fits.fits)
     tables = [_constants([fit for fit in fits.fits if fit.law == law]) for law in laws]
     tables += [_optima(fit, frontier) for fit in fits.fits for frontier in fit.frontiers if frontier.optima]
@@ -29,18 +32,28 @@ def escape(text: str) -> str:
 
 
 def _constants(fits: Sequence[Fit]) -> str:
-    """One law: a row a subset, a constant with its interval a column."""
-    names = list(fits[0].parameters | fits[0].derived)
-    header = ["runs of", "$n$", *(f"${_symbol(name)}$" for name in names), "held out"]
+    """One law: a row a constant, subset after subset."""
+    header = ["runs of", "constant", "value", "90\\,\\%", "95\\,\\%"]
+    return _table(_title(fits[0]), f"tab:{fits[0].law}".replace("_", "-"), "llrrr", header, [
+        (provenance(fit), _constant_rows(fit)) for fit in fits
+    ])  # fmt: skip
+
+
+def _title(fit: Fit) -> str:
+    return f"{_formula(fit)}, in {escape(fit.unit)}, with intervals over runs."
+
+
+def _constant_rows(fit: Fit) -> list[list[str]]:
+    error = fit.holdout.mean_relative_error
+    held = "no hold-out" if error is None else f"held-out error {100 * error:.2f}\\,\\%"
+    beside = [escape(fit.label), f"{fit.n_runs} runs", held]
     rows = []
-    for fit in fits:
-        values = fit.parameters | fit.derived
-        cells = [_cell(values[name], fit.intervals.get(name)) for name in names]
-        error = fit.holdout.mean_relative_error
-        held = "none" if error is None else f"{100 * error:.2f}\\,\\%"
-        rows.append((provenance(fit), [escape(fit.label), str(fit.n_runs), *cells, held]))
-    title = f"{_formula(fits[0])}, in {escape(fits[0].unit)}; 90\\,\\% intervals over runs."
-    return _table(title, f"tab:{fits[0].law}".replace("_", "-"), header, rows)
+    for index, (name, value) in enumerate((fit.parameters | fit.derived).items()):
+        found = fit.intervals.get(name)
+        limits = [(found.low90, found.high90), (found.low95, found.high95)] if found else []
+        spans = [f"{_number(low)} to {_number(high)}" for low, high in limits] or ["", ""]
+        rows.append([beside[index] if index < len(beside) else "", f"${_symbol(name)}$", _number(value), *spans])
+    return rows
 
 
 def _optima(fit: Fit, frontier: Frontier) -> str:
@@ -48,23 +61,23 @@ def _optima(fit: Fit, frontier: Frontier) -> str:
     header = ["$C$", "$N^*$", "$D^*$", "$D^*/N^*$", "$L^*$", "$N$ within 1\\,\\%"]
     rows = []
     for one in frontier.optima:
-        estimates = (one.parameters, one.tokens, one.tokens_per_parameter, one.loss)
-        span = f"{_number(one.parameters_low)} to {_number(one.parameters_high)}"
-        rows.append((provenance(fit), [_number(one.flops), *(_estimate(each) for each in estimates), span]))
+        counts = [_estimate(each, _short) for each in (one.parameters, one.tokens, one.tokens_per_parameter)]
+        span = f"{_short(one.parameters_low)} to {_short(one.parameters_high)}"
+        rows.append([_number(one.flops), *counts, _estimate(one.loss, _number), span])
     title = f"Optima of {escape(fit.label)} ({escape(fit.law)}), $C$ counted {_cost(frontier)}; 90\\,\\% intervals."
-    return _table(title, f"tab:optima-{fit.id}-{frontier.cost}", header, rows)
+    return _table(title, f"tab:optima-{fit.id}-{frontier.cost}", "lrrrrr", header, [(provenance(fit), rows)])
 
 
 def _cost(frontier: Frontier) -> str:
     return "exactly" if frontier.cost == "exact" else "as $6ND$"
 
 
-def _table(title: str, label: str, header: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """`rows`: what a row rests on, and its cells."""
+def _table(title: str, label: str, columns: str, header: Sequence[str], groups: Iterable[Group]) -> str:
+    """A group of rows behind a rule each, headed by a comment: what it rests on."""
     lines = ["\\begin{table}", "\\centering", "\\small", f"\\caption{{{title}}}", f"\\label{{{label}}}"]
-    lines += [f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", "\\toprule", _row(header), "\\midrule"]
-    for rests_on, cells in rows:
-        lines += [f"% {rests_on}", _row(cells)]
+    lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", _row(header)]
+    for rests_on, rows in groups:
+        lines += ["\\midrule", f"% {rests_on}", *(_row(cells) for cells in rows)]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
 
 
@@ -72,13 +85,15 @@ def _row(cells: Sequence[str]) -> str:
     return " & ".join(cells) + " \\\\"
 
 
-def _estimate(estimate: Estimate) -> str:
-    return _cell(estimate.value, estimate.interval)
-
-
-def _cell(value: float, interval: Interval | None) -> str:
+def _estimate(estimate: Estimate, show: Callable[[float], str]) -> str:
     """A number and its 90 % interval."""
-    return _number(value) + (f" [{_number(interval.low90)}, {_number(interval.high90)}]" if interval else "")
+    limits = estimate.interval
+    return show(estimate.value) + (f" [{show(limits.low90)}, {show(limits.high90)}]" if limits else "")
+
+
+def _short(value: float) -> str:
+    """A count in three digits: 95.2M."""
+    return f"{value:.3g}" if value < 1e3 else count(value)
 
 
 def _number(value: float) -> str:
