@@ -20,6 +20,7 @@ from vqscale.laws.record import (
     Optimum,
     Selection,
 )
+from vqscale.laws.surface import leading
 from vqscale.study.trial import count
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def print_fits(fits: StudyFits, console: Console, written: Sequence[str]) -> Non
     """Everything that a person decides by; residuals, influence and variants are in `fits.json` and the report."""
     for law in dict.fromkeys(fit.law for fit in fits.fits):
         console.print(_exponents([fit for fit in fits.fits if fit.law == law]))
-    for fit in fits.fits:
+    for fit in leading(fits.fits):
         for frontier in fit.frontiers:
             _print_frontier(fit, frontier, console)
     for selection in fits.selections:

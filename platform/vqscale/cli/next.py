@@ -31,7 +31,7 @@ def next_command(
     study: Annotated[str, typer.Argument(help="Study folder or study .yaml, trained and fitted.")],
     budget: Annotated[str, typer.Option(help="Training FLOPs (1e13) or money in the study's currency (50usd).")],
     arch: Annotated[str | None, typer.Option(help="Architecture. Default: the one of lowest predicted loss.")] = None,
-    law: Annotated[str | None, typer.Option(help="Law. Default: chinchilla.")] = None,
+    law: Annotated[str | None, typer.Option(help="Law. Default: the first that was fitted in N and D.")] = None,
     context: Annotated[int | None, typer.Option(help="Context length T.")] = None,
     codebook: Annotated[int | None, typer.Option(help="Codebook size S.")] = None,
     out: Annotated[str, typer.Option(help="Study file to write; an existing one is not replaced.")] = "next.yaml",

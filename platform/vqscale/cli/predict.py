@@ -17,6 +17,7 @@ from vqscale.laws.answer import Answer, Loss, answer, at, loss_at
 from vqscale.laws.decide import Asked
 from vqscale.laws.predictions import Prediction, read_predictions
 from vqscale.laws.predictions import score as scored
+from vqscale.laws.surface import leading
 from vqscale.plan.afford import parse_allowance
 from vqscale.plan.plan import plan
 from vqscale.results import Target, locate, read_table
@@ -38,7 +39,7 @@ def predict(
     tokens: Annotated[float | None, typer.Option(min=0, help="Training tokens D.")] = None,
     loss: Annotated[float | None, typer.Option(min=0, help="Loss to reach, in the unit of the fit.")] = None,
     money: Annotated[str | None, typer.Option(help="Money to spend, in the study's currency: 50usd.")] = None,
-    law: Annotated[str | None, typer.Option(help="Law. Default: chinchilla.")] = None,
+    law: Annotated[str | None, typer.Option(help="Law. Default: the first that was fitted in N and D.")] = None,
     arch: Annotated[str | None, typer.Option(help="Architecture. Default: every one that has a fit.")] = None,
     context: Annotated[int | None, typer.Option(help="Context length T.")] = None,
     codebook: Annotated[int | None, typer.Option(help="Codebook size S.")] = None,
@@ -102,17 +103,20 @@ def choose_fits(
     fits: Sequence[Fit], law: str | None, arch: str | None, context: int | None, codebook: int | None
 ) -> list[Fit]:
     """Of every architecture the fit with most runs among those that are asked for. Raises FitError where none is."""
-    name = law or ("chinchilla" if any(fit.law == "chinchilla" for fit in fits) else fits[0].law if fits else None)
+    pool = [fit for fit in fits if fit.law == law] if law else leading(fits)
     wanted = {"arch": arch, "context": context, "codebook_size": codebook}
     found: dict[Any, Fit] = {}
-    for fit in fits:
+    for fit in pool:
         agrees = all(value is None or fit.where.get(key, value) in (value, None) for key, value in wanted.items())
         key = (fit.where.get("arch"), fit.where.get("head"))
-        if fit.law == name and agrees and (key not in found or fit.n_runs > found[key].n_runs):
+        if agrees and (key not in found or fit.n_runs > found[key].n_runs):
             found[key] = fit
     if not found:
         known = "; ".join(f"{fit.law} of {fit.label}" for fit in fits) or "none"
-        raise FitError(f"no fit is of law {name} and what --arch, --context and --codebook say. There are: {known}.")
+        raise FitError(
+            f"no fit is of {f'law {law}' if law else 'a law in N and D'} and what --arch, --context and --codebook say."
+            f" There are: {known}."
+        )
     return list(found.values())
 
 

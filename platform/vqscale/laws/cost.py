@@ -38,10 +38,11 @@ class Cost:
     words: str
 
     def log_per_token(self, log_n: Array) -> Array:
-        """log of the cost of a token."""
+        """log of the cost of a token; no number where a refit has no best N, which is infinite then."""
         inside = np.maximum(log_n, np.log(self.smallest))
         per_n = self.linear + self.rest * np.exp((self.power - 1) * inside)
-        return np.asarray(np.log(per_n) + inside + self.slope(log_n) * (log_n - inside), dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.log(per_n) + inside + self.slope(log_n) * (log_n - inside), dtype=np.float64)
 
     def slope(self, log_n: Array) -> Array:
         """d log(cost of a token) / d log N."""

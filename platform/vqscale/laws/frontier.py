@@ -75,12 +75,13 @@ def frontier(law: Surface, cost: Cost, kind: str, budgets: Sequence[float] | Non
     if not np.all(np.isfinite(ends_BE[0])):
         raise FitError("at a fitted budget the law has no finite optimum")
     token_BE = np.log([low, high]) - cost.log_per_token(ends_BE)
-    span = np.log(high / low)
+    with np.errstate(invalid="ignore"):  # a refit without a best N at both ends
+        a_B, b_B = ((end_BE[:, 1] - end_BE[:, 0]) / np.log(high / low) for end_BE in (ends_BE, token_BE))
     return Frontier(
         cost="exact" if kind == "exact" else "6nd",
         words=cost.words,
-        a=estimate((ends_BE[:, 1] - ends_BE[:, 0]) / span),
-        b=estimate((token_BE[:, 1] - token_BE[:, 0]) / span),
+        a=estimate(a_B),
+        b=estimate(b_B),
         optima=optima,
         refused=refused,
     )

@@ -167,6 +167,15 @@ def exact_flops_of(fit: Fit) -> tuple[Array, Array]:
     return np.array([row[0] for row in known]), np.array([row[1] for row in known])
 
 
+def leading(fits: Sequence[Fit]) -> list[Fit]:
+    """The laws in N and D; of several for one subset the first, in the order in which laws were asked for."""
+    found: dict[str, Fit] = {}
+    for fit in fits:
+        if fit.letters == ["N", "D"]:
+            found.setdefault(repr(fit.where), fit)
+    return list(found.values())
+
+
 def estimate(values_B: Array) -> Estimate:
     """Row 0 is the value, the others the draws. Without draws, or where one of them is no number, no interval."""
     draws = values_B[1:]

@@ -11,6 +11,7 @@ from vqscale.laws import Fit, StudyFits
 from vqscale.laws.predictions import Prediction, read_predictions
 from vqscale.laws.record import Frontier
 from vqscale.laws.study import default_metric
+from vqscale.laws.surface import leading
 from vqscale.plan.estimate import estimate_errors
 from vqscale.report.compare import finished
 from vqscale.report.curves import TrainingCurve, training_curves
@@ -56,7 +57,7 @@ class Material:
     @cached_property
     def leading(self) -> list[Fit]:
         """The law in N and D of every architecture: of several subsets the one with most runs."""
-        found = lead(fit for fit in self.fits.fits if fit.law == "chinchilla")
+        found = lead(leading(self.fits.fits))
         return sorted(found, key=lambda fit: self.scheme.place(fit.where.get("arch")))
 
     @cached_property

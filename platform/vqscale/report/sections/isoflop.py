@@ -9,7 +9,7 @@ from vqscale.laws import Fit
 from vqscale.laws.export import provenance
 from vqscale.laws.frontier import exact_cost, optimum
 from vqscale.laws.record import Isoflop, IsoflopRow, Optimum
-from vqscale.laws.surface import surface_of
+from vqscale.laws.surface import leading, surface_of
 from vqscale.report.material import Material
 from vqscale.report.panel import SYMBOLS, Axis, Layer, Line, Panel, Points
 from vqscale.report.section import Block, Charts, Prose, Section, Shown
@@ -68,7 +68,7 @@ def _panel(material: Material, one: Isoflop) -> Panel:
 
 
 def _fit_of(material: Material, one: Isoflop) -> Fit | None:
-    return next((fit for fit in material.fits.fits if fit.law == "chinchilla" and fit.where == one.where), None)
+    return next((fit for fit in leading(material.fits.fits) if fit.where == one.where), None)
 
 
 def _row(material: Material, row: IsoflopRow, fit: Fit | None, tint: str, index: int) -> Iterator[Layer]:
