@@ -103,7 +103,7 @@ def choose_fits(
     fits: Sequence[Fit], law: str | None, arch: str | None, context: int | None, codebook: int | None
 ) -> list[Fit]:
     """Of every architecture the fit with most runs among those that are asked for. Raises FitError where none is."""
-    pool = [fit for fit in fits if fit.law == law] if law else leading(fits)
+    pool = [fit for fit in fits if fit.law == law] if law else leading(fits) or list(fits)
     wanted = {"arch": arch, "context": context, "codebook_size": codebook}
     found: dict[Any, Fit] = {}
     for fit in pool:
@@ -113,10 +113,7 @@ def choose_fits(
             found[key] = fit
     if not found:
         known = "; ".join(f"{fit.law} of {fit.label}" for fit in fits) or "none"
-        raise FitError(
-            f"no fit is of {f'law {law}' if law else 'a law in N and D'} and what --arch, --context and --codebook say."
-            f" There are: {known}."
-        )
+        raise FitError(f"no fit is what --law, --arch, --context and --codebook say. There are: {known}.")
     return list(found.values())
 
 

@@ -72,7 +72,11 @@ def test_predict_for_people_names_quantities_extrapolation_and_fit(fitted_study:
         (["--tokens", "1e15"], FitError, "is the best for no budget"),
         (["--compute", "1e11", "--loss", "2"], FitError, "name one of"),
         ([], FitError, "name one of"),
-        (["--compute", "1e11", "--arch", "longvq"], FitError, "no fit is of law chinchilla"),
+        (
+            ["--compute", "1e11", "--arch", "longvq"],
+            FitError,
+            "no fit is what --arch, --context and --codebook say",
+        ),
         (["--compute", "1e11", "--law", "power_n"], FitError, "no fit is of law power_n"),
         (["--money", "lots"], StudyError, "--money"),
     ],
