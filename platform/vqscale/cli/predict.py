@@ -113,7 +113,8 @@ def choose_fits(
             found[key] = fit
     if not found:
         known = "; ".join(f"{fit.law} of {fit.label}" for fit in fits) or "none"
-        raise FitError(f"no fit is what --law, --arch, --context and --codebook say. There are: {known}.")
+        of = f"of law {law} and " if law else ""
+        raise FitError(f"no fit is {of}what --arch, --context and --codebook say. There are: {known}.")
     return list(found.values())
 
 
