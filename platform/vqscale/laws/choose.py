@@ -43,6 +43,8 @@ class Judged:
     loss: Array
     order: Array
     values: dict[str, Array]
+    held: NDArray[np.bool_] | None = None
+    """[R]: which runs the study's own design holds out; None where it says nothing."""
 
 
 def choose(where: Where, label: str, contenders: Sequence[Contender], runs: Judged) -> Selection:
@@ -78,6 +80,8 @@ def _splits(runs: Judged) -> tuple[list[NDArray[np.bool_]], str]:
             asked.append(f"every {LEFT_OUT[letter]} {letter} left out in turn ({len(distinct)} of them)")
     if splits:
         return splits, "judged by " + ", then ".join(asked)
+    if runs.held is not None and runs.held.any() and not runs.held.all():
+        return [runs.held], f"judged by the {int(runs.held.sum())} runs that the study's design holds out"
     budgets, held = budgets_of(runs.order), 0
     for count in range(1, len(budgets)):
         held = sum(len(group) for group in budgets[-count:])

@@ -218,7 +218,8 @@ def _selection(group: Sequence[Cell], objective: Objective) -> Selection:
     first = group[0]
     place = first.law.letters.index
     values = {letter: first.x[:, place(letter)] for letter in LEFT_OUT if letter in first.law.letters}
-    return choose(first.where, first.label, contenders, Judged(loss=first.losses, order=first.order, values=values))
+    judged = Judged(loss=first.losses, order=first.order, values=values, held=first.held)
+    return choose(first.where, first.label, contenders, judged)
 
 
 def _impossible(law: Law, runs: int, reason: str) -> Refusal:

@@ -10,8 +10,8 @@ from vqscale.report.compare import finished
 from vqscale.report.style import architecture, count, present
 
 MOST_POSITIONS = 9
-SIZE = ["preset", "tokens"]
-"""What runs must share to be compared by position."""
+SIZE = ["preset", "tokens", "corpus_fingerprint"]
+"""What runs must share to be compared by position: positions of different text say nothing about each other."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,14 @@ def test_codebooks_are_left_out_in_turn_where_there_are_four():
     assert "largest of 20 runs" in choose({}, "", [contender("a", off(0.1))], judged(LOSS, S=three)).words
 
 
+def test_design_says_what_forms_are_judged_by():
+    held = np.arange(20) >= 10
+    runs = Judged(loss=LOSS, order=np.repeat([1.0, 10, 100, 1000], 5), values={}, held=held)
+    found = choose({}, "", [contender("a", lambda x: off(0.1)(x) * (1 + (x[:, 0] < 10)))], runs)
+    assert found.candidates[0].held_out_error == pytest.approx(0.1)
+    assert "10 runs that the study's design holds out" in found.words
+
+
 def test_one_budget_leaves_nothing_to_judge_by():
     runs = Judged(loss=LOSS, order=np.ones(20), values={})
     found = choose({}, "", [contender("a", off(0.1))], runs)

@@ -63,18 +63,18 @@ def _line(material: Material, one: Series, among: list[Series]) -> Points:
 
 
 def _common(found: list[Series]) -> Table | None:
-    """Losses at the pieces that all curves have."""
+    """Losses at the pieces that all curves have, and their mean with every position counting alike.
+
+    That mean is in fixed units: the mean over all positions falls with T by itself.
+    """
     pieces = [piece for piece in found[0].pieces if all(piece in one.pieces for one in found)]
     if len(found) < 2 or not pieces:
         return None
+    widths = [end - start for start, end in pieces]
     rows: list[list[Cell]] = []
     for one in found:
         losses = [one.nats[one.pieces.index(piece)] for piece in pieces]
-        rows.append([(one.label, one.label), *((number(loss), loss) for loss in losses)])
-    return Table(
-        headers=[
-            "nats a token at",
-            *(f"{start} to {end - 1}" if end > start + 1 else str(start) for start, end in pieces),
-        ],
-        rows=rows,
-    )
+        shared = sum(loss * width for loss, width in zip(losses, widths, strict=True)) / sum(widths)
+        rows.append([(one.label, one.label), *((number(loss), loss) for loss in [*losses, shared])])
+    headers = [f"{start} to {end - 1}" if end > start + 1 else str(start) for start, end in pieces]
+    return Table(headers=["nats a token at", *headers, "all of these"], rows=rows)
