@@ -12,8 +12,10 @@ from vqscale.errors import FitError
 from vqscale.laws.forms import Array
 
 MINIMUM_SIZES = 3
-MOST_DEVIATION = 0.15
-"""Runs further from the curve than this share have a cost that N alone does not determine."""
+MOST_DEVIATION = 0.25
+"""Sizes further from the curve than this share have a cost that N alone does not determine. The platform's own models,
+whose depth and width are chosen in steps, stay within 5 % with VQ attention and 21 % with quadratic attention at T up
+to 65,536 (4 and 12 % at T up to 4,096)."""
 _POWERS = np.arange(0.0, 0.96, 0.05)
 
 

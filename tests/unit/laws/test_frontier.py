@@ -7,6 +7,8 @@ from vqscale.laws.decide import decide
 from vqscale.laws.frontier import frontier, optimum
 from vqscale.laws.record import Term
 from vqscale.laws.surface import surface
+from vqscale.models.counts import flops_per_token, parameters_non_embedding
+from vqscale.models.presets import PRESETS, resolve
 
 TRUTH = {"E": 1.7, "A": 420.0, "alpha": 0.36, "B": 1900.0, "beta": 0.29}
 TERMS = [Term(coefficient="A", powers={"N": "alpha"}), Term(coefficient="B", powers={"D": "beta"})]
@@ -142,6 +144,18 @@ def test_cost_of_embeddings_that_are_counted_but_never_multiplied_still_grows_as
     cost = cost_through(n, 6 * n - 300 * n**0.5, "exact FLOPs a token")
     assert cost.deviation < 1e-3
     assert cost.per_token(1e3) > 0
+
+
+@pytest.mark.parametrize(
+    ("arch", "most"), [("transformer_vq", 0.05), ("transformer", 0.12), ("transformer_full", 0.12)]
+)
+@pytest.mark.parametrize("context", [256, 4096])
+def test_cost_of_our_models_is_a_function_of_n(arch, most, context):
+    fixed = {"codebook_size": 64, "block_length": 64} if arch == "transformer_vq" else {}
+    models = [resolve(arch, preset, 256, fixed) for preset in PRESETS]
+    n = np.array([parameters_non_embedding(model) for model in models], dtype=float)
+    flops = np.array([sum(flops_per_token(model, context).values()) for model in models])
+    assert cost_through(n, flops, "exact FLOPs a token").deviation < most
 
 
 @pytest.mark.parametrize(
