@@ -94,8 +94,8 @@ def comparison(first: Side, base: Side) -> Comparison:
     found: list[ComparedPoint] = []
     skipped: dict[str, str] = {}
     disjoint = _too_few(first, base) or _no_overlap(first, base)
-    for kind in _KINDS:
-        why = disjoint or _unpriced(kind, first, base)
+    for kind in () if disjoint else _KINDS:
+        why = _unpriced(kind, first, base)
         if why:
             skipped[kind] = why
         else:

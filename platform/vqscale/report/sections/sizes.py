@@ -6,6 +6,7 @@ from typing import Any
 from vqscale.laws import Fit
 from vqscale.laws.export import provenance
 from vqscale.laws.record import Estimate, Optimum
+from vqscale.laws.surface import leading
 from vqscale.report.material import Material, frontier
 from vqscale.report.panel import Axis, Layer, Panel, Points
 from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
@@ -35,7 +36,7 @@ def section(material: Material) -> Section | None:
     blocks: list[Block] = [Prose(text=_TEXT), Charts(panels=panels), Shown(table=_optima(material, fits))]
     blocks += [Heading(text="Exponents"), Shown(table=_exponents(material))]
     refused = [
-        f"{material.name(fit.where, fit.label)}, C = {power(float(budget))}: {reason}."
+        f"{material.name(fit.where, fit.label)}, C = {power(float(budget))}: {reason.rstrip('.')}."
         for fit in fits
         for one in fit.frontiers[:1]
         for budget, reason in one.refused.items()
@@ -123,7 +124,7 @@ def _shown(one: Optimum) -> Iterator[tuple[Estimate, Callable[[float], str]]]:
 
 
 def _exponents(material: Material) -> Table:
-    """a and b of every fit with a frontier, by both counts of C."""
+    """a and b of the leading fit of every subset, by both counts of C."""
     rows = [
         [
             material.name(fit.where, fit.label),
@@ -133,7 +134,7 @@ def _exponents(material: Material) -> Table:
             _ranged(one.b, lambda value: number(value, 3)),
             one.words,
         ]
-        for fit in material.fits.fits
+        for fit in leading(material.fits.fits)
         for one in fit.frontiers
     ]
     return Table.of(["runs of", "law", "C", "a: N* ~ C^a [90 %]", "b: D* ~ C^b [90 %]", "how C is counted"], rows)
