@@ -36,9 +36,12 @@ def make_trial(corpus_uri: str) -> MakeTrial:
     return make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def process_group() -> Iterator[None]:
-    """A gloo group of one: what Ray Train sets up before a worker's function runs."""
+    """A gloo group of one: what Ray Train sets up before a worker's function runs.
+
+    One for all tests: DeepSpeed keeps the first group of a process, and fails on it once it is destroyed.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
