@@ -40,6 +40,8 @@ def print_fits(fits: StudyFits, console: Console, written: Sequence[str]) -> Non
             _print_frontier(fit, frontier, console)
     for selection in fits.selections:
         console.print(_selection(selection))
+        for reason, names in _by_reason((one.reason, one.law) for one in selection.candidates if one.reason):
+            console.print(f"[yellow]refused[/yellow] {', '.join(names)}: {escape(reason)}", highlight=False)
         console.print(escape(selection.words), highlight=False)
     for comparison in fits.comparisons:
         _print_comparison(comparison, console)
@@ -53,15 +55,15 @@ def _exponents(fits: Sequence[Fit]) -> Table:
     """One law: a row a subset, an exponent with its 90 % interval a column."""
     used = {power for term in fits[0].terms for power in term.powers.values()} | {"a"}
     names = [name for name in fits[0].parameters | fits[0].derived if name in used]
+    names += ["E"] if fits[0].parameters["E"] else []  # a law without a floor has none
     table = plain_table(f"{fits[0].law}: {fits[0].form}, in {fits[0].unit}; 90 % intervals below the values")
     table.add_column("runs of")
-    for column in (*names, "E", "held-out error"):
+    for column in (*names, "held-out error"):
         table.add_column(column, justify="right", no_wrap=True)
     for fit in fits:
         values = fit.parameters | fit.derived
         cells = [
-            with_interval(Estimate(value=values[name], interval=fit.intervals.get(name)), _three)
-            for name in (*names, "E")
+            with_interval(Estimate(value=values[name], interval=fit.intervals.get(name)), _three) for name in names
         ]
         subset = f"{escape(fit.label)}\n[dim]{fit.n_runs} runs, R² {fit.r2_fit:.4f}[/dim]"
         table.add_row(subset, *cells, _holdout(fit.holdout))
@@ -148,7 +150,7 @@ def _selection(selection: Selection) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for one in selection.candidates:
         name = f"[bold]{one.law} (chosen)[/bold]" if one.law == selection.chosen else one.law
-        error = escape(one.reason or "") if one.held_out_error is None else percent(one.held_out_error)
+        error = "refused" if one.held_out_error is None else percent(one.held_out_error)
         table.add_row(name, escape(one.form), str(one.n_runs), error)
     return table
 
@@ -175,6 +177,8 @@ def _print_comparison(comparison: Comparison, console: Console) -> None:
     for reason, points in _by_reason((point.reason, point) for point in comparison.points if point.reason):
         budgets = ", ".join(f"{point.budget:.4g} {point.unit}" for point in points)
         console.print(f"[yellow]refused[/yellow] {title} at {budgets}: {escape(reason)}", highlight=False)
+    for reason, kinds in _by_reason((why, kind) for kind, why in comparison.skipped.items()):
+        console.print(f"[yellow]refused[/yellow] {title} at {', '.join(kinds)}: {escape(reason)}", highlight=False)
 
 
 def _multiplier(point: ComparedPoint) -> str:
