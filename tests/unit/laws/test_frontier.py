@@ -28,10 +28,10 @@ def loss_of(n, d):
     return TRUTH["E"] + TRUTH["A"] * n ** -TRUTH["alpha"] + TRUTH["B"] * d ** -TRUTH["beta"]
 
 
-def law(per_token=lambda n: 6 * n, spread=4.0, shift=1.0, draws=None):
+def law(per_token=lambda n: 6 * n, spread=4.0, shift=1.0, draws=None, budgets=BUDGETS):
     """An isoFLOP study without noise; `shift` moves its sizes off the optimum."""
-    n = np.concatenate([shift * best_size(budget) * np.geomspace(1 / spread, spread, 5) for budget in BUDGETS])
-    d = np.repeat(BUDGETS, 5) / per_token(n)
+    n = np.concatenate([shift * best_size(budget) * np.geomspace(1 / spread, spread, 5) for budget in budgets])
+    d = np.repeat(budgets, 5) / per_token(n)
     values = np.array(list(TRUTH.values()))
     refits = np.empty((0, 5)) if draws is None else draws
     return surface(TERMS, list(TRUTH), values, refits, ["N", "D"], np.stack([n, d], axis=1), loss_of(n, d))
@@ -92,6 +92,14 @@ def test_optimum_outside_the_sizes_tried_is_refused(shift, side):
     found = frontier(study, six_n(study.n), "6nd")
     assert found.optima == []
     assert len(found.refused) == 10
+
+
+def test_budget_between_two_that_are_far_apart_is_judged_by_both():
+    study = law(budgets=np.array([1e16, 1e20]))
+    assert optimum(study, six_n(study.n), 1e18).parameters.value == pytest.approx(best_size(1e18), rel=1e-9)
+    apart = law(budgets=np.array([1e16, 1e20]), shift=1e4)
+    with pytest.raises(FitError, match="Train smaller sizes"):
+        optimum(apart, six_n(apart.n), 1e18)
 
 
 def test_budget_far_beyond_the_runs_is_refused():
