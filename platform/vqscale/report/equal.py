@@ -57,6 +57,7 @@ def groups(runs: pd.DataFrame, column: str, metric: str, equal: Equal) -> list[G
     made = [
         _group(members, column, metric, equal)
         for _, rows in known.groupby(others, dropna=False, sort=False)
+        if rows[column].nunique() > 1
         for members in _levels(rows, level)
         if members[column].nunique() > 1
     ]
@@ -67,10 +68,11 @@ def _levels(rows: pd.DataFrame, level: str) -> Iterator[pd.DataFrame]:
     """Rows within `NEAR` of the smallest of them, then the next; equal tokens are equal to the token."""
     near = NEAR if level == "flops" else 0.0
     ordered = rows.sort_values(level)
-    while len(ordered):
-        same = ordered[level] <= (1 + near) * ordered[level].iloc[0]
-        yield ordered[same]
-        ordered = ordered[~same]
+    values, first = ordered[level].to_numpy(dtype=np.float64), 0
+    while first < len(values):
+        last = int(np.searchsorted(values, (1 + near) * values[first], side="right"))
+        yield ordered.iloc[first:last]
+        first = last
 
 
 def _group(members: pd.DataFrame, column: str, metric: str, equal: Equal) -> Group:

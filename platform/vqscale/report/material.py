@@ -9,7 +9,7 @@ import pandas as pd
 
 from vqscale.laws import Fit, StudyFits
 from vqscale.laws.predictions import Prediction, read_predictions
-from vqscale.laws.record import Frontier
+from vqscale.laws.record import Frontier, Optimum
 from vqscale.laws.study import default_metric
 from vqscale.laws.surface import leading
 from vqscale.plan.estimate import estimate_errors
@@ -99,6 +99,12 @@ def lead(fits: Iterable[Fit]) -> list[Fit]:
 def frontier(fit: Fit) -> Frontier | None:
     """By exact FLOPs where there is one, else by 6ND."""
     return min(fit.frontiers, key=lambda one: one.cost != "exact", default=None)
+
+
+def over_trained(fit: Fit, one: Optimum) -> float:
+    """The budget of an optimum over the largest one that was trained, the held-out runs with the others."""
+    fitted = one.flops / one.beyond
+    return one.flops / max([fitted, *(point.flops for point in fit.holdout.points if point.flops)])
 
 
 def gather(

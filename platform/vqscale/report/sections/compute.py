@@ -9,7 +9,7 @@ from vqscale.laws import Fit
 from vqscale.laws.export import provenance
 from vqscale.laws.record import Frontier, Optimum
 from vqscale.report import tables
-from vqscale.report.material import Material, frontier
+from vqscale.report.material import Material, frontier, over_trained
 from vqscale.report.panel import Axis, Band, Layer, Level, Line, Panel, Points
 from vqscale.report.references import only_levels
 from vqscale.report.section import Block, Charts, Prose, Section, Shown
@@ -20,8 +20,8 @@ _LINES = (
     " dotted parts lie beyond the largest budget that was fitted."
 )
 
-MOST_BEYOND = 10.0
-"""Budgets over the largest fitted one up to which frontiers are drawn; the table has them all."""
+MOST_BEYOND = 12.5
+"""Budgets over the largest trained one up to which frontiers are drawn; the table has them all."""
 
 
 def section(material: Material) -> Section | None:
@@ -105,15 +105,15 @@ def _frontier(material: Material, fit: Fit) -> Iterator[Layer]:
     found = frontier(fit)
     if found is None:
         return
-    optima = drawn(found)
+    optima = drawn(fit, found)
     group = architecture(fit.where.get("arch")) if fit.where.get("arch") else fit.label
     losses = [(one.loss.value, one.loss.interval) for one in optima]
     yield from along(optima, losses, group, material.scheme.colour(fit.where.get("arch")))
 
 
-def drawn(found: Frontier) -> list[Optimum]:
+def drawn(fit: Fit, found: Frontier) -> list[Optimum]:
     """The optima that a chart shows, ascending: those far beyond the data would leave no room for it."""
-    near = [one for one in found.optima if one.beyond <= MOST_BEYOND]
+    near = [one for one in found.optima if over_trained(fit, one) <= MOST_BEYOND]
     return sorted(near, key=lambda one: one.flops)
 
 

@@ -62,7 +62,7 @@ def _layers(material: Material, fit: Fit, name: str, of: Of) -> Iterator[Layer]:
     found = frontier(fit)
     if found is None or not found.optima:
         return
-    optima = drawn(found)
+    optima = drawn(fit, found)
     group = material.name(fit.where, fit.label)
     tint = material.scheme.colour(fit.where.get("arch"))
     yield from along(optima, [(of(one).value, of(one).interval) for one in optima], group, tint)

@@ -1,5 +1,6 @@
 """What it cost, and what the next decade of compute would."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,11 +9,11 @@ import pandas as pd
 from vqscale.laws import Fit
 from vqscale.laws.record import Optimum
 from vqscale.report.compare import finished, own_share
-from vqscale.report.material import Material, frontier
+from vqscale.report.material import Material, frontier, over_trained
 from vqscale.report.style import duration, number, plural, power, present
 
-DECADE = (8.0, 12.5)
-"""Budgets over the largest fitted one that count as the next decade."""
+NEXT = (5.0, 40.0)
+"""Budgets over the largest trained one that are the next step; the one nearest to ten is taken."""
 LARGEST = 0.5
 """Runs from this share of an architecture's largest budget on say how fast it trains there."""
 
@@ -32,9 +33,9 @@ def cost(material: Material) -> Iterator[str]:
     failed = int(table["status"].isin(["failed", "diverged"]).sum())
     parts += [f"{failed} of them failed or diverged"] if failed else []
     yield ", ".join(parts) + "."
-    if found := [(fit, one) for fit in material.leading if (one := _decade(fit)) is not None]:
+    if found := [(fit, one) for fit in material.leading if (one := _next(fit)) is not None]:
         parts = [_expected(material, fit, one) for fit, one in found]
-        yield f"Ten times the largest budget should bring {'; '.join(parts)}."
+        yield f"{number(over_trained(*found[0]), 2)} times the largest budget should bring {'; '.join(parts)}."
 
 
 def _spent(table: pd.DataFrame, study: Any) -> Iterator[str]:
@@ -55,11 +56,11 @@ def _money(hours: float, study: Any) -> Iterator[str]:
         yield f"{number(hours * price, 3)} {resources.get('currency', '')}".strip()
 
 
-def _decade(fit: Fit) -> Optimum | None:
-    """The optimum at about ten times the largest budget that was fitted."""
+def _next(fit: Fit) -> Optimum | None:
+    """The optimum at about ten times the largest budget that was trained."""
     found = frontier(fit)
-    optima = [one for one in found.optima if DECADE[0] <= one.beyond <= DECADE[1]] if found else []
-    return min(optima, key=lambda one: abs(one.beyond - 10), default=None)
+    optima = [one for one in found.optima if NEXT[0] <= over_trained(fit, one) <= NEXT[1]] if found else []
+    return min(optima, key=lambda one: abs(math.log(over_trained(fit, one) / 10)), default=None)
 
 
 def _expected(material: Material, fit: Fit, one: Optimum) -> str:

@@ -7,6 +7,9 @@ from vqscale.report.equal import seed_noise
 from vqscale.report.material import Material, lead
 from vqscale.report.style import listed, percent, plural
 
+MOST_NAMED = 4
+"""Refusals that are named one by one."""
+
 
 def sure(material: Material) -> Iterator[str]:
     yield from _held_out(material)
@@ -19,8 +22,9 @@ def sure(material: Material) -> Iterator[str]:
     yield from _rough(material)
     against = [one for one in material.fits.refusals if one.kind == "not supported"]
     if against:
-        many = plural(len(against), "subset")
-        yield f"In {many} the runs do not follow the form that was asked for, and no law is given for them."
+        named = [f"{one.law} of {material.name(one.where, one.label)}" for one in against[:MOST_NAMED]]
+        more = [f"{len(against) - MOST_NAMED} more"] if len(against) > MOST_NAMED else []
+        yield f"No law is given where the runs do not follow the form: {listed([*named, *more])}."
     yield from _lost(material)
 
 
