@@ -35,9 +35,12 @@ def print_fits(fits: StudyFits, console: Console, written: Sequence[str]) -> Non
     """Everything that a person decides by; residuals, influence and variants are in `fits.json` and the report."""
     for law in dict.fromkeys(fit.law for fit in fits.fits):
         console.print(_exponents([fit for fit in fits.fits if fit.law == law]))
-    for fit in leading(fits.fits):
-        for frontier in fit.frontiers:
-            _print_frontier(fit, frontier, console)
+    leaders = leading(fits.fits)
+    in_full = _largest(leaders)
+    for fit in leaders:
+        shown = fit.frontiers if fit.id in in_full else fit.frontiers[:1]
+        for frontier in shown:
+            _print_frontier(fit, frontier, console, in_full=fit.id in in_full and frontier.cost == "exact")
     for selection in fits.selections:
         console.print(_selection(selection))
         for reason, names in _by_reason((one.reason, one.law) for one in selection.candidates if one.reason):
@@ -104,11 +107,22 @@ def _holdout(holdout: HoldOut) -> str:
     return "\n".join(lines)
 
 
-def _print_frontier(fit: Fit, frontier: Frontier, console: Console) -> None:
-    """The exact count as a table of decisions; 6ND as one line beside it."""
+def _largest(fits: Sequence[Fit]) -> set[str]:
+    """Ids of the fits whose optima are printed budget by budget: of every architecture that with most runs."""
+    chosen: dict[object, Fit] = {}
+    for fit in fits:
+        key = (fit.where.get("arch"), fit.where.get("head"))
+        if key not in chosen or fit.n_runs > chosen[key].n_runs:
+            chosen[key] = fit
+    return {fit.id for fit in chosen.values()}
+
+
+def _print_frontier(fit: Fit, frontier: Frontier, console: Console, *, in_full: bool) -> None:
+    """A table of decisions, or the exponents in one line."""
     exponents = f"N* ~ C^{_exponent(frontier.a)}, D* ~ C^{_exponent(frontier.b)}"
-    if frontier.cost == "6nd":
-        console.print(f"[dim]{escape(fit.label)}, with 6ND for C: {exponents}[/dim]", highlight=False)
+    if not in_full:
+        count_of_c = "exact C" if frontier.cost == "exact" else "C = 6ND"
+        console.print(f"[dim]{escape(fit.label)} ({fit.law}), {count_of_c}: {exponents}[/dim]", highlight=False)
         return
     table = plain_table(f"{escape(fit.label)} ({fit.law}): {exponents}")
     for column in ("C (FLOPs)", "N*", "D*", "D*/N*", "L*", "N within 1 %"):
@@ -187,8 +201,8 @@ def _multiplier(point: ComparedPoint) -> str:
 
 def _lines(fits: StudyFits) -> Iterable[str]:
     """Diagnostics, doubts, refusals and exclusions, a line each."""
-    for one in fits.isoflops:
-        yield f"[dim]{escape(_isoflop(one))}[/dim]"
+    for text in _isoflops(fits.isoflops):
+        yield f"[dim]parabolas (a diagnostic): {escape(text)}[/dim]"
     for fit in fits.fits:
         for warning in fit.warnings:
             yield f"[yellow]note[/yellow] {fit.law}, {escape(fit.label)}: {escape(warning)}"
@@ -200,11 +214,14 @@ def _lines(fits: StudyFits) -> Iterable[str]:
         yield f"[dim]left out[/dim] {escape(text)}"
 
 
-def _isoflop(one: Isoflop) -> str:
-    """The parabolas of one subset, which are a diagnostic and no answer."""
-    placed = sum(row.reason is None for row in one.rows)
-    found = f"N* ~ C^{_exponent(one.a)}" if one.a else one.reason or "no exponent"
-    return f"parabolas (a diagnostic), {one.label}: optimum inside at {placed} of {len(one.rows)} budgets; {found}"
+def _isoflops(found: Sequence[Isoflop]) -> Iterable[str]:
+    """Parabolas, which are a diagnostic and no answer: a line a subset with a slope, one for all others."""
+    for one in found:
+        if one.a is not None:
+            placed = sum(row.reason is None for row in one.rows)
+            yield f"{one.label}: N* ~ C^{_exponent(one.a)}, optimum inside at {placed} of {len(one.rows)} budgets"
+    if without := sum(one.a is None for one in found):
+        yield f"{without} subsets without a slope"
 
 
 def _refusals(refusals: Sequence[Refusal]) -> list[str]:
