@@ -58,20 +58,28 @@ def print_losses(losses: Sequence[Loss], console: Console) -> None:
 def print_scores(scores: Sequence[Score], open_ones: Sequence[Prediction], console: Console) -> None:
     """What was predicted before its run, beside what the run gave."""
     if scores:
-        shown = plain_table("Predictions that were registered before their runs")
-        for column in ("run", "by fit", "predicted", "measured", "error", "inside 90 %"):
-            shown.add_column(column, justify="left" if column in ("run", "by fit") else "right")
+        shown = plain_table("Registered predictions, and what their runs gave")
+        left = ("run", "by fit", "registered")
+        for column in (*left, "predicted", "measured", "error", "inside 90 %"):
+            shown.add_column(column, justify="left" if column in left else "right")
         for one in scores:
             said = one.prediction
             loss = with_interval(said.predicted, lambda value: f"{value:.4f}")
             inside = "" if one.inside_90 is None else "yes" if one.inside_90 else "no"
             fit = f"{said.law} {said.fit}"
-            shown.add_row(escape(one.run), fit, loss, f"{one.measured:.4f}", percent(one.relative_error), inside)
+            error = percent(one.relative_error)
+            shown.add_row(escape(one.run), fit, when(one), loss, f"{one.measured:.4f}", error, inside)
         console.print(shown)
-        error = sum(abs(one.relative_error) for one in scores) / len(scores)
-        console.print(f"{len(scores)} predictions, mean error {percent(error)}.", highlight=False)
+        mean = sum(abs(one.relative_error) for one in scores) / len(scores)
+        runs = len({one.run for one in scores})
+        console.print(f"{len(scores)} predictions of {runs} runs, mean error {percent(mean)}.", highlight=False)
     if open_ones:
         console.print(f"{len(open_ones)} registered predictions are open: their runs have not finished.", style="dim")
+
+
+def when(one: Score) -> str:
+    """A prediction made while its run already trained is worth less: somebody may have seen its training loss."""
+    return "" if one.before_start is None else "before its start" if one.before_start else "while it trained"
 
 
 def _beyond(times: float) -> str:

@@ -59,6 +59,8 @@ class Score(Frozen):
     prediction: Prediction
     run: str
     """Name of the run in the table."""
+    before_start: bool | None
+    """Whether it was registered before the run's last start; None where the table does not say when that was."""
     measured: float
     relative_error: float
     """(predicted - measured) / measured."""
@@ -163,15 +165,16 @@ def score(predictions: Sequence[Prediction], table: pd.DataFrame) -> list[Score]
             continue
         measured = float(table[prediction.metric].iloc[row])
         if np.isfinite(measured) and measured > 0:
-            found.append(_scored(prediction, names_of(table)[row], measured))
+            found.append(_scored(prediction, names_of(table)[row], measured, _started(table, row)))
     return found
 
 
-def _scored(prediction: Prediction, run: str, measured: float) -> Score:
+def _scored(prediction: Prediction, run: str, measured: float, started: datetime.datetime | None) -> Score:
     limits = prediction.predicted.interval
     return Score(
         prediction=prediction,
         run=run,
+        before_start=None if started is None else datetime.datetime.fromisoformat(prediction.registered_at) <= started,
         measured=measured,
         relative_error=(prediction.predicted.value - measured) / measured,
         inside_90=None if limits is None else limits.low90 <= measured <= limits.high90,
@@ -215,3 +218,13 @@ def _same(first: Prediction, second: Prediction) -> bool:
 
 def _finished(table: pd.DataFrame, row: int) -> bool:
     return "status" not in table or bool(table["status"].iloc[row] == "finished")
+
+
+def _started(table: pd.DataFrame, row: int) -> datetime.datetime | None:
+    """When the run began, with its time zone; None where the table does not say."""
+    said = table["started_at"].iloc[row] if "started_at" in table else None
+    try:
+        found = datetime.datetime.fromisoformat(str(said))
+    except ValueError:
+        return None
+    return found if found.tzinfo else None

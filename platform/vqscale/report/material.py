@@ -33,7 +33,7 @@ class Material:
     estimates: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What was planned beside what was measured, a row a trial."""
     predictions: list[Prediction] = field(default_factory=list)
-    """Registered before their runs."""
+    """Registered before their runs had ended."""
 
     @cached_property
     def metric(self) -> str:

@@ -44,8 +44,8 @@ def test_register_and_score_speak_of_the_held_out_budget(
     assert {one["prediction"]["trial_id"] for one in scores} == pending
     assert max(abs(one["relative_error"]) for one in scores) < 0.02
     text = run("fit", study.folder)
-    assert "Predictions that were registered before their runs" in text
-    assert "16 predictions, mean error" in text
+    assert "Registered predictions, and what their runs gave" in text
+    assert "16 predictions of 16 runs, mean error" in text
 
 
 def test_staged_study_foretells_each_budget_that_the_smaller_ones_allow(

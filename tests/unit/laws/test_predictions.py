@@ -63,6 +63,24 @@ def test_prediction_is_registered_before_its_run_and_scored_after_it(fit, tmp_pa
     assert (miss.inside_90, miss.inside_95) == (False, False)
 
 
+@pytest.mark.parametrize(
+    ("started", "early"),
+    [("2026-01-02T00:00:01+00:00", True), ("2026-01-01T23:59:59+00:00", False), ("2026-01-02T00:30:00+01:00", False)],
+)
+def test_score_says_whether_the_run_had_started_when_it_was_registered(fit, started, early):
+    now = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+    prediction = predict_run(fit, LARGE, name="large", trial_id="trial-large", now=now)
+    (found,) = score([prediction], row(prediction, 2.0, started_at=started))
+    assert found.before_start is early
+
+
+@pytest.mark.parametrize("started", [None, "yesterday", "2026-01-02T00:00:01"])
+def test_score_without_a_start_in_the_table_does_not_say(fit, started):
+    prediction = predict_run(fit, LARGE, name="large", trial_id="trial-large")
+    (found,) = score([prediction], row(prediction, 2.0, started_at=started))
+    assert found.before_start is None
+
+
 def test_run_that_is_in_the_table_cannot_be_predicted_any_more(fit, tmp_path):
     prediction = predict_run(fit, LARGE, name="large", trial_id="trial-large")
     with pytest.raises(FitError, match="already holds this run"):

@@ -17,7 +17,9 @@ _TEXT = (
     " smaller run reached, `power law` a straight line in log loss over log C. A law that does not beat both has"
     " predicted nothing."
 )
-_REGISTERED = "Predictions that were written down before their runs; a run that has not finished is still open."
+_REGISTERED = (
+    "Predictions that were written down before their runs had ended; a run that has not finished is still open."
+)
 _DASHES = {"last value": "dotted", "power law": "dashed"}
 _NEAR = 0.01
 

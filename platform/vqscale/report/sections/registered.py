@@ -1,4 +1,4 @@
-"""Predictions that were registered before their runs, beside what was then measured."""
+"""Predictions that were registered before their runs had ended, beside what was then measured."""
 
 from vqscale.laws.predictions import Prediction, Score, score
 from vqscale.report.material import Material
@@ -11,8 +11,18 @@ def registered(material: Material) -> Table:
     rows: list[list[Cell]] = []
     for one in material.predictions:
         scored = score([one], material.table)
-        rows.append([*_said(one), *(_scored(scored[0]) if scored else [("open", ""), ("", ""), ("", "")])])
-    headers = ["run", "registered", "law", "fit", "predicted [90 % for one run]", "measured", "error", "inside 90 %"]
+        rows.append([*_said(one), *(_scored(scored[0]) if scored else [("open", ""), ("", ""), ("", ""), ("", "")])])
+    headers = [
+        "run",
+        "registered",
+        "law",
+        "fit",
+        "predicted [90 % for one run]",
+        "measured",
+        "error",
+        "inside 90 %",
+        "before the start",
+    ]
     return Table(headers=headers, rows=rows)
 
 
@@ -31,4 +41,6 @@ def _said(one: Prediction) -> list[Cell]:
 def _scored(one: Score) -> list[Cell]:
     inside = "" if one.inside_90 is None else "yes" if one.inside_90 else "no"
     error = f"{100 * one.relative_error:+.2f} %"
-    return [(number(one.measured), one.measured), (error, one.relative_error), (inside, inside)]
+    early = "" if one.before_start is None else "yes" if one.before_start else "no, while it trained"
+    measured: list[Cell] = [(number(one.measured), one.measured), (error, one.relative_error)]
+    return [*measured, (inside, inside), (early, early)]
