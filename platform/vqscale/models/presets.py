@@ -50,8 +50,20 @@ ROTARY_BASE = 1e4
 FEED_FORWARD_STEP = 8
 """Feed-forward widths are multiples of this."""
 
-_DECIDED_ELSEWHERE = {"arch", "vocab_size"}
-_VQ_ONLY = {"codebook_size", "block_length", "codebook_decay", "commit_weight", "revive_below"}
+_DECIDED_ELSEWHERE = {"arch", "vocab_size", "classes", "pooling", "sequences", "real_inputs"}
+"""By the study's `arch`, and by its corpus."""
+_QUANTISED = {"codebook_size", "block_length", "codebook_decay", "commit_weight", "revive_below"}
+_HYBRID = {"structured_memory", "state_dim", "gates", "attention_function", "norm", "prenorm"}
+_OF_SOME: dict[Arch, set[str]] = {
+    "transformer_vq": {"head", "dropout_sinusoid", *_QUANTISED},
+    "transformer_full": {"head", "dropout_sinusoid"},
+    "transformer": set(),
+    "transformer_window": {"window"},
+    "longvq": {"dropout_sinusoid", "global_memory", "local_window", *_HYBRID, *_QUANTISED},
+    "mega": {"dropout_sinusoid", *_HYBRID},
+    "gla": set(),
+}
+"""The settings that some architectures have and others have not."""
 
 
 SHAPE = re.compile(r"d([1-9][0-9]*)x([1-9][0-9]*)")
@@ -80,12 +92,8 @@ def size_of(preset: str) -> Preset:
 
 def fields_of(arch: Arch) -> frozenset[str]:
     """The keys of a study's `model` section that mean something to `arch`, beside `arch` and `preset`."""
-    fields = set(ModelConfig.model_fields) - _DECIDED_ELSEWHERE
-    if arch != "transformer_vq":
-        fields -= _VQ_ONLY
-    if arch == "transformer":
-        fields -= {"head", "dropout_sinusoid"}
-    return frozenset(fields)
+    elsewhere = set().union(*_OF_SOME.values()) - _OF_SOME[arch]
+    return frozenset(set(ModelConfig.model_fields) - _DECIDED_ELSEWHERE - elsewhere)
 
 
 def resolve(arch: str, preset: str, vocab_size: int, overrides: dict[str, Any]) -> ModelConfig:

@@ -8,12 +8,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from vqscale.study.frozen import Frozen
+
 
 def canonical(value: Any) -> Any:
     """`value` reduced to JSON types; an integral float equals the integer (a study may say 1e6 or 1000000).
 
     Raises TypeError for a type and ValueError for a number that has no canonical form.
     """
+    if isinstance(value, Frozen):
+        return canonical(value.identity())
     if isinstance(value, BaseModel):
         return canonical(value.model_dump())
     if isinstance(value, Mapping):

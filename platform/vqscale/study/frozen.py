@@ -1,5 +1,7 @@
 """The base of every configuration value: typed, frozen, strict about what it knows."""
 
+from typing import Any, ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -7,3 +9,11 @@ class Frozen(BaseModel):
     """A complete, immutable value. Unknown keys and implicit conversions are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    ADDED: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after identities were first written down: at their default they are no part of one."""
+
+    def identity(self) -> dict[str, Any]:
+        """The values that decide a fingerprint."""
+        default = {name: type(self).model_fields[name].default for name in self.ADDED}
+        return self.model_dump(exclude={name for name in self.ADDED if getattr(self, name) == default[name]})

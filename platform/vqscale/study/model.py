@@ -1,13 +1,21 @@
 """A model as one frozen value: every dimension decided, nothing left to a default elsewhere."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from vqscale.study.frozen import Frozen
 
-Arch = Literal["transformer_vq", "transformer_full", "transformer"]
+Arch = Literal["transformer_vq", "transformer_full", "transformer", "longvq", "mega", "gla", "transformer_window"]
 Head = Literal["shga", "mqa", "mha"]
+Pooling = Literal["mean", "last", "none"]
+
+HEADED = ("transformer_vq", "transformer_full")
+"""Architectures with a choice of head type."""
+GATED_HYBRIDS = ("longvq", "mega")
+"""Architectures whose gated attention reads a structured memory (EMA or state space)."""
+QUANTISED = ("transformer_vq", "longvq")
+"""Architectures that may quantise keys; `ModelConfig.quantised` says whether one does."""
 
 
 class ModelConfig(Frozen):
@@ -35,6 +43,7 @@ class ModelConfig(Frozen):
     """Feed-forward width; None for SHGA, which has no feed-forward layer."""
     codebook_size: int | None = Field(default=None, gt=0)
     block_length: int | None = Field(default=None, gt=0)
+    """Block length L. `longvq` without a global memory has it too: its window is the own block and its neighbours."""
     tie_embeddings: bool = False
     """Tied: final norm and logits times 0.005; untied: no final norm, scale 1 (the reference's two recipes)."""
     absolute_positions: bool = False
@@ -47,24 +56,85 @@ class ModelConfig(Frozen):
     commit_weight: float = Field(default=1e-4, ge=0)
     revive_below: float = Field(default=0.05, ge=0, lt=1)
     """A code is dead when its EMA count is below this share of the mean count; 0 turns revival off."""
+    structured_memory: Literal["ema", "s4d", "none"] | None = None
+    """`longvq`, `mega`: what a token knows of its past before attention; damped EMA (Mega) or diagonal state space."""
+    state_dim: int | None = Field(default=None, gt=0)
+    """Numbers of state a channel of the structured memory: real ones for ema, pairs of real ones for s4d."""
+    global_memory: bool | None = None
+    """`longvq`: attention to quantised keys beyond the window; False leaves the window alone."""
+    local_window: bool | None = None
+    """`longvq`: a window with position bias; False leaves quantised keys without positions."""
+    gates: bool | None = None
+    """`longvq`, `mega`: reset and update gates."""
+    attention_function: Literal["softmax", "laplace"] | None = None
+    """`longvq`, `mega`: softmax, or Mega's element-wise Laplace function of scores over the number of keys."""
+    norm: Literal["rms", "layer", "scale", "batch"] | None = None
+    """`longvq`, `mega`: the norm of every sub-layer."""
+    prenorm: bool | None = None
+    """`longvq`, `mega`: norm before a sub-layer; False: after its residual sum."""
+    window: int | None = Field(default=None, gt=0)
+    """`transformer_window`: tokens that a query sees, itself included (to each side where not causal)."""
+    causal: bool = True
+    """False: every token sees the whole sequence; classifiers only."""
+    classes: int | None = Field(default=None, gt=1)
+    """Classes that the head tells apart; None: a language model over the vocabulary."""
+    pooling: Pooling | None = None
+    """Classifiers: mean over a sequence's tokens, its last token, or none (a class for every token)."""
+    sequences: int = Field(default=1, ge=1, le=2)
+    """Sequences that one example holds: two for retrieval, encoded alike and then compared."""
+    real_inputs: bool = False
+    """Token ids are samples of a signal, mapped linearly to [-1, 1] and projected, in place of an embedding."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset(
+        ("structured_memory", "state_dim", "global_memory", "local_window", "gates", "attention_function", "norm")
+        + ("prenorm", "window", "causal", "classes", "pooling", "sequences", "real_inputs")
+    )
+
+    @property
+    def quantised(self) -> bool:
+        """Whether keys are replaced by codes, so that there is a codebook."""
+        return self.codebook_size is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
-        vq = self.arch == "transformer_vq"
-        if vq != (self.codebook_size is not None) or vq != (self.block_length is not None):
-            raise ValueError(
-                f"codebook_size and block_length belong to transformer_vq and to it alone, not to {self.arch}"
-            )
-        if (self.head is None) != (self.arch == "transformer"):
+        quantised = self.arch == "transformer_vq" or (self.arch == "longvq" and self.global_memory is True)
+        if quantised != (self.codebook_size is not None):
+            raise ValueError(f"codebook_size belongs to models with quantised keys and to them alone, not to {self.arch}")
+        if (self.arch in QUANTISED) != (self.block_length is not None):
+            raise ValueError(f"block_length belongs to {' and '.join(QUANTISED)} and to them alone, not to {self.arch}")
+        if (self.head is None) != (self.arch not in HEADED):
             raise ValueError(f"head: {self.head} does not fit {self.arch}")
         if self.n_head % self.n_kv_head:
             raise ValueError(f"n_head {self.n_head} is no multiple of n_kv_head {self.n_kv_head}")
         if (self.d_ff is None) != (self.head == "shga"):
             raise ValueError(f"d_ff: {self.d_ff} does not fit: shga has no feed-forward layer, all others have one")
-        if self.arch == "transformer" and self.dropout_sinusoid:
-            raise ValueError("dropout_sinusoid belongs to models with a relative bias, not to transformer")
-        rotated = {"d_key": self.d_key} if self.arch == "transformer" else {"d_model": self.d_model}
+        if not self.relative and self.dropout_sinusoid:
+            raise ValueError(f"dropout_sinusoid belongs to models with a relative bias, not to {self.arch}")
+        rotated = {"d_model": self.d_model} if self.relative else {"d_key": self.d_key}
         for name, width in rotated.items():
             if width % 2:
                 raise ValueError(f"{name} {width} is odd: positions take half of it as sines and half as cosines")
         return self
+
+    @model_validator(mode="after")
+    def _settings_of_one_kind_alone(self) -> "ModelConfig":
+        hybrid = ("structured_memory", "gates", "attention_function", "norm", "prenorm")
+        kinds: dict[str, bool] = dict.fromkeys(hybrid, self.arch in GATED_HYBRIDS)
+        kinds |= dict.fromkeys(("global_memory", "local_window"), self.arch == "longvq")
+        kinds |= {"window": self.arch == "transformer_window", "pooling": self.classes is not None}
+        kinds |= {"state_dim": self.arch in GATED_HYBRIDS and self.structured_memory != "none"}
+        for name, needed in kinds.items():
+            if needed != (getattr(self, name) is not None):
+                raise ValueError(f"{name}: {getattr(self, name)} does not fit {self.arch}")
+        if self.arch == "longvq" and not (self.global_memory or self.local_window):
+            raise ValueError("global_memory and local_window are both off: attention would see nothing")
+        if self.classes is None and not (self.causal and self.sequences == 1):
+            raise ValueError("causal: false and sequences: 2 belong to classifiers: a language model predicts in order")
+        if self.sequences == 2 and self.pooling == "none":
+            raise ValueError("pooling: none gives a class for every token; two sequences are compared as wholes")
+        return self
+
+    @property
+    def relative(self) -> bool:
+        """Whether positions enter as a relative bias (otherwise queries and keys are rotated, or not at all)."""
+        return self.arch in (*HEADED, *GATED_HYBRIDS)

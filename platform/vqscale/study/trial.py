@@ -13,6 +13,7 @@ Documents = Literal["isolated", "packed"]
 Precision = Literal["fp32", "bf16"]
 EngineName = Literal["plain", "deepspeed"]
 Schedule = Literal["cosine", "wsd"]
+_SHORT = {"transformer_vq": "vq", "transformer_full": "full", "transformer_window": "window"}
 HORIZON = ("tokens", "warmup", "warmup_tokens", "decay")
 """Fields in which trials of one trunk may differ, as long as their warm-ups take equally many updates."""
 
@@ -131,7 +132,8 @@ class Trial(Frozen):
         """Fingerprint of the updates before the decay, the same for all wsd trials that have them; None: a cosine."""
         if self.train.schedule != "wsd":
             return None
-        common = self.train.model_dump(exclude=set(HORIZON)) | {"warmup_steps": self.train.warmup_steps}
+        common = {key: value for key, value in self.train.identity().items() if key not in HORIZON}
+        common |= {"warmup_steps": self.train.warmup_steps}
         return fingerprint({"model": self.model, "train": common, "corpus": self.corpus_fingerprint})
 
     @property
@@ -142,7 +144,7 @@ class Trial(Frozen):
     @property
     def name(self) -> str:
         model, train = self.model, self.train
-        kind = {"transformer_vq": "vq", "transformer_full": "full", "transformer": "transformer"}[model.arch]
+        kind = _SHORT.get(model.arch, model.arch)
         parts = [kind, model.head if model.head not in (None, "shga") else None]
         parts += [self.preset or f"d{model.d_model}x{model.n_layer}"]
         parts += [f"S{model.codebook_size}" if model.codebook_size else None]
