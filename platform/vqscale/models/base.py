@@ -101,6 +101,20 @@ def document_age(doc_start_BT: Tensor | None, carried_B: Tensor, length: int) ->
     return torch.where(start_BT >= 0, index_T - start_BT, carried_B[:, None] + index_T)
 
 
+def _require_whole(state: ModelState | None, doc_start_BT: Tensor | None, return_state: bool) -> None:
+    """Raise ValueError for what only a model that reads in order can be asked for."""
+    if state is not None or return_state:
+        raise ValueError(
+            "state: this model is not causal: what a token means depends on all that follow, so that no state can be"
+            " carried from one segment to the next. Give it the whole sequence, or build it with causal: true."
+        )
+    if doc_start_BT is not None:
+        raise ValueError(
+            "doc_start: this model is not causal and reads every row as one document. Give each document a row of its"
+            " own, padded on the right, or build it with causal: true."
+        )
+
+
 class LanguageModel(nn.Module):
     """Embedding, layers, head. A subclass makes `layers`, each called as
     `layer(x_BTD, segment, state, return_state=..., backend=...)` with plain tuples and giving LayerOutput's fields."""
@@ -156,6 +170,8 @@ class LanguageModel(nn.Module):
         doc_start_BT: Tensor | None,
         return_state: bool,
     ) -> ModelOutput:
+        if not self.config.causal:
+            _require_whole(state, doc_start_BT, return_state)
         segment, open_B = self._segment(tokens_BT, state, mask_BT, doc_start_BT)
         carried_B = tokens_BT.new_zeros(tokens_BT.shape[0], dtype=torch.int64) if state is None else state.age
         age_BT = document_age(doc_start_BT, carried_B, tokens_BT.shape[1])

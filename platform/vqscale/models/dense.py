@@ -21,19 +21,20 @@ def remember(
 
 
 def visible(
-    document_BU: Int[Tensor, "B U"] | None, queries: range, keys: int, device: torch.device
+    document_BU: Int[Tensor, "B U"] | None, queries: range, keys: int, device: torch.device, *, causal: bool
 ) -> Bool[Tensor, "... T U"]:
-    """True where the query at a position in `queries` may see one of the first `keys` keys: not later, same document.
+    """True where the query at a position in `queries` may see one of the first `keys` keys: of its document and, if
+    `causal`, not later.
 
     The result is [T, U] without documents and [B, 1, T, U] with them. A padding query sees itself, so that no row of
     a softmax is empty; as a key it is seen by nobody else.
     """
     query_T = torch.arange(queries.start, queries.stop, device=device)
     key_U = torch.arange(keys, device=device)
-    causal_TU = key_U <= query_T[:, None]
+    in_order_TU = key_U <= query_T[:, None] if causal else torch.ones_like(key_U > query_T[:, None])
     if document_BU is None:
-        return causal_TU
+        return in_order_TU
     query_document_BT1 = document_BU[:, queries.start : queries.stop, None]
     key_document_B1U = document_BU[:, None, :keys]
     same_BTU = (query_document_BT1 == key_document_B1U) & (key_document_B1U >= 0)
-    return ((causal_TU & same_BTU) | (key_U == query_T[:, None])).unsqueeze(1)
+    return ((in_order_TU & same_BTU) | (key_U == query_T[:, None])).unsqueeze(1)

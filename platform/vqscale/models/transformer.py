@@ -34,7 +34,7 @@ def rotate(x_BHTK: Float[Tensor, "B H T K"], start: int, base: float) -> Float[T
 
 
 class SelfAttention(nn.Module):
-    """Causal softmax attention over all tokens of the document, with rotary positions."""
+    """Softmax attention over all tokens of the document (if causal, up to the query), with rotary positions."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -57,14 +57,14 @@ class SelfAttention(nn.Module):
         )
         q_BHTK, k_BGTK = (rotate(x, start, self.config.position_base) for x in (q_BHTK, k_BGTK))
         k_BGUK, v_BGUV = remember(state, k_BGTK, v_BGTV)
-        plain = document_BU is None and start == 0
+        causal, plain = self.config.causal, document_BU is None and start == 0
         queries = range(start, start + x_BTD.shape[1])
         out_BHTV = F.scaled_dot_product_attention(
             q_BHTK,
             k_BGUK,
             v_BGUV,
-            attn_mask=None if plain else visible(document_BU, queries, queries.stop, x_BTD.device),
-            is_causal=plain,
+            attn_mask=None if plain else visible(document_BU, queries, queries.stop, x_BTD.device, causal=causal),
+            is_causal=plain and causal,
             enable_gqa=self.config.n_head != self.config.n_kv_head,
         )
         return self.out(out_BHTV.transpose(1, 2).flatten(2)), (k_BGUK, v_BGUV)

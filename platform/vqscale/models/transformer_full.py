@@ -2,8 +2,8 @@
 
 Every query sees the un-quantised keys of the whole document, and the relative bias covers every distance.
 
-Letters: B batch, T query position, U key position, C queries of a chunk, H heads, G key/value heads, P heads a group,
-K key width, V value width.
+Letters: B batch, T query position, U key position, C queries of a chunk, M relative distance, H heads, G key/value
+heads, P heads a group, K key width, V value width.
 """
 
 import torch
@@ -21,12 +21,13 @@ CHUNK = 256
 """Queries scored at once. Each chunk is recomputed in the backward pass, so that no T x U matrix is ever kept."""
 
 
-def by_distance(scores: Float[Tensor, "... C U"]) -> Float[Tensor, "... C U"]:
-    """From scores by descending distance to scores by key, for queries at the last C of U positions.
+def by_distance(scores: Float[Tensor, "... C M"]) -> Float[Tensor, "... C M"]:
+    """From scores by descending distance to scores by key, for C queries in a row.
 
-    In: column c of every row belongs to the distance U - 1 - c. Out: column j belongs to the key at position j, whose
-    distance is U - C + row - j; columns of later keys hold values without meaning. (Transformer-XL's relative shift:
-    rows padded to U + C and read on with a stride of U + C - 1 move by one column a row.)
+    In: column c of every row belongs to the distance d - c, where d is the last query's to the first key. Out: column
+    j belongs to the key at position j, which is that many closer to an earlier row: column j of row r was column
+    C - 1 - r + j. Columns from there on hold values without meaning. (Transformer-XL's relative shift: rows padded to
+    M + C and read on with a stride of M + C - 1 move by one column a row.)
     """
     rows, columns = scores.shape[-2:]
     flat = F.pad(scores, (0, rows)).flatten(-2)
@@ -41,30 +42,37 @@ def full_attention(
     v_BGUV: Float[Tensor, "B G U V"],
     u_HK: Float[Tensor, "H K"],
     w_HK: Float[Tensor, "H K"],
-    rel_key_GUK: Float[Tensor, "G U K"],
+    rel_key_GMK: Float[Tensor, "G M K"],
     document_BU: Int[Tensor, "B U"] | None = None,
+    *,
+    causal: bool,
 ) -> Float[Tensor, "B H T V"]:
-    """softmax((q_i + u) k_j + (q_i + w) r_{i-j}) v over j <= i in the same document; the queries stand last."""
+    """softmax((q_i + u) k_j + (q_i + w) r_{i-j}) v over the keys j of the same document; the queries stand last.
+
+    `causal`: over j <= i alone, and `rel_key_GMK` holds the distances 0 .. U - 1; otherwise -(U - 1) .. U - 1.
+    """
     batch, kv_heads, keys, _ = k_BGUK.shape
     length = q_BHTK.shape[2]
     start = keys - length
 
     def chunk(first: int, q_BHCK: Tensor, k: Tensor, v: Tensor, u: Tensor, w: Tensor, rel: Tensor) -> Tensor:
         queries = range(start + first, start + first + q_BHCK.shape[2])
-        seen = queries.stop
+        seen = queries.stop if causal else keys
         grouped = (batch, kv_heads, -1, *q_BHCK.shape[2:])
         content, place = (q_BHCK + u[:, None]).view(grouped), (q_BHCK + w[:, None]).view(grouped)
         score = content.flatten(2, 3) @ k[:, :, :seen].transpose(-1, -2)
-        by_row = torch.einsum("bgpck,guk->bgpcu", place, rel[:, :seen].flip(1))
-        score_BGPCU = score.view(by_row.shape) + by_distance(by_row)
-        allowed = visible(document_BU, queries, seen, q_BHCK.device).unsqueeze(-3)
+        within = slice(0, seen) if causal else slice(queries.start, queries.stop + keys - 1)
+        by_row = torch.einsum("bgpck,gmk->bgpcm", place, rel[:, within].flip(1))
+        moved_BGPCU = by_distance(by_row)[..., :seen]
+        score_BGPCU = score.view(moved_BGPCU.shape) + moved_BGPCU
+        allowed = visible(document_BU, queries, seen, q_BHCK.device, causal=causal).unsqueeze(-3)
         weight = at_least_float32(score_BGPCU).masked_fill(~allowed, -torch.inf).softmax(dim=-1).to(v.dtype)
         return (weight.flatten(2, 3) @ v[:, :, :seen]).view(*q_BHCK.shape[:3], -1)
 
     firsts = range(0, length, CHUNK)
+    rest = (k_BGUK, v_BGUV, u_HK, w_HK, rel_key_GMK)
     if len(firsts) == 1:
-        return chunk(0, q_BHTK, k_BGUK, v_BGUV, u_HK, w_HK, rel_key_GUK)
-    rest = (k_BGUK, v_BGUV, u_HK, w_HK, rel_key_GUK)
+        return chunk(0, q_BHTK, *rest)
     outs = [checkpoint(chunk, i, q_BHTK[:, :, i : i + CHUNK], *rest, use_reentrant=False) for i in firsts]
     return torch.cat(outs, dim=2)
 
@@ -84,8 +92,9 @@ class FullAttention(RelativeAttention):
     ) -> Mixed:
         """Attention over all keys so far; nothing is quantised, so there is no commitment loss and no backend."""
         k_BGUK, v_BGUV = remember(state, k_BGTK, v_BGTV)
-        rel_key_GUK = self.relative_keys(k_BGUK.shape[2], q_BHTK)
-        out_BHTV = full_attention(q_BHTK, k_BGUK, v_BGUV, u_HK, w_HK, rel_key_GUK, segment.document)
+        rel_key_GMK = self.relative_keys(k_BGUK.shape[2] - 1, q_BHTK)
+        causal = self.config.causal
+        out_BHTV = full_attention(q_BHTK, k_BGUK, v_BGUV, u_HK, w_HK, rel_key_GMK, segment.document, causal=causal)
         return out_BHTV, out_BHTV.new_zeros(()), (), (k_BGUK, v_BGUV) if return_state else ()
 
 

@@ -55,7 +55,7 @@ class VQAttention(RelativeAttention):
             block_length=self.block_length,
             bias_u_HK=u_HK,
             bias_w_HK=w_HK,
-            rel_key_GMK=self.relative_keys(self.block_length + 1, q_BHTK),
+            rel_key_GMK=self.relative_keys(self.block_length, q_BHTK),
             mask_BT=segment.mask,
             doc_start_BT=segment.doc_start,
             state=VQState._make((*state, segment.start)) if state else None,

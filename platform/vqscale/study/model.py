@@ -99,7 +99,9 @@ class ModelConfig(Frozen):
     def _consistent(self) -> "ModelConfig":
         quantised = self.arch == "transformer_vq" or (self.arch == "longvq" and self.global_memory is True)
         if quantised != (self.codebook_size is not None):
-            raise ValueError(f"codebook_size belongs to models with quantised keys and to them alone, not to {self.arch}")
+            raise ValueError(
+                f"codebook_size belongs to models with quantised keys and to them alone, not to {self.arch}"
+            )
         if (self.arch in QUANTISED) != (self.block_length is not None):
             raise ValueError(f"block_length belongs to {' and '.join(QUANTISED)} and to them alone, not to {self.arch}")
         if (self.head is None) != (self.arch not in HEADED):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vqscale.models import LanguageModel, build, resolve
+from vqscale.study.model import ModelConfig
 
 VOCAB = 13
 KINDS = [
@@ -47,7 +48,9 @@ def make_model() -> MakeModel:
             dims |= {"codebook_size": 6, "block_length": 4}
         if head is not None:
             dims["head"] = head
-        model = build(resolve(arch, "pico", VOCAB, dims | overrides), seed=seed).double()
+        of_corpus = {key: overrides.pop(key) for key in ("classes", "pooling", "causal") if key in overrides}
+        config = resolve(arch, "pico", VOCAB, dims | overrides)
+        model = build(ModelConfig(**config.model_dump() | of_corpus), seed=seed).double()
         generator = torch.Generator().manual_seed(seed + 1)
         with torch.no_grad():
             for parameter in model.parameters():

@@ -48,7 +48,7 @@ def without_attention(monkeypatch):
     )
     monkeypatch.setattr(
         "vqscale.models.transformer_full.full_attention",
-        lambda q, k, v, u, w, rel, document: (
+        lambda q, k, v, u, w, rel, document, causal: (
             v.repeat_interleave(q.shape[1] // v.shape[1], 1) + q.mean() + k.mean() + rel.mean()
         ),
     )
