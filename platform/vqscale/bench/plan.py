@@ -15,7 +15,7 @@ from vqscale.errors import StudyError
 from vqscale.models.presets import resolve, size_of
 from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
-from vqscale.study.model import ModelConfig
+from vqscale.study.model import HEADED, ModelConfig
 from vqscale.study.throughput import CellSettings, Device, ThroughputStudy
 from vqscale.study.trial import Precision
 
@@ -151,8 +151,7 @@ def _rounds(cells: Iterable[Cell], study: ThroughputStudy) -> list[Round]:
 def _resolve(settings: CellSettings, vocab_size: int) -> Cell:
     """The cell of settings that fit together. Raises StudyError with the reason where they do not."""
     device = _device(settings)
-    vq = settings.arch == "transformer_vq"
-    overrides: dict[str, Any] = {} if settings.arch == "transformer" else {"head": settings.head}
+    overrides: dict[str, Any] = {"head": settings.head} if settings.arch in HEADED else {}
     chosen = {"codebook_size": settings.codebook_size, "block_length": settings.block_length}
     overrides |= {key: value for key, value in chosen.items() if value is not None}
     model = resolve(settings.arch, settings.preset, vocab_size, overrides)
@@ -164,7 +163,7 @@ def _resolve(settings: CellSettings, vocab_size: int) -> Cell:
         batching=settings.batching,
         precision=settings.precision,
         device=device,
-        backend=_backend(settings, device) if vq else None,
+        backend=_backend(settings, device) if model.quantised else None,
     )
     _check(cell)
     return cell

@@ -5,6 +5,7 @@ feed-forward width that brings them to the same number of non-embedding paramete
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -54,7 +55,7 @@ _DECIDED_ELSEWHERE = {"arch", "vocab_size", "classes", "pooling", "sequences", "
 """By the study's `arch`, and by its corpus."""
 _QUANTISED = {"codebook_size", "block_length", "codebook_decay", "commit_weight", "revive_below"}
 _HYBRID = {"structured_memory", "state_dim", "gates", "attention_function", "norm", "prenorm"}
-_OF_SOME: dict[Arch, set[str]] = {
+_OF_SOME: dict[str, set[str]] = {
     "transformer_vq": {"head", "dropout_sinusoid", *_QUANTISED},
     "transformer_full": {"head", "dropout_sinusoid"},
     "transformer": set(),
@@ -64,6 +65,11 @@ _OF_SOME: dict[Arch, set[str]] = {
     "gla": set(),
 }
 """The settings that some architectures have and others have not."""
+_WITHOUT: list[tuple[str, Any, set[str]]] = [
+    ("global_memory", False, _QUANTISED - {"block_length"}),
+    ("structured_memory", "none", {"state_dim"}),
+]
+"""Settings that take others away: with this key at this value, those mean nothing."""
 
 
 SHAPE = re.compile(r"d([1-9][0-9]*)x([1-9][0-9]*)")
@@ -94,6 +100,17 @@ def fields_of(arch: Arch) -> frozenset[str]:
     """The keys of a study's `model` section that mean something to `arch`, beside `arch` and `preset`."""
     elsewhere = set().union(*_OF_SOME.values()) - _OF_SOME[arch]
     return frozenset(set(ModelConfig.model_fields) - _DECIDED_ELSEWHERE - elsewhere)
+
+
+def fields_of_others(arch: str, settings: Mapping[str, Any]) -> frozenset[str]:
+    """The keys that mean something to another architecture, or under other `settings`, and nothing to this model."""
+    if arch not in _OF_SOME:
+        return frozenset()
+    own = _OF_SOME[arch]
+    for key, value, names in _WITHOUT:
+        if key in own and settings.get(key) == value:
+            own = own - names
+    return frozenset(set().union(*_OF_SOME.values()) - own)
 
 
 def resolve(arch: str, preset: str, vocab_size: int, overrides: dict[str, Any]) -> ModelConfig:

@@ -10,7 +10,7 @@ from vqscale import storage
 from vqscale.data.corpora import resolve_corpus
 from vqscale.data.corpus import Corpus, open_corpus
 from vqscale.errors import StudyError
-from vqscale.models.presets import fields_of, resolve
+from vqscale.models.presets import fields_of_others, resolve
 from vqscale.plan.check import CellError, check, check_length
 from vqscale.plan.recipe import with_recipe
 from vqscale.study.design import Axes
@@ -125,10 +125,9 @@ def seeds_of(cell: Cell) -> list[int]:
 def _known_fields(arch: str, axes: frozenset[str], model: dict[str, Any]) -> dict[str, Any]:
     """Settings of the file's `model` section that mean something to `arch`.
 
-    A study that compares architectures writes the VQ model's codebook once, in the section; a quadratic cell leaves it
-    aside. Set by a sweep axis, or unknown to every architecture, it stays and is refused with its reason.
+    A study that compares architectures writes what one of them has, such as a codebook, once, in the section; a cell of
+    another leaves it aside, and so does one that an axis deprives of it. Set by a sweep axis, or unknown to every
+    architecture, it stays and is refused with its reason.
     """
-    if arch not in ("transformer_full", "transformer"):
-        return model
-    elsewhere = fields_of("transformer_vq") - fields_of(arch)  # type: ignore[arg-type]
+    elsewhere = fields_of_others(arch, model)
     return {key: value for key, value in model.items() if key not in elsewhere or f"model.{key}" in axes}

@@ -72,9 +72,9 @@ def check_backend(trial: Trial, study: Study) -> None:
     Workers that are promised GPUs may run Triton, which this machine need not be able to.
     """
     name, gpus = trial.train.backend, study.resources.gpus_per_worker
-    if trial.model.arch != "transformer_vq":
+    if not trial.model.quantised:
         if name == "triton":
-            raise StudyError("train.backend: triton belongs to transformer_vq")
+            raise StudyError("train.backend: triton belongs to models with quantised keys, such as transformer_vq")
         return
     if name == "triton" and gpus not in ("auto", 0):
         return

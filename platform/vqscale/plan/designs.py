@@ -18,6 +18,7 @@ from vqscale.plan.centre import Centre, exact, extrapolated, guessed
 from vqscale.plan.check import CellError
 from vqscale.results.record import Result
 from vqscale.study.design import Codebook, Context, Design, Isoflop, Ladder
+from vqscale.study.model import QUANTISED
 from vqscale.study.trial import Trial
 
 DONE = ("finished", "diverged", "stopped")
@@ -148,7 +149,7 @@ def _compared(design: Context | Codebook, axes: dict[str, Any]) -> Iterator[_Req
 def _candidate(resolver: Resolver, design: Design, request: _Request) -> _Candidate:
     """Raises CellError for a cell that cannot be trained, StudyError for a mistake in the study."""
     cell = cell_of(resolver.study, request.settings)
-    if isinstance(design, Codebook) and cell["model"].get("arch") != "transformer_vq":
+    if isinstance(design, Codebook) and cell["model"].get("arch") not in QUANTISED:
         raise CellError(f"model.arch: {cell['model'].get('arch')} has no codebook")
     model = resolver.model(cell, frozenset(request.settings))
     train = {key: value for key, value in resolver.train(cell, model).items() if key != "tokens"}

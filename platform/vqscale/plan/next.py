@@ -54,10 +54,8 @@ def next_study(study: Study, runs: Sequence[Result], parameters: float, budget: 
     known: Arch = near.arch  # type: ignore[assignment]
     model = {key: value for key, value in study.model.items() if key in fields_of(known) - SIZE_KEYS}
     model["arch"] = near.arch
-    if near.arch == "transformer_vq":
-        model |= {"codebook_size": near.codebook_size, "block_length": near.block_length}
-    if near.arch != "transformer":
-        model |= {"head": near.head}
+    given = {"codebook_size": near.codebook_size, "block_length": near.block_length, "head": near.head}
+    model |= {key: value for key, value in given.items() if value is not None}
     name, vocabulary = _corpus(study, near)
     shape, shape_note = nearest_shape(parameters, runs, model, vocabulary)
     train, lr_note = _train(study, near)

@@ -86,8 +86,8 @@ class ModelConfig(Frozen):
     """Token ids are samples of a signal, mapped linearly to [-1, 1] and projected, in place of an embedding."""
 
     ADDED: ClassVar[frozenset[str]] = frozenset(
-        ("structured_memory", "state_dim", "global_memory", "local_window", "gates", "attention_function", "norm")
-        + ("prenorm", "window", "causal", "classes", "pooling", "sequences", "real_inputs")
+        {"structured_memory", "state_dim", "global_memory", "local_window", "gates", "attention_function", "norm"}
+        | {"prenorm", "window", "causal", "classes", "pooling", "sequences", "real_inputs"}
     )
 
     @property

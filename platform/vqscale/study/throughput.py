@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from vqscale import storage
 from vqscale.errors import StudyError
 from vqscale.study.frozen import Frozen
-from vqscale.study.model import Arch, Head
+from vqscale.study.model import HEADED, QUANTISED, Arch, Head
 from vqscale.study.spec import NAME_PATTERN, Study, Tracking, explain, integers, parse_study, read_values
 from vqscale.study.trial import Precision
 
@@ -34,9 +34,9 @@ class CellSettings(Frozen):
     backend: Literal["auto", "naive", "blockwise", "triton"] = "auto"
     """Implementation of VQ attention; what ran is in the table."""
     codebook_size: int | None = Field(default=None, gt=0)
-    """Of `transformer_vq`; None: the preset's."""
+    """Of `transformer_vq` and `longvq`; None: the preset's."""
     block_length: int | None = Field(default=None, gt=0)
-    """Of `transformer_vq`; None: the preset's."""
+    """Of `transformer_vq` and `longvq`; None: the preset's."""
 
     @model_validator(mode="after")
     def _one_way_to_fill_a_step(self) -> "CellSettings":
@@ -48,9 +48,9 @@ class CellSettings(Frozen):
     def effective(self) -> "CellSettings":
         """Without what its architecture does not have: a file that compares writes the codebook once, for all."""
         unused: dict[str, Any] = {}
-        if self.arch != "transformer_vq":
+        if self.arch not in QUANTISED:
             unused |= {"codebook_size": None, "block_length": None, "backend": "auto"}
-        if self.arch == "transformer":
+        if self.arch not in HEADED:
             unused |= {"head": "shga"}
         return self.model_copy(update=unused)
 

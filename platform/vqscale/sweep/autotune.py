@@ -7,6 +7,7 @@ from rich.console import Console
 
 from vqscale.errors import StudyError, WorkFailedError
 from vqscale.results.record import Result
+from vqscale.study.model import QUANTISED
 from vqscale.study.spec import Study
 from vqscale.sweep.run import run
 from vqscale.sweep.stopping import WithinTolerance
@@ -55,8 +56,10 @@ def tuning_study(study: Study) -> Study:
             f"study {study.study!r} has no `autotune` section; write for example"
             " `autotune: {codebook_sizes: [32, 64, 128, 256], tolerance: 0.01}`."
         )
-    if study.model.get("arch") != "transformer_vq":
-        raise StudyError(f"model.arch: {study.model.get('arch')!r} has no codebook to tune; use transformer_vq.")
+    if study.model.get("arch") not in QUANTISED:
+        raise StudyError(
+            f"model.arch: {study.model.get('arch')!r} has no codebook to tune; use {' or '.join(QUANTISED)}."
+        )
     train = dict(study.train) | ({"tokens": study.autotune.tokens} if study.autotune.tokens else {})
     return study.model_copy(
         update={

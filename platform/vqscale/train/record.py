@@ -115,7 +115,7 @@ def finished_result(
         "code_perplexity": row.get("codebook/perplexity"),
         "dead_codes": row.get("codebook/dead_share"),
         "quantisation_error": row.get("codebook/quantisation_error"),
-        "revived": outcome.revived if trial.model.arch == "transformer_vq" else None,
+        "revived": outcome.revived if trial.model.quantised else None,
         "seconds_training": outcome.seconds_training,
         "seconds_evaluation": outcome.seconds_evaluation,
         "seconds_overhead": seconds_total - outcome.seconds_training_now - outcome.seconds_evaluation,

@@ -410,6 +410,6 @@ def _write_outputs(loop: _Loop, status: str) -> None:
 
 def _backend(loop: _Loop) -> str | None:
     """The implementation of VQ attention that ran; None for an architecture without it."""
-    if loop.trial.model.arch != "transformer_vq":
+    if not loop.trial.model.quantised:
         return None
     return resolve_backend(loop.train.backend, loop.host.device)

@@ -65,7 +65,7 @@ def test_plan_takes_a_backend_that_runs(make: Any, backend: str) -> None:
 
 
 def test_plan_refuses_triton_for_a_model_without_vq_attention(make: Any) -> None:
-    with pytest.raises(StudyError, match=r"train\.backend: triton belongs to transformer_vq"):
+    with pytest.raises(StudyError, match=r"train\.backend: triton belongs to models with quantised keys"):
         plan(make(sweep=[{"model.arch": ["transformer"], "train.backend": ["triton"]}]))
 
 
