@@ -1,6 +1,7 @@
-"""What all language models share: tokens to logits through a stack of layers, with a state that can be carried on.
+"""What all models share: tokens to logits through a stack of layers, with a state that can be carried on.
 
-Letters: B batch, T position, U key position (carried ones first), D model width, W vocabulary.
+Letters: B batch, Q sequences of an example, T position, U key position (carried ones first), D model width,
+W vocabulary, C classes.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vqkernels import Codebook
-from vqscale.models.layers import AbsolutePositions, Projection, RMSNorm, TokenEmbedding, at_least_float32
+from vqscale.models.classifier import ClassifierHead
+from vqscale.models.layers import (
+    AbsolutePositions,
+    Projection,
+    RMSNorm,
+    SampleEmbedding,
+    TokenEmbedding,
+    at_least_float32,
+)
 from vqscale.study.model import ModelConfig
 
 LayerState = tuple[Tensor, ...]
@@ -60,8 +69,9 @@ class ModelState:
 
 
 class ModelOutput(TypedDict):
-    """`logits` [B, T, W] in float32; `commit`: commitment losses summed over layers (zero for the baselines);
-    `code_stats`: in training mode the fields of a vqkernels.CodeStatistics a codebook, ordered as `codebooks()`."""
+    """`logits` [B, T, W] in float32, of classifiers [B, C] or, of every token, [B, T, C]; `commit`: commitment losses
+    summed over layers (zero for the baselines); `code_stats`: in training mode the fields of a
+    vqkernels.CodeStatistics a codebook, ordered as `codebooks()`."""
 
     logits: Tensor
     state: ModelState | None
@@ -102,16 +112,17 @@ def document_age(doc_start_BT: Tensor | None, carried_B: Tensor, length: int) ->
 
 
 def _require_whole(state: ModelState | None, doc_start_BT: Tensor | None, return_state: bool) -> None:
-    """Raise ValueError for what only a model that reads in order can be asked for."""
+    """Raise ValueError for what only a model that reads in order, token by token, can be asked for."""
     if state is not None or return_state:
         raise ValueError(
-            "state: this model is not causal: what a token means depends on all that follow, so that no state can be"
-            " carried from one segment to the next. Give it the whole sequence, or build it with causal: true."
+            "state: this model is not causal or pools its tokens: what it says depends on all of them, so that no state"
+            " can be carried from one segment to the next. Give it the whole sequence, or build it with causal: true"
+            " and without pooling."
         )
     if doc_start_BT is not None:
         raise ValueError(
-            "doc_start: this model is not causal and reads every row as one document. Give each document a row of its"
-            " own, padded on the right, or build it with causal: true."
+            "doc_start: this model is not causal or pools its tokens, and reads every row as one document. Give each"
+            " document a row of its own, padded on the right."
         )
 
 
@@ -133,12 +144,17 @@ class LanguageModel(nn.Module):
         self.activation_checkpointing = False
         self.autocast_bf16 = False
         self.backend = "auto"
-        self.embed = TokenEmbedding(config.vocab_size, config.d_model, std=1.0 if std is None else std)
+        embedding = SampleEmbedding if config.real_inputs else TokenEmbedding
+        self.embed = embedding(config.vocab_size, config.d_model, std=1.0 if std is None else std)
         absolute = config.absolute_positions
         self.positions = AbsolutePositions(config.d_model, config.position_base) if absolute else None
         self.layers = nn.ModuleList(layers)
         self.final_norm = RMSNorm(config.d_model, bias=self.norm_bias) if final_norm else None
-        self.head = None if config.tie_embeddings else Projection(config.d_model, config.vocab_size, std=std)
+        self.head: nn.Module | None = None
+        if config.classes is not None:
+            self.head = ClassifierHead(config)
+        elif not config.tie_embeddings:
+            self.head = Projection(config.d_model, config.vocab_size, std=std)
 
     def codebooks(self) -> list[Codebook]:
         """The codebooks of all layers, first layer first; empty for the baselines."""
@@ -146,18 +162,21 @@ class LanguageModel(nn.Module):
 
     def forward(
         self,
-        tokens_BT: Int[Tensor, "B T"],
+        tokens_BT: Int[Tensor, "B T"] | Int[Tensor, "B Q T"],
         state: ModelState | None = None,
-        mask_BT: Bool[Tensor, "B T"] | None = None,
+        mask_BT: Bool[Tensor, "B T"] | Bool[Tensor, "B Q T"] | None = None,
         doc_start_BT: Bool[Tensor, "B T"] | None = None,
         return_state: bool = False,
     ) -> ModelOutput:
-        """Logits for the token after each token.
+        """Logits for the token after each token; of a classifier for each sequence, example of Q or token.
 
         `state` continues a sequence, and `return_state` asks for the state at its end. Tokens where `mask_BT` is False
         are padding: nobody sees them and their logits mean nothing. A token where `doc_start_BT` is True sees nothing
-        before itself, nor do those after it.
+        before itself, nor do those after it. Raises ValueError for a state where a sequence is read whole.
         """
+        if tokens_BT.ndim == 3:  # the sequences of an example are encoded alike and meet in the head
+            tokens_BT = tokens_BT.flatten(0, 1)
+            mask_BT = None if mask_BT is None else mask_BT.flatten(0, 1)
         # Here rather than around the call: DeepSpeed turns off an autocast that it finds around its engine.
         with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=self.autocast_bf16):
             return self._forward(tokens_BT, state, mask_BT, doc_start_BT, return_state)
@@ -170,7 +189,7 @@ class LanguageModel(nn.Module):
         doc_start_BT: Tensor | None,
         return_state: bool,
     ) -> ModelOutput:
-        if not self.config.causal:
+        if not self.config.carries_state:
             _require_whole(state, doc_start_BT, return_state)
         segment, open_B = self._segment(tokens_BT, state, mask_BT, doc_start_BT)
         carried_B = tokens_BT.new_zeros(tokens_BT.shape[0], dtype=torch.int64) if state is None else state.age
@@ -189,7 +208,7 @@ class LanguageModel(nn.Module):
             length = segment.start + tokens_BT.shape[1]
             after = ModelState(layers, length, age_BT[:, -1] + 1, segment.document, open_B)
         return ModelOutput(
-            logits=self._logits(x_BTD),
+            logits=self._logits(x_BTD, mask_BT),
             state=after,
             commit=torch.stack([output.commit for output in outputs]).sum(),
             code_stats=[statistics for output in outputs for statistics in output.statistics],
@@ -224,9 +243,12 @@ class LanguageModel(nn.Module):
             return LayerOutput(*checkpoint(run, x_BTD, use_reentrant=False))
         return LayerOutput(*run(x_BTD))
 
-    def _logits(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T W"]:
+    def _logits(self, x_BTD: Float[Tensor, "B T D"], mask_BT: Tensor | None) -> Tensor:
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
+        if isinstance(self.head, ClassifierHead):
+            logits: Tensor = self.head(x_BTD, mask_BT)
+            return logits
         if self.head is not None:
             return at_least_float32(self.head(x_BTD))
         return at_least_float32(self.embed(x_BTD, as_head=True)) * self.tied_scale

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vqscale.models.classifier import head_inputs
 from vqscale.models.transformer_full import CHUNK
 from vqscale.results.record import EMBEDDING_GROUPS
 from vqscale.study.model import ModelConfig
@@ -32,14 +33,14 @@ def parameter_groups(config: ModelConfig) -> dict[str, int]:
     norm = D * (2 if relative else 1)
     final_norm = config.tie_embeddings or not relative
     return {
-        "embedding": config.vocab_size * D,
+        "embedding": (2 if config.real_inputs else config.vocab_size) * D,
         "absolute_position": int(config.absolute_positions),
         "relative_position": attentions * D * G * K if relative else 0,
         "projection": attentions * D * (H * K + G * K + G * V + _gate_width(config) + H * V),
         "attention_bias": attentions * 2 * H * K if relative else 0,
         "feed_forward": config.n_layer * _feed_forward_matrices(config) * D * (config.d_ff or 0),
         "norm": norm * (2 * config.n_layer + int(final_norm)),
-        "head": 0 if config.tie_embeddings else config.vocab_size * D,
+        "head": _head(config),
         "codebook": attentions * G * (config.codebook_size or 0) * (K + 1),
     }
 
@@ -95,12 +96,13 @@ def flops_per_token(
 
 def _work(config: ModelConfig, context: int, segment: int, sequences: int) -> list[Work]:
     groups = parameter_groups(config)
-    head = config.vocab_size * config.d_model
     work = [
         Work("projection", 2.0 * groups["projection"] * context, 2),
         Work("feed_forward", 2.0 * groups["feed_forward"] * context, 2),
-        Work("head", 2.0 * head * context, 2),
+        Work("head", 2.0 * _head_matrices(config) * _headed(config, context), 2),
     ]
+    if config.real_inputs:  # the samples themselves need no gradient
+        work.append(Work("embedding", 2.0 * config.d_model * context, 1))
     attentions = attention_count(config)
     per_attention = _token_pairs(config, context, segment)
     if config.arch != "transformer":
@@ -199,7 +201,14 @@ def training_memory_bytes(
     if activation_checkpointing:
         kept += config.n_layer * config.d_model * 4
     scores = tokens * _score_values(config, context, activation_checkpointing) * 4
-    return int(model + 4 * parameter_groups(config)["codebook"] + tokens * (kept + 12 * config.vocab_size) + scores)
+    return int(model + 4 * parameter_groups(config)["codebook"] + tokens * (kept + 12 * _logits(config)) + scores)
+
+
+def _logits(config: ModelConfig) -> int:
+    """Logits a token; those of a whole sequence are too few to count."""
+    if config.classes is None:
+        return config.vocab_size
+    return config.classes if config.pooling == "none" else 0
 
 
 def _layer_values(config: ModelConfig) -> float:
@@ -224,6 +233,24 @@ def _score_values(config: ModelConfig, context: int, activation_checkpointing: b
         return 0.0
     kept = attention_count(config) if context <= CHUNK and not activation_checkpointing else 0
     return float((4 + kept) * config.n_head * min(context, CHUNK))
+
+
+def _head(config: ModelConfig) -> int:
+    """Values of the head: none of its own for a tied one."""
+    if config.classes is None:
+        return 0 if config.tie_embeddings else config.vocab_size * config.d_model
+    return _head_matrices(config) + config.d_model
+
+
+def _head_matrices(config: ModelConfig) -> int:
+    if config.classes is None:
+        return config.vocab_size * config.d_model
+    return config.d_model * (head_inputs(config) + config.classes)
+
+
+def _headed(config: ModelConfig, context: int) -> float:
+    """How often the head is applied for one sequence of `context` tokens."""
+    return context if config.pooling in (None, "none") else 1 / config.sequences
 
 
 def _gate_width(config: ModelConfig) -> int:

@@ -95,6 +95,27 @@ class TokenEmbedding(nn.Module):
         return F.linear(x, self.weight) if as_head else F.embedding(x, self.weight)
 
 
+class SampleEmbedding(nn.Module):
+    """Samples of a signal to vectors, in place of an embedding: ids 0 .. levels - 1 lie evenly in [-1, 1]; x w + b.
+
+    Weight and bias are drawn from N(0, std^2), as in Mega.
+    """
+
+    def __init__(self, levels: int, d_model: int, *, std: float = 1.0) -> None:
+        super().__init__()
+        self.levels, self.std = levels, std
+        self.weight = nn.Parameter(torch.empty(d_model))
+        self.bias = nn.Parameter(torch.empty(d_model))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        nn.init.normal_(self.weight, std=self.std, generator=generator)
+        nn.init.normal_(self.bias, std=self.std, generator=generator)
+
+    def forward(self, sample_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        x_BT = sample_BT.to(self.weight.dtype) * (2 / max(self.levels - 1, 1)) - 1
+        return x_BT[..., None] * self.weight + self.bias
+
+
 class AbsolutePositions(nn.Module):
     """Sinusoids of the position in the document times one learned scalar, which begins at zero."""
 

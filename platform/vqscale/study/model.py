@@ -134,7 +134,16 @@ class ModelConfig(Frozen):
             raise ValueError("causal: false and sequences: 2 belong to classifiers: a language model predicts in order")
         if self.sequences == 2 and self.pooling == "none":
             raise ValueError("pooling: none gives a class for every token; two sequences are compared as wholes")
+        if self.classes is None and self.real_inputs:
+            raise ValueError("real_inputs belongs to classifiers: a language model predicts tokens")
+        if self.classes is not None and self.tie_embeddings:
+            raise ValueError("tie_embeddings belongs to language models: classes are no tokens")
         return self
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether a sequence may be read in segments: not where tokens see later ones, or where they are pooled."""
+        return self.causal and self.pooling in (None, "none")
 
     @property
     def relative(self) -> bool:
