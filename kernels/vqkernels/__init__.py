@@ -1,6 +1,7 @@
-"""VQ attention and vector quantisation in PyTorch (and, with a GPU, Triton)."""
+"""VQ attention, vector quantisation and their peers in PyTorch (and, with a GPU, Triton)."""
 
 from vqkernels.errors import BackendUnavailableError
+from vqkernels.gated_linear import gated_linear_attention
 from vqkernels.quantize.codebook import Codebook, update_codebooks
 from vqkernels.quantize.nearest import codewords, commitment_loss, nearest_code, straight_through
 from vqkernels.quantize.statistics import CodeStatistics, code_statistics, merge_statistics
@@ -18,6 +19,7 @@ __all__ = [
     "codewords",
     "commitment_loss",
     "decode_step",
+    "gated_linear_attention",
     "merge_statistics",
     "nearest_code",
     "resolve_backend",
