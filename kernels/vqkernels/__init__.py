@@ -5,6 +5,8 @@ from vqkernels.gated_linear import gated_linear_attention
 from vqkernels.quantize.codebook import Codebook, update_codebooks
 from vqkernels.quantize.nearest import codewords, commitment_loss, nearest_code, straight_through
 from vqkernels.quantize.statistics import CodeStatistics, code_statistics, merge_statistics
+from vqkernels.state_space.api import diagonal_scan, diagonal_step
+from vqkernels.state_space.ema import ema_coefficients
 from vqkernels.vq_attention.api import resolve_backend, vq_attention
 from vqkernels.vq_attention.decode import DecodeState, decode_step, vq_attention_decode
 from vqkernels.vq_attention.state import VQState
@@ -19,6 +21,9 @@ __all__ = [
     "codewords",
     "commitment_loss",
     "decode_step",
+    "diagonal_scan",
+    "diagonal_step",
+    "ema_coefficients",
     "gated_linear_attention",
     "merge_statistics",
     "nearest_code",

@@ -1,0 +1,1 @@
+"""Diagonal linear recurrences: damped moving averages (Mega) and diagonal state spaces (S4D)."""
