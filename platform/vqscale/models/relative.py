@@ -8,7 +8,7 @@ D model width.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,65 +23,51 @@ Mixed = tuple[Tensor, Tensor, tuple[tuple[Tensor, ...], ...], LayerState]
 """Output [B, H, T, V], commitment loss, statistics (none or one), state (empty unless asked for)."""
 
 
-class RelativeAttention(nn.Module, ABC):
-    """One attention sub-layer without its norm and residual path; gated (a GAU) for the head type SHGA.
+class Mixing(nn.Module, ABC):
+    """Attention from queries, keys and values on, with a relative bias; how they are made is left to others.
 
-    Queries and keys have unit RMS, and each carries the root of the scale 1 / sqrt(K), so that the scale acts before
-    keys are quantised. `bias_u` and `bias_w` are the content and position biases of Transformer-XL.
+    `bias_u` and `bias_w` are the content and position biases of Transformer-XL. A subclass gives `mix`: which keys a
+    query sees.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.gated = config.head == "shga"
-        heads, kv_heads = config.n_head, config.n_kv_head
-        values = heads * config.d_value
-        self.widths = [heads * config.d_key, kv_heads * config.d_key, kv_heads * config.d_value]
-        self.widths += [values] if self.gated else []
-        self.inputs = Projection(config.d_model, sum(self.widths))
-        self.relative = Projection(config.d_model, config.n_kv_head * config.d_key)
+
+    def add_bias(self) -> None:
+        """Make the parameters of the bias; a model without positions has no position bias."""
+        config = self.config
         self.bias_u = nn.Parameter(torch.empty(config.n_head, config.d_key))
-        self.bias_w = nn.Parameter(torch.empty(config.n_head, config.d_key))
-        self.out = Projection(values, config.d_model)
+        if self.positioned:
+            self.relative = Projection(config.d_model, config.n_kv_head * config.d_key)
+            self.bias_w = nn.Parameter(torch.empty(config.n_head, config.d_key))
 
     def initialise(self, generator: torch.Generator) -> None:
         nn.init.zeros_(self.bias_u)
-        nn.init.zeros_(self.bias_w)
+        if self.positioned:
+            nn.init.zeros_(self.bias_w)
 
-    def forward(
-        self,
-        x_BTD: Float[Tensor, "B T D"],
-        segment: tuple[Any, ...],
-        state: LayerState,
-        return_state: bool,
-        backend: str,
-    ) -> Mixed:
-        """`Mixed`, with the output projected to [B, T, D]."""
-        q, k, v, gate = self._project(x_BTD)
-        u_HK, w_HK = self.bias_u * self.scale, self.bias_w * self.scale
-        mixed = self.mix(q, k, v, u_HK, w_HK, Segment(*segment), state, return_state, backend)
-        out_BTV = mixed[0].transpose(1, 2).flatten(2)
-        return (self.out(out_BTV if gate is None else out_BTV * gate), *mixed[1:])
+    @property
+    def positioned(self) -> bool:
+        """Whether there is a position bias."""
+        return self.config.local_window is not False
+
+    @property
+    def function(self) -> Literal["softmax", "laplace"]:
+        """What scores become weights by."""
+        return self.config.attention_function or "softmax"
 
     @property
     def scale(self) -> float:
-        """tau^-1/2 with tau = sqrt(K)."""
-        return float(self.config.d_key**-0.25)
+        """tau^-1/2 with tau = sqrt(K), of queries, keys and biases; Laplace attention has no temperature."""
+        return float(self.config.d_key**-0.25) if self.function == "softmax" else 1.0
 
-    @abstractmethod
-    def mix(
-        self,
-        q_BHTK: Tensor,
-        k_BGTK: Tensor,
-        v_BGTV: Tensor,
-        u_HK: Tensor,
-        w_HK: Tensor,
-        segment: Segment,
-        state: LayerState,
-        return_state: bool,
-        backend: str,
-    ) -> Mixed:
-        """Softmax attention of the architecture; queries, keys and biases come scaled."""
+    def bias(self, reach: int, like: Tensor) -> dict[str, Tensor]:
+        """u, and with positions w and the relative keys, scaled and by the names that the kernels give them."""
+        content = {"bias_u_HK": self.bias_u * self.scale}
+        if not self.positioned:
+            return content
+        return content | {"bias_w_HK": self.bias_w * self.scale, "rel_key_GMK": self.relative_keys(reach, like)}
 
     def relative_keys(self, reach: int, like: Tensor) -> Float[Tensor, "G M K"]:
         """The key of every distance up to `reach`, scaled, on the device and in the dtype of `like`.
@@ -94,6 +80,52 @@ class RelativeAttention(nn.Module, ABC):
         table_MD = F.dropout(table_MD.to(like.dtype), self.config.dropout_sinusoid, self.training)
         key_GMK: Tensor = self.relative(table_MD).unflatten(-1, (self.config.n_kv_head, -1)).transpose(0, 1)
         return key_GMK * self.scale
+
+    @abstractmethod
+    def mix(
+        self,
+        q_BHTK: Tensor,
+        k_BGTK: Tensor,
+        v_BGTV: Tensor,
+        segment: Segment,
+        state: LayerState,
+        return_state: bool,
+        backend: str,
+    ) -> Mixed:
+        """Attention of the architecture; queries and keys come scaled."""
+
+
+class RelativeAttention(Mixing):
+    """One attention sub-layer without its norm and residual path; gated (a GAU) for the head type SHGA.
+
+    Queries and keys have unit RMS, and each carries the root of the scale 1 / sqrt(K), so that the scale acts before
+    keys are quantised.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.gated = config.head == "shga"
+        heads, kv_heads = config.n_head, config.n_kv_head
+        values = heads * config.d_value
+        self.widths = [heads * config.d_key, kv_heads * config.d_key, kv_heads * config.d_value]
+        self.widths += [values] if self.gated else []
+        self.inputs = Projection(config.d_model, sum(self.widths))
+        self.add_bias()
+        self.out = Projection(values, config.d_model)
+
+    def forward(
+        self,
+        x_BTD: Float[Tensor, "B T D"],
+        segment: tuple[Any, ...],
+        state: LayerState,
+        return_state: bool,
+        backend: str,
+    ) -> Mixed:
+        """`Mixed`, with the output projected to [B, T, D]."""
+        q, k, v, gate = self._project(x_BTD)
+        mixed = self.mix(q, k, v, Segment(*segment), state, return_state, backend)
+        out_BTV = mixed[0].transpose(1, 2).flatten(2)
+        return (self.out(out_BTV if gate is None else out_BTV * gate), *mixed[1:])
 
     def _project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries [B, H, T, K], keys [B, G, T, K], values [B, G, T, V] and, if gated, gates [B, T, H V]."""

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from vqscale.models.base import LayerState, Segment
 from vqscale.models.dense import remember, visible
 from vqscale.models.layers import at_least_float32
-from vqscale.models.relative import Mixed, RelativeAttention, RelativeTransformer
+from vqscale.models.relative import Mixed, Mixing, RelativeAttention, RelativeTransformer
 
 CHUNK = 256
 """Queries scored at once. Each chunk is recomputed in the backward pass, so that no T x U matrix is ever kept."""
@@ -40,8 +40,8 @@ def full_attention(
     q_BHTK: Float[Tensor, "B H T K"],
     k_BGUK: Float[Tensor, "B G U K"],
     v_BGUV: Float[Tensor, "B G U V"],
-    u_HK: Float[Tensor, "H K"],
-    w_HK: Float[Tensor, "H K"],
+    bias_u_HK: Float[Tensor, "H K"],
+    bias_w_HK: Float[Tensor, "H K"],
     rel_key_GMK: Float[Tensor, "G M K"],
     document_BU: Int[Tensor, "B U"] | None = None,
     *,
@@ -70,21 +70,21 @@ def full_attention(
         return (weight.flatten(2, 3) @ v[:, :, :seen]).view(*q_BHCK.shape[:3], -1)
 
     firsts = range(0, length, CHUNK)
-    rest = (k_BGUK, v_BGUV, u_HK, w_HK, rel_key_GMK)
+    rest = (k_BGUK, v_BGUV, bias_u_HK, bias_w_HK, rel_key_GMK)
     if len(firsts) == 1:
         return chunk(0, q_BHTK, *rest)
     outs = [checkpoint(chunk, i, q_BHTK[:, :, i : i + CHUNK], *rest, use_reentrant=False) for i in firsts]
     return torch.cat(outs, dim=2)
 
 
-class FullAttention(RelativeAttention):
+class FullMixing(Mixing):
+    """All keys as they are."""
+
     def mix(
         self,
         q_BHTK: Tensor,
         k_BGTK: Tensor,
         v_BGTV: Tensor,
-        u_HK: Tensor,
-        w_HK: Tensor,
         segment: Segment,
         state: LayerState,
         return_state: bool,
@@ -92,10 +92,14 @@ class FullAttention(RelativeAttention):
     ) -> Mixed:
         """Attention over all keys so far; nothing is quantised, so there is no commitment loss and no backend."""
         k_BGUK, v_BGUV = remember(state, k_BGTK, v_BGTV)
-        rel_key_GMK = self.relative_keys(k_BGUK.shape[2] - 1, q_BHTK)
+        bias = self.bias(k_BGUK.shape[2] - 1, q_BHTK)
         causal = self.config.causal
-        out_BHTV = full_attention(q_BHTK, k_BGUK, v_BGUV, u_HK, w_HK, rel_key_GMK, segment.document, causal=causal)
+        out_BHTV = full_attention(q_BHTK, k_BGUK, v_BGUV, **bias, document_BU=segment.document, causal=causal)
         return out_BHTV, out_BHTV.new_zeros(()), (), (k_BGUK, v_BGUV) if return_state else ()
+
+
+class FullAttention(FullMixing, RelativeAttention):
+    """The attention sub-layer of Transformer-VQ without quantisation."""
 
 
 class TransformerFull(RelativeTransformer):

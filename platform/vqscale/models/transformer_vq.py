@@ -12,17 +12,17 @@ from torch import Tensor
 
 from vqkernels import Codebook, VQState, code_statistics, commitment_loss, nearest_code, vq_attention
 from vqscale.models.base import LayerState, Segment
-from vqscale.models.relative import Mixed, RelativeAttention, RelativeTransformer
+from vqscale.models.relative import Mixed, Mixing, RelativeAttention, RelativeTransformer
 from vqscale.study.model import ModelConfig
 
 
-class VQAttention(RelativeAttention):
+class VQMixing(Mixing):
     """Each key is replaced by the nearest code of its head; the relative bias reaches back one block length."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        assert config.codebook_size is not None, "ModelConfig gives every transformer_vq a codebook"
-        assert config.block_length is not None, "ModelConfig gives every transformer_vq a block length"
+        assert config.codebook_size is not None, "ModelConfig gives quantised keys a codebook"
+        assert config.block_length is not None, "ModelConfig gives quantised keys a block length"
         self.block_length = config.block_length
         self.codebook = Codebook(
             config.n_kv_head, config.codebook_size, config.d_key, config.codebook_decay, config.revive_below
@@ -37,8 +37,6 @@ class VQAttention(RelativeAttention):
         q_BHTK: Tensor,
         k_BGTK: Tensor,
         v_BGTV: Tensor,
-        u_HK: Tensor,
-        w_HK: Tensor,
         segment: Segment,
         state: LayerState,
         return_state: bool,
@@ -53,9 +51,7 @@ class VQAttention(RelativeAttention):
             code_BGT,
             codebook_GSK,
             block_length=self.block_length,
-            bias_u_HK=u_HK,
-            bias_w_HK=w_HK,
-            rel_key_GMK=self.relative_keys(self.block_length, q_BHTK),
+            **self.bias(self.block_length, q_BHTK),
             mask_BT=segment.mask,
             doc_start_BT=segment.doc_start,
             state=VQState._make((*state, segment.start)) if state else None,
@@ -65,6 +61,10 @@ class VQAttention(RelativeAttention):
         statistics = (tuple(code_statistics(k_BGTK, code_BGT, codebook_GSK)),) if self.training else ()
         commit = commitment_loss(k_BGTK, code_BGT, codebook_GSK)
         return out_BHTV, commit, statistics, () if new_state is None else tuple(new_state[:4])
+
+
+class VQAttention(VQMixing, RelativeAttention):
+    """Transformer-VQ's attention sub-layer."""
 
 
 class TransformerVQ(RelativeTransformer):

@@ -48,8 +48,8 @@ def without_attention(monkeypatch):
     )
     monkeypatch.setattr(
         "vqscale.models.transformer_full.full_attention",
-        lambda q, k, v, u, w, rel, document, causal: (
-            v.repeat_interleave(q.shape[1] // v.shape[1], 1) + q.mean() + k.mean() + rel.mean()
+        lambda q, k, v, *, rel_key_GMK, **kwargs: (
+            v.repeat_interleave(q.shape[1] // v.shape[1], 1) + q.mean() + k.mean() + rel_key_GMK.mean()
         ),
     )
     monkeypatch.setattr(

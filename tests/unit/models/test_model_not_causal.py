@@ -74,7 +74,8 @@ def test_full_attention_both_ways_equals_its_definition(head, with_padding, make
     monkeypatch.setattr("vqscale.models.transformer_full.CHUNK", 5)
     results.append(read(model, tokens_BT, given)[mask])
 
-    def mix(self, q, k, v, u, w, segment, state, return_state, backend):
+    def mix(self, q, k, v, segment, state, return_state, backend):
+        u, w = self.bias_u * self.scale, self.bias_w * self.scale
         return mix_by_definition(self, q, k, v, u, w, segment), q.new_zeros(()), (), ()
 
     monkeypatch.setattr(FullAttention, "mix", mix)
