@@ -3,7 +3,7 @@
 from typing import Any
 
 from vqscale.data.corpora import resolve_corpus
-from vqscale.data.shards import read_manifest
+from vqscale.data.manifests import read_manifest
 from vqscale.study.spec import Study, ThroughputSpec
 from vqscale.study.throughput import ThroughputStudy, parse_throughput
 

@@ -1,33 +1,25 @@
 """`vqscale data`: prepare corpora, list and show them."""
 
 import json
-import time
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 
+from vqscale.cli import data_generate
+from vqscale.cli.data_view import Bar, print_manifest
 from vqscale.data.corpora import corpora_folder, corpus_folder, list_corpora, resolve_corpus
+from vqscale.data.labelled.format import LabelledManifest
 from vqscale.data.loaders import LOADERS, StandardLibrary
-from vqscale.data.prepare import Stage, prepare
-from vqscale.data.shards import Manifest, read_manifest
+from vqscale.data.manifests import AnyManifest, read_manifest
+from vqscale.data.prepare import prepare
 from vqscale.data.sources import Format, SplitRule
 from vqscale.data.tokenize import TokenizerName
 from vqscale.errors import CorpusError
 
-app = typer.Typer(no_args_is_help=True, help="Prepare text as corpora, and see which there are.")
-
-_LONGEST_SILENCE = 0.1  # seconds between two updates of the bar
+app = typer.Typer(no_args_is_help=True, help="Make corpora of text and of labelled examples, and see them.")
+app.add_typer(data_generate.app, name="generate")
 
 
 @app.command("prepare")
@@ -59,7 +51,7 @@ def prepare_command(
     if out is None and name is None:
         raise CorpusError("out: not given. Say where the corpus goes with --out FOLDER_OR_URI.")
     target = out or corpus_folder(name or "")
-    with _Bar() as bar:
+    with Bar() as bar:
         manifest = prepare(
             StandardLibrary() if is_stdlib else source,
             target,
@@ -75,7 +67,7 @@ def prepare_command(
             overwrite=overwrite,
             progress=bar.update,
         )
-    _print_manifest(target, manifest, as_json)
+    print_manifest(target, manifest, as_json)
 
 
 @app.command("list")
@@ -88,11 +80,17 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
     if as_json:
         typer.echo(json.dumps({uri: manifest.model_dump(mode="json") for uri, manifest in found.items()}, indent=2))
         return
-    table = Table("corpus", "tokenizer", "train tokens", "fingerprint", title=f"Corpora in {corpora_folder()}")
+    table = Table("corpus", "holds", "train tokens", "fingerprint", title=f"Corpora in {corpora_folder()}")
     for uri, manifest in found.items():
         tokens = f"{manifest.splits['train'].tokens:,}"
-        table.add_row(uri.rsplit("/", 1)[-1], manifest.tokenizer, tokens, manifest.fingerprint[:12])
+        table.add_row(uri.rsplit("/", 1)[-1], _holds(manifest), tokens, manifest.fingerprint[:12])
     Console().print(table if found else f"No corpora in {corpora_folder()}. Make one: vqscale data prepare stdlib")
+
+
+def _holds(manifest: AnyManifest) -> str:
+    if isinstance(manifest, LabelledManifest):
+        return f"{len(manifest.layout.classes)} classes"
+    return f"text as {manifest.tokenizer}"
 
 
 @app.command("show")
@@ -105,54 +103,4 @@ def show_command(
     Example: vqscale data show corpora/books
     """
     uri = resolve_corpus(corpus)
-    _print_manifest(uri, read_manifest(uri), as_json)
-
-
-class _Bar:
-    """A progress bar on stderr: one line a stage, bytes of the source read of those there are."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._tasks: dict[Stage, TaskID] = {}
-        self._shown = 0.0
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def update(self, stage: Stage, done: int, total: int | None) -> None:
-        """Show progress, several times a second at most and whenever a stage begins or ends."""
-        if stage == "complete":
-            self._progress.console.print("This corpus is complete already; nothing to do.")
-            return
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
-        elif time.monotonic() - self._shown < _LONGEST_SILENCE and done != total:
-            return
-        self._shown = time.monotonic()
-        self._progress.update(self._tasks[stage], completed=done)
-
-
-def _print_manifest(uri: str, manifest: Manifest, as_json: bool) -> None:
-    if as_json:
-        typer.echo(manifest.model_dump_json(indent=2))
-        return
-    table = Table("split", "tokens", "bytes", "documents", "words", "shards", title=uri, title_justify="left")
-    for name, record in manifest.splits.items():
-        counts = (record.tokens, record.bytes, record.documents, record.words, len(record.shards))
-        table.add_row(name, *("" if count is None else f"{count:,}" for count in counts))
-    console = Console()
-    console.print(table)
-    console.print(f"source       {manifest.source.description} (split: {manifest.source.split_by})", highlight=False)
-    console.print(f"tokenizer    {manifest.tokenizer}, {manifest.vocab_size:,} ids", highlight=False)
-    console.print(f"fingerprint  {manifest.fingerprint}", highlight=False)
+    print_manifest(uri, read_manifest(uri), as_json)

@@ -18,7 +18,7 @@ from vqscale.cli.report import make_report
 from vqscale.cli.settings import study_settings
 from vqscale.cli.throughput import measure_section, run_throughput
 from vqscale.cli.throughput_view import conclusions
-from vqscale.data.corpus import open_corpus
+from vqscale.data.corpus import open_text
 from vqscale.data.references import text_references
 from vqscale.errors import TrackingError, WorkFailedError
 from vqscale.laws import StudyFits, fit_study, write_fits
@@ -95,7 +95,7 @@ def analyse(study: Study, results: list[Result]) -> StudyFits:
     tokens = int(study.train.get("evaluation_tokens", 65536))
     texts = {f"{result.corpus_fingerprint[:12]}/{tokens}": result.corpus for result in results}
     if set(texts) != set(known):
-        measured_now = {key: text_references(open_corpus(c).split("validation"), tokens) for key, c in texts.items()}
+        measured_now = {key: text_references(open_text(c).split("validation"), tokens) for key, c in texts.items()}
         storage.write_json(uri, measured_now)
     return fits
 

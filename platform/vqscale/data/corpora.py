@@ -5,7 +5,8 @@ from pathlib import Path
 from vqscale import storage
 from vqscale.data.home import home_folder
 from vqscale.data.loaders import LOADERS, StandardLibrary, python_version
-from vqscale.data.prepare import Progress, prepare
+from vqscale.data.prepare import prepare
+from vqscale.data.publish import Progress
 from vqscale.data.shards import FORMAT, MANIFEST
 from vqscale.errors import CorpusError
 

@@ -1,8 +1,6 @@
 """Opening a corpus: verified shards, memory-mapped, read as one long row of tokens a split."""
 
-import contextlib
 import hashlib
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,21 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vqscale import storage
-from vqscale.data.home import home_folder
-from vqscale.data.shards import (
-    REMEDY,
-    TOKENIZER,
-    Manifest,
-    Shard,
-    SplitName,
-    SplitRecord,
-    file_sha256,
-    map_shard,
-    read_manifest,
-)
+from vqscale.data.labelled.corpus import LabelledCorpus
+from vqscale.data.labelled.format import LabelledManifest
+from vqscale.data.manifests import all_shards, read_manifest
+from vqscale.data.shards import TOKENIZER, Manifest, Shard, SplitName, SplitRecord, map_shard
 from vqscale.data.tokenize import Tokenizer, load_tokenizer
-from vqscale.errors import CorpusError, StorageError
-from vqscale.study.fingerprint import fingerprint
+from vqscale.data.verify import REMEDY, local_shards
+from vqscale.errors import CorpusError
 
 
 class TokenSplit:
@@ -106,25 +96,26 @@ class Corpus:
         return self._splits[name]
 
 
-def open_corpus(uri: str, *, cache: str | None = None, verify: bool = True) -> Corpus:
-    """Open the corpus at `uri`; every shard must have the sha256 that the manifest says (CorpusError otherwise).
+def open_corpus(uri: str, *, cache: str | None = None, verify: bool = True) -> Corpus | LabelledCorpus:
+    """Open the corpus at `uri`, of text or of labelled examples as its manifest says.
 
-    Shards of a remote corpus are copied whole into `cache` (default: the user's home, see `home_folder`) and read
-    there. A shard that was verified once and has not been touched since is not hashed again, in any process; the marks
-    for that lie in the cache. `verify=False` trusts local files; downloads are verified all the same.
+    Every shard must have the sha256 that the manifest says (CorpusError otherwise); `local_shards` says where shards
+    are read from, what `cache` holds and what `verify=False` trusts.
     """
     uri = storage.absolute(uri)
     manifest = read_manifest(uri)
-    home = home_folder(cache)
-    local = storage.is_local(uri)
-    folder = Path(uri) if local else home / "shards" / manifest.fingerprint
-    for record in manifest.splits.values():
-        for shard in record.shards:
-            if not local:
-                _fetch(storage.join(uri, shard.name), folder / shard.name)
-            if verify or not local:
-                _verify(folder / shard.name, shard, home, is_copy=not local)
+    folder = local_shards(uri, manifest.fingerprint, all_shards(manifest), cache, verify)
+    if isinstance(manifest, LabelledManifest):
+        return LabelledCorpus(uri, manifest, folder)
     return Corpus(uri, manifest, folder, _tokenizer_json(uri, manifest))
+
+
+def open_text(uri: str, *, cache: str | None = None, verify: bool = True) -> Corpus:
+    """Open a corpus of text; CorpusError for one of labelled examples."""
+    corpus = open_corpus(uri, cache=cache, verify=verify)
+    if isinstance(corpus, LabelledCorpus):
+        raise CorpusError(f"corpus: {corpus.uri} holds labelled examples, not text. Name a corpus of text.")
+    return corpus
 
 
 def _tokenizer_json(uri: str, manifest: Manifest) -> str | None:
@@ -138,43 +129,6 @@ def _tokenizer_json(uri: str, manifest: Manifest) -> str | None:
     if hashlib.sha256(content).hexdigest() != manifest.tokenizer_sha256:
         raise CorpusError(f"corpus: {place} is damaged: its sha256 is not the manifest's. {REMEDY}")
     return content.decode("utf-8")
-
-
-def _fetch(place: str, copy: Path) -> None:
-    """Copy a shard unless it is there already."""
-    if copy.exists():
-        return
-    try:
-        storage.download(place, str(copy))
-    except FileNotFoundError as error:
-        raise CorpusError(f"corpus: {place} is missing, though the manifest names it. {REMEDY}") from error
-    except OSError as error:
-        raise CorpusError(f"corpus: {place} cannot be copied to {copy} ({error.strerror or error}).") from error
-
-
-def _verify(path: Path, shard: Shard, home: Path, *, is_copy: bool) -> None:
-    """Hash the shard unless a mark says that exactly this file was found right before."""
-    try:
-        info = path.stat()
-    except FileNotFoundError as error:
-        raise CorpusError(f"corpus: {path} is missing, though the manifest names it. {REMEDY}") from error
-    seen = [shard.sha256, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
-    mark = home / "verified" / f"{fingerprint(str(path))[:32]}.json"
-    if _marked(mark) == seen:
-        return
-    if file_sha256(path) != shard.sha256:
-        if is_copy:
-            path.unlink()  # the next attempt fetches it again
-        raise CorpusError(f"corpus: shard {path} is damaged: its sha256 is not the manifest's. {REMEDY}")
-    with contextlib.suppress(OSError, StorageError):  # a mark only saves time: a home without write access does no harm
-        storage.write_json(str(mark), seen)
-
-
-def _marked(mark: Path) -> object:
-    try:
-        return json.loads(mark.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def _mapped(path: Path, shard: Shard) -> npt.NDArray[Any]:

@@ -1,28 +1,16 @@
 """From a source of text to a corpus: split, tokenise, write, and only then make it appear."""
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vqscale import storage
-from vqscale.data.home import home_folder, locked
 from vqscale.data.loaders import named_source
-from vqscale.data.shards import (
-    FORMAT,
-    MANIFEST,
-    SPLITS,
-    TOKENIZER,
-    Manifest,
-    SourceRecord,
-    SplitName,
-    SplitRecord,
-    file_sha256,
-    read_manifest,
-)
+from vqscale.data.options import checked
+from vqscale.data.publish import Progress, Stage, publish, silent
+from vqscale.data.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Manifest, SourceRecord, SplitName, SplitRecord
 from vqscale.data.sources import FileSource, Format, Piece, Source, SplitRule
 from vqscale.data.splits import Segment, segments
 from vqscale.data.tokenize import (
@@ -35,8 +23,9 @@ from vqscale.data.tokenize import (
     dtype_name,
     train_bpe,
 )
+from vqscale.data.verify import file_sha256
 from vqscale.data.writer import SplitWriter, Workplace
-from vqscale.errors import CorpusError, StorageError, UserError
+from vqscale.errors import CorpusError
 from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
 
@@ -45,10 +34,6 @@ COMMIT_BYTES = 64 << 20
 
 TOKENIZER_BYTES = 1_000_000_000
 """Text of the train split that bpe learns from, at most (Transformer-VQ: 1e9 characters of PG-19)."""
-
-Stage = Literal["complete", "measure", "train tokenizer", "write"]
-Progress = Callable[[Stage, int, int | None], None]
-"""Called with a stage, the bytes of the source read in it, and their total if it is known."""
 
 
 class Recipe(Frozen):
@@ -106,7 +91,8 @@ def prepare(
     place = source if isinstance(source, str) else source.describe()
     files = FileSource(uri=place, format=format, text_column=text_column, encoding=encoding)
     source = _source(source, loader, files)
-    recipe = _recipe(
+    recipe = checked(
+        Recipe,
         tokenizer=tokenizer,
         vocab_size=vocab_size,
         split=split or source.split_rule,
@@ -114,18 +100,13 @@ def prepare(
         shard_tokens=shard_tokens,
     )
     out = storage.absolute(out)
-    report = progress or (lambda stage, done, total: None)
+    report = progress or silent
     request = fingerprint({"format": FORMAT, "source": source.identity(), "recipe": recipe})
-    if not overwrite and (manifest := _existing(out, request)):
-        report("complete", 0, None)
-        return manifest
-    _require_room(out)
-    folder = _work_folder(out)
-    with locked(folder):
-        manifest = None if overwrite else _existing(out, request)  # another process may have made it while we waited
-        manifest = manifest or _make(Workplace(folder), source, recipe, request, out, report)
-        shutil.rmtree(folder)
-        return manifest
+
+    def make(folder: Path) -> Manifest:
+        return _Preparation(Workplace(folder), source, recipe, request, report).run()
+
+    return publish(out, request, Manifest, overwrite, report, make)
 
 
 def _source(source: str | Source, loader: str | None, files: FileSource) -> Source:
@@ -139,65 +120,6 @@ def _source(source: str | Source, loader: str | None, files: FileSource) -> Sour
     if not isinstance(source, str):
         return source
     return named_source(loader or "", source)
-
-
-def _recipe(**values: object) -> Recipe:
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise CorpusError(f"{place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}") from error
-
-
-def _existing(out: str, request: str) -> Manifest | None:
-    """The corpus at `out` if it is the one asked for, None if there is none; CorpusError for another one."""
-    if not storage.exists(storage.join(out, MANIFEST)):
-        return None
-    manifest = read_manifest(out)
-    if manifest.request == request:
-        return manifest
-    raise CorpusError(
-        f"out: {out} holds a corpus of another source or with other options. "
-        "Choose another place or replace it with --overwrite."
-    )
-
-
-def _require_room(out: str) -> None:
-    """Raise unless `out` can be written and holds nothing but a corpus or the remains of one."""
-    strangers = [name for name in storage.listdir(out) if name not in {MANIFEST, TOKENIZER} and not _is_shard(name)]
-    if strangers:
-        raise CorpusError(f"out: {out} holds files that are no corpus, such as {strangers[0]}. Choose an empty place.")
-    if not storage.is_local(out):
-        storage.require_writable(out)
-    elif Path(out).exists() and not Path(out).is_dir():
-        raise CorpusError(f"out: {out} is a file. Choose a folder that does not exist yet.")
-
-
-def _is_shard(name: str) -> bool:
-    return name.endswith(".arrow") and name.startswith(SPLITS)
-
-
-def _work_folder(out: str) -> Path:
-    """Beside a local target, so that the corpus moves there in one rename; in the user's home for a remote one."""
-    if storage.is_local(out):
-        return Path(out).parent / f".prepare-{Path(out).name}"
-    return home_folder() / "prepare" / fingerprint(out)[:16]
-
-
-def _make(place: Workplace, source: Source, recipe: Recipe, request: str, out: str, report: Progress) -> Manifest:
-    try:
-        manifest = _Preparation(place, source, recipe, request, report).run()
-        _publish(place.corpus, out)
-    except UserError:
-        shutil.rmtree(place.folder)  # the same call would fail again: leave nothing behind
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(
-            f"out: {out} cannot be written ({reason}). Mend it and repeat the command to go on."
-        ) from error
-    return manifest
 
 
 class _Preparation:
@@ -334,15 +256,3 @@ def _empty_split(source: Source, rule: SplitRule, missing: list[SplitName]) -> s
     if len(missing) == len(SPLITS):
         return f"source: {source.describe()} holds no text. Check the path."
     return f"split: {', '.join(missing)} of {source.describe()} would be empty (split by {rule}). {_MORE_TEXT[rule]}"
-
-
-def _publish(corpus: Path, out: str) -> None:
-    """Make the corpus appear at `out`: one rename on a local disk; elsewhere the manifest goes last."""
-    if storage.is_local(out):
-        if Path(out).exists():
-            shutil.rmtree(out)
-        corpus.rename(out)
-        return
-    storage.remove(storage.join(out, MANIFEST))
-    for path in sorted(corpus.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
-        storage.upload(str(path), storage.join(out, path.name))

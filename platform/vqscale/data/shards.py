@@ -11,18 +11,17 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from vqscale import storage
 from vqscale.data.tokenize import EOS, TokenizerName
-from vqscale.errors import CorpusError
+from vqscale.data.verify import file_sha256
 from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
 
 FORMAT: Final = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
-REMEDY = "Restore the file, or prepare the corpus again with --overwrite."
 _CHUNK = 1 << 20
 
 SplitName = Literal["train", "validation", "test"]
@@ -96,30 +95,6 @@ class Manifest(Frozen):
                 },
             }
         )
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_manifest(uri: str) -> Manifest:
-    """The manifest of the corpus at `uri`; CorpusError where there is none or it is not a valid one."""
-    place = storage.join(uri, MANIFEST)
-    if not storage.exists(place):
-        raise CorpusError(
-            f"corpus: {uri} holds no {MANIFEST}, so there is no corpus. "
-            f"Make one: vqscale data prepare SOURCE --out {uri}"
-        )
-    try:
-        manifest = Manifest.model_validate_json(storage.read_bytes(place))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise CorpusError(f"corpus: {place} is damaged at {field or 'its start'}: {first['msg']}. {REMEDY}") from error
-    if manifest.fingerprint != manifest.content_fingerprint():
-        raise CorpusError(f"corpus: {place} is damaged: its fingerprint does not match its content. {REMEDY}")
-    return manifest
 
 
 def write_shard(raw: Path, target: Path, dtype: np.dtype[Any], token_bytes: npt.NDArray[np.int64]) -> Shard:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from vqscale import storage
 from vqscale.data.corpora import resolve_corpus
-from vqscale.data.corpus import Corpus, open_corpus
+from vqscale.data.corpus import Corpus, open_text
 from vqscale.errors import StudyError
 from vqscale.models.presets import fields_of_others, resolve
 from vqscale.plan.check import CellError, check, check_length
@@ -64,7 +64,7 @@ class Resolver:
             raise StudyError(explain(error, "", prefix="data").removeprefix(": ")) from error
         if name not in self._corpora:
             uri = storage.absolute(resolve_corpus(name))
-            self._corpora[name] = uri, open_corpus(uri)
+            self._corpora[name] = uri, open_text(uri)
         return self._corpora[name]
 
     def model(self, cell: Cell, axes: frozenset[str]) -> ModelConfig:

@@ -14,7 +14,7 @@ import numpy as np
 
 from vqscale import storage
 from vqscale.data.corpora import resolve_corpus
-from vqscale.data.corpus import open_corpus
+from vqscale.data.corpus import open_text
 from vqscale.errors import StudyError
 from vqscale.models.counts import parameters_non_embedding
 from vqscale.models.presets import PRESETS, fields_of, resolve, size_of
@@ -134,10 +134,10 @@ def _parameters(shape: str, model: Mapping[str, Any], vocabulary: int) -> int:
 
 def _corpus(study: Study, near: Result) -> tuple[str, int]:
     """The study's name for the corpus that the run read, or else its address; and its vocabulary."""
-    named = open_corpus(storage.absolute(resolve_corpus(study.data.corpus)))
+    named = open_text(storage.absolute(resolve_corpus(study.data.corpus)))
     if named.fingerprint == near.corpus_fingerprint:
         return study.data.corpus, named.vocab_size
-    return near.corpus, open_corpus(near.corpus).vocab_size
+    return near.corpus, open_text(near.corpus).vocab_size
 
 
 def _train(study: Study, near: Result) -> tuple[dict[str, Any], str]:

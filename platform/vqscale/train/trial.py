@@ -14,7 +14,7 @@ from torch.distributed import ProcessGroup
 
 from vqkernels import resolve_backend
 from vqscale import storage
-from vqscale.data.corpus import Corpus, open_corpus
+from vqscale.data.corpus import Corpus, open_text
 from vqscale.data.stream import TokenStream
 from vqscale.errors import CorpusError
 from vqscale.models.base import ModelState
@@ -343,7 +343,7 @@ def run_trial(trial: Trial, folder: str, options: RunOptions, host: Host, trunk:
     The trial's folder afterwards holds `metrics.jsonl`, `model.safetensors` and the last checkpoints. Every rank must
     call it; errors of the machine are raised.
     """
-    corpus = open_corpus(trial.corpus)
+    corpus = open_text(trial.corpus)
     with _closing(_Loop(trial, corpus, folder, options, host, trunk)) as loop:
         loop.resume()
         status, error = _train(loop)

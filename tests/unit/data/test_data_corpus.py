@@ -5,7 +5,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from vqscale.data import corpus as corpus_module
+from vqscale.data import verify as verify_module
 from vqscale.data.corpora import corpus_folder, list_corpora, resolve_corpus
 from vqscale.data.corpus import open_corpus
 from vqscale.data.evaluation import documents, sequences
@@ -69,8 +69,8 @@ def test_corpus_flipped_byte_is_found_in_its_shard(texts, tmp_path, share, opene
 def test_corpus_verified_once_is_not_hashed_again(texts, tmp_path, monkeypatch):
     prepare(str(texts), str(tmp_path / "out"))
     hashed = []
-    sha256 = corpus_module.file_sha256
-    monkeypatch.setattr(corpus_module, "file_sha256", lambda path: hashed.append(path.name) or sha256(path))
+    sha256 = verify_module.file_sha256
+    monkeypatch.setattr(verify_module, "file_sha256", lambda path: hashed.append(path.name) or sha256(path))
     for _ in range(2):
         open_corpus(str(tmp_path / "out"))
     assert sorted(hashed) == ["test-00000.arrow", "train-00000.arrow", "validation-00000.arrow"]

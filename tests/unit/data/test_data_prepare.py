@@ -13,8 +13,9 @@ import pytest
 
 from vqscale.data import prepare as prepare_module
 from vqscale.data.corpus import open_corpus
+from vqscale.data.manifests import read_manifest
 from vqscale.data.prepare import prepare
-from vqscale.data.shards import SPLITS, read_manifest
+from vqscale.data.shards import SPLITS
 from vqscale.data.sources import FileSource, Piece
 from vqscale.data.splits import hash_split
 from vqscale.data.tokenize import EOS

@@ -1,0 +1,20 @@
+"""Options of a preparation as a checked value."""
+
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from vqscale.errors import CorpusError
+from vqscale.study.frozen import Frozen
+
+Options = TypeVar("Options", bound=Frozen)
+
+
+def checked(kind: type[Options], **values: object) -> Options:
+    """`kind(**values)`; CorpusError that names the option, its value and the rule it breaks."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise CorpusError(f"{place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}") from error
