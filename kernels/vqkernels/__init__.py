@@ -1,7 +1,10 @@
 """VQ attention, vector quantisation and their peers in PyTorch (and, with a GPU, Triton)."""
 
 from vqkernels.errors import BackendUnavailableError
+from vqkernels.functions import laplace
 from vqkernels.gated_linear import gated_linear_attention
+from vqkernels.local_attention.api import local_attention
+from vqkernels.local_attention.state import LocalState
 from vqkernels.quantize.codebook import Codebook, update_codebooks
 from vqkernels.quantize.nearest import codewords, commitment_loss, nearest_code, straight_through
 from vqkernels.quantize.statistics import CodeStatistics, code_statistics, merge_statistics
@@ -16,6 +19,7 @@ __all__ = [
     "CodeStatistics",
     "Codebook",
     "DecodeState",
+    "LocalState",
     "VQState",
     "code_statistics",
     "codewords",
@@ -25,6 +29,8 @@ __all__ = [
     "diagonal_step",
     "ema_coefficients",
     "gated_linear_attention",
+    "laplace",
+    "local_attention",
     "merge_statistics",
     "nearest_code",
     "resolve_backend",

@@ -170,8 +170,8 @@ def _token(
     key = code_BG[..., None].expand(-1, -1, q_BHK.shape[-1]) if k_BGK is None else k_BGK  # for its shape
     tokens = (q_BHK[:, :, None], key[:, :, None], v_BGV[:, :, None])
     check_shapes(*tokens, code_BG[:, :, None], codebook_GSK)
-    flags = (None if flag is None else flag[:, None] for flag in (mask_B, doc_start_B))
-    check_options(*tokens[:2], state.block_length, *biases, *flags)
+    mask, doc_start = (None if flag is None else flag[:, None] for flag in (mask_B, doc_start_B))
+    check_options(*tokens[:2], state.block_length, *biases, mask, doc_start)
     check_state(state, tokens[2], codebook_GSK, state.block_length)
     dtype = matmul_dtype(q_BHK, v_BGV)
     if mask_B is not None:
