@@ -10,6 +10,7 @@ from vqkernels.quantize.nearest import codewords, commitment_loss, nearest_code,
 from vqkernels.quantize.statistics import CodeStatistics, code_statistics, merge_statistics
 from vqkernels.state_space.api import diagonal_scan, diagonal_step
 from vqkernels.state_space.ema import ema_coefficients
+from vqkernels.state_space.s4d import s4d_coefficients, s4d_initial
 from vqkernels.vq_attention.api import resolve_backend, vq_attention
 from vqkernels.vq_attention.decode import DecodeState, decode_step, vq_attention_decode
 from vqkernels.vq_attention.state import VQState
@@ -34,6 +35,8 @@ __all__ = [
     "merge_statistics",
     "nearest_code",
     "resolve_backend",
+    "s4d_coefficients",
+    "s4d_initial",
     "straight_through",
     "update_codebooks",
     "vq_attention",

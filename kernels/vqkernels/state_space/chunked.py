@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vqkernels.state_space.across import scan_across
 from vqkernels.state_space.documents import Rows
+from vqkernels.state_space.layout import as_complex, as_real, turned
 from vqkernels.state_space.powers import in_float64, powers
 from vqkernels.state_space.problem import Problem
 
-CHUNK = 64
+CHUNK = 32
 
 
 def chunked_scan(problem: Problem, return_state: bool, size: int = CHUNK) -> tuple[Tensor, Tensor | None]:
@@ -25,13 +27,13 @@ def chunked_scan(problem: Problem, return_state: bool, size: int = CHUNK) -> tup
     batch, length, width = problem.x_BTD.shape
     rows = Rows.make(problem.doc_start_BT, batch, length, size, problem.x_BTD.device)
     weights = _Weights(problem, size)
-    x_DRC = rows.spread(problem.x_BTD).permute(2, 0, 1).reshape(width, batch * rows.count, size)
-    own_DRN = _complex_like(torch.bmm(x_DRC, weights.into_DCM), problem.decay_DN)
+    x_DRC = turned(rows.spread(problem.x_BTD).reshape(-1, width)).view(width, -1, size)
+    own_DRN = as_complex(torch.bmm(x_DRC, weights.into_DCM), problem.decay_DN)
     own_BRDN = own_DRN.view(width, batch, rows.count, -1).permute(1, 2, 0, 3)
     entering_BRDN = _entering(own_BRDN, weights.step_DN, rows.keep_BR, problem.state_BDN)
-    entering_DRM = _real(entering_BRDN).permute(2, 0, 1, 3).flatten(1, 2)
+    entering_DRM = as_real(entering_BRDN).permute(2, 0, 1, 3).flatten(1, 2)
     y_DRC = torch.baddbmm(torch.bmm(entering_DRM, weights.out_of_DMC), x_DRC, weights.within_DCC)
-    y_BTD = rows.gather(y_DRC.view(width, batch, -1).permute(1, 2, 0), length)
+    y_BTD = rows.gather(turned(y_DRC.view(width, -1)).view(batch, -1, width), length)
     if not return_state:
         return y_BTD, None
     return y_BTD, _last_state(problem, rows, weights, entering_BRDN)
@@ -47,8 +49,8 @@ class _Weights:
         into_DNC = in_float64(problem.input_DN)[..., None] * self.power_DNC[..., :size]
         out_of_DNC = in_float64(problem.output_DN)[..., None] * self.power_DNC[..., 1:]
         response_DC = (in_float64(problem.output_DN)[..., None] * into_DNC).sum(1)
-        self.into_DCM = _real(into_DNC.flip(-1).mT.to(kind))
-        self.out_of_DMC = _real(out_of_DNC.conj().mT.to(kind)).mT
+        self.into_DCM = as_real(into_DNC.flip(-1).mT.to(kind))
+        self.out_of_DMC = as_real(out_of_DNC.conj().mT.to(kind)).mT
         self.within_DCC = _toeplitz((response_DC.real if kind.is_complex else response_DC).to(real))
 
 
@@ -64,53 +66,16 @@ def _toeplitz(response_DC: Tensor) -> Tensor:
 
 def _entering(own_BRDN: Tensor, step_DN: Tensor, keep_BR: Tensor | None, state_BDN: Tensor) -> Tensor:
     """The state at the beginning of every chunk; zero where a document begins."""
-    state_B1DN = state_BDN[:, None]
-    first_B1 = None if keep_BR is None else keep_BR[:, :1]
-    first_B1DN = own_BRDN[:, :1] + _kept(step_DN.to(state_BDN.dtype) * state_B1DN, first_B1)
-    after_BRDN = _scan(torch.cat((first_B1DN, own_BRDN[:, 1:]), dim=1), step_DN, keep_BR)
-    return _kept(torch.cat((state_B1DN, after_BRDN[:, :-1]), dim=1), keep_BR)
-
-
-def _scan(own_BRDN: Tensor, step_DN: Tensor, keep_BR: Tensor | None) -> Tensor:
-    """h_r = [keep_r] step h_{r-1} + own_r for all r: neighbours are joined, half as many scanned, the others filled in.
-
-    Work is linear in R, depth logarithmic.
-    """
-    count = own_BRDN.shape[1]
-    if count == 1:
-        return own_BRDN
-    if count % 2:
-        own_BRDN = F.pad(own_BRDN, (0, 0, 0, 0, 0, 1))
-        keep_BR = None if keep_BR is None else F.pad(keep_BR, (0, 1))
-    batch, _, *channels = own_BRDN.shape
-    even_BRDN, odd_BRDN = own_BRDN.reshape(batch, -1, 2, *channels).unbind(2)
-    keep_even, keep_odd = (None, None) if keep_BR is None else keep_BR.view(batch, -1, 2).unbind(2)
-    step = step_DN.to(own_BRDN.dtype)
-    both = None if keep_even is None or keep_odd is None else keep_even & keep_odd
-    odd_BRDN = _scan(odd_BRDN + _kept(step * even_BRDN, keep_odd), step_DN * step_DN, both)
-    before_BRDN = F.pad(odd_BRDN[:, :-1], (0, 0, 0, 0, 1, 0))
-    even_BRDN = even_BRDN + _kept(step * before_BRDN, keep_even)
-    return torch.stack((even_BRDN, odd_BRDN), dim=2).flatten(1, 2)[:, :count]
-
-
-def _kept(x_BRDN: Tensor, keep_BR: Tensor | None) -> Tensor:
-    return x_BRDN if keep_BR is None else torch.where(keep_BR[..., None, None], x_BRDN, 0)
+    before_BRDN = torch.cat((state_BDN[:, None], own_BRDN[:, :-1]), dim=1)
+    if keep_BR is not None:
+        before_BRDN = torch.where(keep_BR[..., None, None], before_BRDN, 0)
+    return scan_across(before_BRDN, step_DN, keep_BR)
 
 
 def _last_state(problem: Problem, rows: Rows, weights: _Weights, entering_BRDN: Tensor) -> Tensor:
     """The state after the last token: its chunk may be short."""
     x_DBC = rows.tail(problem.x_BTD).permute(2, 0, 1)
-    own_BDN = _complex_like(torch.bmm(x_DBC, weights.into_DCM), problem.decay_DN).transpose(0, 1)
+    own_BDN = as_complex(torch.bmm(x_DBC, weights.into_DCM), problem.decay_DN).transpose(0, 1)
     batch_B = torch.arange(len(rows.last_B), device=rows.last_B.device)
     decay_BDN = weights.power_DNC[..., rows.tail_B].permute(2, 0, 1).to(own_BDN.dtype)
     return own_BDN + decay_BDN * entering_BRDN[batch_B, rows.last_B]
-
-
-def _real(x: Tensor) -> Tensor:
-    """Complex numbers of the last axis as pairs in it: [..., 2 N]."""
-    return torch.view_as_real(x.resolve_conj()).flatten(-2) if x.is_complex() else x
-
-
-def _complex_like(x: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `_real` where `like` is complex."""
-    return torch.view_as_complex(x.view(*x.shape[:-1], -1, 2)) if like.is_complex() else x

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from vqkernels import diagonal_scan, diagonal_step
+from vqkernels.state_space.api import FFT_UP_TO
 
-METHODS = ["recurrent", "chunked", "auto"]
+METHODS = ["recurrent", "chunked"]
 KINDS = ["real", "complex"]
 NAMES = ("x_BTD", "decay_DN", "input_DN", "output_DN", "state_BDN")
-LENGTHS = [1, 2, 63, 64, 65, 200]
+LENGTHS = [1, 2, 31, 32, 33, 64, 200]
 
 
 def _case(kind="real", length=150, *, batch=2, width=3, size=4, state=True, documents=False, padding=False, seed=0):
@@ -35,7 +36,7 @@ def _case(kind="real", length=150, *, batch=2, width=3, size=4, state=True, docu
     if padding:
         tensors["mask_BT"] = torch.rand(batch, length, generator=generator) > 0.25
     if documents:
-        tensors["doc_start_BT"] = torch.rand(batch, length, generator=generator) < 0.06
+        tensors["doc_start_BT"] = torch.rand(batch, length, generator=generator) < 0.03
     return tensors
 
 
@@ -56,14 +57,14 @@ def _recurrence(case):
     return torch.from_numpy(y), torch.from_numpy(last)
 
 
-def _gradients(case, method):
-    """Gradients by name of a random projection of outputs and last state."""
+def _gradients(case, method, *, whole=False):
+    """Gradients by name of a random projection of outputs and, unless the sequence is `whole`, of the last state."""
     leaf = {n: x.detach().clone().requires_grad_() if n in NAMES else x for n, x in case.items()}
-    y, last = diagonal_scan(**leaf, method=method, return_state=True)
+    parts = diagonal_scan(**leaf, method=method, return_state=not whole)[: 1 if whole else 2]
     generator = torch.Generator().manual_seed(7)
-    probes = [torch.randn(part.shape, generator=generator, dtype=part.dtype) for part in (y, last)]
+    probes = [torch.randn(part.shape, generator=generator, dtype=part.dtype) for part in parts]
     floats = [n for n in leaf if n in NAMES]
-    return dict(zip(floats, torch.autograd.grad((y, last), [leaf[n] for n in floats], probes), strict=True))
+    return dict(zip(floats, torch.autograd.grad(parts, [leaf[n] for n in floats], probes), strict=True))
 
 
 def _part(case, start, stop):
@@ -95,6 +96,42 @@ def test_chunked_every_gradient_equals_the_definitions(kind, flags, length):
     expected = _gradients(case, "recurrent")
     for name, found in _gradients(case, "chunked").items():
         _close(found, expected[name], 1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_fft_values_and_gradients_equal_the_definitions(kind, padding, length):
+    case = _case(kind, length, state=False, padding=padding)
+    y, last = diagonal_scan(**case, method="fft")
+    assert last is None
+    _close(y, _recurrence(case)[0])
+    expected = _gradients(case, "recurrent", whole=True)
+    for name, found in _gradients(case, "fft", whole=True).items():
+        _close(found, expected[name], 1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["fft", "chunked"])
+def test_scan_of_131072_tokens_in_float32_stays_by_the_float64_recurrence(kind, method):
+    generator = torch.Generator().manual_seed(0)
+    length, ends = 131_072, [0, 1, 31, 32, 4095, 65_537, 131_071]
+    slow = torch.tensor([[1 - 2e-6, 0.99999, 0.99], [0.0, 0.5, -0.9999]])
+    decay = slow * torch.exp(1j * torch.tensor([[1e-5, 3.0, 0.1], [2.0, 1.0, 0.5]])) if kind == "complex" else slow
+    x, (into, out_of) = torch.randn(1, length, 2, generator=generator), torch.randn(2, 2, 3, generator=generator)
+    leaves = [part.requires_grad_() for part in (x, decay.clone(), into.clone(), out_of.clone())]
+    y, _ = diagonal_scan(*leaves, method=method)
+    state = np.zeros((2, 3), dtype=np.complex128)
+    wanted, sample = {}, x[0].double().detach().numpy()
+    q, b, c = (part.detach().to(torch.complex128).numpy() for part in leaves[1:])
+    for t in range(length):
+        state = q * state + b * sample[t][:, None]
+        if t in ends:
+            wanted[t] = (c * state).sum(1).real
+    expected = torch.from_numpy(np.stack([wanted[t] for t in ends]))
+    assert (y[0, ends].double() - expected).abs().max() <= 3e-6 * y.abs().max()
+    y.square().mean().backward()
+    assert all(part.grad.isfinite().all() for part in leaves)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -194,6 +231,8 @@ def test_scan_autocast_and_bfloat16_keep_a_float32_state(method, kind):
     ("changed", "message"),
     [
         ({"method": "cumsum"}, "method: got 'cumsum'"),
+        ({"method": "fft"}, "method: got 'fft' with state"),
+        ({"method": "fft", "state_BDN": None, "return_state": True}, "use 'chunked' or 'auto'"),
         ({"x_BTD": torch.zeros(2, 0, 3)}, "0 tokens"),
         ({"x_BTD": torch.zeros(2, 3)}, "x: got"),
         ({"decay_DN": torch.zeros(4, 4)}, "decay: got shape"),
@@ -206,3 +245,15 @@ def test_scan_autocast_and_bfloat16_keep_a_float32_state(method, kind):
 def test_scan_arguments_that_do_not_fit_raise(changed, message):
     with pytest.raises(ValueError, match=message):
         diagonal_scan(**{**_case(), **changed})
+
+
+@pytest.mark.parametrize("carried", [{}, {"return_state": True}, {"doc_start_BT": torch.zeros(1, 9, dtype=torch.bool)}])
+def test_auto_takes_a_state_or_documents_and_short_sequences_alike(carried):
+    case = _case(length=9, batch=1, state=False)
+    _close(diagonal_scan(**case, **carried)[0], _recurrence(case)[0])
+
+
+@pytest.mark.parametrize("length", [FFT_UP_TO, FFT_UP_TO + 1])
+def test_auto_on_both_sides_of_its_rule_equals_the_recurrence(length):
+    case = _case("complex", length, batch=1, state=False)
+    _close(diagonal_scan(**case)[0], _recurrence(case)[0])
