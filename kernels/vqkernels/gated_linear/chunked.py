@@ -26,7 +26,7 @@ def chunked(problem: Problem, chunk_length: int) -> tuple[Tensor, Tensor]:
     size = min(chunk_length, 1 << (length - 1).bit_length())
     missing = -length % size
     # A token with no key, no query and no decay changes nothing.
-    q, k, v, log_decay = (F.pad(x, (0, 0, 0, missing)).unflatten(2, (-1, size)) for x in problem[:4])
+    q, k, v, log_decay = (torch.unflatten(F.pad(x, (0, 0, 0, missing)), 2, (-1, size)) for x in problem[:4])
     score_BHNCC, since_BHNCK, until_BHNCK = _within(q, k, log_decay)
     kept_BHNK = since_BHNCK[..., -1, :].exp()
     added_BHNKV = (k * until_BHNCK.exp()).transpose(-1, -2) @ v
@@ -41,32 +41,29 @@ def _within(q_BHNCK: Tensor, k_BHNCK: Tensor, log_decay_BHNCK: Tensor) -> tuple[
     Blocks of one token grow to the whole chunk, two by two: `since` is the log decay from before its block to a token
     (its own included), `until` from after a token to the end of its block.
     """
-    score = (q_BHNCK * k_BHNCK).sum(-1)[..., None, None]
-    since, q, k = (x.unsqueeze(-2) for x in (log_decay_BHNCK, q_BHNCK, k_BHNCK))
-    until = torch.zeros_like(since)
-    while score.shape[-3] > 1:
-        since_left, since_right = _halves(since)
-        until_left, until_right = _halves(until)
-        q_right, k_left = _halves(q)[1], _halves(k)[0]
+    score_BHNIEE = (q_BHNCK * k_BHNCK).sum(-1)[..., None, None]
+    since, until = log_decay_BHNCK, torch.zeros_like(log_decay_BHNCK)
+    while (half := score_BHNIEE.shape[-1]) < q_BHNCK.shape[-2]:
+        since_left, since_right = _halves(since, half)
+        until_left, until_right = _halves(until, half)
+        q_right, k_left = _halves(q_BHNCK, half)[1], _halves(k_BHNCK, half)[0]
         across = (q_right * since_right.exp()) @ (k_left * until_left.exp()).transpose(-1, -2)
-        score_left, score_right = _halves(score)
-        above, below = F.pad(score_left, (0, across.shape[-1])), torch.cat([across, score_right], dim=-1)
-        score = torch.cat([above, below], dim=-2)
-        since, until, q, k = (
-            torch.cat(pair, dim=-2)
-            for pair in (
-                (since_left, since_left[..., -1:, :] + since_right),
-                (until_left + since_right[..., -1:, :], until_right),
-                _halves(q),
-                _halves(k),
-            )
-        )
-    return score.squeeze(-3), since.squeeze(-3), until.squeeze(-3)
+        left, right = score_BHNIEE[..., 0::2, :, :], score_BHNIEE[..., 1::2, :, :]
+        score_BHNIEE = torch.cat([F.pad(left, (0, half)), torch.cat([across, right], dim=-1)], dim=-2)
+        since = _joined(since_left, since_left[..., -1:, :] + since_right)
+        until = _joined(until_left + since_right[..., -1:, :], until_right)
+    return score_BHNIEE.squeeze(-3), since, until
 
 
-def _halves(x_BHNIED: Tensor) -> tuple[Tensor, Tensor]:
-    """Every second block, and the blocks after them."""
-    return x_BHNIED[..., 0::2, :, :], x_BHNIED[..., 1::2, :, :]
+def _halves(x_BHNCK: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    """Left and right halves [..., I, E, K] of blocks of 2 `half` tokens."""
+    left, right = torch.unflatten(x_BHNCK, -2, (-1, 2, half)).unbind(-3)
+    return left, right
+
+
+def _joined(left_BHNIEK: Tensor, right_BHNIEK: Tensor) -> Tensor:
+    """[..., C, K] again."""
+    return torch.stack([left_BHNIEK, right_BHNIEK], dim=-3).flatten(-4, -2)
 
 
 def _states(state_BHKV: Tensor, kept_BHNK: Tensor, added_BHNKV: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,10 @@ from vqscale.train.schedule import learning_rate
 BARS = "▁▂▃▄▅▆▇█"
 PLOT_WIDTH = 64
 LEFT = ("trial", "state", "model", "design", "cell", "reason")
-GROUPS = ("projection", "feed_forward", "window", "relative_bias", "cache", "cache_build", "quantiser", "head")
+GROUPS = (
+    *("projection", "feed_forward", "window", "relative_bias", "cache", "cache_build", "quantiser", "recurrence"),
+    "head",
+)
 
 
 def show(planned: Plan, console: Console, answer: Answer | None = None) -> None:
@@ -63,17 +66,18 @@ def trials(planned: Plan) -> Table:
     return table
 
 
-def flops(planned: Iterable[PlannedTrial]) -> Table:
+def flops(planned: Sequence[PlannedTrial]) -> Table:
     """Shares of the exact FLOPs by group, a row for every model and context, against 6ND."""
     table = _table("Exact training FLOPs by group")
-    _columns(table, ("model", "T", "FLOPs a token", "x 6ND", *(name.replace("_", " ") for name in GROUPS)))
+    groups = [group for group in GROUPS if any(one.cost.flops_groups.get(group) for one in planned)]
+    _columns(table, ("model", "T", "FLOPs a token", "x 6ND", *(name.replace("_", " ") for name in groups)))
     seen: set[tuple[str, int]] = set()
     for one in planned:
         model, cost = f"{one.trial.model.arch}, {_size(one)}", one.cost
         if (model, one.trial.train.context) in seen:
             continue
         seen.add((model, one.trial.train.context))
-        shares = [cost.flops_groups.get(group, 0.0) / cost.flops for group in GROUPS]
+        shares = [cost.flops_groups.get(group, 0.0) / cost.flops for group in groups]
         each = count(cost.flops / cost.tokens)
         ratio = f"{cost.flops / cost.flops_6nd:.2f}"
         shown = [f"{share:.1%}" if share else "" for share in shares]

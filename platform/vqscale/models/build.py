@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from vqscale.models.base import LanguageModel
+from vqscale.models.gla import GatedLinearTransformer
 from vqscale.models.relative import RelativeTransformer
 from vqscale.models.transformer import Transformer
 from vqscale.models.transformer_full import TransformerFull
@@ -15,6 +16,7 @@ _MODELS: dict[str, type[RelativeTransformer] | type[Transformer]] = {
     "transformer_vq": TransformerVQ,
     "transformer_full": TransformerFull,
     "transformer": Transformer,
+    "gla": GatedLinearTransformer,
 }
 
 

@@ -7,11 +7,17 @@ S codebook size, L block length.
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from vqkernels.gated_linear import CHUNK_LENGTH
 from vqscale.models.classifier import head_inputs
+from vqscale.models.gla import DECAY_RANK
 from vqscale.models.transformer_full import CHUNK
 from vqscale.results.record import EMBEDDING_GROUPS
-from vqscale.study.model import ModelConfig
+from vqscale.study.model import PLAIN, ModelConfig
+
+Places = NDArray[np.int64]
+"""A position for each token of a sequence."""
 
 SCATTER_MERGE = 3
 """Operations that merge one value of a block's mean into the running mean: two products and a sum."""
@@ -25,21 +31,22 @@ def attention_count(config: ModelConfig) -> int:
 def parameter_groups(config: ModelConfig) -> dict[str, int]:
     """Numbers of values by group. All but `codebook` are trained by gradient.
 
-    `codebook` holds the running sums and counts (buffers). `projection` is q, k, v, gate and output,
-    `relative_position` the projection of the relative keys, `attention_bias` the vectors u and w of every head.
+    `codebook` holds the running sums and counts (buffers). `projection` is q, k, v, gate and output, and for `gla` the
+    matrices that decide the decay; `relative_position` the projection of the relative keys, `attention_bias` the
+    vectors u and w of every head, for `gla` the bias of the decay.
     """
     D, H, G, K, V = config.d_model, config.n_head, config.n_kv_head, config.d_key, config.d_value
-    attentions, relative = attention_count(config), config.arch != "transformer"
+    attentions, relative, gla = attention_count(config), config.relative, config.arch == "gla"
     norm = D * (2 if relative else 1)
     final_norm = config.tie_embeddings or not relative
     return {
         "embedding": (2 if config.real_inputs else config.vocab_size) * D,
         "absolute_position": int(config.absolute_positions),
         "relative_position": attentions * D * G * K if relative else 0,
-        "projection": attentions * D * (H * K + G * K + G * V + _gate_width(config) + H * V),
-        "attention_bias": attentions * 2 * H * K if relative else 0,
+        "projection": attentions * (D * (H * K + G * K + G * V + _gate_width(config) + H * V) + _decay(config)),
+        "attention_bias": attentions * (2 * H * K if relative else H * K * gla),
         "feed_forward": config.n_layer * _feed_forward_matrices(config) * D * (config.d_ff or 0),
-        "norm": norm * (2 * config.n_layer + int(final_norm)),
+        "norm": norm * (2 * config.n_layer + int(final_norm)) + attentions * V * gla,
         "head": _head(config),
         "codebook": attentions * G * (config.codebook_size or 0) * (K + 1),
     }
@@ -85,7 +92,11 @@ def flops_per_token(
 
     Groups: `window` is attention between tokens (the whole context for quadratic models), `relative_bias` position
     scores and the relative keys, `cache` scores and values of codes (all S of them, once there is a cache),
-    `quantiser` distances to all codes, which have no backward pass.
+    `quantiser` distances to all codes, which have no backward pass, `recurrence` the state of `gla` token by token,
+    whatever its chunks do besides: what is added and read, and one product a value for what is forgotten.
+
+    A model that is not causal sees pairs to both sides, and the cache of a query is that of the blocks before and after
+    its window, merged.
     """
     totals: dict[str, float] = {"embedding": 0.0}
     for work in _work(config, context, segment or context, sequences):
@@ -104,33 +115,55 @@ def _work(config: ModelConfig, context: int, segment: int, sequences: int) -> li
     if config.real_inputs:  # the samples themselves need no gradient
         work.append(Work("embedding", 2.0 * config.d_model * context, 1))
     attentions = attention_count(config)
-    per_attention = _token_pairs(config, context, segment)
-    if config.arch != "transformer":
+    per_attention = _recurrence(config, context) if config.arch == "gla" else _token_pairs(config, context, segment)
+    if config.relative:
         per_attention += _relative_bias(config, context, segment, sequences)
     if config.arch == "transformer_vq":
         per_attention += _cache(config, context, segment)
     return work + [Work(one.group, one.forward * attentions, one.backward) for one in per_attention]
 
 
+def _recurrence(config: ModelConfig, context: int) -> list[Work]:
+    """S = decay S + k^T v and q S of every token: two matrix products, and the decay, whose backward pass multiplies
+    the gradient of S, multiplies it with S and sums over values."""
+    state = float(config.n_head * config.d_key * config.d_value * context)
+    return [Work("recurrence", 4 * state, 2), Work("recurrence", state, 3)]
+
+
+def _seen(config: ModelConfig, context: int) -> tuple[Places, Places]:
+    """First and last position that each query of a sequence sees as a token of its own, not through the cache."""
+    place = np.arange(context)
+    if config.window is not None:
+        first, last = place - config.window + 1, place + config.window - 1
+    elif config.block_length is not None:
+        block = place // config.block_length
+        first, last = (block - 1) * config.block_length, (block + 2) * config.block_length - 1
+    else:
+        first, last = np.zeros_like(place), np.full_like(place, context - 1)
+    return np.maximum(first, 0), place if config.causal else np.minimum(last, context - 1)
+
+
 def _token_pairs(config: ModelConfig, context: int, segment: int) -> list[Work]:
     """Scores and values: a pair within one segment has a gradient on both sides, one across segments on the query's."""
-    place = np.arange(context)
-    first = np.zeros_like(place)
-    if config.block_length is not None:
-        first = np.maximum(place // config.block_length - 1, 0) * config.block_length
-    carried = np.maximum(place // segment * segment - first, 0).sum()
-    own = (place - first + 1).sum() - carried
+    first, last = _seen(config, context)
+    begins = np.arange(context) // segment * segment
+    carried = np.maximum(begins - first, 0).sum()
+    own = (last - first + 1).sum() - carried
     pair = 2.0 * config.n_head * (config.d_key + config.d_value)
     return [Work("window", pair * float(own), 2), Work("window", pair * float(carried), 1)]
 
 
 def _relative_bias(config: ModelConfig, context: int, segment: int, sequences: int) -> list[Work]:
     """Position scores, and the projection of the relative keys from sinusoids, which need no gradient."""
+    reach = context if config.block_length is None else config.block_length
     place = np.arange(context)
-    reach = place if config.block_length is None else np.minimum(place, config.block_length)
+    before, after = np.minimum(place, reach), np.minimum(place[::-1], reach)
+    pairs = (before + 1).sum() + (0 if config.causal else after.sum())
     ends = np.minimum(np.arange(segment, context + segment, segment), context)
-    keys = ends if config.block_length is None else np.full_like(ends, config.block_length + 1)
-    scores = 2.0 * config.n_head * config.d_key * float((reach + 1).sum())
+    keys = ends if config.block_length is None else np.full_like(ends, reach + 1)
+    if not config.causal:
+        keys = 2 * keys - 1
+    scores = 2.0 * config.n_head * config.d_key * float(pairs)
     projection = 2.0 * config.d_model * config.n_kv_head * config.d_key * float(keys.sum())
     return [Work("relative_bias", scores, 2), Work("relative_bias", projection / sequences, 1)]
 
@@ -143,13 +176,13 @@ def _cache(config: ModelConfig, context: int, segment: int) -> list[Work]:
     assert config.codebook_size is not None, "ModelConfig gives every transformer_vq a codebook"
     assert config.block_length is not None, "ModelConfig gives every transformer_vq a block length"
     K, V, S, L = config.d_key, config.d_value, config.codebook_size, config.block_length
-    place = np.arange(context)
-    cached = np.maximum(place // L - 1, 0) * L
-    queries = float((cached > 0).sum())
-    fresh = float((cached > place // segment * segment).sum())
-    blocks = max((context - 1) // L - 1, 0)
+    first, last = _seen(config, context)
+    both = not config.causal
+    queries = float(((first > 0) | (both & (last < context - 1))).sum())
+    fresh = queries if both else float((first > np.arange(context) // segment * segment).sum())
     score, value = 2.0 * config.n_head * S * K, 2.0 * config.n_head * S * V
-    build = config.n_kv_head * V * blocks * (L + SCATTER_MERGE * S)
+    summed, merged = _caches_built((context - 1) // L + 1, both)
+    build = config.n_kv_head * V * (summed * L + merged * SCATTER_MERGE * S)
     return [
         Work("cache", score * queries, 1),
         Work("cache", value * fresh, 2),
@@ -159,13 +192,32 @@ def _cache(config: ModelConfig, context: int, segment: int) -> list[Work]:
     ]
 
 
+def _caches_built(blocks: int, both: bool) -> tuple[int, int]:
+    """Blocks whose tokens are summed, and merges of two caches.
+
+    A block enters the cache of what is before the windows after it and, `both` ways, of what is after the windows
+    before it; there a window with a cache on either side merges the two.
+    """
+    enter = max(blocks - 2, 0)
+    if not both:
+        return enter, enter
+    return min(2 * enter, blocks), 2 * enter + max(blocks - 4, 0)
+
+
 def decode_state_bytes(config: ModelConfig, context: int, bytes_per_value: int) -> int:
     """Bytes that generation carries for one sequence after `context` tokens.
 
     `transformer_vq`: two blocks of values and codes (8 bytes), and the cache's means and counts in float32, whatever
-    the context. Quadratic models: all keys and values.
+    the context. `gla`: a matrix a head in float32. `transformer_window`: keys and values of two windows, and which of
+    them are real. Quadratic models: all keys and values. Nothing where a sequence is read whole.
     """
     G, K, V = config.n_kv_head, config.d_key, config.d_value
+    if not config.carries_state:
+        return 0
+    if config.arch == "gla":
+        return config.n_layer * G * K * V * 4
+    if config.window is not None:
+        return config.n_layer * 2 * config.window * (G * (K + V) * bytes_per_value + 1)
     if config.codebook_size is None or config.block_length is None:
         return attention_count(config) * G * context * (K + V) * bytes_per_value
     window = 2 * config.block_length * (V * bytes_per_value + 8)
@@ -216,6 +268,10 @@ def _layer_values(config: ModelConfig) -> float:
     D, H, G, K, V = config.d_model, config.n_head, config.n_kv_head, config.d_key, config.d_value
     F = config.d_ff or 0
     keys = 2 * (H + G) * K  # as projected, and normalised or rotated
+    if config.arch == "gla":
+        # decays since and until a border, and what they scale, at every halving of a chunk; and the chunk's weights
+        halvings = CHUNK_LENGTH.bit_length() - 1
+        return 4 * D + (11 + 2 * halvings) * H * K + CHUNK_LENGTH * H + 8 * H * V + 4 * F
     if config.arch == "transformer":
         return 4 * D + keys + G * V + H * V + 4 * F
     if config.head == "shga":
@@ -254,8 +310,13 @@ def _headed(config: ModelConfig, context: int) -> float:
 
 
 def _gate_width(config: ModelConfig) -> int:
-    return config.n_head * config.d_value if config.head == "shga" else 0
+    return config.n_head * config.d_value if config.head == "shga" or config.arch == "gla" else 0
+
+
+def _decay(config: ModelConfig) -> int:
+    """Matrices of one layer that decide how fast every key channel forgets."""
+    return DECAY_RANK * (config.d_model + config.n_head * config.d_key) if config.arch == "gla" else 0
 
 
 def _feed_forward_matrices(config: ModelConfig) -> int:
-    return 3 if config.arch == "transformer" else 2
+    return 3 if config.arch in PLAIN else 2

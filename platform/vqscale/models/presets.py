@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from vqscale.errors import StudyError
-from vqscale.study.model import Arch, Head, ModelConfig
+from vqscale.models.gla import DECAY_RANK
+from vqscale.study.model import PLAIN, Arch, Head, ModelConfig
 
 
 class Preset(NamedTuple):
@@ -140,6 +141,7 @@ _ARCHS: dict[str, Arch] = {
     "transformer_vq": "transformer_vq",
     "transformer_full": "transformer_full",
     "transformer": "transformer",
+    "gla": "gla",
 }
 _HEADS: tuple[Head, ...] = ("shga", "mqa", "mha")
 
@@ -153,34 +155,43 @@ def _derived(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dic
     if arch == "transformer_vq":
         values |= {"codebook_size": size["codebook_size"], "block_length": size["block_length"]}
     head = overrides.get("head", "shga")
-    if arch == "transformer":
-        values["position_base"] = ROTARY_BASE
+    if arch in PLAIN:
+        values |= {"position_base": ROTARY_BASE} if arch != "gla" else {}
     else:
         _require(head in _HEADS, f"model.head: {head!r} is unknown. Choose one of {', '.join(_HEADS)}.")
         values["head"] = head
         if head == "shga":
             return values | {"n_head": 1, "n_kv_head": 1, "d_value": 2 * d_model}
-    n_head = overrides.get("n_head") or d_model // d_key
+    d_value = d_key
+    if arch == "gla":  # keys half as wide as values, which fill the width
+        values["d_key"] = overrides.get("d_key", d_key // 2)
+        d_value = overrides.get("d_value", 2 * values["d_key"])
+    n_head = overrides.get("n_head") or d_model // d_value
     _require(
-        "n_head" in overrides or d_model % d_key == 0,
-        f"model.d_key: {d_key} does not divide d_model = {d_model}. Choose a divisor, or set n_head as well.",
+        "n_head" in overrides or d_model % d_value == 0,
+        f"model.d_key: heads of width {d_value} do not fill d_model = {d_model}. Choose a divisor, or set n_head as"
+        " well.",
     )
-    n_kv_head = 1 if arch != "transformer" and head == "mqa" else n_head
-    values |= {"n_head": n_head, "n_kv_head": overrides.get("n_kv_head", n_kv_head), "d_value": d_key}
+    n_kv_head = 1 if arch not in PLAIN and head == "mqa" else n_head
+    values |= {"n_head": n_head, "n_kv_head": overrides.get("n_kv_head", n_kv_head), "d_value": d_value}
     if "d_ff" not in overrides:
-        values["d_ff"] = _matching_feed_forward(arch, values | overrides)
+        values["d_ff"] = _matching_feed_forward(arch, values | overrides, d_key)
     return values
 
 
-def _matching_feed_forward(arch: Arch, dims: dict[str, Any]) -> int:
+def _matching_feed_forward(arch: Arch, dims: dict[str, Any], unit_key: int) -> int:
     """The feed-forward width that gives a layer as many parameters as two gated attention units of the same width.
+
+    `unit_key`: key width of those units.
 
     For the paper's 190m model with multi-head attention this is its 4 D; its multi-query model had 5 D, 4 % smaller.
     """
     D, K, V, H, G = (int(dims[key]) for key in ("d_model", "d_key", "d_value", "n_head", "n_kv_head"))
-    target = 2 * (3 * D * K + 3 * D * (2 * D) + 2 * K + 2 * D)
+    target = 2 * (3 * D * unit_key + 3 * D * (2 * D) + 2 * unit_key + 2 * D)
     attention = D * (H * K + G * K + G * V + H * V)
-    if arch == "transformer":
+    if arch == "gla":
+        rest, matrices = attention + D * H * V + DECAY_RANK * (D + H * K) + H * K + V + 2 * D, 3
+    elif arch in PLAIN:
         rest, matrices = attention + 2 * D, 3
     else:
         rest, matrices = attention + D * G * K + 2 * H * K + 4 * D, 2

@@ -46,49 +46,60 @@ class SelfAttention(nn.Module):
         self.out = Projection(inner, config.d_model, std=residual_std(inner, config))
 
     def forward(
-        self, x_BTD: Float[Tensor, "B T D"], segment: tuple[Any, ...], state: LayerState
+        self, x_BTD: Float[Tensor, "B T D"], segment: tuple[Any, ...], state: LayerState, return_state: bool
     ) -> tuple[Float[Tensor, "B T D"], LayerState]:
-        """The attention's output, and all keys (turned already) and values so far."""
-        _, _, document_BU, start = Segment(*segment)
+        """The attention's output, and what is carried on if it was asked for."""
+        own = Segment(*segment)
         q, k, v = self.qkv(x_BTD).split(self.widths, dim=-1)
         q_BHTK, k_BGTK, v_BGTV = (
             x.unflatten(-1, (heads, -1)).transpose(1, 2)
             for x, heads in ((q, self.config.n_head), (k, self.config.n_kv_head), (v, self.config.n_kv_head))
         )
-        q_BHTK, k_BGTK = (rotate(x, start, self.config.position_base) for x in (q_BHTK, k_BGTK))
+        q_BHTK, k_BGTK = (rotate(x, own.start, self.config.position_base) for x in (q_BHTK, k_BGTK))
+        out_BHTV, new_state = self.attend(q_BHTK, k_BGTK, v_BGTV, own, state, return_state)
+        return self.out(out_BHTV.transpose(1, 2).flatten(2)), new_state
+
+    def attend(
+        self, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTV: Tensor, segment: Segment, state: LayerState, return_state: bool
+    ) -> tuple[Float[Tensor, "B H T V"], LayerState]:
+        """Attention of rotated queries to rotated keys; the state holds all keys and values so far."""
         k_BGUK, v_BGUV = remember(state, k_BGTK, v_BGTV)
-        causal, plain = self.config.causal, document_BU is None and start == 0
-        queries = range(start, start + x_BTD.shape[1])
+        document_BU, start, causal = segment.document, segment.start, self.config.causal
+        plain = document_BU is None and start == 0
+        queries = range(start, start + q_BHTK.shape[2])
         out_BHTV = F.scaled_dot_product_attention(
             q_BHTK,
             k_BGUK,
             v_BGUV,
-            attn_mask=None if plain else visible(document_BU, queries, queries.stop, x_BTD.device, causal=causal),
+            attn_mask=None if plain else visible(document_BU, queries, queries.stop, q_BHTK.device, causal=causal),
             is_causal=plain and causal,
             enable_gqa=self.config.n_head != self.config.n_kv_head,
         )
-        return self.out(out_BHTV.transpose(1, 2).flatten(2)), (k_BGUK, v_BGUV)
+        return out_BHTV, (k_BGUK, v_BGUV) if return_state else ()
 
 
 class TransformerLayer(nn.Module):
-    """Attention, then SwiGLU, each behind a norm and beside a residual path."""
+    """Attention, then SwiGLU, each behind a norm and beside a residual path.
 
-    def __init__(self, config: ModelConfig) -> None:
+    `attention` is called as SelfAttention is; another module may take its place.
+    """
+
+    def __init__(self, config: ModelConfig, attention: nn.Module) -> None:
         super().__init__()
-        assert config.d_ff is not None, "transformer: d_ff is decided by the preset"
+        assert config.d_ff is not None, "the preset decides d_ff"
         self.config = config
         self.attention_norm = RMSNorm(config.d_model, bias=False)
-        self.attention = SelfAttention(config)
+        self.attention = attention
         self.feed_forward_norm = RMSNorm(config.d_model, bias=False)
         self.feed_forward = SwiGLU(config.d_model, config.d_ff, std_down=residual_std(config.d_ff, config))
 
     def forward(
         self, x_BTD: Tensor, segment: tuple[Any, ...], state: LayerState, *, return_state: bool, backend: str
     ) -> tuple[Any, ...]:
-        update_BTD, new_state = self.attention(self.attention_norm(x_BTD), segment, state)
+        update_BTD, new_state = self.attention(self.attention_norm(x_BTD), segment, state, return_state)
         x_BTD = x_BTD + self._drop(update_BTD)
         x_BTD = x_BTD + self._drop(self.feed_forward(self.feed_forward_norm(x_BTD)))
-        return tuple(LayerOutput(x_BTD, x_BTD.new_zeros(()), (), new_state if return_state else ()))
+        return tuple(LayerOutput(x_BTD, x_BTD.new_zeros(()), (), new_state))
 
     def _drop(self, update_BTD: Tensor) -> Tensor:
         return drop_residual(update_BTD, self.config.dropout_residual, self.config.dropout_layer, self.training)
@@ -102,8 +113,13 @@ class Transformer(LanguageModel):
     tied_scale = 1.0
 
     def __init__(self, config: ModelConfig) -> None:
-        layers: list[nn.Module] = [TransformerLayer(config) for _ in range(config.n_layer)]
+        layers: list[nn.Module] = [TransformerLayer(config, self.mixer(config, i)) for i in range(config.n_layer)]
         super().__init__(config, layers, std=1 / math.sqrt(config.d_model), final_norm=True)
+
+    @classmethod
+    def mixer(cls, config: ModelConfig, index: int) -> nn.Module:
+        """What mixes the tokens in layer `index`."""
+        return SelfAttention(config)
 
 
 def residual_std(inputs: int, config: ModelConfig) -> float:

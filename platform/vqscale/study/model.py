@@ -12,6 +12,8 @@ Pooling = Literal["mean", "last", "none"]
 
 HEADED = ("transformer_vq", "transformer_full")
 """Architectures with a choice of head type."""
+PLAIN = ("transformer", "transformer_window", "gla")
+"""Architectures in the practitioner's frame: pre-norm, several heads, SwiGLU, no relative bias."""
 GATED_HYBRIDS = ("longvq", "mega")
 """Architectures whose gated attention reads a structured memory (EMA or state space)."""
 QUANTISED = ("transformer_vq", "longvq")
@@ -112,7 +114,7 @@ class ModelConfig(Frozen):
             raise ValueError(f"d_ff: {self.d_ff} does not fit: shga has no feed-forward layer, all others have one")
         if not self.relative and self.dropout_sinusoid:
             raise ValueError(f"dropout_sinusoid belongs to models with a relative bias, not to {self.arch}")
-        rotated = {"d_model": self.d_model} if self.relative else {"d_key": self.d_key}
+        rotated = {"d_model": self.d_model} if self.relative else {"d_key": self.d_key} if self.arch != "gla" else {}
         for name, width in rotated.items():
             if width % 2:
                 raise ValueError(f"{name} {width} is odd: positions take half of it as sines and half as cosines")
@@ -130,6 +132,12 @@ class ModelConfig(Frozen):
                 raise ValueError(f"{name}: {getattr(self, name)} does not fit {self.arch}")
         if self.arch == "longvq" and not (self.global_memory or self.local_window):
             raise ValueError("global_memory and local_window are both off: attention would see nothing")
+        if self.arch == "gla" and self.n_kv_head != self.n_head:
+            raise ValueError(
+                f"n_kv_head: {self.n_kv_head} is not n_head {self.n_head}: each head of gla has its own state"
+            )
+        if self.arch == "gla" and not self.causal and self.n_layer == 1:
+            raise ValueError("n_layer: 1 layer of gla reads one way; causal: false needs 2, the second read backwards")
         if self.classes is None and not (self.causal and self.sequences == 1):
             raise ValueError("causal: false and sequences: 2 belong to classifiers: a language model predicts in order")
         if self.sequences == 2 and self.pooling == "none":

@@ -18,6 +18,7 @@ KINDS = [
     ("transformer_vq", "shga"),
     ("transformer_vq", "mqa"),
     ("transformer_vq", "mha"),
+    ("gla", None),
 ]
 
 MakeModel = Callable[..., LanguageModel]
@@ -46,6 +47,8 @@ def make_model() -> MakeModel:
         dims: dict[str, Any] = {"d_model": 16, "n_layer": 2, "d_key": 8}
         if arch == "transformer_vq":
             dims |= {"codebook_size": 6, "block_length": 4}
+        if arch == "gla":
+            dims |= {"d_key": 4}
         if head is not None:
             dims["head"] = head
         of_corpus = {key: overrides.pop(key) for key in ("classes", "pooling", "causal") if key in overrides}

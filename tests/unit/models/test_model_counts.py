@@ -16,6 +16,8 @@ def config_of(kind, **overrides):
     dims = {"d_model": 16, "n_layer": 2, "d_key": 8} | ({"head": head} if head else {})
     if arch == "transformer_vq":
         dims |= {"codebook_size": 6, "block_length": 4}
+    if arch == "gla":
+        dims |= {"d_key": 4}
     return resolve(arch, "pico", 13, dims | overrides)
 
 
@@ -53,6 +55,10 @@ def without_attention(monkeypatch):
         ),
     )
     monkeypatch.setattr(
+        "vqscale.models.gla.gated_linear_attention",
+        lambda q, k, v, log_decay, **kwargs: (v + q.mean() + k.mean() + log_decay.mean(), None),
+    )
+    monkeypatch.setattr(
         "torch.nn.functional.scaled_dot_product_attention", lambda q, k, v, **kwargs: v + q.mean() + k.mean()
     )
 
@@ -66,7 +72,7 @@ def test_flops_around_attention_equal_the_counter(kind, training, monkeypatch):
     reach = CONTEXT if kind[0] == "transformer_full" else 4
     scores = sum(min(place, reach) + 1 for place in range(CONTEXT)) * 2 * heads * d_key / CONTEXT
     attentions = 4 if kind[1] == "shga" else 2
-    if kind[0] != "transformer":
+    if config.relative:
         flops["relative_bias"] -= scores * attentions * (3 if training else 1)
     around = ("projection", "feed_forward", "head", "quantiser", "relative_bias")
     expected = sum(flops.get(group, 0.0) for group in around) * BATCH * CONTEXT
@@ -129,6 +135,14 @@ def test_flops_of_window_and_cache_equal_a_count_of_every_pair(context, segment)
     assert flops["quantiser"] == 2 * codes * d_key * attentions
 
 
+def test_flops_of_recurrence_equal_products_with_the_state_and_its_decay():
+    """Two layers, two heads, 4 x 8 values of state: q S, k v and the decay; backward twice and three times as much."""
+    state = 2 * 2 * 4 * 8
+    for training, products, decay in ((False, 1, 1), (True, 3, 4)):
+        flops = flops_per_token(config_of(("gla", None)), CONTEXT, training=training)
+        assert flops["recurrence"] == state * (2 * 2 * products + decay)
+
+
 def test_flops_a_token_of_vq_model_level_off_and_those_of_quadratic_models_do_not():
     vq, full = (resolve(arch, "190m", 259, {}) for arch in ("transformer_vq", "transformer_full"))
     at = {length: sum(flops_per_token(vq, length).values()) for length in (8192, 131072)}
@@ -159,7 +173,7 @@ def kept_for_backward(model, tokens_BT):
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
 
 
-@pytest.mark.parametrize("arch", ["transformer_vq", "transformer"])
+@pytest.mark.parametrize("arch", ["transformer_vq", "transformer", "gla"])
 def test_memory_estimate_is_near_what_is_kept(arch):
     config = resolve(arch, "nano", 13, {"block_length": 64} if arch == "transformer_vq" else {})
     model = build(config, seed=0)

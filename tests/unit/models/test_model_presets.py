@@ -6,7 +6,12 @@ from vqscale.errors import StudyError
 from vqscale.models import PRESETS, build, fields_of, resolve
 from vqscale.models.counts import parameter_groups, parameters, parameters_non_embedding
 
-HEADS = {"transformer": [None], "transformer_full": ["shga", "mqa", "mha"], "transformer_vq": ["shga", "mqa", "mha"]}
+HEADS = {
+    "transformer": [None],
+    "gla": [None],
+    "transformer_full": ["shga", "mqa", "mha"],
+    "transformer_vq": ["shga", "mqa", "mha"],
+}
 CASES = [(arch, head, preset) for arch, heads in HEADS.items() for head in heads for preset in PRESETS]
 
 

@@ -5,6 +5,7 @@ from torch.testing import assert_close
 
 from vqkernels import CodeStatistics, update_codebooks
 from vqscale.models.layers import drop_residual
+from vqscale.study.model import HEADED
 
 
 def loss_of(model, tokens_BT):
@@ -49,9 +50,9 @@ def test_commit_is_summed_over_layers_and_not_over_checkpointed_recomputation(ma
     assert_close(model(tokens_BT)["commit"], total, check_dtype=False)
 
 
-@pytest.mark.parametrize("arch", ["transformer_vq", "transformer_full", "transformer"])
+@pytest.mark.parametrize("arch", ["transformer_vq", "transformer_full", "transformer", "gla"])
 def test_model_learns_a_repeated_sequence(arch, make_model):
-    model = make_model((arch, "shga" if arch != "transformer" else None)).float()
+    model = make_model((arch, "shga" if arch in HEADED else None)).float()
     tokens_BT = torch.arange(13).repeat(2)[None].expand(4, -1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(25):
@@ -78,7 +79,7 @@ def test_drop_residual_keeps_the_mean_and_drops_whole_examples():
 
 def test_dropout_acts_in_training_only(kind, make_model, tokens_BT):
     drops = {"dropout_residual": 0.3, "dropout_layer": 0.3}
-    if kind[0] != "transformer":
+    if make_model(kind).config.relative:
         drops["dropout_sinusoid"] = 0.3
     for name, rate in drops.items():
         model = make_model(kind, **{name: rate})
