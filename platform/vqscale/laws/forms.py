@@ -18,7 +18,17 @@ from vqscale.laws.record import Term
 
 Array = NDArray[np.float64]
 
-COMMON_CELL = ("corpus_fingerprint", "arch", "head", "block_length", "segment", "precision", "schedule", "decay")
+COMMON_CELL = (
+    "corpus_fingerprint",
+    "arch",
+    "variant",
+    "head",
+    "block_length",
+    "segment",
+    "precision",
+    "schedule",
+    "decay",
+)
 """What must agree between two runs before their losses lie on one curve, whatever the law."""
 MODEL = ("preset", "d_model", "n_layer")
 N_COLUMN = "parameters_non_embedding"

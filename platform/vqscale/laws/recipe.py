@@ -41,6 +41,8 @@ def fit_recipe(table: pd.DataFrame, *, study: str, metric: str | None = None) ->
     if missing := [column for column in (*NEEDED, metric) if column not in table]:
         raise FitError(f"column {missing[0]!r} is missing; the table has {', '.join(map(str, table.columns))}.")
     runs = table[table["status"].isin(["finished", "diverged"])] if "status" in table else table
+    if "variant" in runs:
+        runs = runs[runs["variant"].isna()]  # an architecture's rate is tuned on its usual form
     if runs.empty:
         raise FitError("the table has no finished run: train the sweep first.")
     for column in NEEDED[1:]:

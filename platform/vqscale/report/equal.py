@@ -13,7 +13,7 @@ from vqscale.report.style import present
 AT_EQUAL = {"compute": "flops", "tokens": "tokens"}
 NEAR = 0.05
 """Runs of one budget lie this near to each other in FLOPs: horizons are whole updates."""
-_FIXED = ("corpus_fingerprint", "arch", "head", "d_model", "n_layer", "preset", "block_length", "precision")
+_FIXED = ("corpus_fingerprint", "arch", "variant", "head", "d_model", "n_layer", "preset", "block_length", "precision")
 _VARIED = ("codebook_size", "context")
 
 Equal = Literal["compute", "tokens"]

@@ -36,6 +36,8 @@ class Result(Frozen):
     status: Status
     arch: str
     head: str | None
+    variant: str | None = None
+    """How an architecture with options differs from its usual form, such as `window-only`; None where it does not."""
     preset: str | None
     seed: int
     d_model: int

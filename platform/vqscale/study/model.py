@@ -157,3 +157,20 @@ class ModelConfig(Frozen):
     def relative(self) -> bool:
         """Whether positions enter as a relative bias (otherwise queries and keys are rotated, or not at all)."""
         return self.arch in (*HEADED, *GATED_HYBRIDS)
+
+    @property
+    def variant(self) -> str | None:
+        """In a word or two, how an architecture with options differs from its usual form; None where it does not."""
+        said = {
+            "no-memory": self.structured_memory == "none",
+            "s4d": self.structured_memory == "s4d",
+            "window-only": self.global_memory is False,
+            "no-window": self.local_window is False,
+            "no-gates": self.gates is False,
+            "laplace": self.attention_function == "laplace",
+            f"{self.norm}-norm": self.norm not in (None, "rms"),
+            "post-norm": self.prenorm is False,
+            "causal": self.classes is not None and self.pooling != "none" and self.causal,
+        }
+        words = [word for word, differs in said.items() if differs]
+        return "+".join(words) or None

@@ -145,7 +145,7 @@ class Trial(Frozen):
     def name(self) -> str:
         model, train = self.model, self.train
         kind = _SHORT.get(model.arch, model.arch)
-        parts = [kind, model.head if model.head not in (None, "shga") else None]
+        parts = [kind, model.variant, model.head if model.head not in (None, "shga") else None]
         parts += [self.preset or f"d{model.d_model}x{model.n_layer}"]
         parts += [f"S{model.codebook_size}" if model.codebook_size else None]
         parts += [f"T{train.context}", f"D{count(train.tokens)}", f"seed{train.seed}"]

@@ -35,6 +35,7 @@ def trial_facts(study: str, trial: Trial) -> dict[str, Any]:
         "name": trial.name,
         "arch": model.arch,
         "head": model.head,
+        "variant": model.variant,
         "preset": trial.preset,
         "seed": train.seed,
         "d_model": model.d_model,
