@@ -1,5 +1,6 @@
 """Every method of the diagonal scan against a recurrence written down in numpy, values and gradients."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from vqkernels import diagonal_scan, diagonal_step
-from vqkernels.state_space.api import FFT_UP_TO
+from vqkernels.state_space.api import _METHODS, FFT_UP_TO
+from vqkernels.state_space.chunked import chunked_scan
 
 METHODS = ["recurrent", "chunked"]
 KINDS = ["real", "complex"]
@@ -93,6 +95,21 @@ def test_scan_every_method_equals_the_recurrence(method, kind, flags):
 @pytest.mark.parametrize("length", LENGTHS)
 def test_chunked_every_gradient_equals_the_definitions(kind, flags, length):
     case = _case(kind, length, **flags)
+    expected = _gradients(case, "recurrent")
+    for name, found in _gradients(case, "chunked").items():
+        _close(found, expected[name], 1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 128])
+def test_chunked_of_any_chunk_length_equals_the_definition(kind, documents, size, monkeypatch):
+    case = _case(kind, 100, documents=documents)
+    monkeypatch.setitem(_METHODS, "chunked", functools.partial(chunked_scan, size=size))
+    for found, expected in zip(
+        diagonal_scan(**case, method="chunked", return_state=True), _recurrence(case), strict=True
+    ):
+        _close(found, expected)
     expected = _gradients(case, "recurrent")
     for name, found in _gradients(case, "chunked").items():
         _close(found, expected[name], 1e-10)
