@@ -13,6 +13,7 @@ from vqscale.models.counts import parameters
 from vqscale.study.trial import TrainConfig
 from vqscale.train.engine import PlainEngine
 from vqscale.train.metrics import synchronise
+from vqscale.train.objective import next_token, text_parts
 from vqscale.train.step import train_step
 
 LEARNING_RATE = 1e-4
@@ -88,4 +89,6 @@ class TrainingCell:
 
     def _update(self, tokens_BT: np.ndarray) -> None:
         assert self._engine is not None, "warm_up comes first"
-        train_step(self._engine, tokens_BT, None, LEARNING_RATE, self._train, self._model.commit_weight, self._device)
+        parts = text_parts(tokens_BT, self._train, self._device)
+        weight = self._model.commit_weight
+        train_step(self._engine, parts, next_token, None, LEARNING_RATE, self._train, weight, self._device)

@@ -26,7 +26,7 @@ from vqscale.results import Result, locate, read_table
 from vqscale.study.spec import Study
 from vqscale.study.throughput import ThroughputStudy, load_any
 from vqscale.study.trial import count
-from vqscale.sweep.progress import duration, last_line
+from vqscale.sweep.progress import QUALITY, duration, last_line, quality
 from vqscale.sweep.run import StudyResults
 from vqscale.sweep.run import run as run_study
 
@@ -90,6 +90,8 @@ def analyse(study: Study, results: list[Result]) -> StudyFits:
     settings = study_settings(study, table)
     fits = fit_study(table, study.fit.laws, bootstrap=study.fit.bootstrap, **settings)
     write_fits(fits, study.folder)
+    if study.task == "classification":  # there is no text to compress
+        return fits
     uri = storage.join(study.folder, "references.json")
     known: dict[str, dict[str, float]] = storage.read_json(uri) if storage.exists(uri) else {}
     tokens = int(study.train.get("evaluation_tokens", 65536))
@@ -111,7 +113,8 @@ def record(outcome: StudyResults, written: list[str], fits: StudyFits, console: 
 
 def print_trials(outcome: StudyResults, console: Console) -> None:
     table = Table(title=f"{outcome.study.study}: {len(outcome.results)} trials", title_justify="left")
-    titles = ("trial", "state", "N", "tokens", "FLOPs", "bpb", "tokens/s", "codes in use", "training", "other time")
+    measure = QUALITY[outcome.study.task]
+    titles = ("trial", "state", "N", "tokens", "FLOPs", measure, "tokens/s", "codes in use", "training", "other time")
     for title in titles:
         table.add_column(title, justify="left" if title in ("trial", "state") else "right", no_wrap=True)
     for r in sorted(outcome.results, key=lambda r: (r.arch, r.parameters_non_embedding, r.name)):
@@ -122,7 +125,7 @@ def print_trials(outcome: StudyResults, console: Console) -> None:
             count(r.parameters_non_embedding),
             count(r.tokens),
             f"{r.flops:.1e}",
-            "-" if r.bpb is None else f"{r.bpb:.3f}",
+            "-" if (known := quality(r)) is None else f"{known:.3f}",
             "-" if r.tokens_per_second is None else count(r.tokens_per_second),
             "-" if r.code_perplexity is None else f"{r.code_perplexity:.0f} of {r.codebook_size}",
             "-" if r.seconds_training is None else f"{r.seconds_training:.1f} s",

@@ -8,11 +8,13 @@ from pydantic import ValidationError
 
 from vqscale import storage
 from vqscale.data.corpora import resolve_corpus
-from vqscale.data.corpus import Corpus, open_text
+from vqscale.data.corpus import open_corpus
+from vqscale.data.labelled.corpus import LabelledCorpus
 from vqscale.errors import StudyError
 from vqscale.models.presets import fields_of_others, resolve
 from vqscale.plan.check import CellError, check, check_length
 from vqscale.plan.recipe import with_recipe
+from vqscale.plan.task import OWN_SETTINGS, AnyCorpus, check_corpus, check_keys, classifier
 from vqscale.study.design import Axes
 from vqscale.study.model import ModelConfig
 from vqscale.study.spec import DataSpec, Study, explain
@@ -54,9 +56,9 @@ class Resolver:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self._corpora: dict[str, tuple[str, Corpus]] = {}
+        self._corpora: dict[str, tuple[str, AnyCorpus]] = {}
 
-    def corpus(self, cell: Cell) -> tuple[str, Corpus]:
+    def corpus(self, cell: Cell) -> tuple[str, AnyCorpus]:
         """Where the cell's corpus lies, and the corpus. Raises StudyError, CorpusError."""
         try:
             name = DataSpec(**cell["data"]).corpus
@@ -64,8 +66,15 @@ class Resolver:
             raise StudyError(explain(error, "", prefix="data").removeprefix(": ")) from error
         if name not in self._corpora:
             uri = storage.absolute(resolve_corpus(name))
-            self._corpora[name] = uri, open_text(uri)
+            corpus = open_corpus(uri)
+            check_corpus(self.study.task, name, corpus)
+            self._corpora[name] = uri, corpus
         return self._corpora[name]
+
+    @property
+    def corpora(self) -> dict[str, AnyCorpus]:
+        """All that were opened, by URI."""
+        return dict(self._corpora.values())
 
     def model(self, cell: Cell, axes: frozenset[str]) -> ModelConfig:
         """The cell's model, every dimension decided; `axes` were set by the sweep or the design. Raises StudyError."""
@@ -77,11 +86,16 @@ class Resolver:
                     f"model.{key}: is missing or no text; write `model: {{arch: transformer_vq, preset: nano}}`"
                 )
         _, corpus = self.corpus(cell)
-        return resolve(str(arch), str(preset), corpus.vocab_size, _known_fields(str(arch), axes, model))
+        if not isinstance(corpus, LabelledCorpus):
+            return resolve(str(arch), str(preset), corpus.vocab_size, _known_fields(str(arch), axes, model))
+        own = {key: model.pop(key) for key in OWN_SETTINGS if key in model}
+        config = resolve(str(arch), str(preset), corpus.vocab_size, _known_fields(str(arch), axes, model))
+        return classifier(config, corpus, own)
 
     def train(self, cell: Cell, model: ModelConfig) -> dict[str, Any]:
         """The cell's `train` settings without seeds, completed by the study's recipe. Raises StudyError."""
         train = {key: value for key, value in cell["train"].items() if key != "seeds"}
+        check_keys(self.study.task, train)
         recipe = self.study.recipe
         if recipe is None:
             return train
@@ -110,7 +124,8 @@ class Resolver:
             corpus_fingerprint=corpus.fingerprint,
         )
         check(trial, self.study)
-        check_length(trial.train, corpus)
+        if not isinstance(corpus, LabelledCorpus):
+            check_length(trial.train, corpus)
         return trial
 
 

@@ -44,11 +44,12 @@ def check(trial: Trial, study: Study) -> None:
         )
     check_backend(trial, study)
     micro = train.batch_size // train.accumulation
-    share = workers * train.segment_length * train.accumulation
-    if micro % workers:
+    share = workers * train.segment_length * train.accumulation * model.sequences
+    if micro % (workers * model.sequences):
+        pairs = ", two an example," if model.sequences == 2 else ""
         raise CellError(
-            f"train.batch_tokens: {micro} sequences of {train.segment_length} tokens a micro-batch cannot be shared by"
-            f" {workers} workers. Make train.batch_tokens a multiple of {share}."
+            f"train.batch_tokens: {micro} sequences of {train.segment_length} tokens a micro-batch{pairs} cannot be"
+            f" shared by {workers} workers. Make train.batch_tokens a multiple of {share}."
         )
     check_memory(trial, study)
     if train.engine == "plain" and (workers > 1 or train.deepspeed):

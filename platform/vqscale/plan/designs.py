@@ -16,6 +16,7 @@ from vqscale.models.counts import flops_per_token, parameters_non_embedding
 from vqscale.plan.cells import Cell, Resolver, cell_of, grid, seeds_of, where
 from vqscale.plan.centre import Centre, exact, extrapolated, guessed
 from vqscale.plan.check import CellError
+from vqscale.plan.task import training_tokens
 from vqscale.results.record import Result
 from vqscale.study.design import Codebook, Context, Design, Isoflop, Ladder
 from vqscale.study.model import QUANTISED
@@ -183,7 +184,7 @@ def _horizon(request: _Request, n: int, flops: float, batch: int, minimum_steps:
 
 def _require_epochs(resolver: Resolver, cell: Cell, design: Design, tokens: int) -> None:
     _, corpus = resolver.corpus(cell)
-    held = len(corpus.split("train"))
+    held = training_tokens(corpus, _whole(cell["train"], "context"))
     if design.max_epochs is not None and tokens > design.max_epochs * held:
         raise CellError(
             f"horizon too long: {tokens} tokens read the {held} tokens of the training split {tokens / held:.3g} times,"

@@ -7,6 +7,7 @@ from vqscale.errors import StudyError
 from vqscale.plan.cells import Resolver, cell_of, grid, seeds_of, where
 from vqscale.plan.designs import Dropped, Selected, expand_design
 from vqscale.plan.recipe import recipe_notes
+from vqscale.plan.task import cut_notes
 from vqscale.results.record import Result
 from vqscale.study.spec import Study
 from vqscale.study.trial import Trial
@@ -46,6 +47,7 @@ def expand(study: Study, *, source: str, results: Mapping[str, Result | None] | 
         notes += found.notes
     if study.recipe is not None:
         notes += recipe_notes(study.recipe, (one.trial for one in chosen.values()))
+    notes += cut_notes((one.trial for one in chosen.values()), resolver.corpora)
     left = [one for one in dropped if one.fingerprint not in chosen]
     return Expansion(selected=list(chosen.values()), dropped=left, notes=notes)
 

@@ -23,11 +23,20 @@ class PositionLoss(Frozen):
     """Nats a token."""
 
 
+class AccuracyBucket(Frozen):
+    """Accuracy of the labels whose example's length, or whose distance to its answer, lies in [start, end)."""
+
+    start: int = Field(ge=0)
+    end: int = Field(gt=0)
+    labels: int = Field(gt=0)
+    accuracy: float = Field(ge=0, le=1)
+
+
 class Result(Frozen):
     """One row of a study's table.
 
-    Units: losses in nats a token, `bpb` in bits a byte of the original text, sizes in bytes, times in seconds,
-    FLOPs as floating-point operations (a multiply-add is two).
+    Units: losses in nats a token (classifiers: a label), `bpb` in bits a byte of the original text, sizes in bytes,
+    times in seconds, FLOPs as floating-point operations (a multiply-add is two).
     """
 
     study: str
@@ -53,13 +62,13 @@ class Result(Frozen):
     batch_tokens: int
     lr: float
     schedule: str = "cosine"
-    """cosine or wsd; the default is what every record before the column had."""
+    """cosine, linear or wsd; the default is what every record before the column had."""
     decay: float | None = None
-    """Share of the horizon in which the rate of wsd falls; None for a cosine, which falls all the way."""
+    """Share of the horizon in which the rate of wsd falls; None for the others, which fall all the way."""
     shared_steps: int = 0
     """Updates taken over from a shorter trial of the same trunk, not trained by this one."""
     trunk: str | None = None
-    """Fingerprint of the updates before the decay, the same for all horizons of one wsd run; None for a cosine."""
+    """Fingerprint of the updates before the decay, the same for all horizons of one wsd run; None for others."""
     precision: str
     engine: str
     zero: int | None
@@ -72,12 +81,32 @@ class Result(Frozen):
     """Training FLOPs of the whole trial: forward and backward, counted exactly for the architecture."""
     flops_groups: dict[str, float]
     """Training FLOPs a token by group."""
+    task: str = "language"
+    """language or classification; the default is what every record before the column had."""
     loss: float | None
-    """Held-out nats a token."""
+    """Held-out nats a token, of a classifier a label."""
     bpb: float | None
     perplexity: float | None
+    """As bpb of language models alone."""
     train_loss: float | None
     loss_by_position: list[PositionLoss]
+    accuracy: float | None = Field(default=None, ge=0, le=1)
+    """Of classifiers, on the validation split, like all that follow up to `accuracy_by_distance`."""
+    balanced_accuracy: float | None = Field(default=None, ge=0, le=1)
+    """Mean recall of the classes that occur."""
+    macro_f1: float | None = Field(default=None, ge=0, le=1)
+    """Mean F1 of the classes that occur or are named."""
+    classes: int | None = None
+    examples: int | None = None
+    """Held-out examples that were evaluated."""
+    confusion: list[list[int]] | None = None
+    """Labels by true class (row) and named class (column), up to 50 classes."""
+    accuracy_by_length: list[AccuracyBucket] = Field(default_factory=list)
+    accuracy_by_distance: list[AccuracyBucket] = Field(default_factory=list)
+    """By tokens between a label and its answer, where the corpus says."""
+    test_loss: float | None = None
+    """As `loss`, on the test split, evaluated once, at the end."""
+    test_accuracy: float | None = Field(default=None, ge=0, le=1)
     tokens_per_second: float | None
     flops_per_second: float | None
     peak_flops: float | None

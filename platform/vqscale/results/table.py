@@ -20,7 +20,10 @@ from vqscale import storage
 from vqscale.errors import StorageError
 from vqscale.results.record import Result
 
-NESTED = ("parameter_groups", "flops_groups", "loss_by_position", "versions")
+NESTED = (
+    *("parameter_groups", "flops_groups", "loss_by_position", "confusion", "accuracy_by_length"),
+    *("accuracy_by_distance", "versions"),
+)
 """Columns that hold JSON text in the file."""
 
 
@@ -87,7 +90,7 @@ def _arrow(results: Sequence[Result]) -> pa.Table:
     schema = pa.schema([(name, _arrow_type(name)) for name in Result.model_fields])
     rows = [result.model_dump(mode="json") for result in results]
     for row in rows:
-        row.update({name: json.dumps(row[name], allow_nan=False) for name in NESTED})
+        row.update({name: json.dumps(row[name], allow_nan=False) for name in NESTED if row[name] is not None})
     return pa.Table.from_pylist(rows, schema=schema)
 
 

@@ -12,7 +12,7 @@ from vqscale.errors import StudyError
 from vqscale.study.design import HOLD_OUT_MARGIN, Axes, Codebook, Context, Design, Isoflop, Ladder
 from vqscale.study.frozen import Frozen
 from vqscale.study.recipe import Recipe
-from vqscale.study.trial import TrainConfig
+from vqscale.study.trial import Task, TrainConfig
 
 LawName = Literal[
     "power_n",
@@ -108,6 +108,8 @@ class Study(Frozen):
     """The other kind, `throughput`, is `vqscale.study.throughput.ThroughputStudy`."""
     study: str = Field(pattern=NAME_PATTERN)
     question: str = ""
+    task: Task = "language"
+    """language: predict a text; classification: name the class of labelled examples or tokens."""
     data: DataSpec
     model: dict[str, Any]
     """arch, head, preset and any dimension of `ModelConfig` that differs from the preset."""

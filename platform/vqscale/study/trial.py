@@ -1,7 +1,7 @@
 """A trial: one training run as a complete, frozen value with a readable name and an identity."""
 
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,8 @@ from vqscale.study.model import ModelConfig
 Documents = Literal["isolated", "packed"]
 Precision = Literal["fp32", "bf16"]
 EngineName = Literal["plain", "deepspeed"]
-Schedule = Literal["cosine", "wsd"]
+Task = Literal["language", "classification"]
+Schedule = Literal["cosine", "linear", "wsd"]
 _SHORT = {"transformer_vq": "vq", "transformer_full": "full", "transformer_window": "window"}
 HORIZON = ("tokens", "warmup", "warmup_tokens", "decay")
 """Fields in which trials of one trunk may differ, as long as their warm-ups take equally many updates."""
@@ -37,8 +38,8 @@ class TrainConfig(Frozen):
     warmup_tokens: int | None = Field(default=None, gt=0)
     """Linear warm-up in tokens, the same at every horizon; None: `warmup` says."""
     schedule: Schedule = "cosine"
-    """cosine: from warm-up to the horizon. wsd: warm-up, then stable at `lr`, then decay: runs of several horizons are
-    one run up to the decay of the shortest."""
+    """cosine, linear: from warm-up to the horizon. wsd: warm-up, then stable at `lr`, then decay: runs of several
+    horizons are one run up to the decay of the shortest."""
     decay: float = Field(default=0.2, gt=0, le=1)
     """wsd: share of the horizon, at its end, in which the rate falls."""
     lr_final: float = Field(default=0.1, ge=0, le=1)
@@ -58,13 +59,18 @@ class TrainConfig(Frozen):
     documents: Documents = "isolated"
     """isolated: nothing is seen across a document's end; packed: attention runs across it, as in the paper."""
     evaluation_tokens: int = Field(default=65536, gt=0)
-    """Held-out tokens of the final evaluation (all of the split when it holds fewer)."""
+    """Held-out tokens of a language model's final evaluation (all of the split when it holds fewer)."""
     evaluation_context: int | None = Field(default=None, gt=0)
-    """Length of the held-out sequences, evaluated with carried state; None: the training context."""
+    """Length of the held-out sequences, evaluated with carried state; None: the training context. Classifiers: tokens
+    to which held-out examples are cut."""
     evaluation_by: Literal["contiguous", "documents"] = "contiguous"
+    evaluation_examples: int | None = Field(default=None, gt=0)
+    """Classifiers: examples of every held-out split that are evaluated, the same for all trials; None: all."""
     seed: int = Field(default=0, ge=0)
     deepspeed: dict[str, object] = Field(default_factory=dict)
     """Overrides of the generated DeepSpeed configuration, by its own keys."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"evaluation_examples"})
 
     @property
     def segment_length(self) -> int:
@@ -73,7 +79,7 @@ class TrainConfig(Frozen):
 
     @property
     def batch_size(self) -> int:
-        """Sequences of one update, over all workers."""
+        """Sequences of one update, over all workers; an example of a classifier may hold two."""
         return self.batch_tokens // self.segment_length
 
     @property
@@ -86,7 +92,7 @@ class TrainConfig(Frozen):
 
     @property
     def decay_steps(self) -> int:
-        """Updates of the decay of wsd; under a cosine all that follow the warm-up."""
+        """Updates of the decay of wsd; under a cosine or a line all that follow the warm-up."""
         return max(1, round(self.decay * self.steps)) if self.schedule == "wsd" else self.steps - self.warmup_steps
 
     @property
@@ -129,12 +135,21 @@ class Trial(Frozen):
 
     @cached_property
     def trunk(self) -> str | None:
-        """Fingerprint of the updates before the decay, the same for all wsd trials that have them; None: a cosine."""
+        """Fingerprint of the updates before the decay, the same for all wsd trials that have them; None for others."""
         if self.train.schedule != "wsd":
             return None
         common = {key: value for key, value in self.train.identity().items() if key not in HORIZON}
         common |= {"warmup_steps": self.train.warmup_steps}
         return fingerprint({"model": self.model, "train": common, "corpus": self.corpus_fingerprint})
+
+    @property
+    def examples_per_update(self) -> int:
+        """Examples of a classifier's update, over all workers."""
+        return self.train.batch_size // self.model.sequences
+
+    @property
+    def task(self) -> Task:
+        return "language" if self.model.classes is None else "classification"
 
     @property
     def id(self) -> str:

@@ -49,12 +49,17 @@ class CodebookChoice:
 def tuning_study(study: Study) -> Study:
     """The study of the tuning trials: the given study's model and recipe, swept over the codebook sizes alone.
 
-    Raises StudyError without an `autotune` section or with a model that has no codebook.
+    Raises StudyError without an `autotune` section, for classifiers and for a model that has no codebook.
     """
     if study.autotune is None:
         raise StudyError(
             f"study {study.study!r} has no `autotune` section; write for example"
             " `autotune: {codebook_sizes: [32, 64, 128, 256], tolerance: 0.01}`."
+        )
+    if study.task == "classification":
+        raise StudyError(
+            "task: classification has no bits per byte, by which autotune chooses. Compare codebook sizes by a sweep"
+            " over model.codebook_size, or by a design of type codebook."
         )
     if study.model.get("arch") not in QUANTISED:
         raise StudyError(

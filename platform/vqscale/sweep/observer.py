@@ -23,7 +23,8 @@ PAUSE_SECONDS = 60.0
 
 RUN_STATUS: dict[str, RunStatus] = {"finished": "FINISHED", "stopped": "FINISHED"}
 FINAL = (
-    *("loss", "bpb", "perplexity", "tokens_per_second", "flops_per_second", "peak_memory_bytes", "flops"),
+    *("loss", "bpb", "perplexity", "accuracy", "balanced_accuracy", "macro_f1", "test_loss", "test_accuracy"),
+    *("tokens_per_second", "flops_per_second", "peak_memory_bytes", "flops"),
     *("code_perplexity", "dead_codes", "quantisation_error", "seconds_training", "seconds_overhead"),
     "seconds_evaluation",
 )
@@ -148,4 +149,4 @@ def _complete(run: TrialRun | None, result: Result) -> bool:
     """Whether a run was ended with this result, so holds all of it."""
     if run is None or run.status != _run_status(result) or run.tags.get("status") != result.status:
         return False
-    return result.bpb is None or "final/bpb" in run.metrics
+    return result.loss is None or "final/loss" in run.metrics

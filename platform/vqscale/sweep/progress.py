@@ -15,6 +15,8 @@ from vqscale.results.record import Result
 from vqscale.study.trial import count
 from vqscale.train.trial import Row
 
+QUALITY = {"language": "bpb", "classification": "accuracy"}
+"""By task, what a trial is known by."""
 SHOWN = 16
 """Trials that the live table holds: those that run, then those that ended last."""
 
@@ -26,7 +28,8 @@ class _Line:
     state: str = "waiting"
     share: float = 0.0
     loss: float | None = None
-    bpb: float | None = None
+    quality: float | None = None
+    """Bits a byte, or accuracy."""
     tokens_per_second: float | None = None
     changed: float = 0.0
     ended: bool = False
@@ -39,6 +42,7 @@ class Progress:
         self._console = console
         self._lines = {p.trial.id: _Line(p.trial.name, p.cost.flops) for p in plan.pending}
         self._tokens = {p.trial.id: p.cost.tokens for p in plan.pending}
+        self._quality = QUALITY[plan.study.task]
         self._done_before = len(plan.trials) - len(plan.pending)
         self._started = time.monotonic()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
@@ -58,7 +62,7 @@ class Progress:
     def row(self, trial_id: str, row: Row) -> None:
         line = self._lines[trial_id]
         line.state, line.share = "training", row["tokens"] / self._tokens[trial_id]
-        line.loss, line.bpb = row["loss"], row["bpb"]
+        line.loss, line.quality = row["loss"], row.get("bpb", row.get("accuracy"))
         line.tokens_per_second = row["tokens_per_second"]
         line.changed = time.monotonic()
 
@@ -68,11 +72,12 @@ class Progress:
 
     def ended(self, trial_id: str, result: Result) -> None:
         line = self._lines[trial_id]
-        line.state, line.bpb, line.changed = result.status, result.bpb, time.monotonic()
+        line.state, line.quality, line.changed = result.status, quality(result), time.monotonic()
         line.share, line.ended = 1.0, True
         done = sum(line.ended for line in self._lines.values()) + self._done_before
         total = len(self._lines) + self._done_before
-        measured = f"{result.bpb:.3f} bpb held out" if result.bpb is not None else (result.error or "")
+        known = quality(result)
+        measured = (result.error or "") if known is None else f"{known:.3f} {QUALITY[result.task]} held out"
         speed = f", {count(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
         colour = {"finished": "green", "stopped": "cyan"}.get(result.status, "red")
         self.say(
@@ -93,7 +98,7 @@ class Progress:
 
     def _render(self) -> RenderableType:
         table = Table(box=None, padding=(0, 1), header_style="dim")
-        for title in ("trial", "state", "done", "loss", "bpb", "tokens/s"):
+        for title in ("trial", "state", "done", "loss", self._quality, "tokens/s"):
             table.add_column(title, justify="left" if title in ("trial", "state") else "right", no_wrap=True)
         order = sorted(self._lines.values(), key=lambda line: (line.state != "training", -line.changed))
         for line in order[:SHOWN]:
@@ -102,13 +107,18 @@ class Progress:
                 line.state,
                 f"{line.share:.0%}",
                 "" if line.loss is None else f"{line.loss:.3f}",
-                "" if line.bpb is None else f"{line.bpb:.3f}",
+                "" if line.quality is None else f"{line.quality:.3f}",
                 "" if line.tokens_per_second is None else count(line.tokens_per_second),
             )
         spent = duration(time.monotonic() - self._started)
         ended = sum(line.ended for line in self._lines.values())
         text = Text(f"{ended}/{len(self._lines)} trials, {spent} so far, {self._left()}".rstrip(", "), style="bold")
         return Group(table, ProgressBar(total=1.0, completed=self._share(), width=60), text)
+
+
+def quality(result: Result) -> float | None:
+    """The number that people look at first: `QUALITY` of the task."""
+    return result.accuracy if result.task == "classification" else result.bpb
 
 
 def last_line(text: str) -> str:

@@ -16,7 +16,7 @@ from vqscale.data.evaluation import documents, sequences
 from vqscale.results.record import PositionLoss
 from vqscale.study.trial import TrainConfig
 from vqscale.train.metrics import world_size
-from vqscale.train.step import document_starts
+from vqscale.train.objective import document_starts
 
 PAD = 0
 ROW_TOKENS = 16384
@@ -71,7 +71,7 @@ def evaluate(
     rows = max(1, ROW_TOKENS // segment)
     was_training = model.training
     model.eval()
-    world, rank = world_size(group), _rank(group)
+    world, rank = world_size(group), rank_of(group)
     # Every rank runs the same passes, of the same number of segments: ZeRO-3 gathers parameters in each of them.
     for first in range(0, len(held_out), rows * world):
         chunk = held_out[first : first + rows * world]
@@ -80,7 +80,7 @@ def evaluate(
         _add_batch(model, batch, width, segment, train, device, nats_T, count_T)
         text_bytes += sum(int(corpus.token_bytes[row[1:]].sum()) for row in batch)
     model.train(was_training)
-    return _result(*(_total(part, device, group) for part in (nats_T, count_T, text_bytes)))
+    return _result(*(total(part, device, group) for part in (nats_T, count_T, text_bytes)))
 
 
 def _read(tokens: Any, start: int, length: int) -> np.ndarray:
@@ -127,11 +127,11 @@ def _add_batch(
         count_T[start:stop] += weight_BT.sum(0)
 
 
-def _rank(group: ProcessGroup | None) -> int:
+def rank_of(group: ProcessGroup | None) -> int:
     return dist.get_rank(group) if world_size(group) > 1 else 0
 
 
-def _total(part: Tensor, device: torch.device, group: ProcessGroup | None) -> Tensor:
+def total(part: Tensor, device: torch.device, group: ProcessGroup | None) -> Tensor:
     if world_size(group) == 1:
         return part
     on_device = part.to(device)

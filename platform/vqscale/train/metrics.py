@@ -19,13 +19,16 @@ class Window:
 
     def __init__(self, device: torch.device, group: ProcessGroup | None) -> None:
         self._group = group
-        self._sums = torch.zeros(3, device=device)
+        self._sums = torch.zeros(4, device=device)
+        self._classifies = False
         self._norm = torch.zeros((), device=device)
         self._updates = 0
 
     def add(self, update: Update) -> None:
         one = torch.ones((), device=self._sums.device)
-        self._sums += torch.stack([update.nats, update.commit.to(one.dtype), one])
+        self._classifies = update.accuracy is not None
+        right = torch.zeros_like(one) if update.accuracy is None else update.accuracy.to(one.dtype)
+        self._sums += torch.stack([update.nats, update.commit.to(one.dtype), right, one])
         self._norm = update.norm
         self._updates += 1
 
@@ -38,11 +41,12 @@ class Window:
         sums = self._sums.clone()
         if world_size(self._group) > 1:
             dist.all_reduce(sums, group=self._group)
-        nats, commit, updates = torch.cat([sums[:2], sums[2:]]).tolist()
+        nats, commit, right, updates = sums.tolist()
         norm = float(self._norm)
         self._sums.zero_()
         self._updates = 0
-        return {"loss": nats / updates, "commit": commit / updates, "gradient_norm": norm}
+        values = {"loss": nats / updates, "commit": commit / updates, "gradient_norm": norm}
+        return values | ({"accuracy": right / updates} if self._classifies else {})
 
 
 def world_size(group: ProcessGroup | None = None) -> int:

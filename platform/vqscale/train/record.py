@@ -20,6 +20,7 @@ from vqscale.models.counts import (
 )
 from vqscale.results.record import Result
 from vqscale.study.trial import Trial
+from vqscale.train.classify import Classified
 from vqscale.train.trial import Outcome
 
 RESULT = "result.json"
@@ -47,6 +48,8 @@ def trial_facts(study: str, trial: Trial) -> dict[str, Any]:
         "tokens": train.steps * train.batch_tokens,
         "steps": train.steps,
         "batch_tokens": train.batch_tokens,
+        "task": trial.task,
+        "classes": model.classes,
         "lr": train.lr,
         "schedule": train.schedule,
         "decay": train.decay if train.schedule == "wsd" else None,
@@ -59,7 +62,9 @@ def trial_facts(study: str, trial: Trial) -> dict[str, Any]:
         "parameter_groups": parameter_groups(model),
         "flops": sum(groups.values()) * train.steps * train.batch_tokens,
         "flops_groups": groups,
-        "state_bytes": decode_state_bytes(model, train.context, 4 if train.precision == "fp32" else 2),
+        "state_bytes": decode_state_bytes(model, train.context, 4 if train.precision == "fp32" else 2)
+        if model.causal
+        else None,
         "corpus": trial.corpus,
         "corpus_fingerprint": trial.corpus_fingerprint,
     }
@@ -101,13 +106,11 @@ def finished_result(
     seconds_total: float,
 ) -> Result:
     """The record of a trial that ran; `seconds_total` is its whole time on the workers."""
-    row, held_out = outcome.row, outcome.held_out
+    row = outcome.row
     facts = trial_facts(study, trial)
     speed = row["tokens"] / outcome.seconds_training
     measured: dict[str, Any] = {
-        "loss": held_out and held_out.nats,
-        "bpb": held_out and held_out.bpb,
-        "perplexity": held_out and held_out.perplexity,
+        **_held_out(outcome),
         "train_loss": row["loss"],
         "tokens_per_second": speed,
         "flops_per_second": speed * sum(facts["flops_groups"].values()),
@@ -131,11 +134,42 @@ def finished_result(
         shared_steps=outcome.shared_steps,
         attempts=attempts,
         workers=workers,
-        loss_by_position=held_out.by_position if held_out else [],
+        **_nested(outcome),
         versions=versions(),
         git=git_commit(),
         started_at=started_at,
     )
+
+
+def _held_out(outcome: Outcome) -> dict[str, Any]:
+    """What was measured on held-out splits, but for lists; columns of the other task are absent."""
+    held_out, test = outcome.held_out, outcome.test
+    if not isinstance(held_out, Classified):
+        bpb, perplexity = (held_out.bpb, held_out.perplexity) if held_out else (None, None)
+        return {"loss": held_out and held_out.nats, "bpb": bpb, "perplexity": perplexity}
+    return {
+        "loss": held_out.nats,
+        "bpb": None,
+        "perplexity": None,
+        "accuracy": held_out.accuracy,
+        "balanced_accuracy": held_out.balanced_accuracy,
+        "macro_f1": held_out.macro_f1,
+        "examples": held_out.examples,
+        "test_loss": test and test.nats,
+        "test_accuracy": test and test.accuracy,
+    }
+
+
+def _nested(outcome: Outcome) -> dict[str, Any]:
+    held_out = outcome.held_out
+    if not isinstance(held_out, Classified):
+        return {"loss_by_position": held_out.by_position if held_out else []}
+    return {
+        "loss_by_position": [],
+        "confusion": held_out.confusion,
+        "accuracy_by_length": held_out.by_length,
+        "accuracy_by_distance": held_out.by_distance,
+    }
 
 
 def finite(value: Any) -> Any:

@@ -14,8 +14,8 @@ from torch.distributed import ProcessGroup
 
 from vqkernels import resolve_backend
 from vqscale import storage
-from vqscale.data.corpus import Corpus, open_text
-from vqscale.data.stream import TokenStream
+from vqscale.data.corpus import Corpus, open_corpus
+from vqscale.data.labelled.corpus import LabelledCorpus
 from vqscale.errors import CorpusError
 from vqscale.models.base import ModelState
 from vqscale.models.build import build
@@ -23,8 +23,10 @@ from vqscale.models.counts import flops_per_token
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
 from vqscale.train import checkpoint, metrics
+from vqscale.train.classify import Classified, classify
 from vqscale.train.engine import Engine, open_engine
 from vqscale.train.evaluate import HeldOut, evaluate
+from vqscale.train.objective import open_objective
 from vqscale.train.schedule import learning_rate
 from vqscale.train.step import train_step
 from vqscale.train.trunk import Trunk, branch_step
@@ -80,7 +82,10 @@ class Outcome:
     step: int
     row: Row
     """The last row of training metrics."""
-    held_out: HeldOut | None
+    held_out: HeldOut | Classified | None
+    """On the validation split."""
+    test: Classified | None
+    """Of a classifier on the test split."""
     shared_steps: int
     """Updates that were taken over from a trunk, not trained by this trial."""
     seconds_training: float
@@ -98,7 +103,13 @@ class _Loop:
     """The mutable middle of a trial: what changes from update to update and what a checkpoint must hold."""
 
     def __init__(
-        self, trial: Trial, corpus: Corpus, folder: str, options: RunOptions, host: Host, trunk: Trunk | None
+        self,
+        trial: Trial,
+        corpus: Corpus | LabelledCorpus,
+        folder: str,
+        options: RunOptions,
+        host: Host,
+        trunk: Trunk | None,
     ) -> None:
         train = trial.train
         if corpus.fingerprint != trial.corpus_fingerprint:
@@ -116,15 +127,7 @@ class _Loop:
         self.engine: Engine = open_engine(model, train, host.world)
         self.model: Any = self.engine.module
         self.model.train()
-        self.stream = TokenStream(
-            corpus.split("train"),
-            batch=train.batch_size,
-            length=train.segment_length,
-            context=train.context,
-            seed=train.seed,
-            rank=host.rank,
-            world=host.world,
-        )
+        self.objective = open_objective(trial, corpus, host)
         self.flops_per_token = sum(flops_per_token(trial.model, train.context, train.segment).values())
         self.window = metrics.Window(host.device, host.group)
         self.step = self.shared_steps = 0
@@ -164,11 +167,12 @@ class _Loop:
 
     def update(self) -> None:
         start = time.perf_counter()
-        tokens_BT = self.stream.batch(self.step)
-        states = None if self.stream.starts_sequence(self.step) else self.states
+        parts = self.objective.batch(self.step)
+        states = None if self.objective.starts_sequence(self.step) else self.states
         result, self.states = train_step(
             self.engine,
-            tokens_BT,
+            parts,
+            self.objective.score,
             states,
             learning_rate(self.step, self.train),
             self.train,
@@ -196,7 +200,7 @@ class _Loop:
             "step": self.step,
             "tokens": self.step * self.train.batch_tokens,
             **values,
-            "bpb": values["loss"] / math.log(2) / self.bytes_per_token,
+            **self._bits(values["loss"]),
             "lr": learning_rate(self.step - 1, self.train),
             "tokens_per_second": speed,
             "flops_per_second": speed * self.flops_per_token,
@@ -211,10 +215,11 @@ class _Loop:
         self.rows.append(row)
         return row
 
-    @property
-    def bytes_per_token(self) -> float:
-        """Text bytes of a training token, mean over the corpus: turns a training loss into bits per byte."""
-        return self.corpus.bytes_per_token
+    def _bits(self, nats: float) -> dict[str, float]:
+        """Bits a byte of text, by the mean bytes of a training token; nothing where there is no text to predict."""
+        if isinstance(self.corpus, LabelledCorpus):
+            return {}
+        return {"bpb": nats / math.log(2) / self.corpus.bytes_per_token}
 
     def fault(self, row: Row) -> str | None:
         """Why the trial has to end as diverged, if it has to."""
@@ -225,7 +230,7 @@ class _Loop:
             return f"gradient norm 0 at step {self.step}, loss {loss:.3g}: nothing is learned any more"
         if self.first_loss is None:
             self.first_loss = loss
-        limit = 3 * max(self.first_loss, math.log(self.trial.model.vocab_size))
+        limit = 3 * max(self.first_loss, math.log(self.trial.model.classes or self.trial.model.vocab_size))
         if loss > limit:
             return f"loss {loss:.3g} nats at step {self.step} is above {limit:.3g}, three times where it began"
         return None
@@ -343,14 +348,14 @@ def run_trial(trial: Trial, folder: str, options: RunOptions, host: Host, trunk:
     The trial's folder afterwards holds `metrics.jsonl`, `model.safetensors` and the last checkpoints. Every rank must
     call it; errors of the machine are raised.
     """
-    corpus = open_text(trial.corpus)
+    corpus = open_corpus(trial.corpus)
     with _closing(_Loop(trial, corpus, folder, options, host, trunk)) as loop:
         loop.resume()
         status, error = _train(loop)
-        held_out, seconds = None, 0.0
+        held_out, test, seconds = None, None, 0.0
         if status != "diverged":
             start = time.perf_counter()
-            held_out = evaluate(loop.model, corpus, "validation", trial.train, host.device, host.group)
+            held_out, test = _evaluate(loop)
             seconds = time.perf_counter() - start
         _write_outputs(loop, status)
         return Outcome(
@@ -359,6 +364,7 @@ def run_trial(trial: Trial, folder: str, options: RunOptions, host: Host, trunk:
             step=loop.step,
             row=loop.rows[-1],
             held_out=held_out,
+            test=test,
             shared_steps=loop.shared_steps,
             seconds_training=loop.seconds,
             seconds_training_now=loop.seconds - loop.seconds_before,
@@ -396,6 +402,15 @@ def _train(loop: _Loop) -> tuple[Literal["finished", "diverged", "stopped"], str
         if metrics.agree(stop, loop.host.device, loop.host.group):
             return "stopped", None
     return "finished", None
+
+
+def _evaluate(loop: _Loop) -> tuple[HeldOut | Classified, Classified | None]:
+    """On the validation split and, of a classifier, on the test split."""
+    train, host = loop.train, loop.host
+    if isinstance(loop.corpus, LabelledCorpus):
+        held_out = classify(loop.model, loop.corpus, "validation", train, host.device, host.group)
+        return held_out, classify(loop.model, loop.corpus, "test", train, host.device, host.group)
+    return evaluate(loop.model, loop.corpus, "validation", train, host.device, host.group), None
 
 
 def _write_outputs(loop: _Loop, status: str) -> None:

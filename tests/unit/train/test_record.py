@@ -17,7 +17,7 @@ def outcome(**changes: Any) -> Outcome:
         "codebook/quantisation_error": math.nan,
     }
     values = {
-        "status": "diverged", "error": "not a number any more", "step": 4, "row": row, "held_out": None,
+        "status": "diverged", "error": "not a number any more", "step": 4, "row": row, "held_out": None, "test": None,
         "shared_steps": 3, "seconds_training": 9.0, "seconds_training_now": 4.0, "seconds_evaluation": 1.0,
         "peak_memory_bytes": 1, "peak_flops": 1e9, "revived": 3, "backend": "blockwise",
     }  # fmt: skip

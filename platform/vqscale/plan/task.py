@@ -1,0 +1,91 @@
+"""What a study's task demands of its corpus, its settings and, for classifiers, decides of the model."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from vqscale.data.corpus import Corpus
+from vqscale.data.labelled.corpus import LabelledCorpus
+from vqscale.errors import StudyError
+from vqscale.study.model import ModelConfig
+from vqscale.study.spec import explain
+from vqscale.study.trial import Task, Trial
+
+AnyCorpus = Corpus | LabelledCorpus
+
+OWN_SETTINGS = ("causal", "pooling")
+"""Of a classifier's model, which a study may set; `presets.resolve` decides the rest as for a language model."""
+
+_NOT_FOR: dict[Task, dict[str, str]] = {
+    "language": {
+        "evaluation_examples": "a text has no examples. Set train.evaluation_tokens",
+    },
+    "classification": {
+        "segment": "a classifier reads every example in one update. Leave it out",
+        "documents": "every example is a document of its own. Leave it out",
+        "evaluation_by": "every example is evaluated by itself. Leave it out",
+        "evaluation_tokens": "held-out splits are counted in examples. Set train.evaluation_examples, or leave it out",
+    },
+}
+"""Keys of `train` that mean nothing under a task, and why."""
+
+
+def check_corpus(task: Task, name: str, corpus: AnyCorpus) -> None:
+    """Raises StudyError for a corpus of the other kind."""
+    labelled = isinstance(corpus, LabelledCorpus)
+    if labelled and task == "language":
+        raise StudyError(
+            f"data.corpus: {name} holds labelled examples, but task: language predicts text. Write task:"
+            " classification, or name a corpus of text (vqscale data list)."
+        )
+    if not labelled and task == "classification":
+        raise StudyError(
+            f"data.corpus: {name} holds text without labels, but task: classification needs labelled examples. Name a"
+            " labelled corpus (vqscale data list), make one with vqscale data prepare, or leave task out."
+        )
+
+
+def check_keys(task: Task, train: Mapping[str, Any]) -> None:
+    """Raises StudyError for a setting of `train` that means nothing under this task."""
+    for key, why in _NOT_FOR[task].items():
+        if key in train:
+            raise StudyError(f"train.{key}: {train[key]!r} has no meaning for task: {task}: {why}.")
+
+
+def classifier(config: ModelConfig, corpus: LabelledCorpus, own: Mapping[str, Any]) -> ModelConfig:
+    """`config` as a classifier of the corpus's examples; `own`: the study's `OWN_SETTINGS`. Raises StudyError."""
+    of_tokens = corpus.labels == "token"
+    values: dict[str, Any] = {"causal": of_tokens, "pooling": "none" if of_tokens else "mean"} | dict(own)
+    if (values["pooling"] == "none") != of_tokens:
+        what, instead = ("single tokens", "none") if of_tokens else ("whole sequences", "mean or last")
+        raise StudyError(
+            f"model.pooling: {values['pooling']!r} does not fit {corpus.uri}, which labels {what}. Use {instead}."
+        )
+    values |= {"classes": len(corpus.classes), "sequences": corpus.sequences, "real_inputs": corpus.real_inputs}
+    try:
+        return ModelConfig(**config.model_dump() | values)
+    except ValidationError as error:
+        raise StudyError(explain(error, "", prefix="model").removeprefix(": ")) from error
+
+
+def training_tokens(corpus: AnyCorpus, context: int) -> int:
+    """Tokens of one epoch; of labelled examples nominal ones, every sequence counting as `context` tokens."""
+    examples_or_tokens = len(corpus.split("train"))
+    return examples_or_tokens * (corpus.sequences * context if isinstance(corpus, LabelledCorpus) else 1)
+
+
+def cut_notes(trials: Iterable[Trial], corpora: Mapping[str, AnyCorpus]) -> list[str]:
+    """Which corpora have training examples that are longer than a context, and so are cut; `corpora` by URI."""
+    notes: dict[str, None] = {}
+    for trial in trials:
+        corpus, context = corpora[trial.corpus], trial.train.context
+        if not isinstance(corpus, LabelledCorpus):
+            continue
+        longest = corpus.manifest.splits["train"].lengths[-1]
+        if longest > context:
+            notes[
+                f"{corpus.uri.rsplit('/', 1)[-1]}: training examples of up to {longest} tokens are cut to train.context"
+                f" {context}: {'their last' if corpus.labels == 'token' else 'their first'} tokens are kept."
+            ] = None
+    return list(notes)

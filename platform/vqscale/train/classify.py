@@ -1,0 +1,193 @@
+"""Held-out classification: cross-entropy a label, accuracy and what it hides, on whole examples.
+
+Legend: B examples of a pass, Q sequences of one, T tokens, C classes, N labels.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from vqscale.data.labelled.corpus import LabelledCorpus, LabelledSplit
+from vqscale.data.labelled.stream import NO_LABEL, LabelledBatch, collate, padded_length
+from vqscale.data.permutation import Permutation
+from vqscale.data.shards import SplitName
+from vqscale.results.record import AccuracyBucket
+from vqscale.study.trial import TrainConfig
+from vqscale.train.evaluate import ROW_TOKENS, rank_of, total
+from vqscale.train.metrics import world_size
+from vqscale.train.objective import labelled_inputs
+
+MOST_CONFUSED = 50
+"""Classes up to which a confusion matrix is kept."""
+_BUCKETS = 64
+"""Bucket k of lengths and distances holds [2^k, 2^(k+1)); the first one 0 as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classified:
+    """What was measured on a held-out split; every rank holds the same value."""
+
+    nats: float
+    """Mean cross-entropy a label."""
+    examples: int
+    accuracy: float
+    balanced_accuracy: float
+    """Mean recall of the classes that occur."""
+    macro_f1: float
+    """Mean F1 of the classes that occur or are named."""
+    confusion: list[list[int]] | None
+    """Labels by true class (row) and named class (column); None where there are more than 50 classes."""
+    by_length: list[AccuracyBucket]
+    by_distance: list[AccuracyBucket]
+    """Empty where the corpus says no distances."""
+
+
+@dataclass
+class _Tally:
+    """Sums over labels, to be added over ranks."""
+
+    classes: int
+    nats: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
+    by_class: Tensor = field(init=False)
+    """Labels of every class, labels named so, and both at once, [3, C]."""
+    confusion: Tensor = field(init=False)
+    length: Tensor = field(default_factory=lambda: torch.zeros(2, _BUCKETS, dtype=torch.float64))
+    """Labels and right ones of every bucket."""
+    distance: Tensor = field(default_factory=lambda: torch.zeros(2, _BUCKETS, dtype=torch.float64))
+
+    def __post_init__(self) -> None:
+        self.by_class = torch.zeros(3, self.classes, dtype=torch.float64)
+        kept = self.classes if self.classes <= MOST_CONFUSED else 0
+        self.confusion = torch.zeros(kept, kept, dtype=torch.float64)
+
+    def add(self, true_N: Tensor, named_N: Tensor, nats_N: Tensor, length_N: Tensor, distance_N: Tensor | None) -> None:
+        right_N = true_N == named_N
+        self.nats += nats_N.double().sum()
+        for row, ids in zip(self.by_class, (true_N, named_N, true_N[right_N]), strict=True):
+            row += torch.bincount(ids, minlength=self.classes)
+        if len(self.confusion):
+            pairs = torch.bincount(true_N * self.classes + named_N, minlength=self.classes**2)
+            self.confusion += pairs.view(self.classes, self.classes)
+        _add_buckets(self.length, length_N, right_N)
+        if distance_N is not None:
+            _add_buckets(self.distance, distance_N, right_N)
+
+    def result(self, examples: int, device: torch.device, group: ProcessGroup | None) -> Classified:
+        """Over all ranks."""
+        parts = (self.nats, self.by_class, self.confusion, self.length, self.distance)
+        nats, by_class, confusion, length, distance = (total(part, device, group) for part in parts)
+        true_C, named_C, right_C = by_class
+        labels, occurs, known = float(true_C.sum()), true_C > 0, true_C + named_C > 0
+        return Classified(
+            nats=float(nats) / labels,
+            examples=examples,
+            accuracy=float(right_C.sum()) / labels,
+            balanced_accuracy=float((right_C / true_C)[occurs].mean()),
+            macro_f1=float((2 * right_C / (true_C + named_C))[known].mean()),
+            confusion=confusion.long().tolist() if len(confusion) else None,
+            by_length=_buckets(length),
+            by_distance=_buckets(distance),
+        )
+
+
+@torch.no_grad()
+def classify(
+    model: Any,
+    corpus: LabelledCorpus,
+    split: SplitName,
+    train: TrainConfig,
+    device: torch.device,
+    group: ProcessGroup | None = None,
+) -> Classified:
+    """Evaluate on `evaluation_examples` of a split, each cut to `evaluation_context` tokens.
+
+    Examples of like length share a pass. One that is longer than the training context is read in segments with carried
+    state where single tokens are labelled and the model is causal, else whole. All ranks share the examples and return
+    the same result.
+    """
+    held_out, context = corpus.split(split), train.evaluation_context or train.context
+    chosen = _chosen(held_out, train.evaluation_examples)
+    was_training = model.training
+    model.eval()
+    tally, world, rank = _Tally(len(corpus.classes)), world_size(group), rank_of(group)
+    # Every rank runs the same passes, of the same number of segments: ZeRO-3 gathers parameters in each of them.
+    for passed in _passes(held_out, chosen, context, world):
+        width = padded_length(held_out, passed, context)
+        own = passed[rank::world]
+        # A rank without a share runs somebody else's first example, and does not count it.
+        batch = collate(held_out, own if len(own) else passed[:1], context=context, length=width)
+        named, nats = _predict(model, batch, train, device)
+        if len(own):
+            _add(tally, batch, named, nats)
+    model.train(was_training)
+    return tally.result(len(chosen), device, group)
+
+
+def _chosen(split: LabelledSplit, limit: int | None) -> np.ndarray:
+    """Examples to be evaluated, by length: all, or a draw that is the same for every trial (files come sorted)."""
+    count = len(split) if limit is None else min(limit, len(split))
+    drawn = Permutation(len(split), 0)(np.arange(count)) if count < len(split) else np.arange(count)
+    return drawn[np.argsort(split.lengths[drawn], kind="stable")]
+
+
+def _passes(split: LabelledSplit, chosen: np.ndarray, context: int, world: int) -> list[np.ndarray]:
+    """`chosen` in passes of about `ROW_TOKENS` a rank, the longest first: memory that does not suffice shows early."""
+    passes, stop = [], len(chosen)
+    while stop:
+        tokens = padded_length(split, chosen[stop - 1 : stop], context) * split.corpus.sequences
+        start = max(0, stop - max(1, ROW_TOKENS // tokens) * world)
+        passes.append(chosen[start:stop])
+        stop = start
+    return passes
+
+
+def _predict(model: Any, batch: LabelledBatch, train: TrainConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The named class and the cross-entropy of every label ([B], or [B, T] with garbage where there is no label)."""
+    if batch.label_BT is None or not model.config.carries_state or batch.tokens_BQT.shape[2] <= train.context:
+        output = model(**labelled_inputs(batch.tokens_BQT, batch.mask_BQT, device))
+        return _judge(output["logits"], batch.label, device)
+    state, found = None, []
+    width = batch.tokens_BQT.shape[2]
+    for start in range(0, width, train.context):
+        here = slice(start, min(start + train.context, width))
+        inputs = labelled_inputs(batch.tokens_BQT[..., here], batch.mask_BQT[..., here], device)
+        output = model(**inputs, state=state, return_state=here.stop < width)
+        state = output["state"]
+        found.append(_judge(output["logits"], batch.label_BT[:, here], device))
+    named, nats = zip(*found, strict=True)
+    return torch.cat(named, dim=1), torch.cat(nats, dim=1)
+
+
+def _judge(logits: Tensor, label: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    logits_NC = logits.flatten(0, -2).float()
+    true_N = torch.from_numpy(label.copy()).to(device).flatten()
+    nats_N = F.cross_entropy(logits_NC, true_N, ignore_index=NO_LABEL, reduction="none")
+    return logits_NC.argmax(-1).view(label.shape).cpu(), nats_N.view(label.shape).cpu()
+
+
+def _add(tally: _Tally, batch: LabelledBatch, named: Tensor, nats: Tensor) -> None:
+    true = torch.from_numpy(batch.label)
+    real = true != NO_LABEL
+    length_B = torch.from_numpy(batch.mask_BQT.sum(2).max(1))
+    length = length_B if true.ndim == 1 else length_B[:, None].expand(true.shape)
+    distance = None if batch.distance_BT is None else torch.from_numpy(batch.distance_BT)[real]
+    tally.add(true[real], named[real], nats[real], length[real], distance)
+
+
+def _add_buckets(counts: Tensor, size_N: Tensor, right_N: Tensor) -> None:
+    bucket_N = size_N.double().clamp(min=1).log2().floor().long()
+    for row, chosen in zip(counts, (bucket_N, bucket_N[right_N]), strict=True):
+        row += torch.bincount(chosen, minlength=_BUCKETS)
+
+
+def _buckets(counts: Tensor) -> list[AccuracyBucket]:
+    return [
+        AccuracyBucket(start=2**k if k else 0, end=2 ** (k + 1), labels=int(labels), accuracy=float(right / labels))
+        for k, (labels, right) in enumerate(counts.T)
+        if labels
+    ]
