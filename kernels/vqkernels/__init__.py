@@ -12,6 +12,7 @@ from vqkernels.state_space.api import diagonal_scan, diagonal_step
 from vqkernels.state_space.ema import ema_coefficients
 from vqkernels.state_space.s4d import s4d_coefficients, s4d_initial
 from vqkernels.vq_attention.api import resolve_backend, vq_attention
+from vqkernels.vq_attention.bidirectional import vq_attention_bidirectional
 from vqkernels.vq_attention.decode import DecodeState, decode_step, vq_attention_decode
 from vqkernels.vq_attention.state import VQState
 
@@ -40,5 +41,6 @@ __all__ = [
     "straight_through",
     "update_codebooks",
     "vq_attention",
+    "vq_attention_bidirectional",
     "vq_attention_decode",
 ]

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from vqkernels.backends import triton_refusal
 from vqkernels.errors import BackendUnavailableError
+from vqkernels.functions import Function, check_function
 from vqkernels.precision import matmul_dtype
 from vqkernels.vq_attention.blockwise import blockwise_attention
 from vqkernels.vq_attention.checks import check_options, check_shapes, check_state
 from vqkernels.vq_attention.naive import naive_attention
 from vqkernels.vq_attention.problem import Problem, align, next_state
 from vqkernels.vq_attention.state import VQState
+from vqkernels.vq_attention.windowed import laplace_attention
 
 Backend = Literal["auto", "naive", "blockwise", "triton"]
 
@@ -28,33 +30,42 @@ def _triton(problem: Problem) -> Tensor:
     return triton_attention(problem)
 
 
+def _linear(problem: Problem) -> Tensor:
+    return laplace_attention(problem) if problem.function == "laplace" else blockwise_attention(problem)
+
+
 _IMPLEMENTATIONS: dict[str, Callable[[Problem], Tensor]] = {
     "naive": naive_attention,
-    "blockwise": blockwise_attention,
+    "blockwise": _linear,
     "triton": _triton,
 }
 
 
-def resolve_backend(name: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str:
+def resolve_backend(
+    name: str, device: torch.device | str, dtype: torch.dtype = torch.float32, function: Function = "softmax"
+) -> str:
     """The implementation that `name` runs on `device` for products in `dtype`.
 
-    "auto" is "triton" on a CUDA device that can run it (never in float64), and "blockwise" everywhere else. Raises
-    BackendUnavailableError where a named one cannot run, ValueError for an unknown name.
+    "auto" is "triton" on a CUDA device that can run it (never in float64, never with Laplace weights), and "blockwise"
+    everywhere else. Raises BackendUnavailableError where a named one cannot run, ValueError for an unknown name.
     """
     device = torch.device(device)
     if name == "auto":
-        return "triton" if device.type == "cuda" and _triton_refusal(device, dtype) is None else "blockwise"
+        takes = device.type == "cuda" and _triton_refusal(device, dtype, function) is None
+        return "triton" if takes else "blockwise"
     if name not in _IMPLEMENTATIONS:
         raise ValueError(f"backend: got {name!r}; it must be one of 'auto', 'naive', 'blockwise', 'triton'")
-    if name == "triton" and (reason := _triton_refusal(device, dtype)) is not None:
+    if name == "triton" and (reason := _triton_refusal(device, dtype, function)) is not None:
         raise BackendUnavailableError(
             f"backend: got 'triton' (device {device}); {reason}; choose 'blockwise' or 'auto', which run on any device"
         )
     return name
 
 
-def _triton_refusal(device: torch.device, dtype: torch.dtype) -> str | None:
+def _triton_refusal(device: torch.device, dtype: torch.dtype, function: Function) -> str | None:
     """Why the Triton kernels cannot serve these products, or None."""
+    if function == "laplace":
+        return "Triton kernels compute the softmax alone, not Laplace weights"
     if dtype == torch.float64:
         return "Triton kernels accumulate in float32 and take no float64"
     reason = triton_refusal(device)
@@ -78,12 +89,15 @@ def vq_attention(
     doc_start_BT: Tensor | None = None,
     state: VQState | None = None,
     return_state: bool = False,
+    function: Function = "softmax",
     backend: Backend = "auto",
 ) -> tuple[Tensor, VQState | None]:
     """Causal attention over keys that are replaced by their codewords: out [B, H, T, V] in v's dtype, and the state.
 
     Query i gives key j <= i of its document the logit (q_i + u).c_{z_j} + [i - j <= M] (q_i + w).rel_key[i - j].
     q, u, w and rel_key come with the softmax temperature already in them; head h reads key-value head h // (H / G).
+    With `function` "laplace" the weight is f((q_i + u).c_{z_j} / n + [i - j <= M] (q_i + w).rel_key[i - j]) with f as
+    `laplace`, not normalised, where n tokens are seen, the own one included; PyTorch computes it on every device.
 
     `code_BGT` holds indices 0..S-1 (what it holds where `mask_BT` is False does not matter). `mask_BT` False marks
     padding: such a token is in nothing and its output is zero. `doc_start_BT` True begins a new document at that
@@ -95,7 +109,8 @@ def vq_attention(
 
     Raises ValueError for shapes that do not fit, BackendUnavailableError for a backend that cannot run here.
     """
-    implementation = _IMPLEMENTATIONS[resolve_backend(backend, q_BHTK.device, matmul_dtype(q_BHTK, v_BGTV))]
+    check_function(function)
+    implementation = _IMPLEMENTATIONS[resolve_backend(backend, q_BHTK.device, matmul_dtype(q_BHTK, v_BGTV), function)]
     check_shapes(q_BHTK, k_BGTK, v_BGTV, code_BGT, codebook_GSK)
     check_options(q_BHTK, k_BGTK, block_length, bias_u_HK, bias_w_HK, rel_key_GMK, mask_BT, doc_start_BT)
     if state is not None:
@@ -113,6 +128,7 @@ def vq_attention(
         mask_BT=mask_BT,
         doc_start_BT=doc_start_BT,
         state=state,
+        function=function,
     )
     with torch.autocast(q_BHTK.device.type, enabled=False):
         out = implementation(problem).flatten(1, 2).to(v_BGTV.dtype)

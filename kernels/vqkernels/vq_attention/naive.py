@@ -1,4 +1,4 @@
-"""VQ attention by its definition: one softmax over every token, quadratic in time and memory.
+"""VQ attention by its definition: every pair of tokens, quadratic in time and memory.
 
 Letters as in `problem`. Source: Transformer-VQ (Lingle, ICLR 2024).
 """
@@ -6,6 +6,7 @@ Letters as in `problem`. Source: Transformer-VQ (Lingle, ICLR 2024).
 import torch
 from torch import Tensor
 
+from vqkernels.functions import laplace
 from vqkernels.precision import accumulation_dtype
 from vqkernels.quantize.nearest import codewords, straight_through
 from vqkernels.vq_attention.problem import Problem
@@ -13,12 +14,11 @@ from vqkernels.vq_attention.problem import Problem
 
 def naive_attention(problem: Problem) -> Tensor:
     """Output [B, G, R, T, V]. A query that sees nothing gives zeros."""
-    score_U, visible_U = _token_scores(problem)
-    score_S, visible_S = _cache_scores(problem)
+    score_U, seen_U = _token_scores(problem)
+    score_S, count_S = _cache_scores(problem)
     score = torch.cat([score_U, score_S], dim=-1)
-    visible = torch.cat([visible_U.expand_as(score_U), visible_S.expand_as(score_S)], dim=-1)
-    score = score.masked_fill(~visible, torch.finfo(score.dtype).min)
-    weight = (score.softmax(-1) * visible).to(problem.v_BGUV.dtype)
+    count = torch.cat([seen_U.to(score.dtype).expand_as(score_U), count_S.expand_as(score_S)], dim=-1)
+    weight = _weights(problem, score, count).to(problem.v_BGUV.dtype)
     n_key = score_U.shape[-1]
     out = weight[..., :n_key] @ problem.v_BGUV[:, :, None]
     if problem.mean_BGSV is None:
@@ -26,8 +26,21 @@ def naive_attention(problem: Problem) -> Tensor:
     return out + weight[..., n_key:] @ problem.mean_BGSV[:, :, None].to(out.dtype)
 
 
+def _weights(problem: Problem, score: Tensor, count: Tensor) -> Tensor:
+    """Of keys that each stand for `count` tokens of the same code: as many equal keys."""
+    if problem.function == "laplace":
+        score = score / count.sum(-1, keepdim=True).clamp(min=1.0)
+    if problem.rel_key_GMK is not None:
+        bias = _position_bias(problem, torch.sub(*_positions(problem)))
+        score = torch.cat([score[..., : bias.shape[-1]] + bias, score[..., bias.shape[-1] :]], dim=-1)
+    if problem.function == "laplace":
+        return laplace(score) * count
+    score = (score + count.clamp(min=1.0).log()).masked_fill(count == 0, torch.finfo(score.dtype).min)
+    return score.softmax(-1) * (count > 0)
+
+
 def _token_scores(problem: Problem) -> tuple[Tensor, Tensor]:
-    """(q + u).c_z + [0 <= distance <= M] (q + w).r_distance, and which tokens a query sees."""
+    """(q + u).c_z, and which tokens a query sees."""
     query, key = _positions(problem)
     query_u = _add(problem.q_BGRTK, problem.bias_u_GRK)
     far = codewords(problem.code_BGU, problem.codebook_GSK)
@@ -37,12 +50,11 @@ def _token_scores(problem: Problem) -> tuple[Tensor, Tensor]:
     in_window = key // problem.block_length >= query // problem.block_length - 1
     by_near, by_far = (query_u @ one[:, :, None].transpose(-1, -2) for one in (near, far))
     score = torch.where(in_window, by_near, by_far).to(accumulation_dtype(by_far.dtype))
-    if problem.rel_key_GMK is not None:
-        score = score + _position_bias(problem, query - key)
     return score, (key <= query) & _same_document(problem)
 
 
 def _position_bias(problem: Problem, distance_TU: Tensor) -> Tensor:
+    """[0 <= distance <= M] (q + w).r_distance."""
     assert problem.rel_key_GMK is not None
     query_w = _add(problem.q_BGRTK, problem.bias_w_GRK)
     by_distance = query_w @ problem.rel_key_GMK[:, None].transpose(-1, -2)
@@ -60,16 +72,15 @@ def _same_document(problem: Problem) -> Tensor:
 
 
 def _cache_scores(problem: Problem) -> tuple[Tensor, Tensor]:
-    """(q + u).c_s + log(count_s): as many equal keys as tokens took the code. No columns without a carried cache."""
+    """(q + u).c_s, and how many tokens of the code a query sees. No columns without a carried cache."""
     query_u = _add(problem.q_BGRTK, problem.bias_u_GRK)
     if problem.mean_BGSV is None or problem.count_BGS is None or problem.doc_BU is None or problem.real_BU is None:
         score = query_u[..., :0]
-        return score.to(accumulation_dtype(score.dtype)), torch.ones_like(score, dtype=torch.bool)
+        return score.to(accumulation_dtype(score.dtype)), torch.ones_like(score)
     score = (query_u @ problem.codebook_GSK[:, None].transpose(-1, -2)).to(problem.count_BGS.dtype)
     count = problem.count_BGS[:, :, None, None, :]
     first_doc = (problem.doc_BU == 0) & problem.real_BU
-    visible = (count > 0) & first_doc[:, None, None, problem.lead :, None]
-    return score + count.clamp(min=1.0).log(), visible
+    return score, count * first_doc[:, None, None, problem.lead :, None]
 
 
 def _positions(problem: Problem) -> tuple[Tensor, Tensor]:

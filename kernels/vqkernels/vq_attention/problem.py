@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vqkernels.functions import Function
 from vqkernels.precision import accumulation_dtype, matmul_dtype
 from vqkernels.vq_attention.state import VQState, block_sums
 
@@ -34,6 +35,7 @@ class Problem:
     real_BU: Tensor | None
     block_length: int
     lead: int
+    function: Function
     irregular: bool  # padding or document starts anywhere, not only empty slots of a carried window
 
     @property
@@ -56,6 +58,7 @@ def align(
     mask_BT: Tensor | None,
     doc_start_BT: Tensor | None,
     state: VQState | None,
+    function: Function = "softmax",
 ) -> Problem:
     """Build the problem from checked arguments."""
     dtype = matmul_dtype(q_BHTK, v_BGTV)
@@ -90,6 +93,7 @@ def align(
         real_BU=real_BU,
         block_length=block_length,
         lead=lead,
+        function=function,
         irregular=mask_BT is not None or doc_start_BT is not None,
     )
 

@@ -6,7 +6,7 @@ M relative distances, K key width, V value width. Key-value heads stand first, s
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -126,7 +126,7 @@ def chunk_blocks(q_GBNRIK: Tensor, n_column: int) -> int:
     return int(min(max(fitting, 1), _MOST_BLOCKS))
 
 
-def in_chunks(function: Callable[..., Tensor], parts: Sequence[Sequence[Tensor | None]]) -> Tensor:
+def in_chunks(function: Callable[..., Tensor], parts: Sequence[tuple[Any, ...]]) -> Tensor:
     """`function` of each chunk's tensors, joined along the blocks; of several, scores are computed again going back."""
     if len(parts) == 1:
         return function(*parts[0])

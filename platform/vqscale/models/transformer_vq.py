@@ -56,6 +56,7 @@ class VQMixing(Mixing):
             doc_start_BT=segment.doc_start,
             state=VQState._make((*state, segment.start)) if state else None,
             return_state=return_state,
+            function="softmax",
             backend=cast(Literal["auto", "naive", "blockwise", "triton"], backend),
         )
         statistics = (tuple(code_statistics(k_BGTK, code_BGT, codebook_GSK)),) if self.training else ()
