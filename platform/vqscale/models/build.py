@@ -10,12 +10,14 @@ from vqscale.models.relative import RelativeTransformer
 from vqscale.models.transformer import Transformer
 from vqscale.models.transformer_full import TransformerFull
 from vqscale.models.transformer_vq import TransformerVQ
+from vqscale.models.transformer_window import TransformerWindow
 from vqscale.study.model import ModelConfig
 
 _MODELS: dict[str, type[RelativeTransformer] | type[Transformer]] = {
     "transformer_vq": TransformerVQ,
     "transformer_full": TransformerFull,
     "transformer": Transformer,
+    "transformer_window": TransformerWindow,
     "gla": GatedLinearTransformer,
 }
 

@@ -272,8 +272,9 @@ def _layer_values(config: ModelConfig) -> float:
         # decays since and until a border, and what they scale, at every halving of a chunk; and the chunk's weights
         halvings = CHUNK_LENGTH.bit_length() - 1
         return 4 * D + (11 + 2 * halvings) * H * K + CHUNK_LENGTH * H + 8 * H * V + 4 * F
-    if config.arch == "transformer":
-        return 4 * D + keys + G * V + H * V + 4 * F
+    if config.arch in PLAIN:
+        windows = 0 if config.window is None else (2 if config.causal else 3) * G * (K + V)
+        return 4 * D + keys + G * V + H * V + 4 * F + windows
     if config.head == "shga":
         return 2 * (2 * D + keys + 2 * G * V + 4 * H * V)
     return 4 * D + keys + G * V + H * V + 3 * F

@@ -141,6 +141,7 @@ _ARCHS: dict[str, Arch] = {
     "transformer_vq": "transformer_vq",
     "transformer_full": "transformer_full",
     "transformer": "transformer",
+    "transformer_window": "transformer_window",
     "gla": "gla",
 }
 _HEADS: tuple[Head, ...] = ("shga", "mqa", "mha")
@@ -154,6 +155,8 @@ def _derived(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dic
     values: dict[str, Any] = {"d_model": d_model, "n_layer": n_layer, "d_key": d_key}
     if arch == "transformer_vq":
         values |= {"codebook_size": size["codebook_size"], "block_length": size["block_length"]}
+    if arch == "transformer_window":
+        values["window"] = 2 * size["block_length"]
     head = overrides.get("head", "shga")
     if arch in PLAIN:
         values |= {"position_base": ROTARY_BASE} if arch != "gla" else {}

@@ -19,6 +19,7 @@ KINDS = [
     ("transformer_vq", "mqa"),
     ("transformer_vq", "mha"),
     ("gla", None),
+    ("transformer_window", None),
 ]
 
 MakeModel = Callable[..., LanguageModel]
@@ -49,6 +50,8 @@ def make_model() -> MakeModel:
             dims |= {"codebook_size": 6, "block_length": 4}
         if arch == "gla":
             dims |= {"d_key": 4}
+        if arch == "transformer_window":
+            dims |= {"window": 12}
         if head is not None:
             dims["head"] = head
         of_corpus = {key: overrides.pop(key) for key in ("classes", "pooling", "causal") if key in overrides}

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vqscale.models import build, resolve
 from vqscale.models.counts import decode_state_bytes, flops_per_token, training_memory_bytes
+from vqscale.study.model import ModelConfig
 
 BATCH, CONTEXT = 3, 24
 
@@ -18,6 +19,8 @@ def config_of(kind, **overrides):
         dims |= {"codebook_size": 6, "block_length": 4}
     if arch == "gla":
         dims |= {"d_key": 4}
+    if arch == "transformer_window":
+        dims |= {"window": 12}
     return resolve(arch, "pico", 13, dims | overrides)
 
 
@@ -57,6 +60,10 @@ def without_attention(monkeypatch):
     monkeypatch.setattr(
         "vqscale.models.gla.gated_linear_attention",
         lambda q, k, v, log_decay, **kwargs: (v + q.mean() + k.mean() + log_decay.mean(), None),
+    )
+    monkeypatch.setattr(
+        "vqscale.models.transformer_window.local_attention",
+        lambda q, k, v, **kwargs: (v + q.mean() + k.mean(), None),
     )
     monkeypatch.setattr(
         "torch.nn.functional.scaled_dot_product_attention", lambda q, k, v, **kwargs: v + q.mean() + k.mean()
@@ -121,6 +128,52 @@ def pairs_by_hand(context, block, segment):
     return own, carried, queries, fresh
 
 
+@pytest.mark.parametrize(("context", "segment"), [(24, None), (24, 8), (5, 5), (40, 7)])
+def test_flops_of_a_sliding_window_equal_a_count_of_every_pair(context, segment):
+    flops = flops_per_token(config_of(("transformer_window", None)), context, segment)
+    pairs = [(i, j) for i in range(context) for j in range(i + 1) if i - j < 12]
+    carried = sum(j < i // (segment or context) * (segment or context) for i, j in pairs)
+    pair = 2 * 2 * (8 + 8) * 2
+    assert flops["window"] * context == pytest.approx(pair * (3 * (len(pairs) - carried) + 2 * carried))
+
+
+def both_ways(kind, **overrides):
+    config = config_of(kind, **overrides)
+    return ModelConfig(**config.model_dump() | {"causal": False, "classes": 3, "pooling": "none"})
+
+
+@pytest.mark.parametrize("context", [1, 3, 4, 9, 12, 13, 24, 30])
+def test_flops_both_ways_equal_a_count_of_every_pair_and_every_cache(context):
+    places, last = range(context), (context - 1) // 4
+    near = sum(abs(i // 4 - j // 4) <= 1 for i in places for j in places)
+    positioned = sum(abs(i - j) <= 4 for i in places for j in places)
+    cached = sum(any(abs(i // 4 - j // 4) > 1 for j in places) for i in places)
+    enter = [n for n in range(last + 1) if n + 2 <= last], [n for n in range(last + 1) if n >= 2]
+    merges = len(enter[0]) + len(enter[1]) + sum(2 <= n <= last - 2 for n in range(last + 1))
+    flops = flops_per_token(both_ways(("transformer_vq", "mqa")), context)
+    assert flops["window"] * context == pytest.approx(3 * 2 * 2 * (8 + 8) * 2 * near)
+    keys = 2 * 16 * 8 * 9 * 2 * 2
+    assert flops["relative_bias"] * context == pytest.approx(3 * 2 * 2 * 8 * 2 * positioned + keys)
+    assert flops["cache"] * context == pytest.approx(2 * 2 * 6 * (2 * 8 + 3 * 8) * 2 * cached)
+    built = 8 * (4 * len(set(enter[0]) | set(enter[1])) + 3 * 6 * merges)
+    assert flops["cache_build"] * context == pytest.approx(2 * built * 2)
+
+
+@pytest.mark.parametrize("kind", [("transformer", None), ("transformer_full", "mqa"), ("transformer_window", None)])
+def test_flops_both_ways_of_exact_attention_equal_a_count_of_every_pair(kind):
+    flops = flops_per_token(both_ways(kind), CONTEXT)
+    reach = 12 if kind[0] == "transformer_window" else CONTEXT
+    pairs = sum(abs(i - j) < reach for i in range(CONTEXT) for j in range(CONTEXT))
+    assert flops["window"] * CONTEXT == pytest.approx(3 * 2 * 2 * (8 + 8) * 2 * pairs)
+    if kind[0] == "transformer_full":
+        keys = 2 * 16 * 8 * (2 * CONTEXT - 1) * 2 * 2
+        assert flops["relative_bias"] * CONTEXT == pytest.approx(3 * 2 * 2 * 8 * 2 * pairs + keys)
+
+
+def test_decode_state_is_nothing_where_a_sequence_is_read_whole():
+    assert decode_state_bytes(both_ways(("transformer", None)), CONTEXT, 4) == 0
+
+
 @pytest.mark.parametrize(("context", "segment"), [(24, None), (21, 21), (24, 8), (24, 12), (20, 5), (3, 3), (30, 1)])
 def test_flops_of_window_and_cache_equal_a_count_of_every_pair(context, segment):
     config = config_of(("transformer_vq", "mqa"))
@@ -173,7 +226,7 @@ def kept_for_backward(model, tokens_BT):
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
 
 
-@pytest.mark.parametrize("arch", ["transformer_vq", "transformer", "gla"])
+@pytest.mark.parametrize("arch", ["transformer_vq", "transformer", "gla", "transformer_window"])
 def test_memory_estimate_is_near_what_is_kept(arch):
     config = resolve(arch, "nano", 13, {"block_length": 64} if arch == "transformer_vq" else {})
     model = build(config, seed=0)

@@ -50,7 +50,7 @@ def test_commit_is_summed_over_layers_and_not_over_checkpointed_recomputation(ma
     assert_close(model(tokens_BT)["commit"], total, check_dtype=False)
 
 
-@pytest.mark.parametrize("arch", ["transformer_vq", "transformer_full", "transformer", "gla"])
+@pytest.mark.parametrize("arch", ["transformer_vq", "transformer_full", "transformer", "gla", "transformer_window"])
 def test_model_learns_a_repeated_sequence(arch, make_model):
     model = make_model((arch, "shga" if arch in HEADED else None)).float()
     tokens_BT = torch.arange(13).repeat(2)[None].expand(4, -1)
