@@ -1,8 +1,13 @@
 """What every generator shares: its options, and examples that occur once in all splits."""
 
+import contextlib
 import hashlib
+import multiprocessing
+from collections import deque
 from collections.abc import Iterator
-from typing import Any, ClassVar, Self
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -15,6 +20,8 @@ from vqscale.study.frozen import Frozen
 
 _TRIES = 1000
 """Draws for one example before the generator is said to have no more."""
+_CHUNK = 64
+"""Examples that a process draws at a time."""
 
 
 class Generator(Frozen):
@@ -60,25 +67,75 @@ class Generator(Frozen):
         return 0, sum(self.examples)
 
     def walk(self) -> Iterator[Labelled]:
-        seen: set[bytes] = set()
-        made = 0
-        for split, count in zip(SPLITS, self.examples, strict=True):
-            for index in range(count):
-                example = self._unseen(split, index, seen)
-                made += 1
-                yield Labelled(split, example, made)
+        return InProcesses(self, 1).walk()
 
-    def _unseen(self: Self, split: SplitName, index: int, seen: set[bytes]) -> Example:
+
+@dataclass(frozen=True)
+class InProcesses:
+    """A generator whose examples are drawn by several processes at once; they are the same as by one."""
+
+    generator: Generator
+    processes: int
+
+    def describe(self) -> str:
+        return self.generator.describe()
+
+    def identity(self) -> dict[str, Any]:
+        return self.generator.identity()
+
+    def layout(self) -> Layout:
+        return self.generator.layout()
+
+    def extent(self) -> tuple[int, int]:
+        return self.generator.extent()
+
+    def walk(self) -> Iterator[Labelled]:
+        seen: set[bytes] = set()
+        with contextlib.ExitStack() as stack:
+            workers = self._workers(stack)
+            for split, count in zip(SPLITS, self.generator.examples, strict=True):
+                for index, first in enumerate(self._firsts(split, count, workers)):
+                    yield Labelled(split, self._unseen(split, index, first, seen), len(seen))
+
+    def _workers(self, stack: contextlib.ExitStack) -> ProcessPoolExecutor | None:
+        if self.processes < 1:
+            raise CorpusError(f"processes: {self.processes} cannot draw anything. Use 1 or more.")
+        if self.processes == 1:
+            return None
+        workers = ProcessPoolExecutor(self.processes, mp_context=multiprocessing.get_context("spawn"))
+        stack.callback(workers.shutdown, wait=True, cancel_futures=True)
+        return workers
+
+    def _firsts(self, split: SplitName, count: int, workers: ProcessPoolExecutor | None) -> Iterator[Example]:
+        """Every example's first draw, in order; workers are a few chunks ahead."""
+        chunks = (range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
+        if workers is None:
+            for chunk in chunks:
+                yield from (self.generator.draw(split, index, 0) for index in chunk)
+            return
+        ahead: deque[Future[list[Example]]] = deque()
+        for chunk in chunks:
+            ahead.append(workers.submit(_drawn, self.generator, split, chunk))
+            if len(ahead) > 2 * self.processes:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+
+    def _unseen(self, split: SplitName, index: int, first: Example, seen: set[bytes]) -> Example:
         for attempt in range(_TRIES):
-            example = self.draw(split, index, attempt)
+            example = self.generator.draw(split, index, attempt) if attempt else first
             content = hashlib.blake2b(b"|".join(tokens.tobytes() for tokens in example.tokens), digest_size=16).digest()
             if content not in seen:
                 seen.add(content)
                 return example
         raise CorpusError(
-            f"examples: {self.name} found no more than {len(seen)} different examples with these options. "
+            f"examples: {self.generator.name} found no more than {len(seen)} different examples with these options. "
             "Ask for fewer, or for longer ones."
         )
+
+
+def _drawn(generator: Generator, split: SplitName, indices: range) -> list[Example]:
+    return [generator.draw(split, index, 0) for index in indices]
 
 
 def span(value: str, field: str) -> tuple[int, int]:

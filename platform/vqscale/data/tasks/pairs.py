@@ -1,0 +1,90 @@
+"""Key-value pairs among filler: what both recall tasks are made of.
+
+Ids: 0 padding; keys 1..K; values; fillers. A label is a value's number; it stands at a key that is asked for again.
+"""
+
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from vqscale.data.labelled.format import Example, Layout, Vocabulary
+from vqscale.data.shards import SplitName
+from vqscale.data.tasks.generator import Generator
+
+Tokens = npt.NDArray[np.int64]
+
+
+class Recalling(Generator):
+    """Options of a task whose examples ask for values of keys, and whose lengths may differ between splits."""
+
+    name: ClassVar[str] = "recalling"
+
+    examples: tuple[int, int, int] = (50_000, 1_000, 3_000)
+    length: int = Field(default=256, gt=0)
+    """Tokens of a training example."""
+    validation_lengths: tuple[int, ...] = ()
+    """Tokens of validation examples, in turn; none given: as in training."""
+    test_lengths: tuple[int, ...] = ()
+    """Tokens of test examples, in turn; none given: as in training."""
+    pairs: int = Field(default=8, gt=0)
+    """Key-value pairs of an example; keys differ, values may not."""
+    keys: int = Field(default=64, gt=1)
+    values: int = Field(default=64, gt=1)
+    """Values, which are the classes."""
+    fillers: int = Field(default=64, gt=0)
+    """Tokens that mean nothing."""
+
+    def lengths_of(self, split: SplitName) -> tuple[int, ...]:
+        return {"validation": self.validation_lengths, "test": self.test_lengths}.get(split) or (self.length,)
+
+    def length_of(self, split: SplitName, index: int) -> int:
+        lengths = self.lengths_of(split)
+        return lengths[index % len(lengths)]
+
+    @model_validator(mode="after")
+    def _room(self) -> Self:
+        if self.pairs > self.keys:
+            raise ValueError(f"pairs: {self.pairs} need as many different keys, there are {self.keys}")
+        shortest = min((self.length, *self.validation_lengths, *self.test_lengths))
+        if shortest < 4 * self.pairs:
+            raise ValueError(f"length: {shortest} tokens have no room for {self.pairs} pairs; use {4 * self.pairs}")
+        return self
+
+    @property
+    def first_filler(self) -> int:
+        return 1 + self.keys + self.values
+
+    def layout(self) -> Layout:
+        first_value, first_filler = 1 + self.keys, self.first_filler
+        rule = f"0 padding, keys from 1, values from {first_value}, {self.filler_rule} from {first_filler}"
+        return Layout(
+            classes=tuple(f"value {number}" for number in range(self.values)),
+            labels="token",
+            vocabulary=Vocabulary(size=first_filler + self.filler_ids, rule=rule),
+            distances=True,
+        )
+
+    @property
+    def filler_rule(self) -> str:
+        return "fillers"
+
+    @property
+    def filler_ids(self) -> int:
+        return self.fillers
+
+    def draw_pairs(self, random: np.random.Generator) -> tuple[Tokens, Tokens]:
+        """Different keys and their values' numbers, [pairs] each; as ids, keys begin at 1 and values at 1 + keys."""
+        keys = 1 + random.choice(self.keys, size=self.pairs, replace=False)
+        return keys, random.integers(self.values, size=self.pairs)
+
+    def asked(self, tokens: Tokens, positions: Tokens, labels: Tokens, answers: Tokens) -> Example:
+        """An example asked at `positions`, whose values stand at `answers`."""
+        order = np.argsort(positions)
+        return Example(
+            (tokens,),
+            positions=positions[order],
+            labels=labels[order],
+            distances=(positions - answers)[order],
+        )

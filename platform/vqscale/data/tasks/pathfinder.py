@@ -1,0 +1,291 @@
+"""Pathfinder (Linsley et al. 2018) by the rules of drewlinsley/pathfinder@7b53886 with Long Range Arena's settings:
+are two circles the ends of one dashed path, or of two? A sequence is an image, row by row.
+
+Coordinates are (y, x) in pixels, pixel centres at whole numbers. A path ("snake") is a row of dashes ("paddles").
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from vqscale.data.labelled.format import PIXELS, Example, Layout
+from vqscale.data.shards import SplitName
+from vqscale.data.tasks.generator import Generator
+from vqscale.errors import CorpusError
+
+Point = npt.NDArray[np.float64]
+Image = npt.NDArray[np.float64]
+_SUPERSAMPLES = 4
+_IMAGES = 5000
+"""Images begun for one example before its settings are said to be impossible."""
+_DASH_TRIES = 3
+_DISTRACTOR_TRIES = 5
+_STEPS_BACK = 30
+"""Dashes that may be taken back while two paths grow, before the image is begun again."""
+CONTOUR_LENGTHS: Final = {"easy": 6, "intermediate": 9, "hard": 14}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the size of an image decides; lengths in pixels."""
+
+    dash: int
+    thickness: float
+    margins: tuple[int, ...]
+    """One is drawn for each image."""
+    marker_radius: float
+    seed_distance: float
+    distractor_dashes: int
+    """Dashes of all distractors together, at most: the reference's numerator."""
+    continuity: float
+    brightness: float
+
+
+SETTINGS: Final = {
+    # lra_benchmarks/data/pathfinder.py; the dash of 64 and 128 is the generator's default. Brightness is the product of
+    # the two contrasts; that of 32 makes up for dashes that cover half a pixel.
+    32: Settings(2, 0.5, (1,), 1.5, 7, 20, 1.0, 2 * 0.75),
+    64: Settings(5, 1.0, (1,), 2.5, 12, 22, 1.8, 0.8),
+    128: Settings(5, 1.5, (2, 3), 3.0, 20, 35, 1.8, 0.9),
+}
+
+
+@dataclass
+class Dash:
+    """`start` to `end` along `angle`; it turns at `pivot`, a margin before its start, its successor at `next_pivot`."""
+
+    start: Point
+    end: Point
+    pivot: Point
+    next_pivot: Point
+    angle: float
+
+
+@dataclass
+class Scene:
+    """Two target paths, distractors, and the tips that carry a circle."""
+
+    targets: list[list[Dash]]
+    distractors: list[list[Dash]] = field(default_factory=list)
+    circles: list[Point] = field(default_factory=list)
+
+
+class Pathfinder(Generator):
+    """Images of `size` pixels a side with paths of 6, 9 or 14 dashes (`difficulty`); half of them have label "same"."""
+
+    name: ClassVar[str] = "pathfinder"
+
+    examples: tuple[int, int, int] = (160_000, 20_000, 20_000)
+    size: Literal[32, 64, 128] = 32
+    difficulty: Literal["easy", "intermediate", "hard"] = "hard"
+    real_inputs: bool = False
+
+    def layout(self) -> Layout:
+        classes = ("different", "same")
+        return Layout(classes=classes, labels="sequence", vocabulary=PIXELS, real_inputs=self.real_inputs)
+
+    def draw(self, split: SplitName, index: int, attempt: int) -> Example:
+        same = index % 2
+        pixels = render(self.scene(same, self.random(split, index, attempt)), self.size)
+        return Example((pixels.ravel().astype(np.uint16) + 1,), label=same)
+
+    def scene(self, same: int, random: np.random.Generator) -> Scene:
+        """A scene drawn again from the start until everything finds its place, as in the reference."""
+        for _ in range(_IMAGES):
+            scene = self._attempt(random)
+            if scene is not None:
+                first = int(random.integers(2))
+                last = first if same else 1 - first
+                scene.circles = [scene.targets[first][0].start, scene.targets[last][-1].end]
+                return scene
+        raise CorpusError(f"size: {_IMAGES} images of {self.size} pixels had no room for {self.difficulty} paths.")
+
+    def _attempt(self, random: np.random.Generator) -> Scene | None:
+        canvas = _Canvas(self.size, SETTINGS[self.size], random)
+        contour = CONTOUR_LENGTHS[self.difficulty]
+        targets = canvas.two_paths(contour)
+        if targets is None:
+            return None
+        scene = Scene(targets)
+        for _ in range(SETTINGS[self.size].distractor_dashes // (contour // 3)):
+            path = canvas.path(contour // 3)
+            scene.distractors += [path] if path is not None else []  # as in the reference, what has no room is left out
+        return scene
+
+
+class _Canvas:
+    """What is occupied: every path, gaps included, widened by the margin. No other dash may lie there.
+
+    Only pixels wholly within the margin count, as by the reference's threshold on smoothed masks (1.8 of two).
+    """
+
+    def __init__(self, size: int, settings: Settings, random: np.random.Generator) -> None:
+        self._size, self._settings, self._random = size, settings, random
+        self._margin = int(random.choice(settings.margins))
+        self._reach = settings.thickness / 2 + self._margin - 0.5
+        self._claims = np.zeros((size, size), dtype=np.int16)
+        """How many dashes claim a pixel."""
+
+    def two_paths(self, dashes: int) -> list[list[Dash]] | None:
+        """Two paths that begin `seed_distance` apart, the first at twice that from the edge, and grow in turn.
+
+        A path without room loses its last two dashes; the reference begins the image again, which takes it thousands
+        of images where paths are long.
+        """
+        edge = int(2 * self._settings.seed_distance)
+        first = self._seed(self._random.integers(edge, self._size - edge, size=2).astype(np.float64))
+        second = None if first is None else self._seed(self._around(first.start, self._settings.seed_distance))
+        if first is None or second is None:
+            return None
+        paths = [[first], [second]]
+        for _ in range(2 * dashes + 2 * _STEPS_BACK):
+            path = min(paths, key=len)
+            if len(path) == dashes:
+                return paths
+            if not self._extend(path):
+                for _ in range(min(2, len(path) - 1)):
+                    self._claim(path.pop(), -1)
+        return None
+
+    def path(self, dashes: int) -> list[Dash] | None:
+        """One path anywhere; a few beginnings are tried."""
+        for _ in range(_DISTRACTOR_TRIES):
+            first = self._seed(self._anywhere())
+            path = [] if first is None else [first]
+            while path and len(path) < dashes and self._extend(path):
+                pass
+            if len(path) == dashes:
+                return path
+            for dash in path:
+                self._claim(dash, -1)
+        return None
+
+    def _anywhere(self) -> Point:
+        free = np.argwhere(self._claims == 0)
+        return free[self._random.integers(len(free))].astype(np.float64) if len(free) else np.full(2, -1.0)
+
+    def _around(self, centre: Point, distance: float) -> Point:
+        return centre + distance * _direction(self._random.uniform(0, 2 * np.pi))
+
+    def _seed(self, start: Point) -> Dash | None:
+        for _ in range(_DASH_TRIES):
+            angle = self._random.uniform(-np.pi, np.pi)
+            dash = self._dash(start - self._margin * _direction(angle), angle)
+            if self._place(dash, None):
+                return dash
+        return None
+
+    def _extend(self, path: list[Dash]) -> bool:
+        """Add a dash whose head is a pixel of a circle around the pivot, the likelier the straighter it lies."""
+        last, pivot = path[-1], path[-1].next_pivot
+        centre = np.rint(pivot)
+        heads = centre + _ring(self._settings.dash + self._margin)
+        inside = np.all((heads >= 1) & (heads <= self._size - 2), axis=1)
+        heads = heads[inside]
+        angles = np.arctan2(heads[:, 0] - pivot[0], heads[:, 1] - pivot[1])
+        turns = np.abs((angles - last.angle + np.pi) % (2 * np.pi) - np.pi)
+        weights = np.cos(np.minimum(self._settings.continuity * turns, np.pi / 2)) ** 2
+        weights *= self._claims[heads[:, 0].astype(int), heads[:, 1].astype(int)] == 0
+        for _ in range(_DASH_TRIES):
+            if weights.sum() < 1e-9:
+                return False
+            chosen = int(self._random.choice(len(heads), p=weights / weights.sum()))
+            dash = self._dash(pivot, float(angles[chosen]))
+            if self._place(dash, last):
+                path.append(dash)
+                return True
+            weights[chosen] = 0
+        return False
+
+    def _dash(self, pivot: Point, angle: float) -> Dash:
+        along, dash, margin = _direction(angle), self._settings.dash, self._margin
+        start = pivot + margin * along
+        return Dash(start, start + dash * along, pivot, start + (dash + margin) * along, angle)
+
+    def _place(self, dash: Dash, last: Dash | None) -> bool:
+        """Occupy the dash unless it leaves the image or touches another; its own predecessor is no other."""
+        for tip in (dash.start, dash.end):
+            if np.any(tip < 1) or np.any(tip > self._size - 2):
+                return False
+        rows, columns, near = self._covered(dash.start, dash.end)
+        others = self._claims[rows, columns]
+        if last is not None:
+            _, _, own = self._covered(last.pivot, last.next_pivot, (rows, columns))
+            others = others - own
+        if np.any(others[near]):
+            return False
+        self._claim(dash, 1)
+        return True
+
+    def _claim(self, dash: Dash, count: int) -> None:
+        """The gaps before and after a dash belong to it, so that nothing passes between two dashes."""
+        rows, columns, near = self._covered(dash.pivot, dash.next_pivot)
+        self._claims[rows, columns] += count * near
+
+    def _covered(
+        self, start: Point, end: Point, window: tuple[slice, slice] | None = None
+    ) -> tuple[slice, slice, npt.NDArray[np.bool_]]:
+        rows, columns = window or _window(start, end, self._reach, self._size)
+        return rows, columns, _distance(start, end, *_grid(rows, columns)) < self._reach
+
+
+def render(scene: Scene, size: int) -> npt.NDArray[np.uint8]:
+    """The image of a scene, [size, size]: dashes drawn smoothly by coverage, circles white; the brighter wins."""
+    settings = SETTINGS[size]
+    image: Image = np.zeros((size, size))
+    for dash in (dash for path in (*scene.targets, *scene.distractors) for dash in path):
+        _draw(image, dash.start, dash.end, settings.thickness / 2, settings.brightness)
+    for circle in scene.circles:
+        _draw(image, circle, circle, settings.marker_radius, 1.0)
+    return np.rint(255 * image).astype(np.uint8)
+
+
+def _draw(image: Image, start: Point, end: Point, radius: float, brightness: float) -> None:
+    """All points within `radius` of a segment, each pixel by the share of its samples that are."""
+    rows, columns = _window(start, end, radius, len(image))
+    y, x = _grid(rows, columns)
+    offsets = (np.arange(_SUPERSAMPLES) + 0.5) / _SUPERSAMPLES - 0.5
+    fine_y = (y + offsets[None, :]).reshape(-1, 1)
+    fine_x = (x.reshape(-1, 1) + offsets[None, :]).reshape(1, -1)
+    inside = (_distance(start, end, fine_y, fine_x) <= radius).astype(np.float64)
+    share = inside.reshape(y.shape[0], _SUPERSAMPLES, x.shape[1], _SUPERSAMPLES).mean((1, 3))
+    image[rows, columns] = np.maximum(image[rows, columns], np.minimum(brightness * share, 1.0))
+
+
+def _window(start: Point, end: Point, radius: float, size: int) -> tuple[slice, slice]:
+    """Rows and columns of the pixels that a segment of this radius may touch."""
+    low = np.maximum(np.floor(np.minimum(start, end) - radius), 0).astype(int)
+    high = np.minimum(np.ceil(np.maximum(start, end) + radius) + 1, size).astype(int)
+    return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
+
+
+def _grid(rows: slice, columns: slice) -> tuple[Point, Point]:
+    return np.arange(rows.start, rows.stop)[:, None] * 1.0, np.arange(columns.start, columns.stop)[None, :] * 1.0
+
+
+def _distance(start: Point, end: Point, y: Point, x: Point) -> Point:
+    """Of the points (y, x) to a segment."""
+    along = end - start
+    squared = float(along @ along)
+    share = ((y - start[0]) * along[0] + (x - start[1]) * along[1]) / squared if squared else 0.0 * (y + x)
+    share = np.clip(share, 0, 1)
+    distance: Point = np.hypot(y - start[0] - share * along[0], x - start[1] - share * along[1])
+    return distance
+
+
+def _direction(angle: float) -> Point:
+    return np.array([np.sin(angle), np.cos(angle)])
+
+
+_RINGS: dict[int, Point] = {}
+
+
+def _ring(radius: int) -> Point:
+    """Offsets of the pixels on a circle."""
+    if radius not in _RINGS:
+        span = np.arange(-radius, radius + 1)
+        offsets = np.stack(np.meshgrid(span, span, indexing="ij"), axis=-1).reshape(-1, 2)
+        _RINGS[radius] = offsets[np.abs(np.hypot(*offsets.T) - radius) < 0.5].astype(np.float64)
+    return _RINGS[radius]
