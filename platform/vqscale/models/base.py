@@ -5,6 +5,7 @@ W vocabulary, C classes.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, TypedDict
 
@@ -23,6 +24,7 @@ from vqscale.models.layers import (
     TokenEmbedding,
     at_least_float32,
 )
+from vqscale.models.norms import recomputation
 from vqscale.study.model import ModelConfig
 
 LayerState = tuple[Tensor, ...]
@@ -157,8 +159,8 @@ class LanguageModel(nn.Module):
             self.head = Projection(config.d_model, config.vocab_size, std=std)
 
     def codebooks(self) -> list[Codebook]:
-        """The codebooks of all layers, first layer first; empty for the baselines."""
-        return []
+        """The codebooks of all layers, first layer first; empty where keys are not quantised."""
+        return [module for module in self.modules() if isinstance(module, Codebook)]
 
     def forward(
         self,
@@ -240,7 +242,8 @@ class LanguageModel(nn.Module):
             return layer(x_BTD, tuple(segment), state, return_state=return_state, backend=self.backend)
 
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return LayerOutput(*checkpoint(run, x_BTD, use_reentrant=False))
+            contexts = nullcontext(), recomputation()
+            return LayerOutput(*checkpoint(run, x_BTD, use_reentrant=False, context_fn=lambda: contexts))
         return LayerOutput(*run(x_BTD))
 
     def _logits(self, x_BTD: Float[Tensor, "B T D"], mask_BT: Tensor | None) -> Tensor:

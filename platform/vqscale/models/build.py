@@ -1,24 +1,28 @@
 """A model from its configuration, drawn from a seed of its own."""
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from vqscale.models.base import LanguageModel
 from vqscale.models.gla import GatedLinearTransformer
-from vqscale.models.relative import RelativeTransformer
+from vqscale.models.longvq import LongVQ
+from vqscale.models.mega import Mega
 from vqscale.models.transformer import Transformer
 from vqscale.models.transformer_full import TransformerFull
 from vqscale.models.transformer_vq import TransformerVQ
 from vqscale.models.transformer_window import TransformerWindow
 from vqscale.study.model import ModelConfig
 
-_MODELS: dict[str, type[RelativeTransformer] | type[Transformer]] = {
+_MODELS: dict[str, Callable[[ModelConfig], LanguageModel]] = {
     "transformer_vq": TransformerVQ,
     "transformer_full": TransformerFull,
     "transformer": Transformer,
     "transformer_window": TransformerWindow,
     "gla": GatedLinearTransformer,
+    "longvq": LongVQ,
+    "mega": Mega,
 }
 
 

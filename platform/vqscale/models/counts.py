@@ -11,10 +11,17 @@ from numpy.typing import NDArray
 
 from vqkernels.gated_linear import CHUNK_LENGTH
 from vqscale.models.classifier import head_inputs
+from vqscale.models.gated_counts import (
+    gated_layer,
+    gated_layer_values,
+    norm_values,
+    state_space_bytes,
+    state_space_flops,
+)
 from vqscale.models.gla import DECAY_RANK
 from vqscale.models.transformer_full import CHUNK
 from vqscale.results.record import EMBEDDING_GROUPS
-from vqscale.study.model import PLAIN, ModelConfig
+from vqscale.study.model import GATED_HYBRIDS, PLAIN, ModelConfig
 
 Places = NDArray[np.int64]
 """A position for each token of a sequence."""
@@ -39,7 +46,7 @@ def parameter_groups(config: ModelConfig) -> dict[str, int]:
     attentions, relative, gla = attention_count(config), config.relative, config.arch == "gla"
     norm = D * (2 if relative else 1)
     final_norm = config.tie_embeddings or not relative
-    return {
+    groups = {
         "embedding": (2 if config.real_inputs else config.vocab_size) * D,
         "absolute_position": int(config.absolute_positions),
         "relative_position": attentions * D * G * K if relative else 0,
@@ -50,6 +57,10 @@ def parameter_groups(config: ModelConfig) -> dict[str, int]:
         "head": _head(config),
         "codebook": attentions * G * (config.codebook_size or 0) * (K + 1),
     }
+    if config.arch in GATED_HYBRIDS:
+        groups |= {group: config.n_layer * count for group, count in gated_layer(config).items()}
+        groups |= {"norm": norm_values(config)}
+    return groups
 
 
 def parameters(config: ModelConfig) -> int:
@@ -93,7 +104,8 @@ def flops_per_token(
     Groups: `window` is attention between tokens (the whole context for quadratic models), `relative_bias` position
     scores and the relative keys, `cache` scores and values of codes (all S of them, once there is a cache),
     `quantiser` distances to all codes, which have no backward pass, `recurrence` the state of `gla` token by token,
-    whatever its chunks do besides: what is added and read, and one product a value for what is forgotten.
+    whatever its chunks do besides: what is added and read, and one product a value for what is forgotten;
+    `state_space` the recurrences of a structured memory in the same form.
 
     A model that is not causal sees pairs to both sides, and the cache of a query is that of the blocks before and after
     its window, merged.
@@ -112,13 +124,15 @@ def _work(config: ModelConfig, context: int, segment: int, sequences: int) -> li
         Work("feed_forward", 2.0 * groups["feed_forward"] * context, 2),
         Work("head", 2.0 * _head_matrices(config) * _headed(config, context), 2),
     ]
+    if config.arch in GATED_HYBRIDS:
+        work.append(Work("state_space", state_space_flops(config) * context, 2))
     if config.real_inputs:  # the samples themselves need no gradient
         work.append(Work("embedding", 2.0 * config.d_model * context, 1))
     attentions = attention_count(config)
     per_attention = _recurrence(config, context) if config.arch == "gla" else _token_pairs(config, context, segment)
     if config.relative:
         per_attention += _relative_bias(config, context, segment, sequences)
-    if config.arch == "transformer_vq":
+    if config.quantised:
         per_attention += _cache(config, context, segment)
     return work + [Work(one.group, one.forward * attentions, one.backward) for one in per_attention]
 
@@ -135,6 +149,8 @@ def _seen(config: ModelConfig, context: int) -> tuple[Places, Places]:
     place = np.arange(context)
     if config.window is not None:
         first, last = place - config.window + 1, place + config.window - 1
+    elif config.global_memory is False and config.block_length is not None:
+        first, last = place - config.block_length, place + config.block_length
     elif config.block_length is not None:
         block = place // config.block_length
         first, last = (block - 1) * config.block_length, (block + 2) * config.block_length - 1
@@ -173,8 +189,8 @@ def _cache(config: ModelConfig, context: int, segment: int) -> list[Work]:
 
     A code has no gradient; a mean has one only if it holds tokens of the query's own segment.
     """
-    assert config.codebook_size is not None, "ModelConfig gives every transformer_vq a codebook"
-    assert config.block_length is not None, "ModelConfig gives every transformer_vq a block length"
+    assert config.codebook_size is not None, "ModelConfig gives quantised keys a codebook"
+    assert config.block_length is not None, "ModelConfig gives quantised keys a block length"
     K, V, S, L = config.d_key, config.d_value, config.codebook_size, config.block_length
     first, last = _seen(config, context)
     both = not config.causal
@@ -209,7 +225,8 @@ def decode_state_bytes(config: ModelConfig, context: int, bytes_per_value: int) 
 
     `transformer_vq`: two blocks of values and codes (8 bytes), and the cache's means and counts in float32, whatever
     the context. `gla`: a matrix a head in float32. `transformer_window`: keys and values of two windows, and which of
-    them are real. Quadratic models: all keys and values. Nothing where a sequence is read whole.
+    them are real; `longvq` without a global memory those of two blocks. A structured memory adds its state in float32.
+    Quadratic models: all keys and values. Nothing where a sequence is read whole.
     """
     G, K, V = config.n_kv_head, config.d_key, config.d_value
     if not config.carries_state:
@@ -218,10 +235,13 @@ def decode_state_bytes(config: ModelConfig, context: int, bytes_per_value: int) 
         return config.n_layer * G * K * V * 4
     if config.window is not None:
         return config.n_layer * 2 * config.window * (G * (K + V) * bytes_per_value + 1)
-    if config.codebook_size is None or config.block_length is None:
-        return attention_count(config) * G * context * (K + V) * bytes_per_value
+    memory = config.n_layer * state_space_bytes(config) if config.arch in GATED_HYBRIDS else 0
+    if config.block_length is None:
+        return memory + attention_count(config) * G * context * (K + V) * bytes_per_value
+    if config.codebook_size is None:
+        return memory + config.n_layer * 2 * config.block_length * (G * (K + V) * bytes_per_value + 1)
     window = 2 * config.block_length * (V * bytes_per_value + 8)
-    return attention_count(config) * G * (window + config.codebook_size * (V + 1) * 4)
+    return memory + attention_count(config) * G * (window + config.codebook_size * (V + 1) * 4)
 
 
 def training_memory_bytes(
@@ -275,18 +295,20 @@ def _layer_values(config: ModelConfig) -> float:
     if config.arch in PLAIN:
         windows = 0 if config.window is None else (2 if config.causal else 3) * G * (K + V)
         return 4 * D + keys + G * V + H * V + 4 * F + windows
+    if config.arch in GATED_HYBRIDS:
+        return gated_layer_values(config)
     if config.head == "shga":
         return 2 * (2 * D + keys + 2 * G * V + 4 * H * V)
     return 4 * D + keys + G * V + H * V + 3 * F
 
 
 def _score_values(config: ModelConfig, context: int, activation_checkpointing: bool) -> float:
-    """Scores a token that are alive at once: only `transformer_full` holds any.
+    """Scores a token that are alive at once: only `transformer_full` and `mega` hold any.
 
     Four copies of one chunk of queries (content, position, softmax, gradient). Within a single chunk, which is not
     recomputed, every attention also keeps its softmax.
     """
-    if config.arch != "transformer_full":
+    if config.arch not in ("transformer_full", "mega"):
         return 0.0
     kept = attention_count(config) if context <= CHUNK and not activation_checkpointing else 0
     return float((4 + kept) * config.n_head * min(context, CHUNK))

@@ -63,18 +63,21 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-    """A matrix without bias, [outputs, inputs], drawn from N(0, std^2); std defaults to inputs^-1/2."""
+    """A matrix [outputs, inputs] drawn from N(0, std^2), std by default inputs^-1/2; if asked for, a bias of zeros."""
 
-    def __init__(self, inputs: int, outputs: int, *, std: float | None = None) -> None:
+    def __init__(self, inputs: int, outputs: int, *, std: float | None = None, bias: bool = False) -> None:
         super().__init__()
         self.std = 1 / math.sqrt(inputs) if std is None else std
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
     def initialise(self, generator: torch.Generator) -> None:
         nn.init.normal_(self.weight, std=self.std, generator=generator)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        return F.linear(x, self.weight, self.bias)
 
 
 class TokenEmbedding(nn.Module):

@@ -6,13 +6,15 @@ feed-forward width that brings them to the same number of non-embedding paramete
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from vqscale.errors import StudyError
+from vqscale.models.counts import parameter_groups, parameters_non_embedding
 from vqscale.models.gla import DECAY_RANK
-from vqscale.study.model import PLAIN, Arch, Head, ModelConfig
+from vqscale.study.model import GATED_HYBRIDS, PLAIN, Arch, Head, ModelConfig
 
 
 class Preset(NamedTuple):
@@ -52,6 +54,9 @@ ROTARY_BASE = 1e4
 FEED_FORWARD_STEP = 8
 """Feed-forward widths are multiples of this."""
 
+STATE_DIM = 16
+"""Numbers of state a channel of the structured memory (Mega's n_dim)."""
+
 _DECIDED_ELSEWHERE = {"arch", "vocab_size", "classes", "pooling", "sequences", "real_inputs"}
 """By the study's `arch`, and by its corpus."""
 _QUANTISED = {"codebook_size", "block_length", "codebook_decay", "commit_weight", "revive_below"}
@@ -68,6 +73,7 @@ _OF_SOME: dict[str, set[str]] = {
 """The settings that some architectures have and others have not."""
 _WITHOUT: list[tuple[str, Any, set[str]]] = [
     ("global_memory", False, _QUANTISED - {"block_length"}),
+    ("local_window", False, {"dropout_sinusoid"}),
     ("structured_memory", "none", {"state_dim"}),
 ]
 """Settings that take others away: with this key at this value, those mean nothing."""
@@ -114,8 +120,12 @@ def fields_of_others(arch: str, settings: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(set().union(*_OF_SOME.values()) - own)
 
 
-def resolve(arch: str, preset: str, vocab_size: int, overrides: dict[str, Any]) -> ModelConfig:
+def resolve(
+    arch: str, preset: str, vocab_size: int, overrides: dict[str, Any], task: Mapping[str, Any] = MappingProxyType({})
+) -> ModelConfig:
     """The complete configuration of `arch` at the size `preset`, with single dimensions replaced by `overrides`.
+
+    `task`: what a labelled corpus decides of a model (`causal`, `classes`, `pooling`, `sequences`, `real_inputs`).
 
     A replaced width, depth or key width also moves what the presets derive from it (heads, value and feed-forward
     width), unless that is itself replaced. Raises StudyError for an unknown architecture, preset or key, and for
@@ -128,9 +138,9 @@ def resolve(arch: str, preset: str, vocab_size: int, overrides: dict[str, Any]) 
         _require(key in fields, f"model.{key}: {arch} has no such setting. It has {', '.join(sorted(fields))}.")
     size = size_of(preset)._asdict()
     size |= {key: value for key, value in overrides.items() if key in size}
-    values = _derived(known, overrides, size) | overrides | {"arch": known, "vocab_size": vocab_size}
     try:
-        return ModelConfig(**values)
+        values = _derived(known, {**overrides, **task}, size) | overrides | {"arch": known, "vocab_size": vocab_size}
+        return ModelConfig(**values, **task)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(["model", *map(str, first["loc"])])
@@ -143,6 +153,8 @@ _ARCHS: dict[str, Arch] = {
     "transformer": "transformer",
     "transformer_window": "transformer_window",
     "gla": "gla",
+    "longvq": "longvq",
+    "mega": "mega",
 }
 _HEADS: tuple[Head, ...] = ("shga", "mqa", "mha")
 
@@ -157,6 +169,8 @@ def _derived(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dic
         values |= {"codebook_size": size["codebook_size"], "block_length": size["block_length"]}
     if arch == "transformer_window":
         values["window"] = 2 * size["block_length"]
+    if arch in GATED_HYBRIDS:
+        return values | _hybrid(arch, overrides, size)
     head = overrides.get("head", "shga")
     if arch in PLAIN:
         values |= {"position_base": ROTARY_BASE} if arch != "gla" else {}
@@ -182,6 +196,38 @@ def _derived(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dic
     return values
 
 
+def _hybrid(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dict[str, Any]:
+    """What the table says to `longvq` and `mega`; the feed-forward width makes up for the structured memory."""
+    values: dict[str, Any] = {"n_head": 1, "n_kv_head": 1, "d_value": 2 * size["d_model"], "structured_memory": "ema"}
+    values |= {"attention_function": "softmax", "norm": "rms", "prenorm": True, "gates": True}
+    if overrides.get("structured_memory") != "none":
+        values["state_dim"] = STATE_DIM
+    if arch == "longvq":
+        values |= {"global_memory": True, "local_window": True, "block_length": size["block_length"]}
+        if overrides.get("global_memory") is not False:
+            values["codebook_size"] = size["codebook_size"]
+    if "d_ff" not in overrides:
+        without = {key: value for key, value in size.items() if key not in _QUANTISED}
+        values["d_ff"] = _matching_hybrid(
+            ModelConfig(vocab_size=1, **{**without, "arch": arch, "d_ff": 1, **values, **overrides})
+        )
+    return values
+
+
+def _matching_hybrid(config: ModelConfig) -> int:
+    """The feed-forward width that gives `config` as many parameters as two gated attention units a layer."""
+    groups = parameter_groups(config)
+    rest = parameters_non_embedding(config) - groups["feed_forward"]
+    per_width = groups["feed_forward"] // (config.d_ff or 1)
+    width = (config.n_layer * _two_units(config.d_model, config.d_key) - rest) / per_width
+    return max(FEED_FORWARD_STEP, FEED_FORWARD_STEP * round(width / FEED_FORWARD_STEP))
+
+
+def _two_units(d_model: int, d_key: int) -> int:
+    """Parameters of two gated attention units and their norms."""
+    return 2 * (3 * d_model * d_key + 3 * d_model * (2 * d_model) + 2 * d_key + 2 * d_model)
+
+
 def _matching_feed_forward(arch: Arch, dims: dict[str, Any], unit_key: int) -> int:
     """The feed-forward width that gives a layer as many parameters as two gated attention units of the same width.
 
@@ -190,7 +236,7 @@ def _matching_feed_forward(arch: Arch, dims: dict[str, Any], unit_key: int) -> i
     For the paper's 190m model with multi-head attention this is its 4 D; its multi-query model had 5 D, 4 % smaller.
     """
     D, K, V, H, G = (int(dims[key]) for key in ("d_model", "d_key", "d_value", "n_head", "n_kv_head"))
-    target = 2 * (3 * D * unit_key + 3 * D * (2 * D) + 2 * unit_key + 2 * D)
+    target = _two_units(D, unit_key)
     attention = D * (H * K + G * K + G * V + H * V)
     if arch == "gla":
         rest, matrices = attention + D * H * V + DECAY_RANK * (D + H * K) + H * K + V + 2 * D, 3

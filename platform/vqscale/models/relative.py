@@ -38,19 +38,14 @@ class Mixing(nn.Module, ABC):
         """Make the parameters of the bias; a model without positions has no position bias."""
         config = self.config
         self.bias_u = nn.Parameter(torch.empty(config.n_head, config.d_key))
-        if self.positioned:
+        if config.relative:
             self.relative = Projection(config.d_model, config.n_kv_head * config.d_key)
             self.bias_w = nn.Parameter(torch.empty(config.n_head, config.d_key))
 
     def initialise(self, generator: torch.Generator) -> None:
         nn.init.zeros_(self.bias_u)
-        if self.positioned:
+        if self.config.relative:
             nn.init.zeros_(self.bias_w)
-
-    @property
-    def positioned(self) -> bool:
-        """Whether there is a position bias."""
-        return self.config.local_window is not False
 
     @property
     def function(self) -> Literal["softmax", "laplace"]:
@@ -62,10 +57,10 @@ class Mixing(nn.Module, ABC):
         """tau^-1/2 with tau = sqrt(K), of queries, keys and biases; Laplace attention has no temperature."""
         return float(self.config.d_key**-0.25) if self.function == "softmax" else 1.0
 
-    def bias(self, reach: int, like: Tensor) -> dict[str, Tensor]:
+    def bias(self, reach: int, like: Tensor) -> dict[str, Any]:
         """u, and with positions w and the relative keys, scaled and by the names that the kernels give them."""
         content = {"bias_u_HK": self.bias_u * self.scale}
-        if not self.positioned:
+        if not self.config.relative:
             return content
         return content | {"bias_w_HK": self.bias_w * self.scale, "rel_key_GMK": self.relative_keys(reach, like)}
 

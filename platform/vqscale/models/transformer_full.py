@@ -6,12 +6,15 @@ Letters: B batch, T query position, U key position, C queries of a chunk, M rela
 heads, P heads a group, K key width, V value width.
 """
 
+from typing import Any, Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vqkernels import laplace
 from vqscale.models.base import LayerState, Segment
 from vqscale.models.dense import remember, visible
 from vqscale.models.layers import at_least_float32
@@ -46,10 +49,12 @@ def full_attention(
     document_BU: Int[Tensor, "B U"] | None = None,
     *,
     causal: bool,
+    function: Literal["softmax", "laplace"] = "softmax",
 ) -> Float[Tensor, "B H T V"]:
     """softmax((q_i + u) k_j + (q_i + w) r_{i-j}) v over the keys j of the same document; the queries stand last.
 
     `causal`: over j <= i alone, and `rel_key_GMK` holds the distances 0 .. U - 1; otherwise -(U - 1) .. U - 1.
+    "laplace": Mega's element-wise function of (q_i + u) k_j / n + (q_i + w) r_{i-j}, where i sees n keys.
     """
     batch, kv_heads, keys, _ = k_BGUK.shape
     length = q_BHTK.shape[2]
@@ -64,9 +69,14 @@ def full_attention(
         within = slice(0, seen) if causal else slice(queries.start, queries.stop + keys - 1)
         by_row = torch.einsum("bgpck,gmk->bgpcm", place, rel[:, within].flip(1))
         moved_BGPCU = by_distance(by_row)[..., :seen]
-        score_BGPCU = score.view(moved_BGPCU.shape) + moved_BGPCU
         allowed = visible(document_BU, queries, seen, q_BHCK.device, causal=causal).unsqueeze(-3)
-        weight = at_least_float32(score_BGPCU).masked_fill(~allowed, -torch.inf).softmax(dim=-1).to(v.dtype)
+        score_BGPCU = score.view(moved_BGPCU.shape)
+        if function == "laplace":
+            mean_BGPCU = at_least_float32(score_BGPCU) / allowed.sum(-1, keepdim=True)
+            weight = (laplace(mean_BGPCU + moved_BGPCU) * allowed).to(v.dtype)
+        else:
+            score_BGPCU = at_least_float32(score_BGPCU + moved_BGPCU).masked_fill(~allowed, -torch.inf)
+            weight = score_BGPCU.softmax(dim=-1).to(v.dtype)
         return (weight.flatten(2, 3) @ v[:, :, :seen]).view(*q_BHCK.shape[:3], -1)
 
     firsts = range(0, length, CHUNK)
@@ -93,8 +103,8 @@ class FullMixing(Mixing):
         """Attention over all keys so far; nothing is quantised, so there is no commitment loss and no backend."""
         k_BGUK, v_BGUV = remember(state, k_BGTK, v_BGTV)
         bias = self.bias(k_BGUK.shape[2] - 1, q_BHTK)
-        causal = self.config.causal
-        out_BHTV = full_attention(q_BHTK, k_BGUK, v_BGUV, **bias, document_BU=segment.document, causal=causal)
+        ways: dict[str, Any] = {"causal": self.config.causal, "function": self.function}
+        out_BHTV = full_attention(q_BHTK, k_BGUK, v_BGUV, **bias, document_BU=segment.document, **ways)
         return out_BHTV, out_BHTV.new_zeros(()), (), (k_BGUK, v_BGUV) if return_state else ()
 
 

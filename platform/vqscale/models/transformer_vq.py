@@ -73,6 +73,3 @@ class TransformerVQ(RelativeTransformer):
 
     remembers_all_keys = False
     attention = VQAttention
-
-    def codebooks(self) -> list[Codebook]:
-        return [module for module in self.modules() if isinstance(module, Codebook)]

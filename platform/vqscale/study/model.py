@@ -45,7 +45,7 @@ class ModelConfig(Frozen):
     """Feed-forward width; None for SHGA, which has no feed-forward layer."""
     codebook_size: int | None = Field(default=None, gt=0)
     block_length: int | None = Field(default=None, gt=0)
-    """Block length L. `longvq` without a global memory has it too: its window is the own block and its neighbours."""
+    """Block length L. `longvq` without a global memory has it too: its window reaches that far back."""
     tie_embeddings: bool = False
     """Tied: final norm and logits times 0.005; untied: no final norm, scale 1 (the reference's two recipes)."""
     absolute_positions: bool = False
@@ -114,7 +114,8 @@ class ModelConfig(Frozen):
             raise ValueError(f"d_ff: {self.d_ff} does not fit: shga has no feed-forward layer, all others have one")
         if not self.relative and self.dropout_sinusoid:
             raise ValueError(f"dropout_sinusoid belongs to models with a relative bias, not to {self.arch}")
-        rotated = {"d_model": self.d_model} if self.relative else {"d_key": self.d_key} if self.arch != "gla" else {}
+        rotated = {"d_model": self.d_model} if self.arch in (*HEADED, *GATED_HYBRIDS) else {"d_key": self.d_key}
+        rotated = {} if self.arch == "gla" else rotated
         for name, width in rotated.items():
             if width % 2:
                 raise ValueError(f"{name} {width} is odd: positions take half of it as sines and half as cosines")
@@ -130,6 +131,10 @@ class ModelConfig(Frozen):
         for name, needed in kinds.items():
             if needed != (getattr(self, name) is not None):
                 raise ValueError(f"{name}: {getattr(self, name)} does not fit {self.arch}")
+        if self.norm == "batch" and self.causal:
+            raise ValueError(
+                "norm: batch takes its statistics from whole batches: a token would see later ones. Use rms"
+            )
         if self.arch == "longvq" and not (self.global_memory or self.local_window):
             raise ValueError("global_memory and local_window are both off: attention would see nothing")
         if self.arch == "gla" and self.n_kv_head != self.n_head:
@@ -156,7 +161,7 @@ class ModelConfig(Frozen):
     @property
     def relative(self) -> bool:
         """Whether positions enter as a relative bias (otherwise queries and keys are rotated, or not at all)."""
-        return self.arch in (*HEADED, *GATED_HYBRIDS)
+        return self.arch in (*HEADED, *GATED_HYBRIDS) and self.local_window is not False
 
     @property
     def variant(self) -> str | None:

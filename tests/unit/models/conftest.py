@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vqscale.models import LanguageModel, build, resolve
-from vqscale.study.model import ModelConfig
+from vqscale.study.model import GATED_HYBRIDS, QUANTISED, ModelConfig
 
 VOCAB = 13
 KINDS = [
@@ -20,7 +20,20 @@ KINDS = [
     ("transformer_vq", "mha"),
     ("gla", None),
     ("transformer_window", None),
+    ("longvq", "whole"),
+    ("longvq", "window"),
+    ("longvq", "bare"),
+    ("mega", "whole"),
+    ("mega", "laplace"),
 ]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "window": {"global_memory": False},
+    "bare": {"structured_memory": "none", "local_window": False, "gates": False, "prenorm": False, "norm": "layer"},
+    "laplace": {"attention_function": "laplace", "norm": "scale"},
+}
+"""Settings of the gated hybrids, in place of the head types of others."""
 
 MakeModel = Callable[..., LanguageModel]
 
@@ -40,23 +53,38 @@ def kind(request: pytest.FixtureRequest) -> tuple[str, str | None]:
 
 
 @pytest.fixture
-def make_model() -> MakeModel:
-    """`make_model(kind, **overrides)`: a model of width 16 with random biases, so that every term takes part."""
+def small_config() -> Callable[..., ModelConfig]:
+    """`small_config(kind, **overrides)`: of width 16, two layers, six codes and blocks of four."""
 
-    def make(kind: tuple[str, str | None], *, seed: int = 0, **overrides: Any) -> LanguageModel:
-        arch, head = kind
+    def config(kind: tuple[str, str | None], **overrides: Any) -> ModelConfig:
+        arch, variant = kind
         dims: dict[str, Any] = {"d_model": 16, "n_layer": 2, "d_key": 8}
-        if arch == "transformer_vq":
+        if arch in QUANTISED:
             dims |= {"codebook_size": 6, "block_length": 4}
         if arch == "gla":
             dims |= {"d_key": 4}
         if arch == "transformer_window":
             dims |= {"window": 12}
-        if head is not None:
-            dims["head"] = head
+        if arch in GATED_HYBRIDS:
+            dims |= {"state_dim": 4} | VARIANTS[variant or "whole"]
+        elif variant is not None:
+            dims["head"] = variant
         of_corpus = {key: overrides.pop(key) for key in ("classes", "pooling", "causal") if key in overrides}
-        config = resolve(arch, "pico", VOCAB, dims | overrides)
-        model = build(ModelConfig(**config.model_dump() | of_corpus), seed=seed).double()
+        dims |= overrides
+        for without, key in (("global_memory", "codebook_size"), ("structured_memory", "state_dim")):
+            if dims.get(without) in (False, "none"):
+                del dims[key]
+        return resolve(arch, "pico", VOCAB, dims, of_corpus)
+
+    return config
+
+
+@pytest.fixture
+def make_model(small_config: Callable[..., ModelConfig]) -> MakeModel:
+    """`make_model(kind, **overrides)`: a model of width 16 with random biases, so that every term takes part."""
+
+    def make(kind: tuple[str, str | None], *, seed: int = 0, **overrides: Any) -> LanguageModel:
+        model = build(small_config(kind, **overrides), seed=seed).double()
         generator = torch.Generator().manual_seed(seed + 1)
         with torch.no_grad():
             for parameter in model.parameters():

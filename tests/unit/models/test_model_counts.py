@@ -7,21 +7,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vqscale.models import build, resolve
 from vqscale.models.counts import decode_state_bytes, flops_per_token, training_memory_bytes
-from vqscale.study.model import ModelConfig
+from vqscale.study.model import QUANTISED, ModelConfig
 
 BATCH, CONTEXT = 3, 24
-
-
-def config_of(kind, **overrides):
-    arch, head = kind
-    dims = {"d_model": 16, "n_layer": 2, "d_key": 8} | ({"head": head} if head else {})
-    if arch == "transformer_vq":
-        dims |= {"codebook_size": 6, "block_length": 4}
-    if arch == "gla":
-        dims |= {"d_key": 4}
-    if arch == "transformer_window":
-        dims |= {"window": 12}
-    return resolve(arch, "pico", 13, dims | overrides)
 
 
 def in_place(_target, left, right, **_):
@@ -44,19 +32,15 @@ def counted(model, backward=False, batch=BATCH, context=CONTEXT):
 
 def without_attention(monkeypatch):
     """Replace what mixes tokens by something without products; all around it stays."""
-    monkeypatch.setattr(
-        "vqscale.models.transformer_vq.vq_attention",
-        lambda q, k, v, *args, rel_key_GMK, **kwargs: (
-            v.repeat_interleave(q.shape[1] // v.shape[1], 1) + q.mean() + k.mean() + rel_key_GMK.mean(),
-            None,
-        ),
-    )
-    monkeypatch.setattr(
-        "vqscale.models.transformer_full.full_attention",
-        lambda q, k, v, *, rel_key_GMK, **kwargs: (
-            v.repeat_interleave(q.shape[1] // v.shape[1], 1) + q.mean() + k.mean() + rel_key_GMK.mean()
-        ),
-    )
+
+    def mixed(q, k, v, *args, rel_key_GMK=None, **kwargs):
+        place = 0.0 if rel_key_GMK is None else rel_key_GMK.mean()
+        return v.repeat_interleave(q.shape[1] // v.shape[1], 1) + q.mean() + k.mean() + place
+
+    for name in ("transformer_vq.vq_attention", "longvq.local_attention"):
+        monkeypatch.setattr(f"vqscale.models.{name}", lambda *args, **kwargs: (mixed(*args, **kwargs), None))
+    monkeypatch.setattr("vqscale.models.transformer_full.full_attention", mixed)
+    monkeypatch.setattr("vqscale.models.memory.diagonal_scan", lambda x, *coefficients, **kwargs: (x, None))
     monkeypatch.setattr(
         "vqscale.models.gla.gated_linear_attention",
         lambda q, k, v, log_decay, **kwargs: (v + q.mean() + k.mean() + log_decay.mean(), None),
@@ -71,12 +55,12 @@ def without_attention(monkeypatch):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_flops_around_attention_equal_the_counter(kind, training, monkeypatch):
+def test_flops_around_attention_equal_the_counter(kind, training, monkeypatch, small_config):
     without_attention(monkeypatch)
-    config = config_of(kind)
+    config = small_config(kind)
     flops = flops_per_token(config, CONTEXT, sequences=BATCH, training=training)
     heads, d_key = config.n_head, config.d_key
-    reach = CONTEXT if kind[0] == "transformer_full" else 4
+    reach = 4 if kind[0] in QUANTISED else CONTEXT
     scores = sum(min(place, reach) + 1 for place in range(CONTEXT)) * 2 * heads * d_key / CONTEXT
     attentions = 4 if kind[1] == "shga" else 2
     if config.relative:
@@ -88,23 +72,25 @@ def test_flops_around_attention_equal_the_counter(kind, training, monkeypatch):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("kind", [("transformer", None), ("transformer_full", "mqa"), ("transformer_full", "shga")])
-def test_flops_of_quadratic_attention_equal_the_counter_for_whole_squares(kind, training):
+@pytest.mark.parametrize(
+    "kind", [("transformer", None), ("transformer_full", "mqa"), ("transformer_full", "shga"), ("mega", "laplace")]
+)
+def test_flops_of_quadratic_attention_equal_the_counter_for_whole_squares(kind, training, small_config):
     """Both compute T x T scores and mask later keys: T^2 pairs (for position scores too) instead of T (T + 1) / 2."""
-    config = config_of(kind)
+    config = small_config(kind, **({"structured_memory": "none"} if kind[0] == "mega" else {}))
     flops = flops_per_token(config, CONTEXT, sequences=BATCH, training=training)
     squares = 2 * CONTEXT / (CONTEXT + 1)
     attentions = 4 if kind[1] == "shga" else 2
     flops["window"] *= squares
-    if kind[0] == "transformer_full":
+    if kind[0] != "transformer":
         keys = 2.0 * 16 * 8 * attentions / BATCH * (2 if training else 1)
         flops["relative_bias"] = (flops["relative_bias"] - keys) * squares + keys
     expected = sum(flops.values()) * BATCH * CONTEXT
     assert counted(build(config, seed=0), backward=training) == pytest.approx(expected, rel=1e-12)
 
 
-def test_flops_needed_by_vq_attention_are_no_more_than_its_linear_implementation_does():
-    config = config_of(("transformer_vq", "shga"), codebook_size=32, block_length=16)
+def test_flops_needed_by_vq_attention_are_no_more_than_its_linear_implementation_does(small_config):
+    config = small_config(("transformer_vq", "shga"), codebook_size=32, block_length=16)
     model = build(config, seed=0)
     model.backend = "blockwise"
     for context in (128, 512):
@@ -129,28 +115,27 @@ def pairs_by_hand(context, block, segment):
 
 
 @pytest.mark.parametrize(("context", "segment"), [(24, None), (24, 8), (5, 5), (40, 7)])
-def test_flops_of_a_sliding_window_equal_a_count_of_every_pair(context, segment):
-    flops = flops_per_token(config_of(("transformer_window", None)), context, segment)
+def test_flops_of_a_sliding_window_equal_a_count_of_every_pair(context, segment, small_config):
+    flops = flops_per_token(small_config(("transformer_window", None)), context, segment)
     pairs = [(i, j) for i in range(context) for j in range(i + 1) if i - j < 12]
     carried = sum(j < i // (segment or context) * (segment or context) for i, j in pairs)
     pair = 2 * 2 * (8 + 8) * 2
     assert flops["window"] * context == pytest.approx(pair * (3 * (len(pairs) - carried) + 2 * carried))
 
 
-def both_ways(kind, **overrides):
-    config = config_of(kind, **overrides)
+def both_ways(config):
     return ModelConfig(**config.model_dump() | {"causal": False, "classes": 3, "pooling": "none"})
 
 
 @pytest.mark.parametrize("context", [1, 3, 4, 9, 12, 13, 24, 30])
-def test_flops_both_ways_equal_a_count_of_every_pair_and_every_cache(context):
+def test_flops_both_ways_equal_a_count_of_every_pair_and_every_cache(context, small_config):
     places, last = range(context), (context - 1) // 4
     near = sum(abs(i // 4 - j // 4) <= 1 for i in places for j in places)
     positioned = sum(abs(i - j) <= 4 for i in places for j in places)
     cached = sum(any(abs(i // 4 - j // 4) > 1 for j in places) for i in places)
     enter = [n for n in range(last + 1) if n + 2 <= last], [n for n in range(last + 1) if n >= 2]
     merges = len(enter[0]) + len(enter[1]) + sum(2 <= n <= last - 2 for n in range(last + 1))
-    flops = flops_per_token(both_ways(("transformer_vq", "mqa")), context)
+    flops = flops_per_token(both_ways(small_config(("transformer_vq", "mqa"))), context)
     assert flops["window"] * context == pytest.approx(3 * 2 * 2 * (8 + 8) * 2 * near)
     keys = 2 * 16 * 8 * 9 * 2 * 2
     assert flops["relative_bias"] * context == pytest.approx(3 * 2 * 2 * 8 * 2 * positioned + keys)
@@ -160,8 +145,8 @@ def test_flops_both_ways_equal_a_count_of_every_pair_and_every_cache(context):
 
 
 @pytest.mark.parametrize("kind", [("transformer", None), ("transformer_full", "mqa"), ("transformer_window", None)])
-def test_flops_both_ways_of_exact_attention_equal_a_count_of_every_pair(kind):
-    flops = flops_per_token(both_ways(kind), CONTEXT)
+def test_flops_both_ways_of_exact_attention_equal_a_count_of_every_pair(kind, small_config):
+    flops = flops_per_token(both_ways(small_config(kind)), CONTEXT)
     reach = 12 if kind[0] == "transformer_window" else CONTEXT
     pairs = sum(abs(i - j) < reach for i in range(CONTEXT) for j in range(CONTEXT))
     assert flops["window"] * CONTEXT == pytest.approx(3 * 2 * 2 * (8 + 8) * 2 * pairs)
@@ -170,13 +155,13 @@ def test_flops_both_ways_of_exact_attention_equal_a_count_of_every_pair(kind):
         assert flops["relative_bias"] * CONTEXT == pytest.approx(3 * 2 * 2 * 8 * 2 * pairs + keys)
 
 
-def test_decode_state_is_nothing_where_a_sequence_is_read_whole():
-    assert decode_state_bytes(both_ways(("transformer", None)), CONTEXT, 4) == 0
+def test_decode_state_is_nothing_where_a_sequence_is_read_whole(small_config):
+    assert decode_state_bytes(both_ways(small_config(("transformer", None))), CONTEXT, 4) == 0
 
 
 @pytest.mark.parametrize(("context", "segment"), [(24, None), (21, 21), (24, 8), (24, 12), (20, 5), (3, 3), (30, 1)])
-def test_flops_of_window_and_cache_equal_a_count_of_every_pair(context, segment):
-    config = config_of(("transformer_vq", "mqa"))
+def test_flops_of_window_and_cache_equal_a_count_of_every_pair(context, segment, small_config):
+    config = small_config(("transformer_vq", "mqa"))
     flops = flops_per_token(config, context, segment)
     own, carried, queries, fresh = pairs_by_hand(context, 4, segment or context)
     heads, d_key, d_value, codes, attentions = 2, 8, 8, 6, 2
@@ -188,11 +173,11 @@ def test_flops_of_window_and_cache_equal_a_count_of_every_pair(context, segment)
     assert flops["quantiser"] == 2 * codes * d_key * attentions
 
 
-def test_flops_of_recurrence_equal_products_with_the_state_and_its_decay():
+def test_flops_of_recurrence_equal_products_with_the_state_and_its_decay(small_config):
     """Two layers, two heads, 4 x 8 values of state: q S, k v and the decay; backward twice and three times as much."""
     state = 2 * 2 * 4 * 8
     for training, products, decay in ((False, 1, 1), (True, 3, 4)):
-        flops = flops_per_token(config_of(("gla", None)), CONTEXT, training=training)
+        flops = flops_per_token(small_config(("gla", None)), CONTEXT, training=training)
         assert flops["recurrence"] == state * (2 * 2 * products + decay)
 
 
@@ -203,8 +188,8 @@ def test_flops_a_token_of_vq_model_level_off_and_those_of_quadratic_models_do_no
     assert sum(flops_per_token(full, 131072).values()) > 10 * sum(flops_per_token(full, 8192).values())
 
 
-def test_decode_state_bytes_equal_the_state(kind):
-    config = config_of(kind)
+def test_decode_state_bytes_equal_the_state(kind, small_config):
+    config = small_config(kind)
     tokens_BT = torch.zeros(1, CONTEXT, dtype=torch.int64)
     state = build(config, seed=0).eval()(tokens_BT, return_state=True)["state"]
     kept = sum(tensor.nbytes for layer in state.layers for tensor in layer)
@@ -226,9 +211,9 @@ def kept_for_backward(model, tokens_BT):
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
 
 
-@pytest.mark.parametrize("arch", ["transformer_vq", "transformer", "gla", "transformer_window"])
+@pytest.mark.parametrize("arch", ["transformer_vq", "transformer", "gla", "transformer_window", "longvq", "mega"])
 def test_memory_estimate_is_near_what_is_kept(arch):
-    config = resolve(arch, "nano", 13, {"block_length": 64} if arch == "transformer_vq" else {})
+    config = resolve(arch, "nano", 13, {"block_length": 64} if arch in QUANTISED else {})
     model = build(config, seed=0)
     tokens_BT = torch.randint(0, 13, (4, 512), generator=torch.Generator().manual_seed(1))
     arguments = {"context": 512, "zero": 0, "workers": 1, "precision": "fp32", "activation_checkpointing": False}

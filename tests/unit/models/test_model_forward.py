@@ -36,7 +36,7 @@ def test_model_forward_gives_logits_in_float32_and_nothing_unasked(kind, make_mo
     assert output["state"] is None
     assert output["code_stats"] == []
     assert output["commit"].shape == ()
-    assert (output["commit"] > 0) == (kind[0] == "transformer_vq")
+    assert (output["commit"] > 0) == model.config.quantised
 
 
 @pytest.mark.parametrize("cuts", [[1, 2], [7], [3, 5, 14], [4, 8, 12, 16]])
@@ -80,7 +80,9 @@ def test_model_logits_depend_on_all_earlier_tokens_and_no_later_one(kind, make_m
         (gradient,) = torch.autograd.grad(logits[0, place].square().sum(), kept[0], retain_graph=True)
         size_T = gradient[0].abs().sum(-1)
         assert (size_T[: place + 1] > 0).all()
-        assert (size_T[place + 1 :] == 0).all()
+        # A recurrence by FFT rounds, so that later tokens leave a trace of that size.
+        rounding = 1e-14 * size_T.max() if model.config.structured_memory == "ema" else 0.0
+        assert (size_T[place + 1 :] <= rounding).all()
         assert (gradient[1] == 0).all()
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch.testing import assert_close
 
 from vqscale.errors import StudyError
@@ -97,5 +96,5 @@ def test_gla_refuses_dimensions_that_do_not_fit(overrides, words):
 
 
 def test_gla_of_one_layer_cannot_read_both_ways(make_model):
-    with pytest.raises(ValidationError, match=r"n_layer: 1.*needs 2"):
+    with pytest.raises(StudyError, match=r"n_layer: 1.*needs 2"):
         make_model(KIND, n_layer=1, causal=False, classes=2, pooling="mean")

@@ -11,6 +11,8 @@ HEADS = {
     "gla": [None],
     "transformer_full": ["shga", "mqa", "mha"],
     "transformer_vq": ["shga", "mqa", "mha"],
+    "longvq": [None],
+    "mega": [None],
 }
 CASES = [(arch, head, preset) for arch, heads in HEADS.items() for head in heads for preset in PRESETS]
 

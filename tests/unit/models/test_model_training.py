@@ -5,7 +5,9 @@ from torch.testing import assert_close
 
 from vqkernels import CodeStatistics, update_codebooks
 from vqscale.models.layers import drop_residual
-from vqscale.study.model import HEADED
+
+LEARNERS = [("transformer_vq", "shga"), ("transformer_full", "shga"), ("transformer", None)]
+LEARNERS += [("gla", None), ("transformer_window", None), ("longvq", "whole"), ("mega", "whole")]
 
 
 def loss_of(model, tokens_BT):
@@ -50,9 +52,9 @@ def test_commit_is_summed_over_layers_and_not_over_checkpointed_recomputation(ma
     assert_close(model(tokens_BT)["commit"], total, check_dtype=False)
 
 
-@pytest.mark.parametrize("arch", ["transformer_vq", "transformer_full", "transformer", "gla", "transformer_window"])
-def test_model_learns_a_repeated_sequence(arch, make_model):
-    model = make_model((arch, "shga" if arch in HEADED else None)).float()
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_model_learns_a_repeated_sequence(kind, make_model):
+    model = make_model(kind).float()
     tokens_BT = torch.arange(13).repeat(2)[None].expand(4, -1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(25):
