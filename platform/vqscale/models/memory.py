@@ -4,6 +4,7 @@ not causal, backwards as well.
 Letters: B batch, T position, D model width, N numbers of state a channel.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vqkernels import diagonal_scan, diagonal_step, ema_coefficients
+from vqkernels import diagonal_scan, diagonal_step, ema_coefficients, s4d_coefficients, s4d_initial
 from vqscale.models.base import LayerState, Segment
 from vqscale.models.layers import at_least_float32
 from vqscale.study.model import ModelConfig
@@ -26,7 +27,7 @@ class Recurrence(nn.Module, ABC):
 
     @abstractmethod
     def coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Decay, input and output [D, N] in float32 at least."""
+        """Decay, input and output [D, N], real or complex, in float32 at least."""
 
     def forward(
         self, x_BTD: Float[Tensor, "B T D"], segment: Segment, state: LayerState, return_state: bool
@@ -72,7 +73,36 @@ class DampedEMA(Recurrence):
         return ema_coefficients(alpha, beta, delta, gamma)
 
 
-RECURRENCES: dict[str, type[Recurrence]] = {"ema": DampedEMA}
+class DiagonalStateSpace(Recurrence):
+    """S4D: a diagonal state space with the poles of S4D-Lin and steps drawn from 0.001 to 0.1 log-uniformly.
+
+    Source: Gu et al. 2022 (arXiv 2206.11893) and state-spaces/s4. `c` holds real and imaginary part of C, each
+    N(0, 1/2); the skip D u is the structured memory's omega.
+    """
+
+    def __init__(self, width: int, state_dim: int) -> None:
+        super().__init__(width, state_dim)
+        self.log_dt = nn.Parameter(torch.empty(width))
+        self.log_a_real, self.a_imag = (nn.Parameter(torch.empty(width, state_dim)) for _ in range(2))
+        self.c = nn.Parameter(torch.empty(width, state_dim, 2))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        nn.init.uniform_(self.log_dt, math.log(STEPS[0]), math.log(STEPS[1]), generator=generator)
+        nn.init.normal_(self.c, std=math.sqrt(0.5), generator=generator)
+        real_N, imaginary_N = s4d_initial("lin", self.state_dim)
+        with torch.no_grad():
+            self.log_a_real.copy_(real_N)
+            self.a_imag.copy_(imaginary_N)
+
+    def coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
+        log_dt, log_a_real, a_imag = map(at_least_float32, (self.log_dt, self.log_a_real, self.a_imag))
+        c_DN = torch.view_as_complex(at_least_float32(self.c).contiguous())
+        return s4d_coefficients(log_dt, log_a_real, a_imag, c_DN)
+
+
+STEPS = (0.001, 0.1)
+"""Shortest and longest step of a state space at the start (S4's own)."""
+RECURRENCES: dict[str, type[Recurrence]] = {"ema": DampedEMA, "s4d": DiagonalStateSpace}
 
 
 class StructuredMemory(nn.Module):

@@ -23,6 +23,7 @@ KINDS = [
     ("longvq", "whole"),
     ("longvq", "window"),
     ("longvq", "bare"),
+    ("longvq", "s4d"),
     ("mega", "whole"),
     ("mega", "laplace"),
 ]
@@ -31,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "whole": {},
     "window": {"global_memory": False},
     "bare": {"structured_memory": "none", "local_window": False, "gates": False, "prenorm": False, "norm": "layer"},
+    "s4d": {"structured_memory": "s4d"},
     "laplace": {"attention_function": "laplace", "norm": "scale"},
 }
 """Settings of the gated hybrids, in place of the head types of others."""

@@ -12,6 +12,7 @@ SETTINGS = [
     ("longvq", {"global_memory": False, "norm": "scale"}),
     ("longvq", {"local_window": False, "gates": False}),
     ("longvq", {"structured_memory": "none", "prenorm": False, "norm": "layer"}),
+    ("mega", {"structured_memory": "s4d"}),
     ("mega", {}),
     ("mega", {"attention_function": "laplace", "prenorm": False}),
 ]
@@ -49,10 +50,22 @@ def ema(memory, x_TD):
     return torch.stack(out)
 
 
+def state_space(memory, x_TD):
+    """x' = A x + u, y = 2 Re(C x), with u held over steps of dt."""
+    a_DN = torch.complex(-memory.log_a_real.exp(), memory.a_imag)
+    dt_D1 = memory.log_dt.exp()[:, None]
+    h_DN, out = torch.zeros_like(a_DN), []
+    for x_D in x_TD:
+        h_DN = (dt_D1 * a_DN).exp() * h_DN + ((dt_D1 * a_DN).exp() - 1) / a_DN * x_D[:, None]
+        out.append(2 * (torch.view_as_complex(memory.c.detach()) * h_DN).sum(-1).real)
+    return torch.stack(out)
+
+
 def structured(memory, x_TD):
-    seen = ema(memory.forwards, x_TD)
+    recurrence = ema if hasattr(memory.forwards, "alpha") else state_space
+    seen = recurrence(memory.forwards, x_TD)
     if memory.backwards is not None:
-        seen = seen + ema(memory.backwards, x_TD.flip(0)).flip(0)
+        seen = seen + recurrence(memory.backwards, x_TD.flip(0)).flip(0)
     return silu(seen + memory.omega * x_TD)
 
 
