@@ -1,4 +1,4 @@
-"""Language models: `transformer_vq` and its two quadratic baselines, their presets and their counts."""
+"""Language models and classifiers of every architecture, their presets and their counts."""
 
 from vqscale.models.base import LanguageModel, ModelOutput, ModelState
 from vqscale.models.build import build
