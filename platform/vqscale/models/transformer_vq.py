@@ -1,6 +1,7 @@
 """`transformer_vq`: attention over vector-quantised keys, in linear time and with a state of constant size.
 
-Source: Lingle, Transformer-VQ (ICLR 2024) and its reference code.
+Source: Lingle, Transformer-VQ (ICLR 2024) and its reference code. Not causal (ours): a query sees the un-quantised keys
+of its own block and both neighbours, and all others through codes.
 
 Letters: B batch, T position, H heads, G key/value heads, K key width, V value width.
 """
@@ -10,14 +11,24 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from vqkernels import Codebook, VQState, code_statistics, commitment_loss, nearest_code, vq_attention
+from vqkernels import (
+    BackendUnavailableError,
+    Codebook,
+    VQState,
+    code_statistics,
+    commitment_loss,
+    nearest_code,
+    resolve_backend,
+    vq_attention,
+    vq_attention_bidirectional,
+)
 from vqscale.models.base import LayerState, Segment
 from vqscale.models.relative import Mixed, Mixing, RelativeAttention, RelativeTransformer
 from vqscale.study.model import ModelConfig
 
 
 class VQMixing(Mixing):
-    """Each key is replaced by the nearest code of its head; the relative bias reaches back one block length."""
+    """Each key is replaced by the nearest code of its head; the relative bias reaches one block length."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -42,23 +53,33 @@ class VQMixing(Mixing):
         return_state: bool,
         backend: str,
     ) -> Mixed:
+        """Statistics in training mode; the state is of a causal model alone."""
         codebook_GSK = self.codebook.codebook
         code_BGT = nearest_code(k_BGTK, codebook_GSK, segment.mask)
-        out_BHTV, new_state = vq_attention(
-            q_BHTK,
-            k_BGTK,
-            v_BGTV,
-            code_BGT,
-            codebook_GSK,
-            block_length=self.block_length,
-            **self.bias(self.block_length, q_BHTK),
-            mask_BT=segment.mask,
-            doc_start_BT=segment.doc_start,
-            state=VQState._make((*state, segment.start)) if state else None,
-            return_state=return_state,
-            function="softmax",
-            backend=cast(Literal["auto", "naive", "blockwise", "triton"], backend),
-        )
+        keys = (q_BHTK, k_BGTK, v_BGTV, code_BGT, codebook_GSK)
+        new_state: VQState | None = None
+        if self.config.causal:
+            out_BHTV, new_state = vq_attention(
+                *keys,
+                block_length=self.block_length,
+                **self.bias(self.block_length, q_BHTK),
+                mask_BT=segment.mask,
+                doc_start_BT=segment.doc_start,
+                state=VQState._make((*state, segment.start)) if state else None,
+                return_state=return_state,
+                function=self.function,
+                backend=cast(Literal["auto", "naive", "blockwise", "triton"], backend),
+            )
+        else:
+            out_BHTV = vq_attention_bidirectional(
+                *keys,
+                block_length=self.block_length,
+                **self.bias(self.block_length, q_BHTK),
+                mask_BT=segment.mask,
+                exact_window=self.config.local_window is not False,
+                function=self.function,
+                backend=cast(Literal["auto", "naive", "blockwise"], backend),
+            )
         statistics = (tuple(code_statistics(k_BGTK, code_BGT, codebook_GSK)),) if self.training else ()
         commit = commitment_loss(k_BGTK, code_BGT, codebook_GSK)
         return out_BHTV, commit, statistics, () if new_state is None else tuple(new_state[:4])
@@ -73,3 +94,19 @@ class TransformerVQ(RelativeTransformer):
 
     remembers_all_keys = False
     attention = VQAttention
+
+
+def attention_backend(config: ModelConfig, name: str, device: str | torch.device) -> str | None:
+    """The implementation of VQ attention that `name` means for a model on a device; None without quantised keys.
+
+    Raises BackendUnavailableError where a named one cannot run.
+    """
+    if not config.quantised:
+        return None
+    if config.causal:
+        return resolve_backend(name, device, function=config.attention_function or "softmax")
+    if name == "triton":
+        raise BackendUnavailableError(
+            "backend: got 'triton'; its kernels are causal, and this model is not; choose 'blockwise' or 'auto'"
+        )
+    return "blockwise" if name == "auto" else name

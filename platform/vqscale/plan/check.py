@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 
-from vqkernels import BackendUnavailableError, resolve_backend
+from vqkernels import BackendUnavailableError
 from vqscale.data.corpus import Corpus
 from vqscale.data.stream import TokenStream
 from vqscale.errors import CorpusError, StudyError
+from vqscale.models.transformer_vq import attention_backend
 from vqscale.plan.cost import memory_bytes
 from vqscale.study.spec import Study
 from vqscale.study.trial import TrainConfig, Trial
@@ -77,12 +78,14 @@ def check_backend(trial: Trial, study: Study) -> None:
         if name == "triton":
             raise StudyError("train.backend: triton belongs to models with quantised keys, such as transformer_vq")
         return
-    if name == "triton" and gpus not in ("auto", 0):
+    has_kernels = trial.model.causal and trial.model.attention_function != "laplace"
+    if name == "triton" and has_kernels and gpus not in ("auto", 0):
         return
     try:
-        resolve_backend(name, "cuda" if torch.cuda.is_available() and gpus != 0 else "cpu")
+        attention_backend(trial.model, name, "cuda" if torch.cuda.is_available() and gpus != 0 else "cpu")
     except BackendUnavailableError as error:
-        raise StudyError(f"train.{error}; for workers with GPUs set resources.gpus_per_worker") from error
+        hint = "; for workers with GPUs set resources.gpus_per_worker" if has_kernels else ""
+        raise StudyError(f"train.{error}{hint}") from error
 
 
 def check_deepspeed(overrides: dict[str, Any]) -> None:

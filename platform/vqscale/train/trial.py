@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 from torch.distributed import ProcessGroup
 
-from vqkernels import resolve_backend
 from vqscale import storage
 from vqscale.data.corpus import Corpus, open_corpus
 from vqscale.data.labelled.corpus import LabelledCorpus
@@ -20,6 +19,7 @@ from vqscale.errors import CorpusError
 from vqscale.models.base import ModelState
 from vqscale.models.build import build
 from vqscale.models.counts import flops_per_token
+from vqscale.models.transformer_vq import attention_backend
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
 from vqscale.train import checkpoint, metrics
@@ -425,6 +425,4 @@ def _write_outputs(loop: _Loop, status: str) -> None:
 
 def _backend(loop: _Loop) -> str | None:
     """The implementation of VQ attention that ran; None for an architecture without it."""
-    if not loop.trial.model.quantised:
-        return None
-    return resolve_backend(loop.train.backend, loop.host.device)
+    return attention_backend(loop.trial.model, loop.train.backend, loop.host.device)

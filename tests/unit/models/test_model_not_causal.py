@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from vqkernels import BackendUnavailableError, CodeStatistics, nearest_code
 from vqscale.models.transformer import rotate
 from vqscale.models.transformer_full import FullAttention
+from vqscale.models.transformer_vq import VQAttention, attention_backend
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
 BOTH_WAYS = {"causal": False, "classes": 13, "pooling": "none"}
@@ -59,33 +61,65 @@ def padded(tokens_BT):
 
 @pytest.fixture
 def both_ways(kind, make_model):
-    model = make_model(kind, **BOTH_WAYS).eval()
-    if model.config.quantised:
-        pytest.skip("its kernel for both ways is not there yet")
-    return model
+    return make_model(kind, **BOTH_WAYS).eval()
+
+
+def with_gradients(model, tokens_BT, mask_BT):
+    """What the last layer says of real tokens, and the gradients of all layers."""
+    out = read(model, tokens_BT, mask_BT)
+    out = out if mask_BT is None else out[mask_BT]
+    return out, torch.autograd.grad(out.square().sum(), list(model.layers.parameters()))
 
 
 @pytest.mark.parametrize("with_padding", [False, True])
 @pytest.mark.parametrize("head", ["shga", "mqa", "mha"])
 def test_full_attention_both_ways_equals_its_definition(head, with_padding, make_model, tokens_BT, monkeypatch):
     model = make_model(("transformer_full", head), **BOTH_WAYS)
-    mask = padded(tokens_BT) if with_padding else torch.ones_like(tokens_BT, dtype=torch.bool)
-    given = mask if with_padding else None
-    results = [read(model, tokens_BT, given)[mask]]
+    mask = padded(tokens_BT) if with_padding else None
+    whole = with_gradients(model, tokens_BT, mask)
     monkeypatch.setattr("vqscale.models.transformer_full.CHUNK", 5)
-    results.append(read(model, tokens_BT, given)[mask])
+    chunked = with_gradients(model, tokens_BT, mask)
 
     def mix(self, q, k, v, segment, state, return_state, backend):
         u, w = self.bias_u * self.scale, self.bias_w * self.scale
         return mix_by_definition(self, q, k, v, u, w, segment), q.new_zeros(()), (), ()
 
     monkeypatch.setattr(FullAttention, "mix", mix)
-    expected = read(model, tokens_BT, given)[mask]
-    gradients = [torch.autograd.grad(one.square().sum(), list(model.layers.parameters())) for one in results]
-    by_definition = torch.autograd.grad(expected.square().sum(), list(model.layers.parameters()))
-    for result, gradient in zip(results, gradients, strict=True):
-        assert_close(result, expected, **EXACT)
-        assert_close(gradient, by_definition, **EXACT)
+    expected = with_gradients(model, tokens_BT, mask)
+    assert_close(whole, expected, **EXACT)
+    assert_close(chunked, expected, **EXACT)
+
+
+@pytest.mark.parametrize("with_padding", [False, True])
+@pytest.mark.parametrize("head", ["shga", "mqa", "mha"])
+def test_vq_attention_both_ways_equals_its_definition(head, with_padding, make_model, tokens_BT, monkeypatch):
+    """Un-quantised keys in the own and both neighbouring blocks, codes beyond, which give keys no gradient."""
+    model = make_model(("transformer_vq", head), **BOTH_WAYS).eval()
+    mask = padded(tokens_BT) if with_padding else None
+    result = with_gradients(model, tokens_BT, mask)
+
+    def mix(self, q, k, v, segment, state, return_state, backend):
+        u, w = self.bias_u * self.scale, self.bias_w * self.scale
+        code_BGT = nearest_code(k, self.codebook.codebook, segment.mask)
+        return mix_by_definition(self, q, k, v, u, w, segment, code_BGT), q.new_zeros(()), (), ()
+
+    monkeypatch.setattr(VQAttention, "mix", mix)
+    assert_close(result, with_gradients(model, tokens_BT, mask), **EXACT)
+
+
+def test_vq_model_both_ways_counts_codes_of_real_tokens_alone(make_model, tokens_BT):
+    model = make_model(("transformer_vq", "mha"), **BOTH_WAYS)
+    mask = padded(tokens_BT)
+    for statistics in model(tokens_BT, mask_BT=mask)["code_stats"]:
+        assert_close(CodeStatistics(*statistics).count_GS.sum(-1), torch.full((2,), float(mask.sum())))
+
+
+def test_vq_model_both_ways_runs_in_pytorch_alone(make_model):
+    config = make_model(("transformer_vq", "shga"), **BOTH_WAYS).config
+    assert [attention_backend(config, name, "cuda") for name in ("auto", "naive")] == ["blockwise", "naive"]
+    with pytest.raises(BackendUnavailableError, match="causal"):
+        attention_backend(config, "triton", "cuda")
+    assert attention_backend(make_model(("transformer", None)).config, "auto", "cpu") is None
 
 
 @torch.no_grad()
