@@ -16,6 +16,7 @@ from vqscale.data.labelled.corpus import LabelledCorpus, LabelledSplit
 from vqscale.data.labelled.stream import NO_LABEL, LabelledBatch, collate, padded_length
 from vqscale.data.permutation import Permutation
 from vqscale.data.shards import SplitName
+from vqscale.models.layers import at_least_float32
 from vqscale.results.record import AccuracyBucket
 from vqscale.study.trial import TrainConfig
 from vqscale.train.evaluate import ROW_TOKENS, rank_of, total
@@ -164,7 +165,7 @@ def _predict(model: Any, batch: LabelledBatch, train: TrainConfig, device: torch
 
 
 def _judge(logits: Tensor, label: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    logits_NC = logits.flatten(0, -2).float()
+    logits_NC = at_least_float32(logits.flatten(0, -2))
     true_N = torch.from_numpy(label.copy()).to(device).flatten()
     nats_N = F.cross_entropy(logits_NC, true_N, ignore_index=NO_LABEL, reduction="none")
     return logits_NC.argmax(-1).view(label.shape).cpu(), nats_N.view(label.shape).cpu()
