@@ -1,7 +1,7 @@
 """`vqscale data`: prepare corpora, list and show them."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,15 +11,18 @@ from vqscale.cli import data_generate
 from vqscale.cli.data_view import Bar, print_manifest
 from vqscale.data.corpora import corpora_folder, corpus_folder, list_corpora, resolve_corpus
 from vqscale.data.labelled.format import LabelledManifest
+from vqscale.data.labelled.prepare import prepare_labelled
 from vqscale.data.loaders import LOADERS, StandardLibrary
 from vqscale.data.manifests import AnyManifest, read_manifest
 from vqscale.data.prepare import prepare
 from vqscale.data.sources import Format, SplitRule
+from vqscale.data.tasks.catalogue import LABELLED_LOADERS, labelled_original
 from vqscale.data.tokenize import TokenizerName
 from vqscale.errors import CorpusError
 
 app = typer.Typer(no_args_is_help=True, help="Make corpora of text and of labelled examples, and see them.")
 app.add_typer(data_generate.app, name="generate")
+FRACTIONS = (0.9, 0.05, 0.05)
 
 
 @app.command("prepare")
@@ -29,20 +32,24 @@ def prepare_command(
         str | None, typer.Option(help="Where the corpus goes: a folder or URI. Named corpora: your home.")
     ] = None,
     loader: Annotated[
-        str | None, typer.Option("--as", help=f"SOURCE is the original of: {', '.join(LOADERS)}.")
+        str | None, typer.Option("--as", help=f"SOURCE is the original of: {', '.join((*LOADERS, *LABELLED_LOADERS))}.")
     ] = None,
     tokenizer: Annotated[TokenizerName, typer.Option(help="bytes, or bpe trained on the train split.")] = "bytes",
     vocab_size: Annotated[int | None, typer.Option(help="Ids of a bpe tokenizer.")] = None,
     split: Annotated[SplitRule | None, typer.Option(help="document-hash, contiguous, or own (named corpora).")] = None,
-    fractions: Annotated[tuple[float, float, float], typer.Option(help="Train, validation, test.")] = (0.9, 0.05, 0.05),
+    fractions: Annotated[tuple[float, float, float], typer.Option(help="Train, validation, test.")] = FRACTIONS,
     format: Annotated[Format, typer.Option(help="auto (by file name), text, jsonl or parquet.")] = "auto",
     text_column: Annotated[str, typer.Option(help="The column of jsonl and parquet that holds the text.")] = "text",
     encoding: Annotated[str, typer.Option(help="Encoding of text; `binary` takes bytes as they are.")] = "utf-8",
+    length: Annotated[int | None, typer.Option(help="Labelled examples: tokens of a sequence at most.")] = None,
+    validation: Annotated[float | None, typer.Option(help="Labelled examples: share held out of train.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Labelled examples: another one, other examples held out.")] = None,
+    real_inputs: Annotated[bool, typer.Option("--real-inputs", help="Pixels are numbers, not symbols.")] = False,
     shard_tokens: Annotated[int, typer.Option(help="Tokens of one shard.")] = 2**25,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another corpus at --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Turn text into a corpus: token shards and a manifest. Repeat the command to go on after an interruption.
+    """Turn text or labelled examples into a corpus: token shards and a manifest. Interrupted? Repeat the command.
 
     Example: vqscale data prepare 'books/*.txt.gz' --out corpora/books --tokenizer bpe --vocab-size 8192
     """
@@ -51,23 +58,35 @@ def prepare_command(
     if out is None and name is None:
         raise CorpusError("out: not given. Say where the corpus goes with --out FOLDER_OR_URI.")
     target = out or corpus_folder(name or "")
+    of_text: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size, "split": split}
+    of_text |= {"format": format, "text_column": text_column, "encoding": encoding}
+    of_labels: dict[str, Any] = {
+        "length": length,
+        "validation": validation,
+        "seed": seed,
+        "real_inputs": real_inputs or None,
+    }
+    common: dict[str, Any] = {"shard_tokens": shard_tokens, "overwrite": overwrite}
     with Bar() as bar:
-        manifest = prepare(
-            StandardLibrary() if is_stdlib else source,
-            target,
-            loader=loader,
-            tokenizer=tokenizer,
-            vocab_size=vocab_size,
-            split=split,
-            fractions=fractions,
-            text_column=text_column,
-            format=format,
-            encoding=encoding,
-            shard_tokens=shard_tokens,
-            overwrite=overwrite,
-            progress=bar.update,
-        )
+        common["progress"] = bar.update
+        if loader in LABELLED_LOADERS:
+            _refuse(of_text, f"{loader} has labelled examples")
+            of_labels["fractions"] = fractions if fractions != FRACTIONS else None
+            original = labelled_original(loader, source, **of_labels)
+            manifest: AnyManifest = prepare_labelled(original, target, **common)
+        else:
+            _refuse(of_labels, "this source is text")
+            texts = StandardLibrary() if is_stdlib else source
+            manifest = prepare(texts, target, loader=loader, fractions=fractions, **of_text, **common)
     print_manifest(target, manifest, as_json)
+
+
+def _refuse(options: dict[str, Any], reason: str) -> None:
+    """Raise CorpusError for the first of `options` that differs from its default."""
+    defaults = {"tokenizer": "bytes", "format": "auto", "text_column": "text", "encoding": "utf-8"}
+    for name, value in options.items():
+        if value != defaults.get(name):
+            raise CorpusError(f"{name}: {value} does not fit: {reason}. Leave it out.")
 
 
 @app.command("list")

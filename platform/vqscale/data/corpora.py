@@ -8,6 +8,7 @@ from vqscale.data.loaders import LOADERS, StandardLibrary, python_version
 from vqscale.data.prepare import prepare
 from vqscale.data.publish import Progress
 from vqscale.data.shards import FORMAT, MANIFEST
+from vqscale.data.tasks.catalogue import LABELLED_LOADERS
 from vqscale.errors import CorpusError
 
 
@@ -38,7 +39,7 @@ def resolve_corpus(name_or_uri: str, *, home: str | None = None, progress: Progr
         return folder
     if storage.exists(storage.join(name_or_uri, MANIFEST)):
         return storage.absolute(name_or_uri)
-    how = f"FILES --as {name_or_uri}" if name_or_uri in LOADERS else f"SOURCE --out {folder}"
+    how = f"FILES --as {name_or_uri}" if name_or_uri in LOADERS | LABELLED_LOADERS else f"SOURCE --out {folder}"
     raise CorpusError(
         f"corpus: {name_or_uri!r} is neither prepared in {corpora_folder(home)} nor a corpus in this folder. "
         f"Make it: vqscale data prepare {how}"

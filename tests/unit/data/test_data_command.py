@@ -47,3 +47,22 @@ def test_command_without_out_is_refused(texts):
 @pytest.mark.parametrize("command", ["prepare", "list", "show"])
 def test_command_help_has_an_example(command):
     assert f"vqscale data {command}" in run(command, "--help")
+
+
+def test_command_prepares_labelled_originals_and_refuses_options_of_text(tmp_path):
+    for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
+        for split in ("train", "valid", "test"):
+            place = tmp_path / "original" / split / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(f"{split} {name}")
+    arguments = ("prepare", str(tmp_path / "original"), "--as", "labelled-text", "--out", str(tmp_path / "out"))
+    made = json.loads(run(*arguments, "--length", "9", "--json"))
+    assert made["splits"]["test"]["class_counts"] == [2, 2]
+    assert made["splits"]["test"]["lengths"] == [9] * 5
+    with pytest.raises(CorpusError, match="tokenizer: bpe does not fit: labelled-text has labelled examples"):
+        run(*arguments, "--tokenizer", "bpe")
+
+
+def test_command_refuses_options_of_labelled_examples_for_text(texts, tmp_path):
+    with pytest.raises(CorpusError, match="length: 9 does not fit: this source is text"):
+        run("prepare", str(texts), "--out", str(tmp_path / "out"), "--length", "9")

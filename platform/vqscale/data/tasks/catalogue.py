@@ -1,0 +1,22 @@
+"""The loaders of labelled originals by name."""
+
+from typing import Final
+
+from vqscale.data.options import checked
+from vqscale.data.tasks.images import Cifar10, Cifar10Colour, Mnist
+from vqscale.data.tasks.logs import LabelledLogs
+from vqscale.data.tasks.originals import LoaderOptions, Original
+from vqscale.data.tasks.speech import SpeechCommands10, SpeechCommands35
+from vqscale.data.tasks.tables import ListOpsRelease, Retrieval
+from vqscale.data.tasks.text import Imdb, LabelledText, SpamAssassin
+
+_KINDS: Final[tuple[type[Original], ...]] = (
+    *(LabelledText, LabelledLogs, ListOpsRelease, Imdb, Retrieval, SpamAssassin, Mnist, Cifar10, Cifar10Colour),
+    *(SpeechCommands10, SpeechCommands35),
+)
+LABELLED_LOADERS: Final[dict[str, type[Original]]] = {kind.name: kind for kind in _KINDS}
+
+
+def labelled_original(name: str, uri: str, **options: object) -> Original:
+    """The loader `name` of the files at `uri`; CorpusError for an option that it does not use or that cannot be."""
+    return LABELLED_LOADERS[name](uri, checked(LoaderOptions, **options))

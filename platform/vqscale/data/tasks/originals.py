@@ -1,0 +1,135 @@
+"""Labelled examples out of original files: what their loaders share.
+
+A loader says which of the options it uses; others are refused rather than ignored.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import IO, Any, ClassVar, TypeVar
+
+from pydantic import Field, field_validator
+
+from vqscale.data.archives import damage_named, members
+from vqscale.data.labelled.format import Example, Layout
+from vqscale.data.labelled.source import Labelled
+from vqscale.data.shards import SplitName
+from vqscale.data.sources import SourceFile, list_files
+from vqscale.data.splits import hash_split
+from vqscale.errors import CorpusError
+from vqscale.study.frozen import Frozen
+
+T = TypeVar("T")
+
+
+class LoaderOptions(Frozen):
+    """What a user may decide about original files; None: as the loader says."""
+
+    length: int | None = Field(default=None, gt=0)
+    """Tokens of a sequence at most."""
+    validation: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the training examples that become validation, where the original has none."""
+    fractions: tuple[float, float, float] | None = None
+    """Shares of train, validation and test, where the original has no splits."""
+    seed: int | None = Field(default=None, ge=0)
+    """Another one, other examples in those shares."""
+    real_inputs: bool | None = None
+
+    @field_validator("fractions")
+    @classmethod
+    def _shares(cls, fractions: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if fractions is not None and (min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9):
+            raise ValueError(f"{fractions} must be three positive shares that sum to 1")
+        return fractions
+
+
+@dataclass(frozen=True)
+class Original:
+    """The original files of a task at `uri`: a file, a folder, a glob or an archive."""
+
+    uri: str
+    options: LoaderOptions = field(default_factory=LoaderOptions)
+
+    name: ClassVar[str]
+    uses: ClassVar[frozenset[str]] = frozenset()
+    default_length: ClassVar[int | None] = None
+    default_validation: ClassVar[float] = 0.1
+    default_fractions: ClassVar[tuple[float, float, float]] = (0.8, 0.1, 0.1)
+
+    def __post_init__(self) -> None:
+        given = self.options.model_dump(exclude_none=True)
+        for name in given.keys() - self.uses:
+            used = f"It takes {', '.join(sorted(self.uses))}." if self.uses else "It takes none of these options."
+            raise CorpusError(f"{name}: {given[name]} means nothing for {self.name}. {used}")
+
+    @property
+    def length(self) -> int | None:
+        return self.options.length or self.default_length
+
+    @property
+    def real_inputs(self) -> bool:
+        return bool(self.options.real_inputs)
+
+    @cached_property
+    def files(self) -> list[SourceFile]:
+        return list_files(self.uri)
+
+    def describe(self) -> str:
+        return f"{self.name} at {self.uri}"
+
+    def identity(self) -> dict[str, Any]:
+        resolved = {"length": self.length, "real_inputs": self.real_inputs, "seed": self.options.seed or 0}
+        shares = [self.options.validation or self.default_validation, self.options.fractions or self.default_fractions]
+        files = [file.identity() for file in self.files]
+        return {"loader": self.name, "files": files, "options": resolved, "shares": shares}
+
+    def extent(self) -> tuple[int, int | None]:
+        return len(self.files), sum(file.size for file in self.files) or None
+
+    def layout(self) -> Layout:
+        raise NotImplementedError
+
+    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example]]:
+        """The examples of one file; nothing for a file that is not part of the task."""
+        raise NotImplementedError
+
+    def walk(self) -> Iterator[Labelled]:
+        for (split, example), read in self.each(self.examples):
+            yield Labelled(split, example, read)
+
+    def each(self, read_file: Callable[[str, IO[bytes]], Iterator[T]]) -> Iterator[tuple[T, int]]:
+        """What `read_file` finds in every file, archives opened, with the bytes read so far. Damage is named."""
+        done = 0
+        for file in self.files:
+            with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
+                for name, stream in members(file.path, raw):
+                    for found in read_file(name, stream):
+                        yield found, done + min(raw.tell(), file.size)
+            done += file.size
+
+    def names(self) -> list[str]:
+        """The names of all files, archives opened."""
+        return [name for name, _ in self.each(lambda name, stream: iter([name]))]
+
+    def read(self, stream: IO[bytes]) -> bytes:
+        """A file that is one sequence of bytes."""
+        return stream.read() if self.length is None else stream.read(self.length)
+
+    def held_out(self, content: bytes) -> SplitName:
+        """Train or validation, for a training example of an original without validation split."""
+        share = self.options.validation or self.default_validation
+        return "train" if hash_split(self._seeded(content), (1 - share, share, 0.0)) == "train" else "validation"
+
+    def by_hash(self, content: bytes) -> SplitName:
+        """The split of an example of an original without splits: equal examples lie in the same one."""
+        return hash_split(self._seeded(content), self.options.fractions or self.default_fractions)
+
+    def _seeded(self, content: bytes) -> bytes:
+        return f"{self.options.seed or 0} ".encode() + content
+
+
+SPLIT_FOLDERS: dict[str, SplitName] = {
+    "train": "train",
+    **dict.fromkeys(("valid", "validation", "val", "dev"), "validation"),
+    "test": "test",
+}

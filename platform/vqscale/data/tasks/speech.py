@@ -1,0 +1,93 @@
+"""Speech Commands (Warden 2018) as raw waveforms: the id of a 16-bit sample is its value plus 32768."""
+
+import io
+import re
+import wave
+from collections.abc import Iterator
+from functools import cached_property
+from typing import IO, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from vqscale.data.labelled.format import SAMPLES, Example, Layout
+from vqscale.data.shards import SplitName
+from vqscale.data.tasks.originals import Original
+from vqscale.errors import CorpusError
+
+_RATE = 16_000
+_SILENCE = 2**15
+_TEN = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
+_OTHERS = (
+    *("backward", "bed", "bird", "cat", "dog", "eight", "five", "follow", "forward", "four", "happy", "house", "learn"),
+    *("marvin", "nine", "one", "seven", "sheila", "six", "three", "tree", "two", "visual", "wow", "zero"),
+)
+_WAVE = re.compile(r"(?:^|/)([a-z]+)/([^/]+\.wav)$")
+
+
+class SpeechCommands35(Original):
+    """All 35 words of version 2: a folder or archive with the official `validation_list.txt` and `testing_list.txt`.
+
+    A sequence is one second: shorter recordings are followed by silence, longer ones cut (`length` samples).
+    """
+
+    name: ClassVar[str] = "speech-commands-35"
+    uses: ClassVar[frozenset[str]] = frozenset({"length"})
+    default_length: ClassVar[int | None] = _RATE
+    words: ClassVar[tuple[str, ...]] = tuple(sorted((*_TEN, *_OTHERS)))
+
+    def layout(self) -> Layout:
+        return Layout(classes=self.words, labels="sequence", vocabulary=SAMPLES, real_inputs=True)
+
+    @cached_property
+    def _split_of(self) -> dict[str, SplitName]:
+        """Split of every recording of the official lists, by word and file name."""
+        found = {name: split for (name, split), _ in self.each(_listed)}
+        if set(found.values()) != {"validation", "test"}:
+            raise CorpusError(
+                f"source: {self.uri} lacks validation_list.txt or testing_list.txt, which say the splits. "
+                "Unpack the whole release."
+            )
+        return found
+
+    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example]]:
+        match = _WAVE.search(name)
+        if match is None or match[1] not in self.words:
+            return
+        samples = self._second(_samples(name, stream))
+        split = self._split_of.get(f"{match[1]}/{match[2]}", "train")
+        yield split, Example((samples,), label=self.words.index(match[1]))
+
+    def _second(self, samples: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+        kept = samples[: self.length]
+        return np.pad(kept, (0, (self.length or 0) - len(kept)), constant_values=_SILENCE)
+
+
+class SpeechCommands10(SpeechCommands35):
+    """The ten commands among them (down, go, left, no, off, on, right, stop, up, yes): the subset of S4 and Mega."""
+
+    name: ClassVar[str] = "speech-commands-10"
+    words: ClassVar[tuple[str, ...]] = _TEN
+
+
+def _listed(name: str, stream: IO[bytes]) -> Iterator[tuple[str, SplitName]]:
+    kinds: dict[str, SplitName] = {"validation_list.txt": "validation", "testing_list.txt": "test"}
+    split = kinds.get(name.rsplit("/", 1)[-1])
+    if split is not None:
+        for line in stream.read().decode("utf-8").split():
+            yield line, split
+
+
+def _samples(name: str, stream: IO[bytes]) -> npt.NDArray[np.uint16]:
+    try:
+        with wave.open(io.BytesIO(stream.read())) as recording:
+            form = (recording.getnchannels(), recording.getsampwidth(), recording.getframerate())
+            content = recording.readframes(recording.getnframes())
+    except wave.Error as error:
+        raise CorpusError(f"source: {name} is no readable wave file ({error}). Fetch it again.") from error
+    if form != (1, 2, _RATE):
+        raise CorpusError(
+            f"source: {name} has {form[0]} channels of {8 * form[1]} bits at {form[2]} Hz. "
+            f"Convert it to one channel of 16 bits at {_RATE} Hz."
+        )
+    return (np.frombuffer(content, "<i2").astype(np.int32) + _SILENCE).astype(np.uint16)
