@@ -1,13 +1,19 @@
-"""Shared by all tests: one thread (small products lose on two), a home of their own, a small corpus."""
+"""Shared by all tests: one thread (small products lose on two), a home of their own, small corpora."""
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 
+from vqscale.data.labelled.format import Example, Layout, Vocabulary
+from vqscale.data.labelled.prepare import prepare_labelled
+from vqscale.data.labelled.source import Labelled
 from vqscale.data.prepare import prepare
 
 torch.set_num_threads(1)
@@ -38,3 +44,77 @@ def corpus_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = str(tmp_path_factory.mktemp("corpus") / "small")
     prepare(str(folder), out)
     return out
+
+
+Kind = Literal["sequence", "pair", "token"]
+EXAMPLES = {"train": 2048, "validation": 97, "test": 50}
+"""Odd numbers: last batches are ragged."""
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Noise of 5 to 60 tokens (pairs: to 12) with one of three marks in it, ids 1 to 3: trivial to tell.
+
+    sequence: the class is the mark. pair: whether both sequences have the same. token: the mark comes first, and the
+    class at three later positions is the mark; held-out examples may be longer.
+    """
+
+    kind: Kind
+    longest: int = 60
+
+    def describe(self) -> str:
+        return f"marked {self.kind}"
+
+    def identity(self) -> dict[str, Any]:
+        return {"marked": self.kind, "longest": self.longest}
+
+    def layout(self) -> Layout:
+        return Layout(
+            classes=("different", "same") if self.kind == "pair" else ("one", "two", "three"),
+            labels="token" if self.kind == "token" else "sequence",
+            sequences=2 if self.kind == "pair" else 1,
+            vocabulary=Vocabulary(size=16, rule="itself"),
+            distances=self.kind == "token",
+        )
+
+    def extent(self) -> tuple[int, int | None]:
+        return 0, None
+
+    def walk(self) -> Iterator[Labelled]:
+        random = np.random.default_rng(0)
+        for split, count in EXAMPLES.items():
+            for _ in range(count):
+                yield Labelled(split, self._draw(random, 60 if split == "train" else self.longest))  # type: ignore[arg-type]
+
+    def _draw(self, random: np.random.Generator, longest: int) -> Example:
+        marks = random.integers(1, 4, size=2)
+        if self.kind == "pair" and random.integers(2):
+            marks[1] = marks[0]
+        longest = 12 if self.kind == "pair" else longest
+        rows = [random.integers(4, 16, size=random.integers(5, longest + 1)) for _ in range(2)]
+        for row, mark in zip(rows, marks, strict=True):
+            row[0 if self.kind == "token" else random.integers(len(row))] = mark
+        if self.kind == "pair":
+            return Example(tuple(rows), int(marks[0] == marks[1]))
+        if self.kind == "sequence":
+            return Example((rows[0],), int(marks[0]) - 1)
+        positions = np.sort(random.choice(np.arange(1, len(rows[0])), size=3, replace=False))
+        return Example((rows[0],), None, positions, np.full(3, marks[0] - 1), positions)
+
+
+MakeLabelled = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def make_labelled(tmp_path_factory: pytest.TempPathFactory) -> MakeLabelled:
+    """The URI of a corpus of `Marked` examples, made once."""
+    made: dict[Marked, str] = {}
+
+    def make(kind: Kind, longest: int = 60) -> str:
+        source = Marked(kind, longest)
+        if source not in made:
+            made[source] = str(tmp_path_factory.mktemp("labelled") / kind)
+            prepare_labelled(source, made[source])
+        return made[source]
+
+    return make

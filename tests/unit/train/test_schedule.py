@@ -55,3 +55,17 @@ def test_schedule_whose_parts_exceed_the_horizon_is_refused() -> None:
         config(10, schedule="wsd", warmup_tokens=40, decay=0.6)
     with pytest.raises(ValidationError, match="do not fit the 10 updates"):
         config(10, warmup_tokens=88)
+
+
+def test_schedule_linear_falls_by_the_same_step_to_the_final_rate() -> None:
+    rates = [learning_rate(step, config(100, schedule="linear")) for step in range(100)]
+    steps = [earlier - later for earlier, later in itertools.pairwise(rates[9:])]
+    assert rates[9] == 1.0
+    assert rates[-1] == pytest.approx(0.1)
+    assert steps == pytest.approx([0.9 / 90] * 90)
+
+
+def test_schedule_linear_may_end_at_nothing() -> None:
+    train = TrainConfig(context=8, tokens=800, batch_tokens=8, lr=1.0, schedule="linear", lr_final=0.0)
+    assert learning_rate(99, train) == 0.0
+    assert learning_rate(98, train) > 0.0
