@@ -10,6 +10,7 @@ from vqscale.bench.plan import Cell, Refused, ThroughputPlan
 from vqscale.bench.record import OK, Measurement
 from vqscale.bench.table import BASELINES, COMPANY, Row, frame
 from vqscale.models.counts import flops_per_token, parameters, parameters_non_embedding
+from vqscale.study.model import HEADED
 from vqscale.study.throughput import ThroughputStudy
 
 JOULES_PER_KWH = 3.6e6
@@ -116,7 +117,7 @@ def _refused_row(study: ThroughputStudy, refused: Refused) -> Row:
         study=study.study,
         cell_id=None,
         **settings.model_dump(include={"arch", "preset", "codebook_size", "block_length", "context", "precision"}),
-        head=None if settings.arch == "transformer" else settings.head,
+        head=settings.head if settings.arch in HEADED else None,
         backend=None,
         parameters=None,
         parameters_non_embedding=None,

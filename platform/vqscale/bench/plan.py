@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from vqkernels import BackendUnavailableError, resolve_backend
+from vqkernels import BackendUnavailableError
 from vqscale.bench.machine import device_label
 from vqscale.data.tokenize import BYTE_VOCAB
 from vqscale.errors import StudyError
 from vqscale.models.presets import resolve, size_of
+from vqscale.models.transformer_vq import attention_backend
 from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
 from vqscale.study.model import HEADED, ModelConfig
@@ -163,7 +164,7 @@ def _resolve(settings: CellSettings, vocab_size: int) -> Cell:
         batching=settings.batching,
         precision=settings.precision,
         device=device,
-        backend=_backend(settings, device) if model.quantised else None,
+        backend=_backend(model, settings.backend, device),
     )
     _check(cell)
     return cell
@@ -177,9 +178,9 @@ def _device(settings: CellSettings) -> Device:
     return settings.device
 
 
-def _backend(settings: CellSettings, device: Device) -> str:
+def _backend(model: ModelConfig, name: str, device: Device) -> str | None:
     try:
-        return resolve_backend(settings.backend, device)
+        return attention_backend(model, name, device)
     except BackendUnavailableError as error:
         raise StudyError(str(error)) from error
 

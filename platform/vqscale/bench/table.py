@@ -20,8 +20,11 @@ from vqscale.study.frozen import Frozen
 
 PARQUET = "throughput.parquet"
 CSV = "throughput.csv"
-SUBJECT = "transformer_vq"
 BASELINES = ("transformer_full", "transformer")
+LINEAR = ("transformer_vq", "longvq", "gla", "transformer_window")
+"""Architectures whose time a token does not grow with T: each is compared with the baselines."""
+ORDER = ("transformer_vq", *BASELINES, "longvq", "mega", "gla", "transformer_window")
+"""Of curves on a page."""
 COMPANY = ["preset", "context", "batching", "precision", "device_kind"]
 """What rows share that were timed in alternation."""
 CURVE = ["arch", "head", "codebook_size", "block_length", "backend"]
@@ -130,9 +133,9 @@ def read(uri: str) -> pd.DataFrame:
 
 
 def crossovers(table: pd.DataFrame) -> pd.DataFrame:
-    """Break-even of every VQ curve with every baseline: the columns of COMPARISON and CURVE, baseline, crossover."""
+    """Break-even of every linear-time curve with every baseline: columns of COMPARISON, CURVE, baseline, crossover."""
     found: list[dict[str, Any]] = []
-    ran = table[(table["arch"] == SUBJECT) & (table["status"] == OK)]
+    ran = table[table["arch"].isin(LINEAR) & (table["status"] == OK)]
     for _, rows in ran.groupby([*COMPARISON, *CURVE], dropna=False, sort=False):
         own = {name: rows[name].iloc[0] for name in (*COMPARISON, *CURVE)}
         for baseline in BASELINES:

@@ -1,4 +1,4 @@
-"""`vqscale throughput`: training speed, memory, cost and break-even of VQ against both quadratic baselines, over T."""
+"""`vqscale throughput`: training speed, memory, cost and break-even against quadratic baselines, over T."""
 
 import json
 from collections.abc import Iterable
@@ -37,7 +37,9 @@ def throughput(
     contexts: Annotated[
         str | None, typer.Option(help=f"Context lengths, with commas. Default: {DEFAULT_CONTEXTS}.")
     ] = None,
-    arch: Annotated[str | None, typer.Option(help="Architectures, with commas. Default: all three.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Architectures, with commas. Default: VQ and both baselines.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help=f"Sizes, with commas. Default: {DEFAULT_PRESET}.")] = None,
     tokens: Annotated[str | None, typer.Option(help="Tokens of one update at every T. Default: 4096.")] = None,
     batch: Annotated[str | None, typer.Option(help="Sequences of one update at every T, in place of --tokens.")] = None,

@@ -16,7 +16,13 @@ _ARCHITECTURES = {
     "transformer_vq": "Transformer-VQ",
     "transformer_full": "Full-attention twin",
     "transformer": "Transformer",
+    "longvq": "LongVQ",
+    "mega": "Mega",
+    "gla": "Gated linear attention",
+    "transformer_window": "Sliding window",
 }
+_ALWAYS = 3
+"""So many of them have their colours whether they are on a page or not."""
 _PALE = "#aab2bd"
 """What the lightest shade of every colour is mixed with: seen on white and on near-black."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -36,9 +42,10 @@ class Scheme:
 
     @classmethod
     def of(cls, archs: Iterable[Any]) -> "Scheme":
-        """Known architectures first, whether they are there or not, then the others by name."""
-        others = sorted({str(arch) for arch in archs if present(arch)} - set(_ARCHITECTURES))
-        return cls(names=(*_ARCHITECTURES, *others))
+        """The quantised model and its baselines, whether they are there or not, then known ones, others by name."""
+        there = {str(arch) for arch in archs if present(arch)}
+        known = [arch for place, arch in enumerate(_ARCHITECTURES) if place < _ALWAYS or arch in there]
+        return cls(names=(*known, *sorted(there - set(_ARCHITECTURES))))
 
     def colour(self, arch: Any) -> str:
         return colour(self.place(arch))

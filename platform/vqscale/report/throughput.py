@@ -7,22 +7,27 @@ import pandas as pd
 
 from vqscale.bench.crossover import Crossover
 from vqscale.bench.record import OK, code_in_words
-from vqscale.bench.table import BASELINES, COMPARISON, CURVE, SUBJECT, crossovers
+from vqscale.bench.table import BASELINES, COMPARISON, CURVE, LINEAR, crossovers
 from vqscale.report.style import number, present, whole
 
 Row = dict[str, Any]
-_BASELINES_IN_WORDS = (
-    "transformer_full is the same architecture with attention over all un-quantised keys; transformer is the"
-    " practitioner's (pre-norm RMSNorm, rotary positions, SwiGLU, flash attention). All have equal parameters."
-)
+_IN_WORDS = {
+    "transformer_full": "is transformer_vq with attention over all un-quantised keys",
+    "transformer": "is the practitioner's (pre-norm RMSNorm, rotary positions, SwiGLU, flash attention)",
+    "longvq": "is a reconstruction of LongVQ: gated attention over quantised keys beside a structured memory",
+    "mega": "is longvq with attention over all un-quantised keys",
+    "gla": "is gated linear attention",
+    "transformer_window": "is transformer with a sliding window",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """One VQ curve over T against the baselines that were timed beside it."""
+    """One curve of a linear-time architecture over T against the baselines that were timed beside it."""
 
+    arch: str
     label: str
-    """What tells it from other curves of the table; empty where it is the only one."""
+    """What tells it from other curves of its architecture; empty where it is the only one."""
     own: dict[int, Row]
     """By T, as `others`."""
     others: dict[str, dict[int, Row]]
@@ -42,7 +47,7 @@ class Decision:
         return max(both or self.contexts)
 
     def at(self, context: int) -> list[str]:
-        """What holds at one T: a sentence a baseline, one for all where VQ itself has no speed."""
+        """What holds at one T: a sentence a baseline, one for all where the curve itself has no speed."""
         prefix = f"{self.label}: at" if self.label else "At"
         found = [f"{prefix} T = {whole(context)} {self._sentence(baseline, context)}." for baseline in self.others]
         return list(dict.fromkeys(found))
@@ -53,23 +58,25 @@ class Decision:
     def _sentence(self, baseline: str, context: int) -> str:
         own, other = self.own.get(context), self.others[baseline].get(context)
         if own is None or own["status"] != OK:
-            return f"{SUBJECT} has no speed ({_why(own)})"
+            return f"{self.arch} has no speed ({_why(own)})"
         if other is None or other["status"] != OK:
             return (
-                f"{SUBJECT} trains on {_amount(own['tokens_per_second'])} tokens a second, and {baseline} has no"
+                f"{self.arch} trains on {_amount(own['tokens_per_second'])} tokens a second, and {baseline} has no"
                 f" speed to compare with ({_why(other)})"
             )
         ratio, low, high = (own[f"ratio_to_{baseline}{end}"] for end in ("", "_low", "_high"))
-        parts = [f"{SUBJECT} trains {number(ratio, 3)} x [{number(low, 3)}, {number(high, 3)}] as fast as {baseline}"]
+        span = f"[{number(low, 3)}, {number(high, 3)}]"
+        parts = [f"{self.arch} trains {number(ratio, 3)} x {span} as fast as {baseline}"]
         if baseline in self.break_even:
             parts.append(_even(self.break_even[baseline]))
         return "; ".join([*parts, *_cost(own, other), *_energy(own, other), *_memory(own, other, baseline)])
 
 
 def decisions(table: pd.DataFrame) -> list[Decision]:
-    """One for every VQ curve that was measured or tried."""
+    """One for every curve of a linear-time architecture that was measured or tried."""
     tried = table[table["cell_id"].notna()]
-    curves = list(tried[tried["arch"] == SUBJECT].groupby([*COMPARISON, *CURVE], dropna=False, sort=False))
+    curves = list(tried[tried["arch"].isin(LINEAR)].groupby([*COMPARISON, *CURVE], dropna=False, sort=False))
+    firsts = [rows.iloc[0] for _, rows in curves]
     evens = crossovers(table)
     found = []
     for _, rows in curves:
@@ -79,7 +86,8 @@ def decisions(table: pd.DataFrame) -> list[Decision]:
         own_evens = _matching(evens, first, [*COMPARISON, *CURVE]).to_dict("records")
         found.append(
             Decision(
-                label=label(first, [group.iloc[0] for _, group in curves]),
+                arch=str(first["arch"]),
+                label=label(first, [one for one in firsts if one["arch"] == first["arch"]]),
                 own=_by_context(rows),
                 others={baseline: known for baseline, known in others.items() if known},
                 break_even={str(row["baseline"]): row["crossover"] for row in own_evens},
@@ -89,10 +97,13 @@ def decisions(table: pd.DataFrame) -> list[Decision]:
 
 
 def break_evens(table: pd.DataFrame) -> list[str]:
-    """Break-even of every VQ curve with every baseline."""
+    """Break-even of every linear-time curve with every baseline."""
+    found = decisions(table)
+    several = len({one.arch for one in found}) > 1
+    names = [", ".join(filter(None, (one.arch if several else "", one.label))) for one in found]
     return [
-        f"{f'{one.label}: ' if one.label else ''}{_even(even)[0].upper()}{_even(even)[1:]} against {baseline}."
-        for one in decisions(table)
+        f"{f'{name}: ' if name else ''}{_even(even)[0].upper()}{_even(even)[1:]} against {baseline}."
+        for name, one in zip(names, found, strict=True)
         for baseline, even in one.break_even.items()
     ]
 
@@ -131,7 +142,7 @@ def provenance(table: pd.DataFrame) -> list[str]:
         "Measured is the product's own training step (forward, backward, clipping, AdamW, codebooks) on random tokens,"
         f" {filling(ran)}, {_joined(ran, 'precision')}, preset"
         f" {_joined(ran, 'preset')}."
-        f" {_BASELINES_IN_WORDS}",
+        f" {_architectures(ran)}",
         f"Medians of {_span(ran['repeats'])} repeats that go through all models of one T in turn, after warm-up;"
         " [ ] is the lowest and the highest repeat. A ratio is taken within a repeat. Break-even is interpolated"
         " between measured lengths, never extrapolated.",
@@ -157,6 +168,11 @@ def provenance(table: pd.DataFrame) -> list[str]:
         else "Energy was not measured: no counter of this device can be read."
     )
     return sentences
+
+
+def _architectures(ran: pd.DataFrame) -> str:
+    there = [f"{arch} {words}" for arch, words in _IN_WORDS.items() if (ran["arch"] == arch).any()]
+    return f"{'; '.join(there)}. All have equal parameters." if there else ""
 
 
 def warnings(table: pd.DataFrame) -> list[str]:

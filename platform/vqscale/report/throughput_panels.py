@@ -7,14 +7,13 @@ import pandas as pd
 
 from vqscale.bench.crossover import crossover
 from vqscale.bench.record import OK
-from vqscale.bench.table import BASELINES, COMPARISON, CURVE, SUBJECT, ratio_points
+from vqscale.bench.table import BASELINES, COMPARISON, CURVE, LINEAR, ORDER, ratio_points
 from vqscale.report.panel import Axis, Dash, Layer, Line, Panel, Points, values
 from vqscale.report.style import GREY, colour
 from vqscale.report.throughput import curve_name, label
 
 MICRO = 1e6
 MOST_TICKS = 9
-_ORDER = (SUBJECT, *BASELINES)
 
 
 def panels(table: pd.DataFrame) -> list[Panel]:
@@ -45,8 +44,9 @@ def _pictures(rows: pd.DataFrame, end: str, what: str) -> Iterator[Panel]:
     ratios = _ratios(rows)
     if ratios:
         even = _guide("break-even", _reach(rows), (1.0, 1.0), "dashed")
-        yield _panel(f"throughput_ratio{end}", f"Speed of {SUBJECT} over baselines{what}", "times as fast",
-                     [even, *ratios])  # fmt: skip
+        archs = [arch for arch in LINEAR if (rows["arch"] == arch).any()]
+        whose = f" of {archs[0]}" if len(archs) == 1 else ""
+        yield _panel(f"throughput_ratio{end}", f"Speed{whose} over baselines{what}", "times as fast", [even, *ratios])
 
 
 def _panel(name: str, title: str, y_name: str, layers: Sequence[Layer]) -> Panel:
@@ -75,7 +75,7 @@ def _levels(heights: Sequence[float]) -> list[tuple[float, str]]:
 def _by_curve(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """The curves of a comparison, VQ first."""
     found = [group.sort_values("context") for _, group in rows.groupby(CURVE, dropna=False, sort=False)]
-    return sorted(found, key=lambda group: _ORDER.index(group["arch"].iloc[0]))
+    return sorted(found, key=lambda group: ORDER.index(group["arch"].iloc[0]))
 
 
 def _curves(rows: pd.DataFrame, column: str, unit: float) -> list[Points]:
@@ -110,17 +110,18 @@ def _bound(group: pd.DataFrame, column: str, end: str) -> list[float]:
 
 
 def _guides(rows: pd.DataFrame) -> list[Line]:
-    """What laws would look like, not measurements. Linear: the median of VQ's times, at every T. Quadratic: the
-    slowest baseline's time, doubling with T."""
+    """What laws would look like, not measurements. Linear: the median of the first linear-time model's times, at every
+    T. Quadratic: the slowest of the others' times, doubling with T."""
     reach = _reach(rows)
     if reach[0] == reach[1]:
         return []
     guides = []
-    own = rows[rows["arch"] == SUBJECT].sort_values("context")
-    if not own.empty:
+    linear = [arch for arch in LINEAR if (rows["arch"] == arch).any()]
+    if linear:
+        own = rows[rows["arch"] == linear[0]]
         level = MICRO * float(own["seconds_per_token"].median())
         guides.append(_guide("linear: constant time a token", reach, (level, level), "dashed"))
-    others = rows[rows["arch"] != SUBJECT]
+    others = rows[~rows["arch"].isin(LINEAR)]
     if not others.empty:
         last = others.sort_values("seconds_per_token").iloc[-1]
         top, at = MICRO * float(last["seconds_per_token"]), float(last["context"])
@@ -141,16 +142,19 @@ def _reach(rows: pd.DataFrame) -> tuple[float, float]:
 
 def _ratios(rows: pd.DataFrame) -> list[Points]:
     """Curves of ratios, and a mark at every break-even, on the line of equal speed."""
-    groups = [group for group in _by_curve(rows) if group["arch"].iloc[0] == SUBJECT]
+    groups = [group for group in _by_curve(rows) if group["arch"].iloc[0] in LINEAR]
+    firsts = [group.iloc[0] for group in groups]
+    several = len({first["arch"] for first in firsts}) > 1
     curves: list[Points] = []
     marks: list[Points] = []
-    for group in groups:
+    for group, first in zip(groups, firsts, strict=True):
         for baseline in BASELINES:
             points = ratio_points(group, baseline)
             if not points:
                 continue
-            own = label(group.iloc[0], [one.iloc[0] for one in groups])
-            name, shade = f"over {baseline}{f' ({own})' if own else ''}", colour(len(curves) + 1)
+            own = label(first, [one for one in firsts if one["arch"] == first["arch"]])
+            name = f"{first['arch'] + ' ' if several else ''}over {baseline}{f' ({own})' if own else ''}"
+            shade = colour(len(curves) + 1)
             x, y, low, high = (list(column) for column in zip(*points, strict=True))
             curves.append(_curve(name, shade, x, y, low, high))
             at = crossover(points)

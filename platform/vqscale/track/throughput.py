@@ -65,7 +65,8 @@ def _track_crossover(tracker: Tracker, parent: str, row: Known) -> None:
     """As a number where there is one, and always as words."""
     at: Crossover = row["crossover"]
     known = _known({key: value for key, value in row.items() if key != "crossover"})
-    names = [name for name in (*COMPARISON, *CURVE) if name != "arch"]  # all that tells two curves apart
+    # all that tells two curves apart; those of transformer_vq were the only ones once, and keep their keys
+    names = [name for name in (*COMPARISON, *CURVE) if name != "arch" or known["arch"] != "transformer_vq"]
     key = f"break_even/{row['baseline']}/{'-'.join(str(known[name]) for name in names if name in known)}"
     tracker.set_tags(parent, {key: str(at)})
     if isinstance(at.at, float):

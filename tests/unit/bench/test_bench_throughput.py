@@ -394,6 +394,17 @@ def test_throughput_command_lists_with_spaces_are_lists(tmp_path, command):
     assert {row["arch"] for row in rows} == {"transformer_vq", "transformer"}
 
 
+def test_throughput_command_measures_peers_beside_a_baseline(tmp_path, command):
+    options = ["--arch", "transformer_full,longvq,mega,gla,transformer_window", "--contexts", "64", "--preset", "pico"]
+    options += ["--tokens", "64", "--repeats", "1", "--threads", "1", "--json", "--out", str(tmp_path)]
+    values = json.loads(CliRunner().invoke(command, options, catch_exceptions=False).stdout)
+    rows = {row["arch"]: row for row in values["rows"]}
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert {arch for arch, row in rows.items() if row["backend"]} == {"longvq"}
+    assert {row["arch"] for row in values["break_even"]} == {"longvq", "gla", "transformer_window"}
+    assert rows["mega"]["ratio_to_transformer_full"] > 0
+
+
 def test_throughput_command_contexts_no_numbers_are_refused(tmp_path, command):
     with pytest.raises(StudyError, match="--contexts"):
         CliRunner().invoke(command, ["--contexts", "many", "--out", str(tmp_path)], catch_exceptions=False)

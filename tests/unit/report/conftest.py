@@ -114,13 +114,16 @@ SPEEDS = {
     "transformer_vq": lambda context: 4000.0,
     "transformer_full": lambda context: 6000 / (1 + context / 3000),
     "transformer": lambda context: 9000 / (1 + context / 4000),
+    "gla": lambda context: 3000.0,
+    "transformer_window": lambda context: 9000.0,
+    "mega": lambda context: 1e7 / (1500 + context),
 }
 """Tokens a second by T: break-even with transformer_full at T = 1500, with transformer at T = 5000."""
 
 
-def throughput_table(starving=(("transformer_full", 32768),), **values):
+def throughput_table(starving=(("transformer_full", 32768),), archs=None, **values):
     """A table whose repeats are 5 % slower, as the law says, and 4 % faster; ratios within a repeat do not vary."""
-    axes = {"context": [512, 2048, 8192, 32768], "preset": ["mini"], "batch": [1]}
+    axes = {"context": [512, 2048, 8192, 32768], "preset": ["mini"], "batch": [1]} | ({"arch": archs} if archs else {})
     plan = plan_throughput(with_options(default_study("speed"), axes, {"repeats": 3} | values))
     measured = {}
     for one, cell in plan.cells:

@@ -6,6 +6,7 @@ import pytest
 
 from vqscale.bench.request import default_study
 from vqscale.report import write_throughput_figures, write_throughput_report
+from vqscale.report.style import Scheme, architecture
 from vqscale.report.throughput import break_evens, decisions, filling, provenance, warnings
 from vqscale.report.throughput_panels import panels, tick_name
 
@@ -58,6 +59,47 @@ def test_break_evens_outside_the_measured_lengths_are_named(make_throughput):
     assert break_evens(below)[0] == "Break-even: below the shortest T measured (8,192) against transformer_full."
     above = shorter[shorter["context"] <= 2048]
     assert break_evens(above)[1] == "Break-even: none up to T = 2,048 against transformer."
+
+
+PEERS = ["transformer_vq", "transformer_full", "mega", "gla", "transformer_window"]
+
+
+def test_decisions_compare_every_linear_time_architecture_with_the_baselines(make_throughput):
+    table = make_throughput(archs=PEERS, starving=())
+    found = {one.arch: one for one in decisions(table)}
+    assert list(found) == ["transformer_vq", "gla", "transformer_window"]
+    (sentence,) = found["gla"].at(8192)
+    full = table[(table["arch"] == "transformer_full") & (table["context"] == 8192)].iloc[0]
+    assert f"gla trains {3000 / full['tokens_per_second']:.3g} x" in sentence
+    assert [text.split(":")[0] for text in break_evens(table)] == list(found)
+
+
+def test_panels_of_several_linear_time_architectures_name_each_and_keep_their_order(make_throughput):
+    time, speed, ratio = panels(make_throughput(archs=PEERS, starving=()))
+    assert [curve.label for curve in speed.layers] == [
+        *("transformer_vq", "transformer_full", "mega", "gla", "transformer_window")
+    ]
+    assert time.layers[0].y[0] == pytest.approx(250.0)  # the guide of linear time is transformer_vq's
+    assert [layer.label for layer in ratio.layers][1:4] == [
+        *(f"{arch} over transformer_full" for arch in ("transformer_vq", "gla", "transformer_window"))
+    ]
+    assert ratio.title == "Speed over baselines"
+
+
+def test_provenance_says_what_the_architectures_of_the_table_are_and_no_others(throughput, make_throughput):
+    assert "gla" not in " ".join(provenance(throughput))
+    text = " ".join(provenance(make_throughput(archs=PEERS)))
+    assert "gla is gated linear attention" in text
+    assert "longvq is" not in text
+
+
+def test_scheme_gives_peers_colours_of_their_own_and_leaves_the_first_three_theirs():
+    few, all_of_them = Scheme.of([]), Scheme.of([*PEERS, "transformer", "longvq", "mamba"])
+    for arch in ("transformer_vq", "transformer_full", "transformer"):
+        assert few.colour(arch) == all_of_them.colour(arch)
+    assert len({all_of_them.colour(arch) for arch in all_of_them.names}) == len(all_of_them.names) == 8
+    assert Scheme.of(["mamba"]).place("mamba") == 3
+    assert architecture("gla") == "Gated linear attention"
 
 
 def test_provenance_names_machine_versions_and_what_was_not_measured(throughput):
