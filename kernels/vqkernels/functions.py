@@ -17,7 +17,7 @@ def laplace(x: Tensor) -> Tensor:
     normaliser: value and slope are those of the squared ReLU at x = sqrt(1/2), and both stay bounded. Its argument
     there is q.k / n + bias, with n the number of keys that the query sees.
     """
-    return torch.erf((x - _MEAN) * (0.5**0.5 / _SIGMA)).add(1.0).mul(0.5)
+    return torch.erf((x - _MEAN).mul_(0.5**0.5 / _SIGMA)).add_(1.0).mul_(0.5)
 
 
 def check_function(function: str) -> None:

@@ -92,7 +92,7 @@ def _blockwise(problem: LocalProblem) -> Tensor:
     """Output [B, H, T, V]; anything finite where the query is padding."""
     grid, n_kv_head = problem.grid, problem.k_BGUK.shape[1]
     q = by_head(problem.q_BHTK, n_kv_head, grid)
-    key, value = (grid.windows(x.transpose(0, 1)) for x in (problem.k_BGUK, problem.v_BGUV))
+    keys, values = (grid.parts_of_windows(x.transpose(0, 1)) for x in (problem.k_BGUK, problem.v_BGUV))
     seen = seen_pairs(
         grid,
         causal=problem.causal,
@@ -104,25 +104,27 @@ def _blockwise(problem: LocalProblem) -> Tensor:
     bias = biases(
         problem.bias_u_HK, problem.bias_w_HK, problem.rel_key_GMK, n_kv_head=n_kv_head, causal=problem.causal, like=q
     )
-    plain = bias.rel_key_GMK is None and problem.function == "softmax" and q.shape[-1] == value.shape[-1]
+    plain = bias.rel_key_GMK is None and problem.function == "softmax" and q.shape[-1] == problem.v_BGUV.shape[-1]
     if plain:
         q = q if bias.u_GRK is None else q + bias.u_GRK[:, None, None, :, None]
-        return by_token(attend_without_positions(q, key, value, seen), grid)
-    return by_token(_in_chunks(q, key, value, seen, grid, bias, problem.function), grid)
+        return by_token(attend_without_positions(q, keys, values, seen), grid)
+    return by_token(_in_chunks(q, keys, values, seen, grid, bias, problem.function), grid)
 
 
 def _in_chunks(
     q_GBNRIK: Tensor,
-    key_GBNWK: Tensor,
-    value_GBNWV: Tensor,
+    keys: tuple[Tensor, ...],
+    values: tuple[Tensor, ...],
     seen_BNIW: Tensor,
     grid: Grid,
     bias: Biases,
     function: Function,
 ) -> Tensor:
-    def one(q: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
+    def one(q: Tensor, seen: Tensor, *keys_and_values: Tensor) -> Tensor:
         n_seen = seen[0].sum(-1) if function == "laplace" else None
-        return attend(q, key, value, grid, bias, function=function, seen_BNIW=seen[0], n_seen_BNI=n_seen)
+        keys, values = keys_and_values[: len(keys_and_values) // 2], keys_and_values[len(keys_and_values) // 2 :]
+        return attend(q, keys, values, grid, bias, function=function, seen_BNIW=seen[0], n_seen_BNI=n_seen)
 
     size = chunk_blocks(q_GBNRIK, grid.n_column)
-    return in_chunks(one, split((q_GBNRIK, key_GBNWK, value_GBNWV, seen_BNIW[None]), grid.n_block, size))
+    tensors = (q_GBNRIK, seen_BNIW[None], *keys, *values)
+    return in_chunks(one, list(zip(*(split(x, grid.n_block, size) for x in tensors), strict=True)))

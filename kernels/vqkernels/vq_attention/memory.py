@@ -43,12 +43,13 @@ def memories(start: Sums, tokens: Tokens) -> Sums:
         end_BN = doc[:, :, -1]
         code = code.masked_fill(doc != end_BN[:, :, None], -1)
     shape = (code.shape[1], n_block)
-    total, count = (torch.unflatten(x, 1, shape) for x in block_sums(value.flatten(1, 2), code.flatten(1, 2), size))
+    sums = block_sums(value.flatten(1, 2), code.flatten(1, 2), size)
+    total, count = (torch.unflatten(x, 1, shape).unbind(2) for x in sums)
     found = [start]
     # Additions one after another, of a bounded number of blocks, measured faster than cumsum and than a scan in
     # logarithmic depth: they read every sum once.
     for block in range(n_block - 1):
-        own = Sums(total[:, :, block], count[:, :, block], None if end_BN is None else end_BN[:, block])
+        own = Sums(total[block], count[block], None if end_BN is None else end_BN[:, block])
         found.append(_after(found[-1], own))
     documents = [x.doc for x in found if x.doc is not None]
     return Sums(

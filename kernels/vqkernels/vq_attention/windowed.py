@@ -8,8 +8,9 @@ Blocks are computed in chunks, the scores of all but a single one again in the b
 windows, and a memory a chunk.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,8 +90,8 @@ class _Part(NamedTuple):
     """What a chunk's blocks are given; the dimensions of flags begin with one of 1, so that blocks are the third."""
 
     q_GBNRIK: Tensor
-    key_GBNWK: Tensor
-    value_GBNWV: Tensor
+    keys: tuple[Tensor, ...]  # [G, B, N, L, K] of the block before, the own and perhaps the next
+    values: tuple[Tensor, ...]
     code_GBNW: Tensor
     doc_1BNW: Tensor | None
     seen_1BNIW: Tensor | None
@@ -99,9 +100,7 @@ class _Part(NamedTuple):
 
 def windowed_attention(call: Windowed) -> Tensor:
     """Output [B, H, T, V]; where the query is padding, anything finite."""
-    part = _in_blocks(call)
-    size = chunk_blocks(part.q_GBNRIK, call.grid.n_column + call.codebook_GSK.shape[1])
-    parts = [_Part(*one) for one in split(part, call.grid.n_block, size)]  # type: ignore[arg-type]
+    parts = _parts(call)
     before, after = _between(call, parts)
 
     def one_chunk(part: _Part, before: Sums, after: Sums | None) -> Tensor:
@@ -110,46 +109,52 @@ def windowed_attention(call: Windowed) -> Tensor:
     return by_token(in_chunks(one_chunk, list(zip(parts, before, after, strict=True))), call.grid)
 
 
-def _in_blocks(call: Windowed) -> _Part:
-    """The whole call as one chunk."""
-    grid, n_kv_head = call.grid, call.codebook_GSK.shape[0]
-    doc, n_seen = call.doc_BU, call.n_seen_BT
-    return _Part(
-        by_head(call.q_BHTK, n_kv_head, grid),
-        grid.windows(call.key_BGUK.transpose(0, 1)),
-        grid.windows(call.v_BGUV.transpose(0, 1)),
+def _parts(call: Windowed) -> list[_Part]:
+    """The call in chunks."""
+    grid, doc, n_seen = call.grid, call.doc_BU, call.n_seen_BT
+    q = by_head(call.q_BHTK, call.codebook_GSK.shape[0], grid)
+    size = chunk_blocks(q, grid.n_column + call.codebook_GSK.shape[1])
+
+    def cut(x: Tensor | None) -> Sequence[Any]:
+        return split(x, grid.n_block, size)
+
+    columns = (
+        zip(*map(cut, grid.parts_of_windows(x.transpose(0, 1))), strict=True) for x in (call.key_BGUK, call.v_BGUV)
+    )
+    flags = (
         grid.windows(call.code_BGU.transpose(0, 1)[..., None], -1)[..., 0],
         None if doc is None else grid.windows(doc[None, ..., None])[..., 0],
         None if call.seen_BNIW is None else call.seen_BNIW[None],
         None if n_seen is None else grid.rows(n_seen[None, ..., None])[..., 0].clamp(min=1),  # rows of no query too
     )
+    return [_Part(*one) for one in zip(cut(q), *columns, *map(cut, flags), strict=True)]
 
 
 def _between(call: Windowed, parts: list[_Part]) -> tuple[list[Sums], list[Sums] | list[None]]:
     """The memories that each chunk begins with: of what is before its first block and after its last."""
     before = [_empty(call) if call.carried is None else call.carried]
     for part in parts[:-1]:
-        before.append(memory_after(before[-1], _tokens(part, _behind(call.grid))))
+        before.append(memory_after(before[-1], _tokens(part, 0)))
     if not call.grid.ahead:
         return before, [None] * len(parts)
     after = [_empty(call)]
     for part in reversed(parts[1:]):
-        after.append(memory_after(after[-1], _tokens(part, _ahead(call.grid))))
+        after.append(memory_after(after[-1], _tokens(part, 2)))
     return before, after[::-1]
 
 
 def _one_chunk(call: Windowed, part: _Part, before: Sums, after: Sums | None) -> Tensor:
     """[G, B, N, R, I, V]."""
-    memory = memories(before, _tokens(part, _behind(call.grid)))
+    memory = memories(before, _tokens(part, 0))
     if after is not None:
-        memory = together(memory, memories_ahead(after, _tokens(part, _ahead(call.grid))))
+        memory = together(memory, memories_ahead(after, _tokens(part, 2)))
     softmax = call.function == "softmax"
     held = memory.totals / memory.counts.clamp(min=1.0)[..., None] if softmax else memory.totals
     codebook = call.codebook_GSK[:, None, None].expand(-1, *held.shape[1:3], -1, -1)
     return attend(
         part.q_GBNRIK,
-        torch.cat([part.key_GBNWK, codebook], 3),
-        torch.cat([part.value_GBNWV, held.to(part.value_GBNWV.dtype)], 3),
+        [*part.keys, codebook],
+        [*part.values, held.to(part.values[0].dtype)],
         call.grid,
         call.bias,
         function=call.function,
@@ -178,20 +183,12 @@ def _with_codes(seen_BNIW: Tensor, memory: Sums, doc_1BNW: Tensor | None, grid: 
     return torch.cat([seen_BNIW, codes_BNI1.expand(-1, -1, -1, size)], -1)
 
 
-def _tokens(part: _Part, place: slice) -> Tokens:
-    """The part of each window that enters the memory of the blocks further on."""
-    doc = None if part.doc_1BNW is None else part.doc_1BNW[0, :, :, place]
-    return Tokens(part.value_GBNWV[:, :, :, place], part.code_GBNW[:, :, :, place], doc)
-
-
-def _behind(grid: Grid) -> slice:
-    """The columns of the block before."""
-    return slice(0, grid.length)
-
-
-def _ahead(grid: Grid) -> slice:
-    """The columns of the block after."""
-    return slice(2 * grid.length, 3 * grid.length)
+def _tokens(part: _Part, place: int) -> Tokens:
+    """What enters the memory of the blocks further on: the block before of each window (0) or the next (2)."""
+    length = part.values[0].shape[3]
+    columns = slice(place * length, (place + 1) * length)
+    doc = None if part.doc_1BNW is None else part.doc_1BNW[0, :, :, columns]
+    return Tokens(part.values[place], part.code_GBNW[:, :, :, columns], doc)
 
 
 def _empty(call: Windowed) -> Sums:

@@ -58,8 +58,8 @@ def by_token(out_GBNRIV: Tensor, grid: Grid) -> Tensor:
 
 def attend(
     q_GBNRIK: Tensor,
-    key_GBNWK: Tensor,
-    value_GBNWV: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
     grid: Grid,
     bias: Biases,
     *,
@@ -70,47 +70,49 @@ def attend(
 ) -> Tensor:
     """Output [G, B, N, R, I, V] in the dtype of the products.
 
-    Columns beyond the grid's window have no position. `offset` is added to a softmax's scores; what `seen` says
-    False has weight 0. Laplace weights are f((q + u).k / n + (q + w).r) with n = `n_seen`, and not normalised.
+    Keys and values stand side by side to W columns; those beyond the grid's window have no position. `offset` is
+    added to a softmax's scores; what `seen` says False has weight 0. Laplace weights are
+    f((q + u).k / n + (q + w).r) with n = `n_seen`, and not normalised.
     """
-    dtype = q_GBNRIK.dtype
-    scores = _score(q_GBNRIK, key_GBNWK, grid, bias, n_seen_BNI if function == "laplace" else None)
-    seen = None if seen_BNIW is None else seen_BNIW[:, :, None]
+    heads, rows, dtype = q_GBNRIK.shape[3], q_GBNRIK.shape[3:5], q_GBNRIK.dtype
+    score = _score(q_GBNRIK, torch.cat([*keys], 3), grid, bias, n_seen_BNI if function == "laplace" else None)
+    seen = None if seen_BNIW is None else seen_BNIW.repeat(1, 1, heads, 1)
     if function == "laplace":
-        weight = laplace(scores)
-        weight = weight if seen is None else weight * seen
+        weight = laplace(score)
+        weight = weight if seen is None else weight.mul_(seen)
     else:
         if offset_GBNW is not None:
-            scores = scores + offset_GBNW[:, :, :, None, None]
-        weight = (scores if seen is None else scores.masked_fill(~seen, HIDDEN)).softmax(-1)
-    out = weight.to(dtype).flatten(3, 4) @ value_GBNWV
-    return torch.unflatten(out, 3, q_GBNRIK.shape[3:5])
+            score.add_(offset_GBNW[:, :, :, None])
+        weight = (score if seen is None else score.masked_fill_(~seen, HIDDEN)).softmax(-1)
+    return torch.unflatten(weight.to(dtype) @ torch.cat([*values], 3), 3, rows)
 
 
-def attend_without_positions(q_GBNRIK: Tensor, key_GBNWK: Tensor, value_GBNWV: Tensor, seen_BNIW: Tensor) -> Tensor:
+def attend_without_positions(
+    q_GBNRIK: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], seen_BNIW: Tensor
+) -> Tensor:
     """`attend` for a softmax of q.k alone, by PyTorch's own attention, which keeps no scores where it can."""
-    rows = q_GBNRIK.flatten(3, 4)
-    seen = seen_BNIW[:, :, None].expand(-1, -1, q_GBNRIK.shape[3], -1, -1).flatten(2, 3)
-    merged = seen if seen.shape[0] == 1 else seen.repeat(q_GBNRIK.shape[0], 1, 1, 1)
-    out = F.scaled_dot_product_attention(
-        rows.flatten(0, 1), key_GBNWK.flatten(0, 1), value_GBNWV.flatten(0, 1), attn_mask=merged, scale=1.0
+    kv_heads, _, _, heads = q_GBNRIK.shape[:4]
+    seen_BNXW = seen_BNIW.repeat(1 if seen_BNIW.shape[0] == 1 else kv_heads, 1, heads, 1)
+    rows, key, value = (
+        x.flatten(0, 1) for x in (q_GBNRIK.flatten(3, 4), torch.cat([*keys], 3), torch.cat([*values], 3))
     )
+    out = F.scaled_dot_product_attention(rows, key, value, attn_mask=seen_BNXW, scale=1.0)
     return torch.unflatten(torch.unflatten(out, 2, q_GBNRIK.shape[3:5]), 0, q_GBNRIK.shape[:2])
 
 
 def _score(q_GBNRIK: Tensor, key_GBNWK: Tensor, grid: Grid, bias: Biases, n_seen_BNI: Tensor | None) -> Tensor:
-    """[G, B, N, R, I, W] in the wide dtype."""
-    wide, heads = accumulation_dtype(q_GBNRIK.dtype), q_GBNRIK.shape[3:5]
+    """[G, B, N, R I, W] in the wide dtype, in memory of its own."""
+    wide, heads = accumulation_dtype(q_GBNRIK.dtype), q_GBNRIK.shape[3]
     query_u = _add(q_GBNRIK, bias.u_GRK).flatten(3, 4)
-    score = torch.unflatten(query_u @ key_GBNWK.transpose(-1, -2), 3, heads).to(wide)
+    score = (query_u @ key_GBNWK.transpose(-1, -2)).to(wide)
     if n_seen_BNI is not None:
-        score = score / n_seen_BNI.to(wide)[:, :, None, :, None]
+        score.mul_(n_seen_BNI.to(wide).reciprocal().repeat(1, 1, heads)[..., None])
     if bias.rel_key_GMK is None:
         return score
     query_w = _add(q_GBNRIK, bias.w_GRK)
     by_distance = query_w.flatten(1, 4) @ bias.rel_key_GMK.transpose(1, 2)
     by_distance = torch.unflatten(by_distance, 1, query_w.shape[1:5])
-    return score + grid.by_column(by_distance, bias.nearest, score.shape[-1])
+    return score.add_(grid.by_column(by_distance, bias.nearest, score.shape[-1]).flatten(3, 4))
 
 
 def _add(q_GBNRIK: Tensor, bias_GRK: Tensor | None) -> Tensor:
@@ -134,8 +136,6 @@ def in_chunks(function: Callable[..., Tensor], parts: Sequence[tuple[Any, ...]])
     return torch.cat(outs, 2)
 
 
-def split(tensors: Sequence[Tensor | None], n_block: int, size: int) -> list[tuple[Tensor | None, ...]]:
-    """Each chunk's part of tensors whose third dimension is blocks; None and one block for all stay as they are."""
-    count = -(-n_block // size)
-    parts = [[x] * count if x is None or x.shape[2] != n_block else list(torch.split(x, size, 2)) for x in tensors]
-    return list(zip(*parts, strict=True))
+def split(x: Tensor | None, n_block: int, size: int) -> Sequence[Any]:
+    """Each chunk's part of a tensor whose third dimension is blocks; None stays None."""
+    return [None] * -(-n_block // size) if x is None else torch.split(x, size, 2)

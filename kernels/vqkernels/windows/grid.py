@@ -60,11 +60,15 @@ class Grid:
 
     def windows(self, x_UD: Tensor, fill: float = 0) -> Tensor:
         """[..., N, W, D] of the last tokens [..., U, D] up to the last query's; `fill` where none stands."""
+        return torch.cat(self.parts_of_windows(x_UD, fill), -2)
+
+    def parts_of_windows(self, x_UD: Tensor, fill: float = 0) -> tuple[Tensor, ...]:
+        """The windows as [..., N, L, D] of the block before, the own and, with `ahead`, the next: views of one copy."""
         known = self.length + self.first + self.n_query
         n_block = self.n_block + (2 if self.ahead else 1)
         pad = (0, 0, known - x_UD.shape[-2], n_block * self.length - known)
         blocks = torch.unflatten(F.pad(x_UD, pad, value=fill), -2, (n_block, self.length))
-        return torch.cat([blocks[..., i : i + self.n_block, :, :] for i in range(self.n_column // self.length)], -2)
+        return tuple(blocks[..., i : i + self.n_block, :, :] for i in range(self.n_column // self.length))
 
     def distance(self, device: torch.device) -> Tensor:
         """[I, W]: how far back of each row's token a column's stands; negative: ahead."""

@@ -75,11 +75,8 @@ def test_bidirectional_any_case_equals_sum_over_pairs(padding, exact_window, fun
 
 @pytest.mark.parametrize("padding", [True, False])
 @pytest.mark.parametrize("function", ["softmax", "laplace"])
-@pytest.mark.parametrize("exact_window", [True, False])
-@pytest.mark.parametrize("positions", [True, False])
-@pytest.mark.parametrize(
-    ("length", "block_length"), [(1, 4), (3, 4), (4, 4), (8, 4), (12, 4), (29, 4), (29, 1), (29, 5), (9, 16)]
-)
+@pytest.mark.parametrize(("positions", "exact_window"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(("length", "block_length"), [(1, 4), (3, 4), (8, 4), (12, 4), (29, 4), (13, 1), (9, 16)])
 def test_bidirectional_values_and_gradients_equal_naive(
     length, block_length, positions, exact_window, function, padding, assert_same
 ):
@@ -89,8 +86,7 @@ def test_bidirectional_values_and_gradients_equal_naive(
 
 
 @pytest.mark.parametrize("function", ["softmax", "laplace"])
-@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
-@pytest.mark.parametrize("heads", [2, 6])
+@pytest.mark.parametrize(("chunk", "heads"), [(1, 2), (2, 6), (3, 2), (7, 6)])
 def test_bidirectional_many_chunks_equal_naive(heads, chunk, function, monkeypatch, assert_same):
     monkeypatch.setattr("vqkernels.windows.attend._MOST_BLOCKS", chunk)
     floats, options = _inputs(length=38, heads=heads, padding=True)

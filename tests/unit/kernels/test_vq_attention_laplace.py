@@ -50,9 +50,7 @@ def test_laplace_any_case_equals_sum_over_pairs(backend, extra, distances, lapla
 
 @pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS.keys())
 @pytest.mark.parametrize("biases", [True, False])
-@pytest.mark.parametrize(
-    ("length", "block_length"), [(1, 4), (3, 4), (4, 4), (8, 4), (13, 4), (29, 4), (29, 1), (29, 5), (9, 16)]
-)
+@pytest.mark.parametrize(("length", "block_length"), [(1, 4), (3, 4), (8, 4), (29, 4), (13, 1), (9, 16)])
 def test_laplace_values_and_gradients_equal_naive(
     length, block_length, biases, extra, laplace_case, gradients, assert_same
 ):
@@ -64,8 +62,8 @@ def test_laplace_values_and_gradients_equal_naive(
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
 def test_laplace_many_chunks_equal_naive(chunk, extra, laplace_case, gradients, assert_same, monkeypatch):
     monkeypatch.setattr("vqkernels.windows.attend._MOST_BLOCKS", chunk)
-    for seed in range(4):
-        case = laplace_case(length=45, seed=seed, **extra)
+    for seed in range(2):
+        case = laplace_case(length=38, seed=seed, **extra)
         assert_same(gradients(case, "blockwise"), gradients(case, "naive"))
 
 
