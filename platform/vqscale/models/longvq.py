@@ -8,7 +8,6 @@ Letters: B batch, T position, H heads, G key/value heads, K key width, V value w
 from torch import Tensor
 
 from vqkernels import LocalState, local_attention
-from vqscale.errors import StudyError
 from vqscale.models.base import LayerState, Segment
 from vqscale.models.gated import GatedAttention, GatedHybrid
 from vqscale.models.relative import Mixed, Mixing
@@ -66,6 +65,4 @@ class LongVQ(GatedHybrid):
     remembers_all_keys = False
 
     def __init__(self, config: ModelConfig) -> None:
-        if config.quantised and config.attention_function == "laplace":
-            raise StudyError("model.attention_function: laplace over quantised keys is not there yet. Use softmax.")
         super().__init__(config, LongVQAttention if config.quantised else WindowAttention)

@@ -24,6 +24,7 @@ KINDS = [
     ("longvq", "window"),
     ("longvq", "bare"),
     ("longvq", "s4d"),
+    ("longvq", "laplace"),
     ("mega", "whole"),
     ("mega", "laplace"),
 ]

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 EXACT = {"rtol": 1e-6, "atol": 1e-8}
 SETTINGS = [
     ("longvq", {}),
+    ("longvq", {"attention_function": "laplace"}),
     ("longvq", {"global_memory": False, "norm": "scale"}),
     ("longvq", {"local_window": False, "gates": False}),
     ("longvq", {"structured_memory": "none", "prenorm": False, "norm": "layer"}),
@@ -141,8 +142,6 @@ def layer_by_definition(layer, x_TD):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("arch", "settings"), SETTINGS)
 def test_gated_hybrids_follow_their_equations(arch, settings, causal, make_model, tokens_BT):
-    if arch == "longvq" and not causal and settings.get("global_memory") is not False:
-        pytest.skip("its kernel for both ways is not there yet")
     of_corpus = {} if causal else {"causal": False, "classes": 5, "pooling": "none"}
     model = make_model((arch, "whole"), **settings, **of_corpus)
     row = tokens_BT[0, :14]
