@@ -3,13 +3,16 @@
 import csv
 import gzip
 import io
+import struct
 import tarfile
 import wave
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vqscale.data.corpus import open_corpus
 from vqscale.data.labelled.corpus import LabelledCorpus
@@ -17,6 +20,7 @@ from vqscale.data.labelled.prepare import prepare_labelled
 from vqscale.data.shards import SPLITS
 from vqscale.data.tasks.catalogue import LABELLED_LOADERS, labelled_original
 from vqscale.data.tasks.listops import SYMBOLS
+from vqscale.data.tasks.png import grey_pixels
 from vqscale.errors import CorpusError
 
 
@@ -363,3 +367,56 @@ def test_labelled_loader_reads_zip_archives(mnist, opened, tmp_path):
         for name, content in mnist.items():
             archive.writestr(name, content)
     assert len(opened("mnist", tmp_path / "mnist.zip").split("test")) == 12
+
+
+def png(image: np.ndarray, kinds: list[int] | None = None) -> bytes:
+    """A grey PNG whose lines are filtered by these kinds in turn (None: by Pillow's choice)."""
+    if kinds is None:
+        target = io.BytesIO()
+        Image.fromarray(image).save(target, "png")
+        return target.getvalue()
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    lines = b""
+    padded = np.pad(image.astype(int), ((1, 0), (1, 0)))
+    for row in range(len(image)):
+        left, up, corner = padded[row + 1, :-1], padded[row, 1:], padded[row, :-1]
+        nearest = np.abs(np.stack([left, up, corner]) - (left + up - corner)).argmin(0)
+        paeth = np.choose(nearest, [left, up, corner])
+        kind = kinds[row % len(kinds)]
+        predicted = [0 * left, left, up, (left + up) // 2, paeth][kind]
+        lines += bytes([kind]) + ((padded[row + 1, 1:] - predicted) % 256).astype(np.uint8).tobytes()
+    header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 0, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+@pytest.mark.parametrize("kinds", [None, [0], [1], [2], [3], [4], [4, 2, 3, 1, 0]])
+def test_png_of_any_filter_is_read(kinds):
+    image = np.random.default_rng(0).integers(0, 256, (9, 7)).astype(np.uint8)
+    assert np.array_equal(grey_pixels(png(image, kinds)), image)
+
+
+def test_pathfinder_release_has_the_labels_of_its_metadata(opened, write):
+    random = np.random.default_rng(0)
+    images = {f"imgs/{n % 2}/sample_{n}.png": random.integers(0, 256, (4, 4)).astype(np.uint8) for n in range(40)}
+    lines = [f"{name.rsplit('/', 1)[0]} {name.rsplit('/', 1)[1]} {n} {n % 3 // 2} 1.0" for n, name in enumerate(images)]
+    files = {"metadata/0.npy": "\n".join(lines).encode()} | {name: png(image) for name, image in images.items()}
+    corpus = opened("pathfinder", write(files))
+    labels = {(image.astype(int) + 1).tobytes(): n % 3 // 2 for n, image in enumerate(images.values())}
+    found = 0
+    for name in SPLITS:
+        split = corpus.split(name)
+        for index in range(len(split)):
+            example = split.example(index)
+            assert labels[example.tokens[0].astype(int).tobytes()] == example.label
+            found += 1
+    assert found == 40
+    with pytest.raises(CorpusError, match="in no file of metadata"):
+        opened("pathfinder", write(files | {"metadata/0.npy": lines[0].encode()}, "fewer"), "refused")
+    with pytest.raises(CorpusError, match="no readable image"):
+        opened("pathfinder", write(files | {"imgs/0/sample_0.png": b"JPEG"}, "damaged"), "refused")
+    with pytest.raises(CorpusError, match="line 1 is not folder, file"):
+        opened("pathfinder", write(files | {"metadata/0.npy": b"\x93NUMPY"}, "binary"), "refused")

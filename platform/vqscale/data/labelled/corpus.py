@@ -1,6 +1,5 @@
 """Labelled examples read from verified, memory-mapped shards."""
 
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -98,9 +97,7 @@ class LabelledCorpus:
     def __init__(self, uri: str, manifest: LabelledManifest, folder: Path) -> None:
         self.uri = uri
         self.manifest = manifest
-        split: Callable[[SplitName, LabelledSplitRecord], LabelledSplit]
-        split = lambda name, record: LabelledSplit(name, record, folder, self)  # noqa: E731
-        self._splits = {name: split(name, record) for name, record in manifest.splits.items()}
+        self._splits = {name: LabelledSplit(name, record, folder, self) for name, record in manifest.splits.items()}
 
     @property
     def fingerprint(self) -> str:

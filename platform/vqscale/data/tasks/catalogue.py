@@ -3,7 +3,7 @@
 from typing import Final
 
 from vqscale.data.options import checked
-from vqscale.data.tasks.images import Cifar10, Cifar10Colour, Mnist
+from vqscale.data.tasks.images import Cifar10, Cifar10Colour, Mnist, PathfinderRelease
 from vqscale.data.tasks.logs import LabelledLogs
 from vqscale.data.tasks.originals import LoaderOptions, Original
 from vqscale.data.tasks.speech import SpeechCommands10, SpeechCommands35
@@ -12,7 +12,7 @@ from vqscale.data.tasks.text import Imdb, LabelledText, SpamAssassin
 
 _KINDS: Final[tuple[type[Original], ...]] = (
     *(LabelledText, LabelledLogs, ListOpsRelease, Imdb, Retrieval, SpamAssassin, Mnist, Cifar10, Cifar10Colour),
-    *(SpeechCommands10, SpeechCommands35),
+    *(PathfinderRelease, SpeechCommands10, SpeechCommands35),
 )
 LABELLED_LOADERS: Final[dict[str, type[Original]]] = {kind.name: kind for kind in _KINDS}
 

@@ -1,4 +1,4 @@
-"""Images as rows of pixels: MNIST and CIFAR-10 in their binary releases. The id of a pixel is its value plus one."""
+"""Images as rows of pixels: MNIST, CIFAR-10, Pathfinder. The id of a pixel is its value plus one."""
 
 import re
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from vqscale.data.labelled.format import PIXELS, Example, Layout
 from vqscale.data.shards import SplitName
 from vqscale.data.tasks.originals import Original
+from vqscale.data.tasks.png import grey_pixels
 from vqscale.errors import CorpusError
 
 Bytes = npt.NDArray[np.uint8]
@@ -119,3 +120,49 @@ class Cifar10Colour(Cifar10):
 
     def values(self, planes: Bytes) -> Bytes:
         return planes.T
+
+
+class PathfinderRelease(Original):
+    """Pathfinder as its generator and Long Range Arena's release lay it out: `metadata/*.npy`, which are lines of text
+    (folder, file, number, label, ...), and `imgs/*/*.png`. Name the folder of one difficulty and size.
+
+    There are no official splits that files tell of: an image's hash decides.
+    """
+
+    name: ClassVar[str] = "pathfinder"
+    uses: ClassVar[frozenset[str]] = frozenset({"fractions", "seed", "real_inputs"})
+    _METADATA: ClassVar[re.Pattern[str]] = re.compile(r"(?:^|/)metadata/[^/]+\.npy$")
+    _IMAGE: ClassVar[re.Pattern[str]] = re.compile(r"(?:^|/)(imgs/\d+/[^/]+\.png)$")
+
+    def layout(self) -> Layout:
+        classes = ("different", "same")
+        return Layout(classes=classes, labels="sequence", vocabulary=PIXELS, real_inputs=self.real_inputs)
+
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        """Label of every image by folder and file."""
+        return dict(found for found, _ in self.each(self._metadata_file))
+
+    def _metadata_file(self, name: str, stream: IO[bytes]) -> Iterator[tuple[str, int]]:
+        if self._METADATA.search(name) is None:
+            return
+        for number, line in enumerate(stream, start=1):
+            row = line.split()
+            if len(row) < 4 or row[3] not in {b"0", b"1"}:
+                raise CorpusError(
+                    f"source: {name} line {number} is not folder, file, number and label (0 or 1) in text. "
+                    "Fetch Long Range Arena's release, whose metadata are text."
+                )
+            yield f"{row[0].decode('utf-8', 'replace')}/{row[1].decode('utf-8', 'replace')}", int(row[3])
+
+    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example]]:
+        match = self._IMAGE.search(name)
+        if match is None:
+            return
+        if match[1] not in self._labels:
+            raise CorpusError(f"source: {name} is in no file of metadata. Name a folder that holds both.")
+        try:
+            image = grey_pixels(stream.read())
+        except ValueError as error:
+            raise CorpusError(f"source: {name} is no readable image ({error}). Fetch it again.") from error
+        yield self.by_hash(image.tobytes()), Example((pixels(image),), label=self._labels[match[1]])

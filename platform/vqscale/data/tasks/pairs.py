@@ -3,7 +3,7 @@
 Ids: 0 padding; keys 1..K; values; fillers. A label is a value's number; it stands at a key that is asked for again.
 """
 
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,6 @@ Tokens = npt.NDArray[np.int64]
 
 class Recalling(Generator):
     """Options of a task whose examples ask for values of keys, and whose lengths may differ between splits."""
-
-    name: ClassVar[str] = "recalling"
 
     examples: tuple[int, int, int] = (50_000, 1_000, 3_000)
     length: int = Field(default=256, gt=0)

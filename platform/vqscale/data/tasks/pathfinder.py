@@ -12,12 +12,10 @@ import numpy.typing as npt
 
 from vqscale.data.labelled.format import PIXELS, Example, Layout
 from vqscale.data.shards import SplitName
+from vqscale.data.tasks.drawing import Image, Point, direction, distance, draw_line, grid, ring, touched
 from vqscale.data.tasks.generator import Generator
 from vqscale.errors import CorpusError
 
-Point = npt.NDArray[np.float64]
-Image = npt.NDArray[np.float64]
-_SUPERSAMPLES = 4
 _IMAGES = 5000
 """Images begun for one example before its settings are said to be impossible."""
 _DASH_TRIES = 3
@@ -167,12 +165,12 @@ class _Canvas:
         return free[self._random.integers(len(free))].astype(np.float64) if len(free) else np.full(2, -1.0)
 
     def _around(self, centre: Point, distance: float) -> Point:
-        return centre + distance * _direction(self._random.uniform(0, 2 * np.pi))
+        return centre + distance * direction(self._random.uniform(0, 2 * np.pi))
 
     def _seed(self, start: Point) -> Dash | None:
         for _ in range(_DASH_TRIES):
             angle = self._random.uniform(-np.pi, np.pi)
-            dash = self._dash(start - self._margin * _direction(angle), angle)
+            dash = self._dash(start - self._margin * direction(angle), angle)
             if self._place(dash, None):
                 return dash
         return None
@@ -181,7 +179,7 @@ class _Canvas:
         """Add a dash whose head is a pixel of a circle around the pivot, the likelier the straighter it lies."""
         last, pivot = path[-1], path[-1].next_pivot
         centre = np.rint(pivot)
-        heads = centre + _ring(self._settings.dash + self._margin)
+        heads = centre + ring(self._settings.dash + self._margin)
         inside = np.all((heads >= 1) & (heads <= self._size - 2), axis=1)
         heads = heads[inside]
         angles = np.arctan2(heads[:, 0] - pivot[0], heads[:, 1] - pivot[1])
@@ -200,7 +198,7 @@ class _Canvas:
         return False
 
     def _dash(self, pivot: Point, angle: float) -> Dash:
-        along, dash, margin = _direction(angle), self._settings.dash, self._margin
+        along, dash, margin = direction(angle), self._settings.dash, self._margin
         start = pivot + margin * along
         return Dash(start, start + dash * along, pivot, start + (dash + margin) * along, angle)
 
@@ -227,8 +225,8 @@ class _Canvas:
     def _covered(
         self, start: Point, end: Point, window: tuple[slice, slice] | None = None
     ) -> tuple[slice, slice, npt.NDArray[np.bool_]]:
-        rows, columns = window or _window(start, end, self._reach, self._size)
-        return rows, columns, _distance(start, end, *_grid(rows, columns)) < self._reach
+        rows, columns = window or touched(start, end, self._reach, self._size)
+        return rows, columns, distance(start, end, *grid(rows, columns)) < self._reach
 
 
 def render(scene: Scene, size: int) -> npt.NDArray[np.uint8]:
@@ -236,56 +234,7 @@ def render(scene: Scene, size: int) -> npt.NDArray[np.uint8]:
     settings = SETTINGS[size]
     image: Image = np.zeros((size, size))
     for dash in (dash for path in (*scene.targets, *scene.distractors) for dash in path):
-        _draw(image, dash.start, dash.end, settings.thickness / 2, settings.brightness)
+        draw_line(image, dash.start, dash.end, settings.thickness / 2, settings.brightness)
     for circle in scene.circles:
-        _draw(image, circle, circle, settings.marker_radius, 1.0)
+        draw_line(image, circle, circle, settings.marker_radius, 1.0)
     return np.rint(255 * image).astype(np.uint8)
-
-
-def _draw(image: Image, start: Point, end: Point, radius: float, brightness: float) -> None:
-    """All points within `radius` of a segment, each pixel by the share of its samples that are."""
-    rows, columns = _window(start, end, radius, len(image))
-    y, x = _grid(rows, columns)
-    offsets = (np.arange(_SUPERSAMPLES) + 0.5) / _SUPERSAMPLES - 0.5
-    fine_y = (y + offsets[None, :]).reshape(-1, 1)
-    fine_x = (x.reshape(-1, 1) + offsets[None, :]).reshape(1, -1)
-    inside = (_distance(start, end, fine_y, fine_x) <= radius).astype(np.float64)
-    share = inside.reshape(y.shape[0], _SUPERSAMPLES, x.shape[1], _SUPERSAMPLES).mean((1, 3))
-    image[rows, columns] = np.maximum(image[rows, columns], np.minimum(brightness * share, 1.0))
-
-
-def _window(start: Point, end: Point, radius: float, size: int) -> tuple[slice, slice]:
-    """Rows and columns of the pixels that a segment of this radius may touch."""
-    low = np.maximum(np.floor(np.minimum(start, end) - radius), 0).astype(int)
-    high = np.minimum(np.ceil(np.maximum(start, end) + radius) + 1, size).astype(int)
-    return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
-
-
-def _grid(rows: slice, columns: slice) -> tuple[Point, Point]:
-    return np.arange(rows.start, rows.stop)[:, None] * 1.0, np.arange(columns.start, columns.stop)[None, :] * 1.0
-
-
-def _distance(start: Point, end: Point, y: Point, x: Point) -> Point:
-    """Of the points (y, x) to a segment."""
-    along = end - start
-    squared = float(along @ along)
-    share = ((y - start[0]) * along[0] + (x - start[1]) * along[1]) / squared if squared else 0.0 * (y + x)
-    share = np.clip(share, 0, 1)
-    distance: Point = np.hypot(y - start[0] - share * along[0], x - start[1] - share * along[1])
-    return distance
-
-
-def _direction(angle: float) -> Point:
-    return np.array([np.sin(angle), np.cos(angle)])
-
-
-_RINGS: dict[int, Point] = {}
-
-
-def _ring(radius: int) -> Point:
-    """Offsets of the pixels on a circle."""
-    if radius not in _RINGS:
-        span = np.arange(-radius, radius + 1)
-        offsets = np.stack(np.meshgrid(span, span, indexing="ij"), axis=-1).reshape(-1, 2)
-        _RINGS[radius] = offsets[np.abs(np.hypot(*offsets.T) - radius) < 0.5].astype(np.float64)
-    return _RINGS[radius]
