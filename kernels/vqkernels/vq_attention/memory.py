@@ -38,6 +38,10 @@ def memories(start: Sums, tokens: Tokens) -> Sums:
     """
     value, code, doc = tokens
     size, n_block = start.counts.shape[-1], code.shape[2]
+    if n_block == 1:
+        return Sums(
+            start.totals[:, :, None], start.counts[:, :, None], None if start.doc is None else start.doc[:, None]
+        )
     end_BN = None
     if doc is not None:
         end_BN = doc[:, :, -1]
