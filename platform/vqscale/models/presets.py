@@ -144,7 +144,8 @@ def resolve(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(["model", *map(str, first["loc"])])
-        raise StudyError(f"{where}: {first.get('input')!r}: {first['msg']}") from error
+        given = f"{first.get('input')!r}: " if first["loc"] else ""
+        raise StudyError(f"{where}: {given}{first['msg']}") from error
 
 
 _ARCHS: dict[str, Arch] = {

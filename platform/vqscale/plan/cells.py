@@ -89,8 +89,8 @@ class Resolver:
         if not isinstance(corpus, LabelledCorpus):
             return resolve(str(arch), str(preset), corpus.vocab_size, _known_fields(str(arch), axes, model))
         own = {key: model.pop(key) for key in OWN_SETTINGS if key in model}
-        config = resolve(str(arch), str(preset), corpus.vocab_size, _known_fields(str(arch), axes, model))
-        return classifier(config, corpus, own)
+        settings = _known_fields(str(arch), axes, model)
+        return resolve(str(arch), str(preset), corpus.vocab_size, settings, classifier(corpus, own))
 
     def train(self, cell: Cell, model: ModelConfig) -> dict[str, Any]:
         """The cell's `train` settings without seeds, completed by the study's recipe. Raises StudyError."""

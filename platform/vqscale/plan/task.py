@@ -3,19 +3,15 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from vqscale.data.corpus import Corpus
 from vqscale.data.labelled.corpus import LabelledCorpus
 from vqscale.errors import StudyError
-from vqscale.study.model import ModelConfig
-from vqscale.study.spec import explain
 from vqscale.study.trial import Task, Trial
 
 AnyCorpus = Corpus | LabelledCorpus
 
 OWN_SETTINGS = ("causal", "pooling")
-"""Of a classifier's model, which a study may set; `presets.resolve` decides the rest as for a language model."""
+"""Of a classifier's model, which a study may set beside what `presets.resolve` takes."""
 
 _NOT_FOR: dict[Task, dict[str, str]] = {
     "language": {
@@ -53,8 +49,8 @@ def check_keys(task: Task, train: Mapping[str, Any]) -> None:
             raise StudyError(f"train.{key}: {train[key]!r} has no meaning for task: {task}: {why}.")
 
 
-def classifier(config: ModelConfig, corpus: LabelledCorpus, own: Mapping[str, Any]) -> ModelConfig:
-    """`config` as a classifier of the corpus's examples; `own`: the study's `OWN_SETTINGS`. Raises StudyError."""
+def classifier(corpus: LabelledCorpus, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model must be to classify the corpus's examples; `own`: the study's `OWN_SETTINGS`. Raises StudyError."""
     of_tokens = corpus.labels == "token"
     values: dict[str, Any] = {"causal": of_tokens, "pooling": "none" if of_tokens else "mean"} | dict(own)
     if (values["pooling"] == "none") != of_tokens:
@@ -63,10 +59,7 @@ def classifier(config: ModelConfig, corpus: LabelledCorpus, own: Mapping[str, An
             f"model.pooling: {values['pooling']!r} does not fit {corpus.uri}, which labels {what}. Use {instead}."
         )
     values |= {"classes": len(corpus.classes), "sequences": corpus.sequences, "real_inputs": corpus.real_inputs}
-    try:
-        return ModelConfig(**config.model_dump() | values)
-    except ValidationError as error:
-        raise StudyError(explain(error, "", prefix="model").removeprefix(": ")) from error
+    return values
 
 
 def training_tokens(corpus: AnyCorpus, context: int) -> int:

@@ -61,8 +61,9 @@ def test_model_state_saved_and_loaded_continues_alike(kind, make_model, tokens_B
     assert_close(model(tokens_BT[:, 9:], state=loaded)["logits"], expected, **EXACT)
 
 
-def test_vq_model_state_keeps_its_size(make_model, tokens_BT):
-    model = make_model(("transformer_vq", "shga"))
+@pytest.mark.parametrize("kind", [("transformer_vq", "shga"), ("longvq", "whole"), ("longvq", "window")])
+def test_linear_model_state_keeps_its_size(kind, make_model, tokens_BT):
+    model = make_model(kind)
     sizes = []
     for length in (1, 5, 19):
         state = model(tokens_BT[:, :length], return_state=True)["state"]

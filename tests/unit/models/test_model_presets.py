@@ -5,6 +5,7 @@ import pytest
 from vqscale.errors import StudyError
 from vqscale.models import PRESETS, build, fields_of, resolve
 from vqscale.models.counts import parameter_groups, parameters, parameters_non_embedding
+from vqscale.models.presets import fields_of_others
 
 HEADS = {
     "transformer": [None],
@@ -93,3 +94,26 @@ def test_fields_of_leave_out_what_an_architecture_does_not_have():
     assert "codebook_size" in fields_of("transformer_vq")
     assert fields_of("transformer_full") >= {"head", "dropout_sinusoid"}
     assert not fields_of("transformer") & {"head", "dropout_sinusoid", "codebook_size", "arch", "vocab_size"}
+
+
+CLASSIFIER = {"causal": False, "classes": 10, "pooling": "mean"}
+
+
+@pytest.mark.parametrize("settings", [{}, {"norm": "batch"}, {"structured_memory": "s4d"}, {"global_memory": False}])
+@pytest.mark.parametrize("preset", ["pico", "mini", "d56x3"])
+def test_preset_of_a_hybrid_classifier_matches_as_well_and_its_count_equals_the_module(preset, settings):
+    config = resolve("longvq", preset, 259, settings, CLASSIFIER)
+    model = build(config, device="meta", seed=None)
+    assert parameters(config) == sum(parameter.numel() for parameter in model.parameters())
+    reference = resolve("transformer_vq", preset, 259, {})
+    assert parameters_non_embedding(config) == pytest.approx(parameters_non_embedding(reference), rel=0.03)
+    assert resolve("longvq", preset, 259, settings | {"d_ff": 8}, CLASSIFIER).d_ff == 8
+
+
+def test_fields_of_others_leave_aside_what_a_setting_takes_away():
+    settings = {"global_memory": False, "structured_memory": "none", "codebook_size": 8, "state_dim": 4}
+    elsewhere = fields_of_others("longvq", settings)
+    assert elsewhere >= {"codebook_size", "commit_weight", "state_dim", "head", "window"}
+    assert not elsewhere & {"block_length", "global_memory", "norm"}
+    assert fields_of_others("transformer_vq", settings) >= {"state_dim", "global_memory"}
+    assert "codebook_size" not in fields_of_others("transformer_vq", settings)
