@@ -21,7 +21,8 @@ HIDDEN = -1e30
 """Added to a score, it makes a softmax weight exactly 0; unlike -inf it leaves a row of nothing else finite."""
 _CHUNK_BYTES = {"cpu": 16 << 20}  # scores of a chunk should stay near the last-level cache
 _CHUNK_BYTES_ELSEWHERE = 256 << 20
-_MOST_BLOCKS = 16  # caches of as many blocks are held at once
+MOST_BLOCKS = 16
+"""Of one chunk: caches of as many blocks are held at once."""
 
 
 class Biases(NamedTuple):
@@ -125,7 +126,7 @@ def chunk_blocks(q_GBNRIK: Tensor, n_column: int) -> int:
     itemsize = accumulation_dtype(q_GBNRIK.dtype).itemsize
     budget = _CHUNK_BYTES.get(q_GBNRIK.device.type, _CHUNK_BYTES_ELSEWHERE)
     fitting = budget // (kv_heads * batch * heads * rows * n_column * itemsize)
-    return int(min(max(fitting, 1), _MOST_BLOCKS))
+    return int(min(max(fitting, 1), MOST_BLOCKS))
 
 
 def in_chunks(function: Callable[..., Tensor], parts: Sequence[tuple[Any, ...]]) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqkernels.gated_linear import CHUNK_LENGTH
+from vqkernels.windows.attend import MOST_BLOCKS
 from vqscale.models.classifier import head_inputs
 from vqscale.models.gated_counts import (
     gated_layer,
@@ -303,15 +304,25 @@ def _layer_values(config: ModelConfig) -> float:
 
 
 def _score_values(config: ModelConfig, context: int, activation_checkpointing: bool) -> float:
-    """Scores a token that are alive at once: only `transformer_full` and `mega` hold any.
+    """Scores a token that are alive at once, in the backward pass of attention that computes them by chunks.
 
-    Four copies of one chunk of queries (content, position, softmax, gradient). Within a single chunk, which is not
-    recomputed, every attention also keeps its softmax.
+    `transformer_full` and `mega`: four copies of one chunk of queries (content, position, softmax, gradient). Quantised
+    keys seen from both sides: three copies of the scores of a chunk of blocks, for three blocks of keys and all codes.
+    Within a single chunk, which is not recomputed, every attention also keeps its softmax, or all three.
     """
-    if config.arch not in ("transformer_full", "mega"):
+    if config.quantised and not config.causal:
+        assert config.codebook_size is not None, "ModelConfig gives quantised keys a codebook"
+        assert config.block_length is not None, "ModelConfig gives quantised keys a block length"
+        chunk = MOST_BLOCKS * config.block_length
+        copies, columns, of_each = 3, 3 * config.block_length + config.codebook_size, 3
+    elif config.arch in ("transformer_full", "mega"):
+        chunk, copies, columns, of_each = CHUNK, 4, min(context, CHUNK), 1
+    else:
         return 0.0
-    kept = attention_count(config) if context <= CHUNK and not activation_checkpointing else 0
-    return float((4 + kept) * config.n_head * min(context, CHUNK))
+    single = context <= chunk and not activation_checkpointing
+    kept = of_each * attention_count(config) if single else 0
+    alive = copies * (min(chunk / context, 1.0) if config.quantised else 1.0)
+    return float((alive + kept) * config.n_head * columns)
 
 
 def _head(config: ModelConfig) -> int:

@@ -212,8 +212,11 @@ def kept_for_backward(model, tokens_BT):
 
 
 @pytest.mark.parametrize("arch", ["transformer_vq", "transformer", "gla", "transformer_window", "longvq", "mega"])
-def test_memory_estimate_is_near_what_is_kept(arch):
+@pytest.mark.parametrize("causal", [True, False])
+def test_memory_estimate_is_near_what_is_kept(arch, causal):
     config = resolve(arch, "nano", 13, {"block_length": 64} if arch in QUANTISED else {})
+    if not causal:
+        config = ModelConfig(**config.model_dump() | {"causal": False, "classes": 3, "pooling": "mean"})
     model = build(config, seed=0)
     tokens_BT = torch.randint(0, 13, (4, 512), generator=torch.Generator().manual_seed(1))
     arguments = {"context": 512, "zero": 0, "workers": 1, "precision": "fp32", "activation_checkpointing": False}
