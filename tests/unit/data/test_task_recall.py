@@ -106,10 +106,11 @@ def test_needle_in_text_is_a_window_of_the_same_split(corpus_of):
 
 def test_needle_in_text_is_identified_by_the_content_of_the_text(corpus_of, tmp_path):
     text = corpus_of(4000)
-    here = Needle(text=text.uri, examples=(5, 2, 2), length=100)
+    here = prepare_labelled(Needle(text=text.uri, examples=(5, 2, 2), length=100), str(tmp_path / "here"))
     moved = tmp_path / "moved"
     (tmp_path / "corpus-4000-1000").rename(moved)
-    assert here.identity() == Needle(text=str(moved), examples=(5, 2, 2), length=100).identity()
+    there = prepare_labelled(Needle(text=str(moved), examples=(5, 2, 2), length=100), str(tmp_path / "there"))
+    assert (here.request, here.fingerprint) == (there.request, there.fingerprint)
 
 
 def test_needle_longer_than_its_text_is_refused(corpus_of):

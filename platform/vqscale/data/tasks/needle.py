@@ -46,7 +46,7 @@ class Needle(Recalling):
 
     @property
     def filler_rule(self) -> str:
-        return "fillers" if self.text is None else f"the ids of {self.text}"
+        return "fillers" if self.text is None else "the ids of a text"
 
     @property
     def filler_ids(self) -> int:
