@@ -155,6 +155,25 @@ def test_flops_both_ways_of_exact_attention_equal_a_count_of_every_pair(kind, sm
         assert flops["relative_bias"] * CONTEXT == pytest.approx(3 * 2 * 2 * 8 * 2 * pairs + keys)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("memory", "flops_of_one"), [("ema", 4), ("s4d", 12), ("none", 0)])
+def test_flops_of_structured_memory_are_those_of_its_recurrences(memory, flops_of_one, causal, small_config):
+    of_corpus = {} if causal else {"causal": False, "classes": 3, "pooling": "none"}
+    config = small_config(("longvq", "whole"), structured_memory=memory, **of_corpus)
+    expected = 2 * 16 * 4 * flops_of_one * (1 if causal else 2)
+    for training, passes in ((False, 1), (True, 3)):
+        assert flops_per_token(config, CONTEXT, training=training).get("state_space", 0.0) == expected * passes
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_flops_of_longvqs_window_alone_equal_a_count_of_every_pair(causal, small_config):
+    of_corpus = {} if causal else {"causal": False, "classes": 3, "pooling": "none"}
+    flops = flops_per_token(small_config(("longvq", "window"), **of_corpus), CONTEXT)
+    pairs = sum(abs(i - j) <= 4 and (j <= i or not causal) for i in range(CONTEXT) for j in range(CONTEXT))
+    assert flops["window"] * CONTEXT == pytest.approx(3 * 2 * (8 + 32) * 2 * pairs)
+    assert not {"cache", "quantiser"} & set(flops)
+
+
 def test_decode_state_is_nothing_where_a_sequence_is_read_whole(small_config):
     assert decode_state_bytes(both_ways(small_config(("transformer", None))), CONTEXT, 4) == 0
 
