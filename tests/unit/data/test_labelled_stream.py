@@ -74,11 +74,21 @@ def test_labelled_tokens_that_are_cut_keep_the_last_ones_with_their_labels(split
 
 
 def test_labelled_stream_deals_each_example_once_an_epoch_in_another_order(split_of, of_sequences):
-    stream = LabelledStream(split_of(of_sequences, range(3, 15)), batch=4, context=64, seed=3)
+    stream = LabelledStream(split_of(of_sequences, [4] * 12), batch=4, context=64, seed=3)
     epochs = [np.concatenate([stream.batch(step).index_B for step in range(3 * n, 3 * n + 3)]) for n in range(2)]
     assert all(sorted(epoch.tolist()) == list(range(12)) for epoch in epochs)
     assert epochs[0].tolist() != epochs[1].tolist()
-    assert [stream.epoch(step) for step in (0, 2, 3)] == [0, 0, 1]
+
+
+def test_labelled_stream_deals_batches_of_like_lengths_in_no_order_of_length(split_of, of_sequences):
+    lengths = np.random.default_rng(0).permutation(np.arange(3, 131))
+    split = split_of(of_sequences, lengths)
+    stream = LabelledStream(split, batch=8, context=192, seed=1)
+    dealt = [stream.batch(step).index_B for step in range(16)]
+    longest = [int(split.lengths[index].max()) for index in dealt]
+    assert all(np.ptp(split.lengths[index]) == 7 for index in dealt)
+    assert longest != sorted(longest)
+    assert longest != sorted(longest, reverse=True)
 
 
 def test_labelled_stream_passes_over_the_end_of_an_epoch_without_a_gap(split_of, of_sequences):

@@ -18,6 +18,8 @@ NO_LABEL = -100
 """What stands at positions without a label (and without a distance); PyTorch's cross-entropy leaves it out."""
 PAD_MULTIPLE = 64
 """Batches are padded to a multiple of this, so that few shapes occur."""
+POOL = 32
+"""Batches whose examples are sorted by length among themselves, so that little is padding; at most an epoch."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def _place(row_T: npt.NDArray[np.int64], example: Example, values: Array | None)
 class LabelledStream:
     """Deals the examples of a split to batches, each once an epoch in a keyed order, from epoch to epoch without a gap.
 
-    Example number n of the run is lane n % batch of step n // batch. All ranks' rows together are the same whatever
-    the world size, their padding included.
+    The examples of a pool of steps in a row are sorted by length and cut into batches of like lengths, which come in a
+    keyed order. All ranks' rows together are the same whatever the world size, their padding included.
     """
 
     def __init__(
@@ -102,6 +104,8 @@ class LabelledStream:
         self._split, self._seed = split, seed
         self.batch_size, self.context = batch, context
         self._rows = slice(rank * (batch // world), (rank + 1) * (batch // world))
+        self._pool_steps = max(1, min(POOL, len(split) // batch))
+        self._pool: tuple[int, npt.NDArray[np.int64]] | None = None
 
     @property
     def description(self) -> dict[str, Any]:
@@ -114,10 +118,6 @@ class LabelledStream:
             "seed": self._seed,
         }
 
-    def epoch(self, step: int) -> int:
-        """The epoch of the first example of the global batch at `step`."""
-        return step * self.batch_size // len(self._split)
-
     def batch(self, step: int) -> LabelledBatch:
         """The rows of this rank [B / world] at `step`."""
         index_B = self._indices(step)
@@ -126,7 +126,22 @@ class LabelledStream:
 
     def _indices(self, step: int) -> npt.NDArray[np.int64]:
         """The examples [B] of the global batch at `step`."""
-        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        number, place = divmod(step, self._pool_steps)
+        if self._pool is None or self._pool[0] != number:
+            self._pool = number, self._sorted(number)
+        return self._pool[1][place]
+
+    def _sorted(self, pool: int) -> npt.NDArray[np.int64]:
+        """The batches [steps, B] of one pool, in the order of its steps."""
+        steps = self._pool_steps
+        size = steps * self.batch_size
+        drawn = self._drawn(np.arange(pool * size, (pool + 1) * size))
+        by_length = drawn[np.argsort(self._split.lengths[drawn], kind="stable")]
+        order = Permutation(steps, self._seed, pool)
+        return by_length.reshape(steps, self.batch_size)[order(np.arange(steps))]
+
+    def _drawn(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The examples that are drawn first, second ... in the run."""
         indices = np.empty_like(numbers)
         for epoch in np.unique(numbers // len(self._split)):
             chosen = numbers // len(self._split) == epoch
