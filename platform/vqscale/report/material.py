@@ -42,7 +42,12 @@ class Material:
 
     @cached_property
     def unit(self) -> str:
-        return UNITS.get(self.metric, self.metric)
+        return UNITS.get(self.metric, self.metric).replace("token", "label" if self.classifies else "token")
+
+    @cached_property
+    def classifies(self) -> bool:
+        """Whether the table is one of classifiers."""
+        return "task" in self.table and set(self.table["task"]) == {"classification"}
 
     @cached_property
     def runs(self) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from vqscale.report.material import Material
 from vqscale.report.section import Section
 from vqscale.report.sections import (
     architectures,
+    classes,
     codebook,
     compute,
     context,
@@ -24,6 +25,7 @@ from vqscale.report.sections import (
 from vqscale.report.words.summary import summarise
 
 SECTIONS = (
+    classes.section,
     compute.section,
     isoflop.section,
     sizes.section,

@@ -5,7 +5,7 @@ once it answers. A run is ended last, after all its rows and final numbers, so t
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.markup import escape
 
@@ -96,6 +96,8 @@ class Observer:
         self._tracker.log_rows(run, ((int(row["tokens"]), row) for row in rows))
         final = {f"final/{key}": getattr(result, key) for key in FINAL}
         self._tracker.log_final(run, final, tokens=result.tokens)
+        for name, lines in _tables(result).items():
+            self._tracker.log_text(run, "".join(",".join(map(str, line)) + "\n" for line in lines), f"{name}.csv")
         tags = {"status": result.status, "device": result.device or "", "backend": result.backend or ""}
         tags |= {"error": last_line(result.error)} if result.error else {}
         tags |= _code_tags(result.versions, result.git)
@@ -129,6 +131,20 @@ class Observer:
             "flops": cost.flops,
             "tokens": cost.tokens,
         }
+
+
+def _tables(result: Result) -> dict[str, list[Sequence[object]]]:
+    """What was measured of a classifier in rows, headers first: confusion matrix, accuracy by length and distance."""
+    found: dict[str, list[Sequence[object]]] = {}
+    if result.confusion:
+        header = ["true class", *(f"as {named}" for named in range(len(result.confusion)))]
+        found["confusion"] = [header, *([true, *row] for true, row in enumerate(result.confusion))]
+    buckets = {"accuracy_by_length": result.accuracy_by_length, "accuracy_by_distance": result.accuracy_by_distance}
+    for name, rows in buckets.items():
+        if rows:
+            found[name] = [("start", "end", "labels", "accuracy")]
+            found[name] += [(one.start, one.end, one.labels, one.accuracy) for one in rows]
+    return found
 
 
 def _tags(trial: Trial) -> dict[str, str]:

@@ -260,6 +260,11 @@ class Tracker:
                 self._client.log_artifact(run_id, copy, artifact_path=parent)
 
     @_guarded
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """A small file as an artifact of a run; CSV is shown as a table."""
+        self._client.log_text(run_id, text, name)
+
+    @_guarded
     def end(self, run_id: str, status: RunStatus) -> None:
         self._client.set_terminated(run_id, status)
 

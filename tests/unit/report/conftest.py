@@ -10,7 +10,7 @@ from vqscale.bench.plan import plan_throughput
 from vqscale.bench.record import Measurement
 from vqscale.bench.request import default_study, with_options
 from vqscale.laws import fit_study
-from vqscale.results import PositionLoss, Result, read_table, write_table
+from vqscale.results import AccuracyBucket, PositionLoss, Result, read_table, write_table
 
 SIZES = {"pico": 31_104, "nano": 65_024, "micro": 166_848, "mini": 388_608, "small": 887_296}
 FINGERPRINT = "5e1f" * 16
@@ -90,6 +90,27 @@ def unfinished(status, error):
     absent = ["loss", "bpb", "perplexity", "train_loss", "seconds_training", "seconds_evaluation", "code_perplexity"]
     return make_run(preset="mini", seed=1, trial_id=status, name=f"vq-mini-{status}", status=status, error=error,
                     loss_by_position=[], **dict.fromkeys(absent))  # fmt: skip
+
+
+def make_classifier(arch="transformer_vq", seed=0, accuracy=0.8, **changes):
+    """A run on 100 held-out examples of two classes, 60 of the first, of two lengths."""
+    right = round(100 * accuracy)
+    values = {
+        "task": "classification", "seed": seed, "bpb": None, "perplexity": None, "loss_by_position": [],
+        "trial_id": f"{arch}{seed}{accuracy}", "name": f"{arch}-seed{seed}", "classes": 2, "examples": 100,
+        "accuracy": accuracy, "balanced_accuracy": accuracy - 0.05, "macro_f1": accuracy - 0.1,
+        "test_accuracy": accuracy - 0.02, "confusion": [[60, 0], [100 - right, right - 60]],
+        "accuracy_by_length": [
+            AccuracyBucket(start=8, end=16, labels=40, accuracy=1.0),
+            AccuracyBucket(start=16, end=32, labels=60, accuracy=(right - 40) / 60),
+        ],
+    }  # fmt: skip
+    return make_run(arch, **values | changes)
+
+
+@pytest.fixture(scope="session")
+def make_classifier_run():
+    return make_classifier
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def _panel(material: Material, arch: str, members: pd.DataFrame, place: int) -> 
         title=f"Training loss over tokens: {architecture(arch)}",
         tab=architecture(arch),
         x=Axis(name="training tokens", log=True, show=count),
-        y=Axis(name="bits a byte" if in_bits else "nats a token"),
+        y=Axis(name="bits a byte" if in_bits else "nats a label" if material.classifies else "nats a token"),
         layers=[
             _line(curves[str(trial)], row, tints[row["parameters_non_embedding"]], in_bits=in_bits)
             for trial, row in members.iterrows()

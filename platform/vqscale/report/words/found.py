@@ -8,7 +8,8 @@ from vqscale.report.equal import Group, groups, seed_noise
 from vqscale.report.material import Material, frontier, lead
 from vqscale.report.references import levels
 from vqscale.report.sections.architectures import KINDS, Kind, budget_of, equal_sizes
-from vqscale.report.style import architecture, count, listed, number, percent, power, whole
+from vqscale.report.sections.classes import best_run, classified, guess, over_seeds
+from vqscale.report.style import architecture, count, listed, number, percent, plural, power, whole
 from vqscale.report.throughput import decisions
 
 _VARIED = {"codebook_size": ("S", "codebook size"), "context": ("T", "context length")}
@@ -34,6 +35,9 @@ def _best_run(material: Material) -> Iterator[str]:
         if not material.fits.fits:
             yield "No run has finished with a held-out loss, so nothing can be concluded yet."
         return
+    if material.classifies and runs["accuracy"].notna().any():
+        yield _most_accurate(material)
+        return
     best = runs.sort_values(material.metric).iloc[0]
     who = str(best["name"]) if "name" in runs else f"row {best.name}"
     text = f"The best of {len(runs)} finished runs, {who}, reaches {number(best[material.metric])} {material.unit}"
@@ -42,6 +46,17 @@ def _best_run(material: Material) -> Iterator[str]:
         return
     known = levels(material.references, best.get("corpus_fingerprint"))
     yield "; ".join([f"{text} on held-out text", *_beside(float(best["bpb"]), known)]) + "."
+
+
+def _most_accurate(material: Material) -> str:
+    """The best group of runs that differ in their seed alone, beside a guess."""
+    best = over_seeds(classified(material))[0]
+    level, words = guess(best_run(best.rows))
+    seeds = f", mean of {len(best.rows)} seeds," if len(best.rows) > 1 else ""
+    return (
+        f"The most accurate of {plural(len(material.runs), 'finished run')}, {best.label}{seeds} names"
+        f" {percent(best.mean('accuracy'))} of the held-out labels rightly; {words} reaches {percent(level)}."
+    )
 
 
 def _beside(bpb: float, known: dict[str, float]) -> Iterator[str]:

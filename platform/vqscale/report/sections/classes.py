@@ -1,0 +1,237 @@
+"""Classifiers: accuracy by architecture and size over seeds, by length and by distance, and what is confused."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from vqscale.report.compare import finished
+from vqscale.report.material import Material
+from vqscale.report.panel import Axis, Level, Panel, Points
+from vqscale.report.section import Block, Charts, Heading, Prose, Section, Shown
+from vqscale.report.sections.runs import LONG
+from vqscale.report.style import architecture, count, number, percent, present, shade, whole
+from vqscale.report.tables import Cell, Table
+
+MOST_CURVES = 12
+_SAME = (
+    *("corpus_fingerprint", "arch", "variant", "head", "preset", "parameters_non_embedding", "codebook_size"),
+    *("block_length", "context", "tokens", "batch_tokens", "lr", "schedule"),
+)
+"""What runs that differ in their seed alone agree in."""
+_MEANS = (
+    "Accuracy is the share of the labels of the validation split that are named rightly; balanced accuracy the mean"
+    " recall of the classes, macro F1 the mean of their F1. Of several seeds the mean is given, with the standard"
+    " deviation, and the lowest and highest."
+)
+_BY = {
+    "accuracy_by_length": ("length", "By length of the example", "tokens of the example"),
+    "accuracy_by_distance": ("distance", "By distance to the answer", "tokens between a label and its answer"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """Finished runs that differ in nothing but the seed."""
+
+    label: str
+    rows: pd.DataFrame
+
+    def __getitem__(self, column: str) -> Any:
+        return self.rows[column].iloc[0]
+
+    def mean(self, column: str) -> float:
+        return float(self.rows[column].mean())
+
+
+def section(material: Material) -> Section | None:
+    runs = classified(material)
+    if runs.empty:
+        return None
+    blocks: list[Block] = [Prose(text=_MEANS)]
+    for place, (corpus, members) in enumerate(runs.groupby("corpus_fingerprint", sort=False)):
+        groups = over_seeds(members)
+        if runs["corpus_fingerprint"].nunique() > 1:
+            blocks.append(Heading(text=_corpus(members, str(corpus))))
+        table = _table(groups)
+        fold = f"All {len(table.rows)} groups of runs" if len(table.rows) > LONG else ""
+        blocks += [Charts(panels=_panels(material, groups, place)), Shown(table=table, fold=fold)]
+        blocks += _confused(members)
+    return Section(id="classes", title="Accuracy", nav="Accuracy", blocks=blocks)
+
+
+def classified(material: Material) -> pd.DataFrame:
+    """Finished runs with an accuracy."""
+    runs = finished(material.table)
+    return runs[runs["accuracy"].notna()] if "accuracy" in runs else runs.iloc[:0]
+
+
+def over_seeds(runs: pd.DataFrame) -> list[Seeds]:
+    """Groups of runs, the most accurate first."""
+    keys = [name for name in _SAME if name in runs]
+    parts = [rows for _, rows in runs.groupby(keys, dropna=False, sort=False)]
+    varied = {name for name in ("preset", "codebook_size", "context", "tokens", "lr") if runs[name].nunique() > 1}
+    found = [Seeds(label=_label(rows.iloc[0], varied), rows=rows) for rows in parts]
+    return sorted(found, key=lambda one: -one.mean("accuracy"))
+
+
+def best_run(runs: pd.DataFrame) -> "pd.Series[Any]":
+    return runs.sort_values("accuracy", ascending=False, kind="stable").iloc[0]
+
+
+def guess(row: "pd.Series[Any]") -> tuple[float, str]:
+    """What naming one class always would reach, and in words: the largest class where its share is known."""
+    confusion = row.get("confusion")
+    if isinstance(confusion, list) and confusion:
+        totals = [sum(line) for line in confusion]
+        return max(totals) / sum(totals), "the most frequent class"
+    return 1 / float(row["classes"]), "chance"
+
+
+def _label(row: "pd.Series[Any]", varied: set[str]) -> str:
+    name = architecture(row["arch"], row.get("head") if row.get("head") != "shga" else None)
+    parts = [f"{name}, {row['variant']}" if present(row.get("variant")) else name]
+    shown: dict[str, Callable[[Any], str]] = {
+        "preset": str,
+        "codebook_size": lambda codes: f"S {whole(codes)}",
+        "context": lambda context: f"T {whole(context)}",
+        "tokens": lambda tokens: f"D {count(tokens)}",
+        "lr": lambda rate: f"lr {number(rate, 2)}",
+    }
+    parts += [show(row[name]) for name, show in shown.items() if name in varied and present(row[name])]
+    return ", ".join(parts)
+
+
+def _corpus(runs: pd.DataFrame, fingerprint: str) -> str:
+    return f"{str(runs['corpus'].iloc[0]).rstrip('/').rsplit('/', 1)[-1]} ({fingerprint[:12]})"
+
+
+def _table(groups: Sequence[Seeds]) -> Table:
+    headers = ["model", "size", "N", "S", "T", "D", "seeds", "accuracy", "lowest to highest", "balanced", "macro F1",
+               "test", "nats a label"]  # fmt: skip
+    return Table(headers=headers, rows=[_row(one) for one in groups])
+
+
+def _row(one: Seeds) -> list[Cell]:
+    accuracy, seeds = one.rows["accuracy"], len(one.rows)
+    spread = f" ± {100 * float(accuracy.std()):.1f}" if seeds > 1 else ""
+    span = f"{percent(accuracy.min())} to {percent(accuracy.max())}" if seeds > 1 else ""
+    codes = one["codebook_size"]
+    cells: list[Cell] = [(one.label, one.label), (str(one["preset"]), str(one["preset"]))]
+    cells += [(count(one[name]), float(one[name])) for name in ("parameters_non_embedding",)]
+    cells.append((whole(codes), float(codes)) if present(codes) else ("", ""))
+    cells += [(whole(one["context"]), float(one["context"])), (count(one["tokens"]), float(one["tokens"]))]
+    cells += [(str(seeds), seeds), (f"{percent(one.mean('accuracy'))}{spread}", one.mean("accuracy"))]
+    cells.append((span, float(accuracy.min())))
+    cells += [(percent(one.mean(name)), one.mean(name)) for name in ("balanced_accuracy", "macro_f1", "test_accuracy")]
+    return [*cells, (number(one.mean("loss")), one.mean("loss"))]
+
+
+def _panels(material: Material, groups: Sequence[Seeds], place: int) -> list[Panel]:
+    suffix = "" if place == 0 else f"-{place + 1}"
+    drawn = _drawn(material, groups[:MOST_CURVES])
+    panels = [_sizes(drawn, suffix)]
+    for column, (name, tab, axis) in _BY.items():
+        if layers := _curves(drawn, column):
+            panels.append(
+                Panel(
+                    name=f"accuracy_by_{name}{suffix}",
+                    title=f"Held-out accuracy {tab[0].lower()}{tab[1:]}",
+                    tab=tab,
+                    x=Axis(name=axis, log=True, show=count),
+                    y=Axis(name="accuracy (%)", span=(0, 100)),
+                    layers=layers,
+                )
+            )
+    return panels
+
+
+def _drawn(material: Material, groups: Sequence[Seeds]) -> list[tuple[Seeds, dict[str, Any]]]:
+    """Groups with the colour and symbol of their architecture, paler the less accurate ones of it."""
+    drawn = []
+    for one in groups:
+        mates = [other.label for other in reversed(groups) if other["arch"] == one["arch"]]
+        share = (mates.index(one.label) + 1) / len(mates)
+        tint = shade(material.scheme.colour(one["arch"]), share)
+        drawn.append((one, {"label": one.label, "shade": tint, "symbol": material.scheme.symbol(one["arch"])}))
+    return drawn
+
+
+def _sizes(drawn: Sequence[tuple[Seeds, dict[str, Any]]], suffix: str) -> Panel:
+    """Accuracy over N; bars from the lowest to the highest seed."""
+    sizes = [float(one["parameters_non_embedding"]) for one, _ in drawn]
+    span = 0.8 * min(sizes), 1.25 * max(sizes)
+    level, words = guess(best_run(pd.concat([one.rows for one, _ in drawn])))
+    return Panel(
+        name=f"accuracy{suffix}",
+        title="Held-out accuracy over size; bars reach from the lowest to the highest seed",
+        tab="By size",
+        x=Axis(name="parameters without embeddings N", log=True, show=count, span=span),
+        y=Axis(name="accuracy (%)"),
+        layers=[
+            Points(
+                **look,
+                x=[float(one["parameters_non_embedding"])],
+                y=[100 * one.mean("accuracy")],
+                low=[100 * float(one.rows["accuracy"].min())],
+                high=[100 * float(one.rows["accuracy"].max())],
+                texts=[f"{one.label}<br>{percent(one.mean('accuracy'))}, {len(one.rows)} seed(s)"],
+            )
+            for one, look in drawn
+        ],
+        levels=[Level(y=100 * level, label=words)],
+    )
+
+
+def _curves(drawn: Sequence[tuple[Seeds, dict[str, Any]]], column: str) -> list[Points]:
+    """One curve a group: accuracy over the buckets of `column`, all seeds' labels together."""
+    layers = []
+    for one, look in drawn:
+        pooled = _pooled(one.rows[column]) if column in one.rows else {}
+        if len(pooled) < 2:
+            continue
+        places = [(start * max(end - 1, start)) ** 0.5 or 1.0 for start, end in pooled]
+        layers.append(
+            Points(
+                **look,
+                joined=True,
+                size=5,
+                x=places,
+                y=[100 * right / labels for labels, right in pooled.values()],
+                texts=[
+                    f"{one.label}<br>{start:,} to {end - 1:,} tokens: {percent(right / labels)} of {count(labels)}"
+                    for (start, end), (labels, right) in pooled.items()
+                ],
+            )
+        )
+    return layers
+
+
+def _pooled(cells: "pd.Series[Any]") -> dict[tuple[int, int], tuple[float, float]]:
+    """Labels and right ones by bucket, over all runs."""
+    found: dict[tuple[int, int], tuple[float, float]] = {}
+    for cell in cells:
+        for bucket in cell if isinstance(cell, list) else []:
+            key = int(bucket["start"]), int(bucket["end"])
+            labels, right = found.get(key, (0.0, 0.0))
+            found[key] = labels + bucket["labels"], right + bucket["labels"] * bucket["accuracy"]
+    return dict(sorted(found.items()))
+
+
+def _confused(runs: pd.DataFrame) -> list[Block]:
+    """The confusion matrix of the most accurate run."""
+    row = best_run(runs)
+    confusion = row.get("confusion")
+    if not isinstance(confusion, list) or not confusion:
+        return []
+    rows: list[list[Cell]] = []
+    for true, named in enumerate(confusion):
+        total = sum(named)
+        recall: Cell = (percent(named[true] / total), named[true] / total) if total else ("", "")
+        rows.append([(str(true), true), *((str(labels), labels) for labels in named), recall])
+    headers = ["class", *(f"as {named}" for named in range(len(confusion))), "recall"]
+    fold = f"Confusion of {len(rows)} classes" if len(rows) > LONG else ""
+    text = f"{row['name']}, the most accurate run: labels by true class, and by the class that they were taken for."
+    table = Table(headers=headers, rows=rows)
+    return [Heading(text="What is confused"), Prose(text=text), Shown(table=table, fold=fold)]

@@ -1,0 +1,72 @@
+"""The page of a study of classifiers: accuracy over seeds, by length, and what is confused; nothing of it elsewhere."""
+
+import pytest
+
+from vqscale.laws import StudyFits
+from vqscale.report import figures, gather, write_report
+from vqscale.report.page import make_sections
+from vqscale.report.section import Charts, Shown
+from vqscale.report.words.summary import summarise
+from vqscale.results import read_table, write_table
+
+
+@pytest.fixture
+def material_of(tmp_path):
+    def make(runs):
+        write_table(runs, str(tmp_path / "results.parquet"))
+        table = read_table(str(tmp_path / "results.parquet"))
+        return gather(study={"study": "told", "question": ""}, table=table, fits=StudyFits())
+
+    return make
+
+
+@pytest.fixture
+def runs(make_classifier_run):
+    made = [make_classifier_run(seed=seed, accuracy=accuracy) for seed, accuracy in ((0, 0.8), (1, 0.9))]
+    made += [make_classifier_run("transformer", accuracy=0.7), make_classifier_run(accuracy=0.6, variant="causal")]
+    return made
+
+
+def section_of(material):
+    return next(one for one in make_sections(material) if one.id == "classes")
+
+
+def test_accuracy_table_gives_mean_and_spread_over_seeds_of_every_variant(material_of, runs):
+    table, confusion = (one.table for one in section_of(material_of(runs)).blocks if isinstance(one, Shown))
+    column = {name: place for place, name in enumerate(table.headers)}
+    rows = [[cell[0] for cell in row] for row in table.rows]
+    assert [row[column["model"]] for row in rows] == ["Transformer-VQ", "Transformer", "Transformer-VQ, causal"]
+    assert rows[0][column["accuracy"]] == "85.0 % ± 7.1"
+    assert rows[0][column["lowest to highest"]] == "80.0 % to 90.0 %"
+    assert rows[1][column["accuracy"]] == "70.0 %"
+    assert rows[0][column["test"]] == "83.0 %"
+    confused = [[cell[0] for cell in row] for row in confusion.rows]
+    assert confused == [["0", "60", "0", "100.0 %"], ["1", "10", "30", "75.0 %"]]
+
+
+def test_accuracy_by_length_pools_the_labels_of_all_seeds(material_of, runs):
+    (charts,) = (one for one in section_of(material_of(runs)).blocks if isinstance(one, Charts))
+    size, length = charts.panels
+    assert size.levels[0].y == pytest.approx(60.0)
+    assert size.levels[0].label == "the most frequent class"
+    vq = next(layer for layer in length.layers if layer.label == "Transformer-VQ")
+    assert vq.y == pytest.approx([100.0, 100 * (40 + 50) / 120])
+
+
+def test_summary_names_the_most_accurate_model_and_what_a_guess_reaches(material_of, runs):
+    found = {part.title: " ".join(part.sentences) for part in summarise(material_of(runs))}["What was found"]
+    assert "Transformer-VQ, mean of 2 seeds, names 85.0 % of the held-out labels rightly" in found
+    assert "the most frequent class reaches 60.0 %" in found
+
+
+def test_page_of_classifiers_is_written_with_a_figure_for_every_chart(material_of, runs, tmp_path):
+    material = material_of(runs)
+    write_report(material, str(tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    assert "nats a label" in page
+    assert "bits a byte" not in page
+    assert {"accuracy", "accuracy_by_length"} <= {one.name for one in figures(material)}
+
+
+def test_page_of_language_models_has_no_section_for_classifiers(material_of, study_results):
+    assert "classes" not in {one.id for one in make_sections(material_of(study_results))}
