@@ -4,6 +4,8 @@ Both give pairs (start, length): tokens start .. start + length are read (length
 predicted from those before it.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from vqscale.data.corpus import TokenSplit
@@ -35,6 +37,21 @@ def documents(split: TokenSplit, limit_tokens: int | None = None) -> list[tuple[
             found.append((prompt, finish - prompt))
             prompt = finish
     return [pair for pair in (*found, (prompt, end - prompt)) if pair[1] > 0]
+
+
+class TextCounts(NamedTuple):
+    """Words between white space and line ends of a text."""
+
+    words: int
+    line_ends: int
+
+
+def text_counts(split: TokenSplit, limit_tokens: int | None = None) -> TextCounts:
+    """Of the tokens that are predicted; a word that is cut at the end counts. The text is held in memory."""
+    ids = split.read(1, _last_predicted(split, limit_tokens))
+    documents = np.split(ids, np.flatnonzero(ids == EOS))  # no word goes on from one document into the next
+    texts = [split.corpus.tokenizer.decode(document) for document in documents]
+    return TextCounts(sum(len(text.split()) for text in texts), sum(text.count(b"\n") for text in texts))
 
 
 def _last_predicted(split: TokenSplit, limit_tokens: int | None) -> int:

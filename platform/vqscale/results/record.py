@@ -88,6 +88,10 @@ class Result(Frozen):
     bpb: float | None
     perplexity: float | None
     """As bpb of language models alone."""
+    word_perplexity: float | None = None
+    """exp(total nats / words) of a corpus that counts words, as PG-19 is reported."""
+    word_perplexity_eol: float | None = None
+    """The same with every line end counted as a word, as WikiText-103 is reported."""
     train_loss: float | None
     loss_by_position: list[PositionLoss]
     accuracy: float | None = Field(default=None, ge=0, le=1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from vqscale.data.evaluation import documents, sequences
+from vqscale.data.evaluation import TextCounts, documents, sequences, text_counts
 from vqscale.results.record import PositionLoss
 from vqscale.study.trial import TrainConfig
 from vqscale.train.metrics import world_size
@@ -33,6 +33,8 @@ class HeldOut:
     text_bytes: int
     """Bytes of text that the predicted tokens stand for."""
     by_position: list[PositionLoss]
+    counts: TextCounts | None
+    """Words and line ends of that text, of a corpus that counts words."""
 
     @property
     def bpb(self) -> float:
@@ -40,7 +42,24 @@ class HeldOut:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(min(self.nats, 700.0))
+        return _exp(self.nats)
+
+    @property
+    def word_perplexity(self) -> float | None:
+        """exp(total nats / words), as PG-19 is reported (Rae et al. 2020)."""
+        return self._by_unit(self.counts.words) if self.counts else None
+
+    @property
+    def word_perplexity_eol(self) -> float | None:
+        """The same with every line end counted as a word, as WikiText-103 is reported (Merity et al. 2016)."""
+        return self._by_unit(self.counts.words + self.counts.line_ends) if self.counts else None
+
+    def _by_unit(self, units: int) -> float | None:
+        return _exp(self.nats * self.tokens / units) if units else None
+
+
+def _exp(nats: float) -> float:
+    return math.exp(min(nats, 700.0))
 
 
 @torch.no_grad()
@@ -80,7 +99,9 @@ def evaluate(
         _add_batch(model, batch, width, segment, train, device, nats_T, count_T)
         text_bytes += sum(int(corpus.token_bytes[row[1:]].sum()) for row in batch)
     model.train(was_training)
-    return _result(*(total(part, device, group) for part in (nats_T, count_T, text_bytes)))
+    counts = text_counts(tokens, train.evaluation_tokens) if tokens.record.words is not None else None
+    nats_T, count_T, text_bytes = (total(part, device, group) for part in (nats_T, count_T, text_bytes))
+    return _result(nats_T, count_T, text_bytes, counts)
 
 
 def _read(tokens: Any, start: int, length: int) -> np.ndarray:
@@ -139,7 +160,7 @@ def total(part: Tensor, device: torch.device, group: ProcessGroup | None) -> Ten
     return on_device.cpu()
 
 
-def _result(nats_T: Tensor, count_T: Tensor, text_bytes: Tensor) -> HeldOut:
+def _result(nats_T: Tensor, count_T: Tensor, text_bytes: Tensor, counts: TextCounts | None) -> HeldOut:
     tokens = int(count_T.sum())
     return HeldOut(
         nats=float(nats_T.sum()) / tokens,
@@ -149,6 +170,7 @@ def _result(nats_T: Tensor, count_T: Tensor, text_bytes: Tensor) -> HeldOut:
             PositionLoss(start=start, end=end, nats=float(nats_T[start:end].sum() / count_T[start:end].sum()))
             for start, end in position_buckets(len(count_T))
         ],
+        counts=counts,
     )
 
 

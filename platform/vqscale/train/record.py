@@ -145,8 +145,10 @@ def _held_out(outcome: Outcome) -> dict[str, Any]:
     """What was measured on held-out splits, but for lists; columns of the other task are absent."""
     held_out, test = outcome.held_out, outcome.test
     if not isinstance(held_out, Classified):
-        bpb, perplexity = (held_out.bpb, held_out.perplexity) if held_out else (None, None)
-        return {"loss": held_out and held_out.nats, "bpb": bpb, "perplexity": perplexity}
+        if held_out is None:
+            return dict.fromkeys(("loss", "bpb", "perplexity"))
+        names = ("bpb", "perplexity", "word_perplexity", "word_perplexity_eol")
+        return {"loss": held_out.nats, **{name: getattr(held_out, name) for name in names}}
     return {
         "loss": held_out.nats,
         "bpb": None,

@@ -129,7 +129,8 @@ class LabelledStream:
         number, place = divmod(step, self._pool_steps)
         if self._pool is None or self._pool[0] != number:
             self._pool = number, self._sorted(number)
-        return self._pool[1][place]
+        indices_B: npt.NDArray[np.int64] = self._pool[1][place]
+        return indices_B
 
     def _sorted(self, pool: int) -> npt.NDArray[np.int64]:
         """The batches [steps, B] of one pool, in the order of its steps."""
@@ -137,8 +138,8 @@ class LabelledStream:
         size = steps * self.batch_size
         drawn = self._drawn(np.arange(pool * size, (pool + 1) * size))
         by_length = drawn[np.argsort(self._split.lengths[drawn], kind="stable")]
-        order = Permutation(steps, self._seed, pool)
-        return by_length.reshape(steps, self.batch_size)[order(np.arange(steps))]
+        batches: npt.NDArray[np.int64] = by_length.reshape(steps, self.batch_size)
+        return batches[Permutation(steps, self._seed, pool)(np.arange(steps))]
 
     def _drawn(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The examples that are drawn first, second ... in the run."""

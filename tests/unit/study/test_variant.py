@@ -1,0 +1,23 @@
+"""How a model that differs from its architecture's usual form is told apart in names and tables."""
+
+import pytest
+
+from vqscale.models import resolve
+
+
+@pytest.mark.parametrize(
+    ("overrides", "word"),
+    [
+        ({}, None),
+        ({"global_memory": False}, "window-only"),
+        ({"structured_memory": "s4d", "attention_function": "laplace"}, "s4d+laplace"),
+        ({"structured_memory": "none", "gates": False}, "no-memory+no-gates"),
+        ({"local_window": False, "norm": "layer", "prenorm": False}, "no-window+layer-norm+post-norm"),
+    ],
+)
+def test_variant_names_what_differs_from_the_usual_form(overrides, word):
+    assert resolve("longvq", "pico", 259, overrides).variant == word
+
+
+def test_variant_of_other_architectures_is_none():
+    assert resolve("transformer_vq", "pico", 259, {"head": "mha"}).variant is None
