@@ -175,6 +175,7 @@ class ModelConfig(Frozen):
             "laplace": self.attention_function == "laplace",
             f"{self.norm}-norm": self.norm not in (None, "rms"),
             "post-norm": self.prenorm is False,
+            f"w{self.window}": self.window is not None,
             "causal": self.classes is not None and self.pooling != "none" and self.causal,
         }
         words = [word for word, differs in said.items() if differs]

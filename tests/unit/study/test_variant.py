@@ -21,3 +21,7 @@ def test_variant_names_what_differs_from_the_usual_form(overrides, word):
 
 def test_variant_of_other_architectures_is_none():
     assert resolve("transformer_vq", "pico", 259, {"head": "mha"}).variant is None
+
+
+def test_variant_tells_windows_apart():
+    assert resolve("transformer_window", "pico", 259, {"window": 96}).variant == "w96"

@@ -188,27 +188,27 @@ def _curves(drawn: Sequence[tuple[Seeds, dict[str, Any]]], column: str) -> list[
     """One curve a group: accuracy over the buckets of `column`, all seeds' labels together."""
     layers = []
     for one, look in drawn:
-        pooled = _pooled(one.rows[column]) if column in one.rows else {}
-        if len(pooled) < 2:
+        buckets = pooled(one.rows[column]) if column in one.rows else {}
+        if len(buckets) < 2:
             continue
-        places = [(start * max(end - 1, start)) ** 0.5 or 1.0 for start, end in pooled]
+        places = [(start * max(end - 1, start)) ** 0.5 or 1.0 for start, end in buckets]
         layers.append(
             Points(
                 **look,
                 joined=True,
                 size=5,
                 x=places,
-                y=[100 * right / labels for labels, right in pooled.values()],
+                y=[100 * right / labels for labels, right in buckets.values()],
                 texts=[
                     f"{one.label}<br>{start:,} to {end - 1:,} tokens: {percent(right / labels)} of {count(labels)}"
-                    for (start, end), (labels, right) in pooled.items()
+                    for (start, end), (labels, right) in buckets.items()
                 ],
             )
         )
     return layers
 
 
-def _pooled(cells: "pd.Series[Any]") -> dict[tuple[int, int], tuple[float, float]]:
+def pooled(cells: "pd.Series[Any]") -> dict[tuple[int, int], tuple[float, float]]:
     """Labels and right ones by bucket, over all runs."""
     found: dict[tuple[int, int], tuple[float, float]] = {}
     for cell in cells:
