@@ -56,8 +56,8 @@ def make_study(corpus_uri: str, tmp_path: Path) -> MakeStudy:
 
     def make(name: str = "small", *, train: dict[str, Any] | None = None, **sections: Any) -> Study:
         recipe = {
-            "context": 64, "tokens": 64 * 8 * 12, "batch_tokens": 64 * 8, "lr": 0.01, "evaluation_tokens": 2048,
-        } | (train or {})  # fmt: skip
+            "context": 64, "tokens": 64 * 8 * 12, "batch_tokens": 64 * 8, "lr": 0.01,
+        } | ({} if "task" in sections else {"evaluation_tokens": 2048}) | (train or {})  # fmt: skip
         values = {
             "study": name,
             "question": "Does it work?",

@@ -11,13 +11,17 @@ import psutil
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from mlflow import MlflowClient
 from rich.console import Console
 
 from vqscale import storage
+from vqscale.cli.run import run as run_command
+from vqscale.data.labelled.prepare import prepare_labelled
+from vqscale.data.tasks.listops import ListOps
 from vqscale.errors import ClusterError
 from vqscale.plan.plan import plan
-from vqscale.results import Result, read_table
+from vqscale.results import Result, read_table, to_results
 from vqscale.study.spec import RunOptions, Study
 from vqscale.sweep.autotune import autotune
 from vqscale.sweep.run import run
@@ -230,3 +234,35 @@ def test_autotune_stops_what_falls_behind_and_chooses_within_tolerance(make_stud
     assert choice.codebook_size == choice.best_size
     assert all(result.bpb is not None for result in choice.trials)
     assert [row["codebook_size"] for row in choice.table()] == [2, 16, 32]
+
+
+def test_study_of_classifiers_runs_from_its_file_to_its_report(
+    make_study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_labelled(ListOps(examples=(256, 40, 30), length=(8, 60)), str(tmp_path / "listops"))
+    study = make_study(
+        "classes",
+        task="classification",
+        data={"corpus": str(tmp_path / "listops")},
+        train={"schedule": "linear"},
+        sweep=[{"model.arch": ["transformer_vq", "transformer"]}],
+    )
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    run_command(str(tmp_path / "study.yaml"), address=None, allow_changed=False, as_json=False)
+    results = to_results(read_table(storage.join(study.folder, "results.parquet")))
+    assert [(result.status, result.task, result.examples) for result in results] == [
+        ("finished", "classification", 40)
+    ] * 2
+    assert all(result.bpb is None and result.accuracy is not None for result in results)
+    assert all(result.test_accuracy is not None for result in results)
+    assert "accuracy" in capsys.readouterr().out
+    assert "What is confused" in Path(study.folder, "report.html").read_text()
+    client = MlflowClient(study.tracking.uri)
+    experiment = client.get_experiment_by_name("classes")
+    children = [one for one in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in one.data.tags]
+    shown = {one.data.tags["vqscale.trial_id"]: one for one in children}
+    for result in results:
+        run_of_trial = shown[result.trial_id]
+        assert run_of_trial.data.metrics["final/accuracy"] == result.accuracy
+        names = {artifact.path for artifact in client.list_artifacts(run_of_trial.info.run_id)}
+        assert {"confusion.csv", "accuracy_by_length.csv"} <= names
