@@ -20,6 +20,7 @@ PLOT_WIDTH = 64
 LEFT = ("trial", "state", "model", "design", "cell", "reason")
 GROUPS = (
     *("projection", "feed_forward", "window", "relative_bias", "cache", "cache_build", "quantiser", "recurrence"),
+    "state_space",
     "head",
 )
 
