@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from vqscale.models.layers import RMSNorm, at_least_float32, unit_rms
 
 EPSILON = 1e-5
-"""Added to the variance in layer and batch norm (PyTorch's and Mega's value)."""
+"""Added to the variance in layer and batch norm (PyTorch's value)."""
 MOMENTUM = 0.1
-"""Share of a batch in the running statistics (PyTorch's and Mega's value)."""
+"""Share of a batch in the running statistics (PyTorch's value)."""
 
 _recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 
