@@ -74,10 +74,10 @@ def _values(runs: pd.DataFrame, column: str) -> str:
 
 
 def _rates(runs: pd.DataFrame) -> str:
-    by_rate = runs.groupby("lr")["arch"].unique()
+    by_rate = {float(rate): sorted(set(runs["arch"][runs["lr"] == rate])) for rate in sorted(set(runs["lr"]))}
     if len(by_rate) == 1:
-        return number(by_rate.index[0], 2)
-    return "; ".join(f"{number(float(str(rate)), 2)} for {', '.join(sorted(set(archs)))}" for rate, archs in by_rate.items())
+        return number(next(iter(by_rate)), 2)
+    return "; ".join(f"{number(rate, 2)} for {', '.join(archs)}" for rate, archs in by_rate.items())
 
 
 def _accuracies(groups: Sequence[Seeds], base: Seeds) -> list[str]:

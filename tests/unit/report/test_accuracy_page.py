@@ -29,7 +29,7 @@ def test_accuracy_page_gives_mean_spread_and_paired_difference(table):
 def test_accuracy_page_compares_with_the_model_that_is_named(table):
     text = page(read_table(table), "A task", "the command", against="Mega")
     assert "minus Mega" in text
-    with pytest.raises(StudyError, match="no model of this table. It has Mega; LongVQ"):
+    with pytest.raises(StudyError, match=r"no model of this table\. It has Mega; LongVQ"):
         page(read_table(table), "A task", "the command", against="mega")
 
 
