@@ -16,15 +16,6 @@ from vqkernels.state_space.recurrent import one_step, recurrent_scan
 
 ScanMethod = Literal["auto", "recurrent", "fft", "chunked"]
 
-FFT_UP_TO = 256
-"""Tokens up to which "auto" takes the FFT: the products of chunks cost more to set up, and less a token.
-
-Forward and backward, fp32, N = 16, one CPU thread (microseconds of CPU time a token, best of four, on a busy machine;
-anew by `vqscale.bench.scan`), FFT against chunks: T = 128: 12.7 / 16.3 (D 64), 27.4 / 38.4 (D 256); T = 512: 4.9 / 4.3,
-15.6 / 13.5; T = 2,048: 3.9 / 1.7, 13.1 / 6.4; T = 65,536: 7.3 / 1.2, 38.8 / 10.0. In batches of 16 they are even at
-T = 128. Complex coefficients are even at T = 512.
-"""
-
 _METHODS: dict[str, Callable[[Problem, bool], tuple[Tensor, Tensor | None]]] = {
     "recurrent": recurrent_scan,
     "fft": fft_scan,
@@ -52,15 +43,18 @@ def diagonal_scan(
 
     State and arithmetic are float32 (float64 where an argument is), also under autocast. Gradients: all of x,
     decay, input, output and state. `recurrent` is the definition; `chunked` is linear in T and takes everything; `fft`
-    takes a whole sequence without state or documents; `auto` is `chunked`, or `fft` for at most FFT_UP_TO tokens. On a
-    GPU both run as PyTorch's batched products and transforms: there is no kernel of our own, and no speed was measured.
+    takes a whole sequence without state or documents, and rounds all outputs together: a later token moves earlier ones
+    by a rounding. `auto` is `chunked`, where it does not: every y is the same bits whatever finite x come later. On a
+    CPU thread (real, fp32, forward and backward) the FFT took 0.7 to 1 of its time at 128 tokens, and more from 512 on
+    (`vqscale.bench.scan`). On a GPU both run as PyTorch's batched products and transforms: there is no kernel of our
+    own, and no speed was measured.
 
     Raises ValueError for shapes, flags or methods that do not fit.
     """
     check_shapes(x_BTD, decay_DN, input_DN, output_DN, state_BDN)
     check_flags(x_BTD, mask_BT, doc_start_BT)
     carries = return_state or state_BDN is not None or doc_start_BT is not None
-    run = _METHODS[_resolve(method, x_BTD.shape[1], carries)]
+    run = _METHODS[_resolve(method, carries)]
     with torch.autocast(x_BTD.device.type, enabled=False):
         problem = Problem.make(x_BTD, decay_DN, input_DN, output_DN, state_BDN, mask_BT, doc_start_BT)
         y_BTD, after_BDN = run(problem, return_state)
@@ -69,10 +63,10 @@ def diagonal_scan(
         return y_BTD.to(x_BTD.dtype), after_BDN
 
 
-def _resolve(method: str, length: int, carries: bool) -> str:
+def _resolve(method: str, carries: bool) -> str:
     """The method that runs; `carries`: there is a state to take or give, or a document may start."""
     if method == "auto":
-        return "fft" if length <= FFT_UP_TO and not carries else "chunked"
+        return "chunked"
     if method not in _METHODS:
         raise ValueError(f"method: got {method!r}; it must be one of {', '.join(map(repr, ('auto', *_METHODS)))}")
     if method == "fft" and carries:
