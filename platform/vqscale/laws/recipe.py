@@ -25,7 +25,7 @@ SIZE = "parameters_non_embedding"
 NEEDED = ("arch", SIZE, "lr", "tokens", "batch_tokens")
 SAME = (
     "tokens", "context", "segment", "codebook_size", "block_length", "precision", "d_model", "n_layer", "preset",
-    "schedule", "decay",
+    "schedule", "decay", "variant",
 )  # fmt: skip
 """What runs that are compared by their rate may not differ in."""
 
@@ -42,7 +42,8 @@ def fit_recipe(table: pd.DataFrame, *, study: str, metric: str | None = None) ->
         raise FitError(f"column {missing[0]!r} is missing; the table has {', '.join(map(str, table.columns))}.")
     runs = table[table["status"].isin(["finished", "diverged"])] if "status" in table else table
     if "variant" in runs:
-        runs = runs[runs["variant"].isna()]  # an architecture's rate is tuned on its usual form
+        # An architecture's rate is tuned on its usual form; a sliding window always names its width.
+        runs = runs[runs["variant"].isna() | (runs["arch"] == "transformer_window")]
     if runs.empty:
         raise FitError("the table has no finished run: train the sweep first.")
     for column in NEEDED[1:]:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from vqscale.errors import StudyError
 from vqscale.models.counts import parameter_groups, parameters_non_embedding
 from vqscale.models.gla import DECAY_RANK
-from vqscale.study.model import GATED_HYBRIDS, PLAIN, Arch, Head, ModelConfig
+from vqscale.study.model import GATED_HYBRIDS, PLAIN, STATE_DIM, Arch, Head, ModelConfig
 
 
 class Preset(NamedTuple):
@@ -53,9 +53,6 @@ ROTARY_BASE = 1e4
 
 FEED_FORWARD_STEP = 8
 """Feed-forward widths are multiples of this."""
-
-STATE_DIM = 16
-"""Numbers of state a channel of the structured memory (Mega's n_dim)."""
 
 _DECIDED_ELSEWHERE = {"arch", "vocab_size", "classes", "pooling", "sequences", "real_inputs"}
 """By the study's `arch`, and by its corpus."""

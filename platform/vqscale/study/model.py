@@ -16,6 +16,8 @@ PLAIN = ("transformer", "transformer_window", "gla")
 """Architectures in the practitioner's frame: pre-norm, several heads, SwiGLU, no relative bias."""
 GATED_HYBRIDS = ("longvq", "mega")
 """Architectures whose gated attention reads a structured memory (EMA or state space)."""
+STATE_DIM = 16
+"""Numbers of state a channel of the structured memory, unless a study says otherwise (Mega's n_dim)."""
 QUANTISED = ("transformer_vq", "longvq")
 """Architectures that may quantise keys; `ModelConfig.quantised` says whether one does."""
 
@@ -169,6 +171,7 @@ class ModelConfig(Frozen):
         said = {
             "no-memory": self.structured_memory == "none",
             "s4d": self.structured_memory == "s4d",
+            f"state{self.state_dim}": self.state_dim not in (None, STATE_DIM),
             "window-only": self.global_memory is False,
             "no-window": self.local_window is False,
             "no-gates": self.gates is False,
@@ -177,6 +180,7 @@ class ModelConfig(Frozen):
             "post-norm": self.prenorm is False,
             f"w{self.window}": self.window is not None,
             "causal": self.classes is not None and self.pooling != "none" and self.causal,
+            "last": self.pooling == "last",
         }
         words = [word for word, differs in said.items() if differs]
         return "+".join(words) or None

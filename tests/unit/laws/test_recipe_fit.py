@@ -70,6 +70,18 @@ def test_recipe_takes_every_architecture_and_head_for_itself() -> None:
     assert references["transformer_vq (mha)"] == pytest.approx(2 * references["transformer_vq (shga)"])
 
 
+def test_recipe_tunes_windows_of_their_presets_and_refuses_two_windows_of_one_size() -> None:
+    window = sweep(arch="transformer_window")
+    window["variant"] = np.where(window["parameters_non_embedding"] < 2e5, "w128", "w256")
+    other = sweep(arch="longvq", variant="s4d")
+    rule = only(fit_recipe(pd.concat([window, other], ignore_index=True), study="lr"))
+    assert (rule.arch, rule.lr is not None) == ("transformer_window", True)
+    two = pd.concat([window, sweep(sizes=[3e4], arch="transformer_window", variant="w64")], ignore_index=True)
+    refused = [one for one in only(fit_recipe(two, study="lr")).references if one.refused]
+    assert [one.parameters for one in refused] == [30_000]
+    assert "differ in variant (w128, w64)" in str(refused[0].refused)
+
+
 @pytest.mark.parametrize(("rates", "end", "way"), [(RATES[2:], "smallest", "below"), (RATES[:3], "largest", "above")])
 def test_recipe_refuses_a_size_whose_best_rate_is_on_the_edge(rates: Any, end: str, way: str) -> None:
     edge = sweep(sizes=[3e5 if end == "smallest" else 3e4], rates=rates)
