@@ -67,14 +67,16 @@ class Mixing(nn.Module, ABC):
     def relative_keys(self, reach: int, like: Tensor) -> Float[Tensor, "G M K"]:
         """The key of every distance up to `reach`, scaled, on the device and in the dtype of `like`.
 
-        Distances begin at 0 or, where the model is not causal, at -`reach`: later keys are at negative ones.
+        Distances begin at 0 or, where the model is not causal, at -`reach`: later keys are at negative ones. Laplace
+        weights are not normalised: their relative keys are divided by K, so that position scores begin small, as
+        Mega's do, and not half of all weights at one.
         """
         first = 0 if self.config.causal else -reach
         distance_M = torch.arange(first, reach + 1, device=like.device)
         table_MD = sinusoids(distance_M, self.config.d_model, self.config.position_base)
         table_MD = F.dropout(table_MD.to(like.dtype), self.config.dropout_sinusoid, self.training)
         key_GMK: Tensor = self.relative(table_MD).unflatten(-1, (self.config.n_kv_head, -1)).transpose(0, 1)
-        return key_GMK * self.scale
+        return key_GMK * (self.scale if self.function == "softmax" else 1 / self.config.d_key)
 
     @abstractmethod
     def mix(

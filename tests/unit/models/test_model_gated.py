@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from vqscale.models import build, resolve
+from vqscale.models.base import Segment
+
 EXACT = {"rtol": 1e-6, "atol": 1e-8}
 SETTINGS = [
     ("longvq", {}),
@@ -90,9 +93,9 @@ def seen_keys(config, i, length):
 
 
 def mixed(attention, q_TK, k_TK, v_TV):
-    config, scale = attention.config, attention.config.d_key**-0.25
-    if config.attention_function == "laplace":
-        scale = 1.0
+    config = attention.config
+    laplacian = config.attention_function == "laplace"
+    scale, place_scale = (1.0, 1 / config.d_key) if laplacian else (config.d_key**-0.25, config.d_key**-0.25)
     q_TK, k_TK, code_TK = q_TK * scale, k_TK * scale, None
     if config.quantised:
         codes = attention.codebook.codebook[0].double()
@@ -103,13 +106,12 @@ def mixed(attention, q_TK, k_TK, v_TV):
         seen = seen_keys(config, i, len(q_TK))
         content = [(q_TK[i] + attention.bias_u[0] * scale) @ (code_TK if by_code else k_TK)[j] for j, by_code in seen]
         place = [
-            (q_TK[i] + attention.bias_w[0] * scale) @ relative_key(attention, i - j) * scale
+            (q_TK[i] + attention.bias_w[0] * scale) @ relative_key(attention, i - j) * place_scale
             if config.relative and abs(i - j) <= reach
             else torch.zeros((), dtype=torch.float64)
             for j, _ in seen
         ]
         content, place = torch.stack(content), torch.stack(place)
-        laplacian = config.attention_function == "laplace"
         weight = laplace(content / len(seen) + place) if laplacian else (content + place).softmax(-1)
         out.append(weight @ v_TV[[j for j, _ in seen]])
     return torch.stack(out)
@@ -152,3 +154,17 @@ def test_gated_hybrids_follow_their_equations(arch, settings, causal, make_model
     model.layers[-1].register_forward_hook(lambda module, args, out: result.append(out[0]))
     model(row[None])
     assert_close(result[0][0], x_TD, **EXACT)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ["longvq", "mega"])
+def test_laplace_weights_of_a_new_model_are_near_those_of_scores_of_zero(arch):
+    """f(0) is 0.0061; a key that weighs much more at first makes an output that grows with the context."""
+    task = {"causal": False, "classes": 5, "pooling": "mean"}
+    config = resolve(arch, "nano", 13, {"attention_function": "laplace"}, task)
+    attention = build(config, seed=0).layers[0].attention
+    z_BTK = torch.randn(1, 200, config.d_key, generator=torch.Generator().manual_seed(0))
+    q_BHTK, k_BGTK = attention._queries_and_keys(z_BTK)
+    ones = torch.ones(1, 1, 200, 1)
+    summed = attention.mix(q_BHTK, k_BGTK, ones, Segment(None, None, None, 0), (), False, "auto")[0]
+    assert 0.004 < (summed / 200).mean().item() < 0.02
