@@ -33,13 +33,13 @@ def gated_linear_attention(
 
     `log_decay_BHTK` may not be above zero (not checked). `state_BHKV` continues a sequence; `return_state` asks for
     the state at its end, in float32 (float64 for float64). At padding (`mask_BT` False) nothing enters, nothing is
-    forgotten and the output is zero. Where `doc_start_BT` is True, S_{t-1} counts as zero. All is computed in float32
-    (float64 for float64) whatever autocast says; the output has the dtype of `v_BHTV`. `chunk_length` is a power of
-    two. Raises ValueError for arguments that do not fit together.
+    forgotten and the output is zero, whatever the arguments hold there. Where `doc_start_BT` is True, S_{t-1} counts as
+    zero. All is computed in float32 (float64 for float64) whatever autocast says; the output has the dtype of `v_BHTV`.
+    `chunk_length` is a power of two. Raises ValueError for arguments that do not fit together.
 
     Source: Yang et al. 2024, Gated Linear Attention (arXiv 2312.06635), equations of sections 3 and 4.
     """
-    _check(q_BHTK, k_BHTK, v_BHTV, log_decay_BHTK, state_BHKV, chunk_length)
+    _check(q_BHTK, k_BHTK, v_BHTV, log_decay_BHTK, state_BHKV, mask_BT, doc_start_BT, backend, chunk_length)
     with torch.autocast(q_BHTK.device.type, enabled=False):
         problem = _problem(q_BHTK, k_BHTK, v_BHTV, log_decay_BHTK, state_BHKV, mask_BT, doc_start_BT)
         out_BHTV, new_BHKV = naive(problem) if backend == "naive" else chunked(problem, chunk_length)
@@ -60,8 +60,8 @@ def _problem(
     dtype = accumulation_dtype(torch.promote_types(q_BHTK.dtype, log_decay_BHTK.dtype))
     q, k, v, log_decay = (x.to(dtype) for x in (q_BHTK, k_BHTK, v_BHTV, log_decay_BHTK))
     if mask_BT is not None:
-        padding = ~mask_BT[:, None, :, None]
-        k, v, log_decay = (x.masked_fill(padding, 0.0) for x in (k, v, log_decay))
+        padding = ~mask_BT[:, None, :, None]  # which may hold anything, NaN too: 0 * NaN would still spread
+        q, k, v, log_decay = (x.masked_fill(padding, 0.0) for x in (q, k, v, log_decay))
     if doc_start_BT is not None:
         log_decay = log_decay.masked_fill(doc_start_BT[:, None, :, None], -torch.inf)
     if state_BHKV is None:
@@ -69,7 +69,17 @@ def _problem(
     return Problem(q, k, v, log_decay, state_BHKV.to(dtype))
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None, chunk_length: int) -> None:
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    state: Tensor | None,
+    mask: Tensor | None,
+    doc_start: Tensor | None,
+    backend: str,
+    chunk_length: int,
+) -> None:
     if q.dim() != 4 or q.shape[2] < 1:
         raise ValueError(f"q: got shape {tuple(q.shape)}; it must be [batch, heads, tokens >= 1, key width]")
     batch, heads, length, d_key = q.shape
@@ -81,5 +91,12 @@ def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | N
             raise ValueError(
                 f"{name}: got shape {tuple(tensor.shape)}; with the other arguments it must be {tuple(shape)}"
             )
+    for name, flags in (("mask", mask), ("doc_start", doc_start)):
+        if flags is not None and (tuple(flags.shape) != (batch, length) or flags.dtype != torch.bool):
+            raise ValueError(
+                f"{name}: got {flags.dtype} of shape {tuple(flags.shape)}; it must be torch.bool of {batch, length}"
+            )
+    if backend not in ("chunked", "naive"):
+        raise ValueError(f"backend: got {backend!r}; it must be one of 'chunked', 'naive'")
     if chunk_length < 1 or chunk_length & (chunk_length - 1):
         raise ValueError(f"chunk_length: got {chunk_length}; chunks are halved again and again: use a power of two")

@@ -89,13 +89,16 @@ class BatchNorm(nn.Module):
 
     def forward(self, x_BTD: Float[Tensor, "B T D"], mask_BT: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B T D"]:
         wide_BTD = at_least_float32(x_BTD)
+        if mask_BT is not None:  # padding may hold anything, NaN too
+            wide_BTD = wide_BTD.masked_fill(~mask_BT[..., None], 0.0)
         mean_D, variance_D = self._of_batch(wide_BTD, mask_BT) if self.training else (self.mean, self.variance)
         normed_BTD = (wide_BTD - mean_D) * (variance_D + EPSILON).rsqrt() * self.gain + self.bias
         return normed_BTD.to(x_BTD.dtype)
 
     def _of_batch(self, x_BTD: Tensor, mask_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the real tokens of all ranks; `x_BTD` is zero at padding."""
         real_BT1 = x_BTD.new_ones((*x_BTD.shape[:2], 1)) if mask_BT is None else mask_BT[..., None].to(x_BTD.dtype)
-        summed = _over_ranks(torch.cat([(x_BTD * real_BT1).sum((0, 1)), real_BT1.sum()[None]]))
+        summed = _over_ranks(torch.cat([x_BTD.sum((0, 1)), real_BT1.sum()[None]]))
         count = summed[-1].detach().clamp(min=1)
         mean_D = summed[:-1] / count
         variance_D = _over_ranks((((x_BTD - mean_D) * real_BT1) ** 2).sum((0, 1))) / count

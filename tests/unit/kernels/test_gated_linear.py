@@ -60,6 +60,29 @@ def test_padding_and_documents_in_chunks_equal_the_recurrence_with_every_gradien
     assert_close(values_and_gradients(inputs, chunk_length=8, **options), expected, **EXACT)
 
 
+@pytest.mark.parametrize("backend", ["chunked", "naive"])
+def test_padding_of_nan_changes_neither_values_nor_gradients(backend):
+    inputs, mask = problem(21), flags(21, (0, 0), (0, 9), (1, 19), (1, 20), value=False)
+    padded = mask[:, None, :, None]
+    hidden = [torch.where(padded, x, torch.nan).detach().requires_grad_() for x in inputs[:4]] + inputs[4:]
+    expected = values_and_gradients(inputs, backend=backend, mask_BT=mask)
+    assert_close(values_and_gradients(hidden, backend=backend, mask_BT=mask), expected, rtol=0, atol=0)
+    assert not expected["out"].masked_select(~padded).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backend": "triton"}, "backend: got 'triton'"),
+        ({"mask_BT": torch.ones(2, 8, dtype=torch.bool)}, "mask: got"),
+        ({"doc_start_BT": torch.ones(2, 9)}, "doc_start: got torch.float32"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        run(problem(9), **options)
+
+
 @pytest.mark.parametrize("backend", ["naive", "chunked"])
 def test_recurrence_follows_its_equation(backend):
     q, k, v, log_decay, state = (x[:1, :1].detach() for x in problem(3))

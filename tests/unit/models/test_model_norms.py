@@ -56,6 +56,17 @@ def test_batch_norm_equals_pytorchs_on_the_real_tokens(mask_BT):
     assert_close(norm(x_BTD, None).flatten(0, 1), expected(x_BTD.flatten(0, 1)), rtol=1e-5, atol=1e-5)
 
 
+def test_batch_norm_of_nan_in_padding_changes_neither_values_nor_gradients(mask_BT):
+    results = []
+    for padding in (1e3, torch.nan):
+        norm, x_BTD = batch_norm(), torch.where(mask_BT[..., None], drawn(3, 8, 6), padding).requires_grad_()
+        out_ND = norm(x_BTD, mask_BT)[mask_BT]
+        out_ND.pow(3).sum().backward()
+        results.append((out_ND, x_BTD.grad[mask_BT], norm.gain.grad, norm.mean, norm.variance))
+    assert_close(results[0], results[1], rtol=0, atol=0)
+    assert results[0][1].isfinite().all()
+
+
 def test_batch_norm_remembers_no_recomputation(mask_BT):
     norm = batch_norm()
     norm(drawn(3, 8, 6), mask_BT)
