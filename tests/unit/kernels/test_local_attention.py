@@ -114,7 +114,7 @@ def test_local_attention_many_chunks_equal_one(causal, positions, function, monk
     floats, options = _inputs(length=37, causal=causal, flags=FLAGS["both"], positions=positions)
     options["function"] = function
     whole = _run(floats, options)
-    monkeypatch.setattr("vqkernels.windows.attend._MOST_BLOCKS", 2)
+    monkeypatch.setattr("vqkernels.windows.attend.MOST_BLOCKS", 2)
     assert_same(_run(floats, options), whole)
 
 

@@ -88,7 +88,7 @@ def test_bidirectional_values_and_gradients_equal_naive(
 @pytest.mark.parametrize("function", ["softmax", "laplace"])
 @pytest.mark.parametrize(("chunk", "heads"), [(1, 2), (2, 6), (3, 2), (7, 6)])
 def test_bidirectional_many_chunks_equal_naive(heads, chunk, function, monkeypatch, assert_same):
-    monkeypatch.setattr("vqkernels.windows.attend._MOST_BLOCKS", chunk)
+    monkeypatch.setattr("vqkernels.windows.attend.MOST_BLOCKS", chunk)
     floats, options = _inputs(length=38, heads=heads, padding=True)
     options["function"] = function
     assert_same(_run(floats, options), _run(floats, options, "naive"))

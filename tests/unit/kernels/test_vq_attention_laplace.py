@@ -61,7 +61,7 @@ def test_laplace_values_and_gradients_equal_naive(
 @pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS.keys())
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
 def test_laplace_many_chunks_equal_naive(chunk, extra, laplace_case, gradients, assert_same, monkeypatch):
-    monkeypatch.setattr("vqkernels.windows.attend._MOST_BLOCKS", chunk)
+    monkeypatch.setattr("vqkernels.windows.attend.MOST_BLOCKS", chunk)
     for seed in range(2):
         case = laplace_case(length=38, seed=seed, **extra)
         assert_same(gradients(case, "blockwise"), gradients(case, "naive"))
@@ -81,7 +81,7 @@ def test_laplace_segments_cut_at_every_place_equal_the_whole(backend, extra, lap
 @pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS.keys())
 @pytest.mark.parametrize("chunk", [1, 16])
 def test_laplace_token_by_token_equals_the_whole(chunk, extra, laplace_case, monkeypatch):
-    monkeypatch.setattr("vqkernels.windows.attend._MOST_BLOCKS", chunk)
+    monkeypatch.setattr("vqkernels.windows.attend.MOST_BLOCKS", chunk)
     case = laplace_case(length=27, **extra)
     whole, after = case.run("blockwise")
     state = None
@@ -98,7 +98,7 @@ def test_laplace_token_by_token_equals_the_whole(chunk, extra, laplace_case, mon
 def test_laplace_carried_state_gradients_equal_naive(
     chunk, cut, extra, laplace_case, gradients, assert_same, monkeypatch
 ):
-    monkeypatch.setattr("vqkernels.windows.attend._MOST_BLOCKS", chunk)
+    monkeypatch.setattr("vqkernels.windows.attend.MOST_BLOCKS", chunk)
     case = laplace_case(length=31, **extra)
     _, state = case.part(0, cut).run()
     found, expected = (gradients(case.part(cut, 31), backend, state) for backend in ("blockwise", "naive"))
