@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from typing import IO, ClassVar, Literal
+from typing import IO, ClassVar
 
 import numpy as np
 
@@ -21,12 +21,12 @@ _TOKENIZER = ByteTokenizer()
 _LONGEST_FIELD = 1 << 28
 
 
-def _rows(name: str, stream: IO[bytes], quoting: Literal[0, 3]) -> Iterator[list[str]]:
-    """The rows of a table separated by tabs, read a line at a time."""
+def _rows(name: str, stream: IO[bytes]) -> Iterator[list[str]]:
+    """The rows of a table separated by tabs, read a line at a time; quotes are text, as Long Range Arena reads them."""
     csv.field_size_limit(_LONGEST_FIELD)  # papers are longer than the module's default of 128 KiB
     lines = io.TextIOWrapper(forward_stream(utf8_chunks(name, stream, "utf-8")), "utf-8", newline="")
     try:
-        yield from csv.reader(lines, delimiter="\t", quoting=quoting)
+        yield from csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     except csv.Error as error:
         raise CorpusError(f"source: {name} is no readable table ({error}). Fetch it again.") from error
 
@@ -46,7 +46,7 @@ class ListOpsRelease(Original):
         if match is None:
             return
         split: SplitName = "train" if match[1] == "train" else "validation" if match[1] == "val" else "test"
-        for number, row in enumerate(_rows(name, stream, csv.QUOTE_NONE), start=1):
+        for number, row in enumerate(_rows(name, stream), start=1):
             if row != ["Source", "Target"]:
                 yield split, self._example(f"{name} line {number}", row)
 
@@ -80,7 +80,7 @@ class Retrieval(Original):
         if match is None:
             return
         split: SplitName = "train" if match[1] == "train" else "validation" if match[1] == "eval" else "test"
-        for number, row in enumerate(_rows(name, stream, csv.QUOTE_MINIMAL), start=1):
+        for number, row in enumerate(_rows(name, stream), start=1):
             if len(row) != 5 or row[0] not in {"0", "1", "0.0", "1.0"}:
                 raise CorpusError(
                     f"source: {name} row {number} is not label (0 or 1), two ids and two texts separated by tabs. "
