@@ -23,6 +23,7 @@ from vqscale.errors import CorpusError
 app = typer.Typer(no_args_is_help=True, help="Make corpora of text and of labelled examples, and see them.")
 app.add_typer(data_generate.app, name="generate")
 FRACTIONS = (0.9, 0.05, 0.05)
+"""Of text; loaders of labelled examples have their own."""
 
 
 @app.command("prepare")
@@ -37,7 +38,10 @@ def prepare_command(
     tokenizer: Annotated[TokenizerName, typer.Option(help="bytes, or bpe trained on the train split.")] = "bytes",
     vocab_size: Annotated[int | None, typer.Option(help="Ids of a bpe tokenizer.")] = None,
     split: Annotated[SplitRule | None, typer.Option(help="document-hash, contiguous, or own (named corpora).")] = None,
-    fractions: Annotated[tuple[float, float, float], typer.Option(help="Train, validation, test.")] = FRACTIONS,
+    fractions: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Train, validation, test: 0.9 0.05 0.05 of text, 0.8 0.1 0.1 of labelled examples."),
+    ] = None,
     format: Annotated[Format, typer.Option(help="auto (by file name), text, jsonl or parquet.")] = "auto",
     text_column: Annotated[str, typer.Option(help="The column of jsonl and parquet that holds the text.")] = "text",
     encoding: Annotated[str, typer.Option(help="Encoding of text; `binary` takes bytes as they are.")] = "utf-8",
@@ -55,6 +59,8 @@ def prepare_command(
     """
     is_stdlib = source == "stdlib" and loader is None
     name = "stdlib" if is_stdlib else loader
+    if loader is not None and loader not in LOADERS | LABELLED_LOADERS:
+        raise CorpusError(f"as: {loader!r} is not known. There are {', '.join((*LOADERS, *LABELLED_LOADERS))}.")
     if out is None and name is None:
         raise CorpusError("out: not given. Say where the corpus goes with --out FOLDER_OR_URI.")
     target = out or corpus_folder(name or "")
@@ -71,13 +77,12 @@ def prepare_command(
         common["progress"] = bar.update
         if loader in LABELLED_LOADERS:
             _refuse(of_text, f"{loader} has labelled examples")
-            of_labels["fractions"] = fractions if fractions != FRACTIONS else None
-            original = labelled_original(loader, source, **of_labels)
+            original = labelled_original(loader, source, fractions=fractions, **of_labels)
             manifest: AnyManifest = prepare_labelled(original, target, **common)
         else:
             _refuse(of_labels, "this source is text")
             texts = StandardLibrary() if is_stdlib else source
-            manifest = prepare(texts, target, loader=loader, fractions=fractions, **of_text, **common)
+            manifest = prepare(texts, target, loader=loader, fractions=fractions or FRACTIONS, **of_text, **common)
     print_manifest(target, manifest, as_json)
 
 

@@ -8,7 +8,7 @@ from vqscale.cli.data_view import Bar, print_manifest
 from vqscale.data.corpora import corpus_folder
 from vqscale.data.labelled.prepare import prepare_labelled
 from vqscale.data.options import checked
-from vqscale.data.tasks.generator import Generator, InProcesses, numbers, span
+from vqscale.data.tasks.generator import Generator, InProcesses, numbers, span, three
 from vqscale.data.tasks.listops import ListOps
 from vqscale.data.tasks.needle import Needle
 from vqscale.data.tasks.pathfinder import Pathfinder
@@ -49,7 +49,7 @@ def listops_command(
 
     Example: vqscale data generate listops --out corpora/listops-512 --examples 60000,2000,2000 --length 20:512
     """
-    options = {"seed": seed, "examples": numbers(examples, "examples"), "length": span(length, "length")}
+    options = {"seed": seed, "examples": three(examples, "examples"), "length": span(length, "length")}
     generator = checked(ListOps, **options, max_depth=max_depth, max_args=max_args)
     _generate(generator, out, processes, shard_tokens, overwrite, as_json)
 
@@ -71,7 +71,7 @@ def pathfinder_command(
 
     Example: vqscale data generate pathfinder --out corpora/path-easy --difficulty easy --examples 20000,1000,1000
     """
-    options = {"seed": seed, "examples": numbers(examples, "examples"), "size": size, "difficulty": difficulty}
+    options = {"seed": seed, "examples": three(examples, "examples"), "size": size, "difficulty": difficulty}
     generator = checked(Pathfinder, **options, real_inputs=real_inputs)
     _generate(generator, out, processes, shard_tokens, overwrite, as_json)
 
@@ -134,7 +134,7 @@ def _lengths(seed: int, examples: str, length: int, validation: str, test: str) 
     """Options that both recall tasks have, as values."""
     return {
         "seed": seed,
-        "examples": numbers(examples, "examples"),
+        "examples": three(examples, "examples"),
         "length": length,
         "validation_lengths": numbers(validation, "validation_lengths") if validation else (),
         "test_lengths": numbers(test, "test_lengths") if test else (),

@@ -94,6 +94,8 @@ def _print_labelled(uri: str, manifest: LabelledManifest) -> None:
     pairs = " in pairs" if layout.sequences == 2 else ""
     kind = "samples of a signal" if layout.real_inputs else "symbols"
     console.print(f"source       {manifest.source.description}", highlight=False)
+    if empty := manifest.source.empty_documents:
+        console.print(f"left out     {empty:,} examples without a token", highlight=False)
     console.print(f"labels       a {layout.labels}{pairs}, {len(layout.classes)} classes", highlight=False)
     console.print(
         f"vocabulary   {layout.vocabulary.size:,} ids ({kind}; id = {layout.vocabulary.rule})", highlight=False

@@ -17,4 +17,6 @@ def checked(kind: type[Options], **values: object) -> Options:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise CorpusError(f"{place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}") from error
+        rule = first["msg"].removeprefix("Value error, ")
+        given = f" (got {first['input']!r})" if place and first["type"] not in {"missing", "value_error"} else ""
+        raise CorpusError(f"{place + ': ' if place else ''}{rule}{given}") from error

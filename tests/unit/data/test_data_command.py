@@ -66,3 +66,63 @@ def test_command_prepares_labelled_originals_and_refuses_options_of_text(tmp_pat
 def test_command_refuses_options_of_labelled_examples_for_text(texts, tmp_path):
     with pytest.raises(CorpusError, match="length: 9 does not fit: this source is text"):
         run("prepare", str(texts), "--out", str(tmp_path / "out"), "--length", "9")
+
+
+@pytest.fixture
+def texts_of_classes(tmp_path):
+    """A folder of two classes with 100 texts each, and no splits."""
+    for name in ("cat", "dog"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        for number in range(100):
+            (tmp_path / "classes" / name / str(number)).write_text(f"{name} {number}")
+    return tmp_path / "classes"
+
+
+def test_command_takes_the_fractions_that_are_given_for_labelled_examples(texts_of_classes, tmp_path):
+    arguments = ("prepare", str(texts_of_classes), "--as", "labelled-text", "--json", "--out")
+    by_default = json.loads(run(*arguments, str(tmp_path / "default")))
+    asked = json.loads(run(*arguments, str(tmp_path / "asked"), "--fractions", "0.9", "0.05", "0.05"))
+    said = json.loads(run(*arguments, str(tmp_path / "said"), "--fractions", "0.8", "0.1", "0.1"))
+    counts = [sum(one["splits"]["train"]["class_counts"]) for one in (by_default, asked)]
+    assert counts[0] < 175 < counts[1]
+    assert said["request"] == by_default["request"]
+
+
+def test_command_refuses_fractions_where_the_original_has_splits(tmp_path):
+    with pytest.raises(CorpusError, match=r"fractions: .* means nothing for listops"):
+        run(
+            "prepare",
+            str(tmp_path),
+            "--as",
+            "listops",
+            "--out",
+            str(tmp_path / "o"),
+            "--fractions",
+            "0.9",
+            "0.05",
+            "0.05",
+        )
+
+
+def test_command_that_knows_no_such_original_names_all_there_are(texts):
+    with pytest.raises(CorpusError, match=r"'imdbs' is not known. There are enwik8.*imdb"):
+        run("prepare", str(texts), "--as", "imdbs")
+
+
+def test_command_says_how_many_examples_were_empty(texts_of_classes, tmp_path):
+    (texts_of_classes / "cat" / "empty").write_text("")
+    assert "1 examples without a token" in run(
+        "prepare", str(texts_of_classes), "--as", "labelled-text", "--out", str(tmp_path / "out")
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("listops", "--examples", "400,50"), "examples: '400,50' must be three numbers"),
+        (("pathfinder", "--size", "33"), r"size: Input should be 32, 64 or 128 \(got 33\)"),
+    ],
+)
+def test_command_generate_names_the_option_and_its_value(options, message):
+    with pytest.raises(CorpusError, match=message):
+        run("generate", *options)

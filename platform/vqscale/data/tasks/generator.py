@@ -146,6 +146,14 @@ def span(value: str, field: str) -> tuple[int, int]:
     return int(low), int(high)
 
 
+def three(value: str, field: str) -> tuple[int, ...]:
+    """Numbers of train, validation and test on a command line."""
+    found = numbers(value, field)
+    if len(found) != 3:
+        raise CorpusError(f"{field}: {value!r} must be three numbers: train, validation, test, as in 60000,2000,2000.")
+    return found
+
+
 def numbers(value: str, field: str) -> tuple[int, ...]:
     """Whole numbers of a command line, separated by commas."""
     parts = value.split(",")
