@@ -69,6 +69,8 @@ class Result(Frozen):
     """Updates taken over from a shorter trial of the same trunk, not trained by this one."""
     trunk: str | None = None
     """Fingerprint of the updates before the decay, the same for all horizons of one wsd run; None for others."""
+    setup: str | None = None
+    """Fingerprint of all but the seed; None in records from before it was kept."""
     precision: str
     engine: str
     zero: int | None

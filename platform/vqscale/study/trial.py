@@ -134,6 +134,12 @@ class Trial(Frozen):
         return fingerprint({"model": self.model, "train": self.train, "corpus": self.corpus_fingerprint})
 
     @cached_property
+    def setup(self) -> str:
+        """Fingerprint of all but the seed: runs that share it are repetitions of one another."""
+        train = {key: value for key, value in self.train.identity().items() if key != "seed"}
+        return fingerprint({"model": self.model, "train": train, "corpus": self.corpus_fingerprint})
+
+    @cached_property
     def trunk(self) -> str | None:
         """Fingerprint of the updates before the decay, the same for all wsd trials that have them; None for others."""
         if self.train.schedule != "wsd":

@@ -54,6 +54,7 @@ def trial_facts(study: str, trial: Trial) -> dict[str, Any]:
         "schedule": train.schedule,
         "decay": train.decay if train.schedule == "wsd" else None,
         "trunk": trial.trunk,
+        "setup": trial.setup,
         "precision": train.precision,
         "engine": train.engine,
         "zero": train.zero if train.engine == "deepspeed" else None,
@@ -63,7 +64,7 @@ def trial_facts(study: str, trial: Trial) -> dict[str, Any]:
         "flops": sum(groups.values()) * train.steps * train.batch_tokens,
         "flops_groups": groups,
         "state_bytes": decode_state_bytes(model, train.context, 4 if train.precision == "fp32" else 2)
-        if model.causal
+        if model.carries_state
         else None,
         "corpus": trial.corpus,
         "corpus_fingerprint": trial.corpus_fingerprint,

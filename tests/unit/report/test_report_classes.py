@@ -1,11 +1,13 @@
 """The page of a study of classifiers: accuracy over seeds, by length, and what is confused; nothing of it elsewhere."""
 
+import pandas as pd
 import pytest
 
 from vqscale.laws import StudyFits
 from vqscale.report import figures, gather, write_report
 from vqscale.report.page import make_sections
 from vqscale.report.section import Charts, Shown
+from vqscale.report.sections.classes import over_seeds
 from vqscale.report.words.summary import summarise
 from vqscale.results import read_table, write_table
 
@@ -42,6 +44,19 @@ def test_accuracy_table_gives_mean_and_spread_over_seeds_of_every_variant(materi
     assert rows[0][column["test"]] == "83.0 %"
     confused = [[cell[0] for cell in row] for row in confusion.rows]
     assert confused == [["0", "60", "0", "100.0 %"], ["1", "10", "30", "75.0 %"]]
+
+
+def test_runs_that_differ_in_a_setting_without_a_column_are_no_seeds_of_each_other(make_classifier_run):
+    runs = [
+        make_classifier_run("longvq", seed=seed, accuracy=accuracy, setup=setup)
+        for setup, accuracy in (("aaaaaaaa", 0.9), ("bbbbbbbb", 0.5))
+        for seed in range(2)
+    ]
+    groups = over_seeds(pd.DataFrame([run.model_dump() for run in runs]))
+    assert [(one.label, len(one.rows), one.mean("accuracy")) for one in groups] == [
+        ("LongVQ, setup aaaaaa", 2, 0.9),
+        ("LongVQ, setup bbbbbb", 2, 0.5),
+    ]
 
 
 def test_accuracy_by_length_pools_the_labels_of_all_seeds(material_of, runs):

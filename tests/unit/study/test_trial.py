@@ -68,3 +68,12 @@ def test_identity_is_stable() -> None:
 
 def test_count_for_people() -> None:
     assert [count(n) for n in (12, 1536, 1_000_000, 2.5e9)] == ["12", "1.54k", "1M", "2.5G"]
+
+
+def test_setup_is_shared_by_seeds_and_by_nothing_else() -> None:
+    setup = trial().setup
+    assert trial(train=TrainConfig(**RECIPE, seed=7), corpus="/b", preset=None).setup == setup
+    for change in ({"weight_decay": 0.25}, {"clip": None}):
+        assert trial(train=TrainConfig(**RECIPE, **change)).setup != setup
+    assert trial(model=MODEL.model_copy(update={"dropout_residual": 0.1})).setup != setup
+    assert trial(corpus_fingerprint="g").setup != setup

@@ -17,7 +17,7 @@ from vqscale.report.tables import Cell, Table
 MOST_CURVES = 12
 _SAME = (
     *("corpus_fingerprint", "arch", "variant", "head", "preset", "parameters_non_embedding", "codebook_size"),
-    *("block_length", "context", "tokens", "batch_tokens", "lr", "schedule"),
+    *("block_length", "context", "tokens", "batch_tokens", "lr", "schedule", "setup"),
 )
 """What runs that differ in their seed alone agree in."""
 _MEANS = (
@@ -72,7 +72,11 @@ def over_seeds(runs: pd.DataFrame) -> list[Seeds]:
     keys = [name for name in _SAME if name in runs]
     parts = [rows for _, rows in runs.groupby(keys, dropna=False, sort=False)]
     varied = {name for name in ("preset", "codebook_size", "context", "tokens", "lr") if runs[name].nunique() > 1}
-    found = [Seeds(label=_label(rows.iloc[0], varied), rows=rows) for rows in parts]
+    labels = [_label(rows.iloc[0], varied) for rows in parts]
+    found = [
+        Seeds(label=label if labels.count(label) == 1 else f"{label}, {_setup(rows.iloc[0], place)}", rows=rows)
+        for place, (label, rows) in enumerate(zip(labels, parts, strict=True), 1)
+    ]
     return sorted(found, key=lambda one: -one.mean("accuracy"))
 
 
@@ -101,6 +105,11 @@ def _label(row: "pd.Series[Any]", varied: set[str]) -> str:
     }
     parts += [show(row[name]) for name, show in shown.items() if name in varied and present(row[name])]
     return ", ".join(parts)
+
+
+def _setup(row: "pd.Series[Any]", place: int) -> str:
+    """What tells models apart that differ in a setting which no column shows."""
+    return f"setup {row['setup'][:6]}" if present(row.get("setup")) else f"group {place}"
 
 
 def _corpus(runs: pd.DataFrame, fingerprint: str) -> str:
