@@ -17,10 +17,10 @@ from vqscale.data.corpora import resolve_corpus
 from vqscale.data.corpus import open_text
 from vqscale.errors import StudyError
 from vqscale.models.counts import parameters_non_embedding
-from vqscale.models.presets import PRESETS, fields_of, resolve, size_of
+from vqscale.models.presets import PRESETS, fields_of, fields_of_others, resolve, size_of
 from vqscale.plan.centre import exact
 from vqscale.results.record import Result
-from vqscale.study.model import Arch
+from vqscale.study.model import Arch, ModelConfig
 from vqscale.study.spec import Study, parse_study
 
 WIDTH_STEP = 4
@@ -52,12 +52,15 @@ def next_study(study: Study, runs: Sequence[Result], parameters: float, budget: 
     assert runs, "a fit has runs"
     near = min(runs, key=lambda run: (abs(math.log(run.parameters_non_embedding / parameters)), run.loss or math.inf))
     known: Arch = near.arch  # type: ignore[assignment]
-    model = {key: value for key, value in study.model.items() if key in fields_of(known) - SIZE_KEYS}
-    model["arch"] = near.arch
+    own = fields_of(known) - SIZE_KEYS - fields_of_others(near.arch, study.model)
+    model = {key: value for key, value in study.model.items() if key in own} | {"arch": near.arch}
+    if near.arch == "transformer_window" and near.variant is not None:
+        model["window"] = int(near.variant.split("+")[0].removeprefix("w"))
     given = {"codebook_size": near.codebook_size, "block_length": near.block_length, "head": near.head}
     model |= {key: value for key, value in given.items() if value is not None}
     name, vocabulary = _corpus(study, near)
     shape, shape_note = nearest_shape(parameters, runs, model, vocabulary)
+    _require_variant(near, shape, model, vocabulary)
     train, lr_note = _train(study, near)
     values = study.model_dump(mode="json") | {
         "study": f"{study.study}-{near.arch}-{exact(budget)}",
@@ -72,6 +75,16 @@ def next_study(study: Study, runs: Sequence[Result], parameters: float, budget: 
     }
     made = parse_study({key: value for key, value in values.items() if value is not None}, source="the next study")
     return NextStudy(study=made, shape=shape, notes=[shape_note, lr_note])
+
+
+def _require_variant(near: Result, shape: str, model: Mapping[str, Any], vocabulary: int) -> None:
+    """Raise StudyError unless `model` is the variant that was fitted: a table has its name, not its settings."""
+    made = _resolved(shape, model, vocabulary).variant
+    if made != near.variant:
+        raise StudyError(
+            f"model: the fit is of {near.arch} as {near.variant or 'its usual form'}, and the study's `model` section"
+            f" makes it {made or 'its usual form'}. Write its study by hand, with what the sweep set in `model`."
+        )
 
 
 def nearest_shape(n: float, runs: Sequence[Result], model: Mapping[str, Any], vocabulary: int) -> tuple[str, str]:
@@ -128,8 +141,12 @@ def _keys_fill(shape: str, model: Mapping[str, Any]) -> bool:
 
 
 def _parameters(shape: str, model: Mapping[str, Any], vocabulary: int) -> int:
+    return parameters_non_embedding(_resolved(shape, model, vocabulary))
+
+
+def _resolved(shape: str, model: Mapping[str, Any], vocabulary: int) -> ModelConfig:
     overrides = {key: value for key, value in model.items() if key != "arch"}
-    return parameters_non_embedding(resolve(model["arch"], shape, vocabulary, overrides))
+    return resolve(model["arch"], shape, vocabulary, overrides)
 
 
 def _corpus(study: Study, near: Result) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from vqscale.cli.main import app
 from vqscale.errors import StudyError
 from vqscale.laws.predictions import read_predictions
 from vqscale.models.presets import size_of
+from vqscale.plan.next import next_study
 from vqscale.plan.plan import plan
+from vqscale.results import Result, read_table, to_results
 from vqscale.study.spec import load_study
 
 
@@ -83,3 +86,29 @@ def test_next_replaces_no_file_and_needs_a_study(fitted_study: Any, written: Any
     done = CliRunner().invoke(app, ["next", str(table), "--budget", "1e12", "--out", str(tmp_path / "x.yaml")])
     assert isinstance(done.exception, StudyError)
     assert "table without a study" in str(done.exception)
+
+
+@pytest.fixture
+def runs_as(fitted_study: Any) -> Callable[..., list[Result]]:
+    """The finished runs of one architecture, as if they were of another and a variant of it."""
+
+    def make(**changes: Any) -> list[Result]:
+        table = read_table(str(fitted_study.folder / "results.csv"))
+        runs = to_results(table[(table["arch"] == "transformer_vq") & (table["status"] == "finished")])
+        return [run.model_copy(update={"head": None, "codebook_size": None} | changes) for run in runs]
+
+    return make
+
+
+def test_next_of_a_variant_is_that_variant_or_refused(fitted_study: Any, runs_as: Any) -> None:
+    study, asked = fitted_study.study, (3e4, 3.3e12, "?")
+    alone = {"arch": "longvq", "variant": "window-only"}
+    with pytest.raises(StudyError, match=r"the fit is of longvq as window-only.*makes it its usual form"):
+        next_study(study, runs_as(**alone), *asked)
+    settled = study.model_copy(update={"model": study.model | {"global_memory": False}})
+    assert next_study(settled, runs_as(**alone), *asked).study.model["global_memory"] is False
+
+
+def test_next_of_a_sliding_window_keeps_the_window_that_was_fitted(fitted_study: Any, runs_as: Any) -> None:
+    runs = runs_as(arch="transformer_window", variant="w96", block_length=None)
+    assert next_study(fitted_study.study, runs, 3e4, 3.3e12, "?").study.model["window"] == 96
