@@ -14,8 +14,15 @@ from vqscale.study.throughput import ThroughputStudy, load_any
 EXPERIMENTS = sorted((Path(__file__).resolve().parents[3] / "experiments").glob("*/study.yaml"))
 
 LRA = sorted((Path(__file__).resolve().parents[3] / "experiments" / "lra").glob("*.yaml"))
-PUBLISHED = {"listops": (6, 80, 90_000), "text": (4, 128, 25_000), "retrieval": (6, 128, 91_960), "image": (8, 160, 180_000),
-             "pathfinder": (6, 128, 250_000), "pathx": (4, 64, 125_000), "speech": (6, 60, 250_000)}  # fmt: skip
+PUBLISHED = {
+    "listops": (6, 80, 90_000),
+    "text": (4, 128, 25_000),
+    "retrieval": (6, 128, 91_960),
+    "image": (8, 160, 180_000),
+    "pathfinder": (6, 128, 250_000),
+    "pathx": (4, 64, 125_000),
+    "speech": (6, 60, 250_000),
+}
 """Layers, width and updates of Mega's runs."""
 
 
