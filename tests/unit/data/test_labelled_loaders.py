@@ -225,6 +225,7 @@ def test_mnist_images_have_their_labels_and_pixels_above_the_padding(mnist, open
         ({"data/train-labels-idx1-ubyte": None}, "no file of labels"),
         ({"data/train-labels-idx1-ubyte": idx(np.zeros(3))}, "60 images, but 3 labels"),
         ({"data/train-labels-idx1-ubyte": idx(np.full(60, 11))}, "has label 11"),
+        ({"data/train-labels-idx1-ubyte": idx(np.zeros(0))}, r"sizes \[0\], and so holds nothing"),
         ({"data/train-images-idx3-ubyte": idx(np.zeros((60, 4, 4)))[:-1]}, "damaged or incomplete"),
         ({"data/train-images-idx3-ubyte": b"PNG and more than sixteen bytes"}, "no idx file"),
     ],

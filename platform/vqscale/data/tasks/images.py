@@ -67,6 +67,8 @@ def _idx_header(name: str, stream: IO[bytes], dimensions: int) -> list[int]:
     header = np.frombuffer(_exactly(stream, 4 + 4 * dimensions), ">i4")
     if header[0] != 0x0800 + dimensions:
         raise CorpusError(f"source: {name} is no idx file of bytes in {dimensions} dimensions. Fetch it again.")
+    if min(header[1:]) < 1:
+        raise CorpusError(f"source: {name} has sizes {header[1:].tolist()}, and so holds nothing. Fetch it again.")
     return [int(size) for size in header[1:]]
 
 
