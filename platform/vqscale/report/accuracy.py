@@ -15,7 +15,7 @@ from scipy import stats
 from vqscale import storage
 from vqscale.errors import StudyError
 from vqscale.report.compare import finished
-from vqscale.report.sections.classes import Seeds, best_run, guess, over_seeds, pooled
+from vqscale.report.sections.classes import Seeds, best_run, corpus_name, guess, over_seeds, pooled
 from vqscale.report.style import count, number, percent
 from vqscale.results.table import read_table
 
@@ -32,12 +32,20 @@ def page(table: pd.DataFrame, title: str, command: str, against: str | None = No
     runs = runs[runs["accuracy"].notna()] if "accuracy" in runs else runs.iloc[:0]
     if runs.empty:
         raise StudyError("the table has no finished run with an accuracy: name the table of a classification study.")
-    groups = over_seeds(runs)
-    base = _base(groups, against)
-    lines = [f"# {title}", "", *_facts(runs, command), "", *_accuracies(groups, base)]
-    for column, axis in _BY.items():
-        lines += _buckets(groups, column, axis)
+    parts = [members for _, members in runs.groupby("corpus_fingerprint", sort=False)]
+    lines = [f"# {title}", "", *_facts(runs, parts, command)]
+    for members in parts:
+        lines += _of_corpus(members, against, corpus_name(members) if len(parts) > 1 else "")
     return "\n".join(lines) + "\n"
+
+
+def _of_corpus(runs: pd.DataFrame, against: str | None, name: str) -> list[str]:
+    """The tables of runs on one corpus, under its name if it is not the only one."""
+    groups = over_seeds(runs)
+    lines = [*(["", f"## {name}"] if name else []), "", *_accuracies(groups, _base(groups, against))]
+    for column, axis in _BY.items():
+        lines += _buckets(groups, column, f"### {axis}" if name else f"## {axis}")
+    return lines
 
 
 def _base(groups: Sequence[Seeds], against: str | None) -> Seeds:
@@ -49,10 +57,9 @@ def _base(groups: Sequence[Seeds], against: str | None) -> Seeds:
     return (named or usual or list(groups))[0]
 
 
-def _facts(runs: pd.DataFrame, command: str) -> list[str]:
-    """Everything needed to repeat the measurement, as the runs recorded it."""
-    level, words = guess(best_run(runs))
-    naive = f"chance is {percent(level)}" if words == "chance" else f"always naming {words} gives {percent(level)}"
+def _facts(runs: pd.DataFrame, parts: Sequence[pd.DataFrame], command: str) -> list[str]:
+    """Everything needed to repeat the measurement, as the runs recorded it; `parts`: the runs of each corpus."""
+    naive = "; ".join(_naive(members) + (f" on {corpus_name(members)}" if len(parts) > 1 else "") for members in parts)
     versions = runs["versions"].iloc[0]
     started = sorted(str(value)[:10] for value in runs["started_at"])
     found = {
@@ -67,6 +74,12 @@ def _facts(runs: pd.DataFrame, command: str) -> list[str]:
         "command": f"`{command}`",
     }
     return [f"- {name}: {value}" for name, value in found.items()]
+
+
+def _naive(runs: pd.DataFrame) -> str:
+    """What no model is needed for."""
+    level, words = guess(best_run(runs))
+    return f"chance is {percent(level)}" if words == "chance" else f"always naming {words} gives {percent(level)}"
 
 
 def _values(runs: pd.DataFrame, column: str) -> str:
@@ -99,7 +112,7 @@ def _accuracies(groups: Sequence[Seeds], base: Seeds) -> list[str]:
             count(float(one["parameters_non_embedding"])),
             str(len(accuracy)),
             f"{percent(one.mean('accuracy'))}{spread}",
-            f"{percent(accuracy.min())} to {percent(accuracy.max())}",
+            f"{percent(accuracy.min())} to {percent(accuracy.max())}" if len(accuracy) > 1 else "",
             "" if one is base else _difference(one, base),
             percent(one.mean("test_accuracy")) if one.rows["test_accuracy"].notna().all() else "",
             number(one.mean("loss")),
@@ -122,14 +135,14 @@ def _difference(one: Seeds, base: Seeds) -> str:
     return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
 
 
-def _buckets(groups: Sequence[Seeds], column: str, axis: str) -> list[str]:
+def _buckets(groups: Sequence[Seeds], column: str, heading: str) -> list[str]:
     """Accuracy by bucket, all seeds' labels together; nothing where all fall into one."""
     by_group = {one.label: pooled(one.rows[column]) for one in groups if column in one.rows}
     buckets = sorted({bucket for found in by_group.values() for bucket in found})
     if len(buckets) < 2:
         return []
     heads = [f"{start:,}-{end - 1:,}" for start, end in buckets]
-    lines = ["", f"## {axis}", "", f"| model | {' | '.join(heads)} |", f"|:--|{'--:|' * len(heads)}"]
+    lines = ["", heading, "", f"| model | {' | '.join(heads)} |", f"|:--|{'--:|' * len(heads)}"]
     for label, found in by_group.items():
         shares = [percent(found[one][1] / found[one][0]) if one in found else "" for one in buckets]
         lines.append(f"| {label} | {' | '.join(shares)} |")

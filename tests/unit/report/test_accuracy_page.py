@@ -42,3 +42,16 @@ def test_accuracy_page_of_language_models_is_refused(study_results, tmp_path):
 def test_accuracy_page_is_written_where_it_was_asked_for(table, tmp_path):
     main([table, "--out", str(tmp_path / "page.md"), "--title", "A task"])
     assert "python -m vqscale.report.accuracy" in (tmp_path / "page.md").read_text()
+
+
+def test_accuracy_page_of_two_corpora_compares_within_each(make_classifier_run, tmp_path):
+    easy, hard = ({"corpus": name, "corpus_fingerprint": name * 16} for name in ("easy", "hard"))
+    runs = [make_classifier_run("longvq", accuracy=0.9, **easy), make_classifier_run("mega", accuracy=0.8, **easy)]
+    runs += [make_classifier_run("longvq", accuracy=0.7, **hard), make_classifier_run("mega", accuracy=0.7, **hard)]
+    write_table(runs, str(tmp_path / "results.parquet"))
+    facts, first, second = page(read_table(str(tmp_path / "results.parquet")), "A task", "x").split("\n## ")
+    assert "gives 60.0 % on easy (easyeasyeasy); always naming" in facts
+    assert first.startswith("easy (easyeasyeasy)")
+    assert "| 80.0 % |  | -10.0 |" in first
+    assert "| 70.0 % |  | +0.0 |" in second
+    assert first.count("### Tokens of the example") == second.count("### Tokens of the example") == 1

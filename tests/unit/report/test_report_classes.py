@@ -59,6 +59,12 @@ def test_runs_that_differ_in_a_setting_without_a_column_are_no_seeds_of_each_oth
     ]
 
 
+def test_models_that_differ_in_block_length_have_labels_that_say_so(material_of, make_classifier_run):
+    runs = [make_classifier_run(block_length=length, accuracy=0.6 + length / 1000) for length in (64, 32)]
+    table = next(one.table for one in section_of(material_of(runs)).blocks if isinstance(one, Shown))
+    assert [row[0][0] for row in table.rows] == ["Transformer-VQ, L 64", "Transformer-VQ, L 32"]
+
+
 def test_accuracy_by_length_pools_the_labels_of_all_seeds(material_of, runs):
     (charts,) = (one for one in section_of(material_of(runs)).blocks if isinstance(one, Charts))
     size, length = charts.panels

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
@@ -20,6 +20,17 @@ _SAME = (
     *("block_length", "context", "tokens", "batch_tokens", "lr", "schedule", "setup"),
 )
 """What runs that differ in their seed alone agree in."""
+_SHOWN: Final[dict[str, Callable[[Any], str]]] = {
+    "preset": str,
+    "codebook_size": lambda codes: f"S {whole(codes)}",
+    "block_length": lambda length: f"L {whole(length)}",
+    "context": lambda context: f"T {whole(context)}",
+    "tokens": lambda tokens: f"D {count(tokens)}",
+    "batch_tokens": lambda tokens: f"batch {count(tokens)}",
+    "lr": lambda rate: f"lr {number(rate, 2)}",
+    "schedule": str,
+}
+"""What a label says where it differs between runs."""
 _MEANS = (
     "Accuracy is the share of the labels of the validation split that are named rightly; balanced accuracy the mean"
     " recall of the classes, macro F1 the mean of their F1. Of several seeds the mean is given, with the standard"
@@ -50,10 +61,10 @@ def section(material: Material) -> Section | None:
     if runs.empty:
         return None
     blocks: list[Block] = [Prose(text=_MEANS)]
-    for place, (corpus, members) in enumerate(runs.groupby("corpus_fingerprint", sort=False)):
+    for place, (_, members) in enumerate(runs.groupby("corpus_fingerprint", sort=False)):
         groups = over_seeds(members)
         if runs["corpus_fingerprint"].nunique() > 1:
-            blocks.append(Heading(text=_corpus(members, str(corpus))))
+            blocks.append(Heading(text=corpus_name(members)))
         table = _table(groups)
         fold = f"All {len(table.rows)} groups of runs" if len(table.rows) > LONG else ""
         blocks += [Charts(panels=_panels(material, groups, place)), Shown(table=table, fold=fold)]
@@ -68,10 +79,10 @@ def classified(material: Material) -> pd.DataFrame:
 
 
 def over_seeds(runs: pd.DataFrame) -> list[Seeds]:
-    """Groups of runs, the most accurate first."""
+    """Groups of runs, the most accurate first; no two have the same label."""
     keys = [name for name in _SAME if name in runs]
     parts = [rows for _, rows in runs.groupby(keys, dropna=False, sort=False)]
-    varied = {name for name in ("preset", "codebook_size", "context", "tokens", "lr") if runs[name].nunique() > 1}
+    varied = {name for name in _SHOWN if name in runs and runs[name].nunique() > 1}
     labels = [_label(rows.iloc[0], varied) for rows in parts]
     found = [
         Seeds(label=label if labels.count(label) == 1 else f"{label}, {_setup(rows.iloc[0], place)}", rows=rows)
@@ -96,14 +107,7 @@ def guess(row: "pd.Series[Any]") -> tuple[float, str]:
 def _label(row: "pd.Series[Any]", varied: set[str]) -> str:
     name = architecture(row["arch"], row.get("head") if row.get("head") != "shga" else None)
     parts = [f"{name}, {row['variant']}" if present(row.get("variant")) else name]
-    shown: dict[str, Callable[[Any], str]] = {
-        "preset": str,
-        "codebook_size": lambda codes: f"S {whole(codes)}",
-        "context": lambda context: f"T {whole(context)}",
-        "tokens": lambda tokens: f"D {count(tokens)}",
-        "lr": lambda rate: f"lr {number(rate, 2)}",
-    }
-    parts += [show(row[name]) for name, show in shown.items() if name in varied and present(row[name])]
+    parts += [show(row[name]) for name, show in _SHOWN.items() if name in varied and present(row[name])]
     return ", ".join(parts)
 
 
@@ -112,8 +116,10 @@ def _setup(row: "pd.Series[Any]", place: int) -> str:
     return f"setup {row['setup'][:6]}" if present(row.get("setup")) else f"group {place}"
 
 
-def _corpus(runs: pd.DataFrame, fingerprint: str) -> str:
-    return f"{str(runs['corpus'].iloc[0]).rstrip('/').rsplit('/', 1)[-1]} ({fingerprint[:12]})"
+def corpus_name(runs: pd.DataFrame) -> str:
+    """Of runs on one corpus."""
+    row = runs.iloc[0]
+    return f"{str(row['corpus']).rstrip('/').rsplit('/', 1)[-1]} ({row['corpus_fingerprint'][:12]})"
 
 
 def _table(groups: Sequence[Seeds]) -> Table:
