@@ -22,6 +22,7 @@ from vqscale.train.record import finished_result
 from vqscale.train.trial import LocalHost, Outcome, Row, read_rows, run_trial
 
 CPU = torch.device("cpu")
+ARCHS = ("transformer_vq", "transformer", "transformer_full", "longvq", "mega", "gla", "transformer_window")
 OPTIONS = RunOptions(log_every=2, checkpoint_every=4)
 
 
@@ -200,7 +201,7 @@ def test_classify_measures_what_a_count_label_by_label_gives(kind: str, make_cla
     assert all(bucket.accuracy == pytest.approx(np.mean(expected["near"])) for bucket in near)
 
 
-@pytest.mark.parametrize("arch", ["transformer_vq", "transformer", "transformer_full"])
+@pytest.mark.parametrize("arch", ARCHS)
 def test_classify_reads_long_examples_in_segments_as_if_whole(arch: str, make_classifier: Any) -> None:
     trial = make_classifier("token", arch, longest=300, evaluation_context=320)
     model, corpus = build(trial.model, seed=3).double().eval(), corpus_of(trial)
