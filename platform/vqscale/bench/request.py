@@ -4,6 +4,7 @@ from typing import Any
 
 from vqscale.data.corpora import resolve_corpus
 from vqscale.data.manifests import read_manifest
+from vqscale.errors import StudyError
 from vqscale.study.spec import Study, ThroughputSpec
 from vqscale.study.throughput import ThroughputStudy, parse_throughput
 
@@ -31,6 +32,11 @@ def study_of_section(study: Study, spec: ThroughputSpec | None) -> ThroughputStu
 
     Raises StudyError or CorpusError.
     """
+    if study.task != "language":
+        raise StudyError(
+            f"task: {study.task}: throughput is measured of language models. Write a study of `kind: throughput`, or call"
+            " vqscale throughput without a study and name --arch, --preset and --contexts."
+        )
     contexts, preset = DEFAULT_CONTEXTS, study.model.get("preset", DEFAULT_PRESET)
     cell: dict[str, Any] = {"preset": preset, "tokens_per_step": DEFAULT_TOKENS}
     values: dict[str, Any] = {}

@@ -333,6 +333,12 @@ def test_stored_table_of_another_version_is_refused_and_an_empty_folder_has_none
         stored(str(tmp_path))
 
 
+def test_throughput_of_a_study_of_classifiers_is_refused():
+    values = {"study": "s", "task": "classification", "data": {"corpus": "c"}, "model": {}, "train": {}}
+    with pytest.raises(StudyError, match="task: classification: throughput is measured of language models"):
+        study_of_section(parse_study(values, source="s.yaml"), None)
+
+
 def test_section_of_a_study_takes_its_head_precision_and_vocabulary(tmp_path):
     (tmp_path / "text.txt").write_text("a line of text\n" * 200)
     prepare(str(tmp_path / "text.txt"), str(tmp_path / "corpus"), split="contiguous", tokenizer="bpe", vocab_size=270)
