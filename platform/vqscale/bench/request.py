@@ -34,8 +34,8 @@ def study_of_section(study: Study, spec: ThroughputSpec | None) -> ThroughputStu
     """
     if study.task != "language":
         raise StudyError(
-            f"task: {study.task}: throughput is measured of language models. Write a study of `kind: throughput`, or call"
-            " vqscale throughput without a study and name --arch, --preset and --contexts."
+            f"task: {study.task}: throughput is measured of language models. Write a study of `kind: throughput`, or"
+            " call vqscale throughput without a study and name --arch, --preset and --contexts."
         )
     contexts, preset = DEFAULT_CONTEXTS, study.model.get("preset", DEFAULT_PRESET)
     cell: dict[str, Any] = {"preset": preset, "tokens_per_step": DEFAULT_TOKENS}
