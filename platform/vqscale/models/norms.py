@@ -6,7 +6,7 @@ Letters: B batch, T position, D model width.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.distributed as dist
@@ -124,10 +124,24 @@ def _over_ranks(x: Tensor) -> Tensor:
     """The sum over all data-parallel ranks, with its gradient."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return x
-    from torch.distributed.nn.functional import all_reduce  # not there where distributed is not built
-
-    summed: Tensor = all_reduce(x)  # type: ignore[no-untyped-call]
+    summed: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
     return summed
+
+
+class _Sum(torch.autograd.Function):
+    """All ranks' sum: each rank's loss depends on every rank's input, so that gradients are summed alike."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        summed = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        summed = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
 
 
 def make_norm(kind: Literal["rms", "layer", "scale", "batch"] | None, width: int) -> nn.Module:

@@ -34,6 +34,7 @@ def _rank(rank, folder):
     x_BTD, mask_BT = _batch()
     own = slice(rank, None, 2)
     torch.save(_run(x_BTD[own], mask_BT[own]), f"{folder}/{rank}.pt")
+    dist.barrier()  # a rank that leaves while the other one still talks to it may abort
     dist.destroy_process_group()
 
 
