@@ -42,7 +42,7 @@ def _rank(rank, folder):
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(folder)]) for rank in range(2)]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    assert [rank.wait(timeout=400) for rank in ranks] == [0, 0]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -52,6 +52,7 @@ def _rank(rank: int, folder: Path) -> None:
     for kind in KINDS:
         trial = Trial.model_validate_json((folder / f"{kind}.json").read_text())
         torch.save(measured(trial, host), folder / f"{kind}-{rank}.pt")
+    dist.barrier()  # a rank that leaves while the other one still talks to it may abort
     dist.destroy_process_group()
 
 
@@ -62,7 +63,7 @@ def two_ranks(make_classifier: Any, tmp_path_factory: pytest.TempPathFactory) ->
     for kind, trial in trials.items():
         (folder / f"{kind}.json").write_text(trial.model_dump_json())
     ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(folder)]) for rank in range(2)]
-    assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
+    assert [rank.wait(timeout=400) for rank in ranks] == [0, 0]
     return {
         kind: (trial, [torch.load(folder / f"{kind}-{rank}.pt", weights_only=True) for rank in range(2)])
         for kind, trial in trials.items()
