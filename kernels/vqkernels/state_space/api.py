@@ -14,7 +14,7 @@ from vqkernels.state_space.fft import fft_scan
 from vqkernels.state_space.problem import Problem, check_flags, check_shapes, scan_dtypes
 from vqkernels.state_space.recurrent import one_step, recurrent_scan
 
-ScanMethod = Literal["auto", "recurrent", "fft", "chunked"]
+ScanMethod = Literal["recurrent", "fft", "chunked"]
 
 _METHODS: dict[str, Callable[[Problem, bool], tuple[Tensor, Tensor | None]]] = {
     "recurrent": recurrent_scan,
@@ -33,7 +33,7 @@ def diagonal_scan(
     mask_BT: Tensor | None = None,
     doc_start_BT: Tensor | None = None,
     return_state: bool = False,
-    method: ScanMethod = "auto",
+    method: ScanMethod = "chunked",
 ) -> tuple[Tensor, Tensor | None]:
     """h_t = decay h_{t-1} + input x_t; y_t = Re sum_n output_n h_{t,n}: y [B, T, D] in x's dtype, and the last h.
 
@@ -44,37 +44,33 @@ def diagonal_scan(
     State and arithmetic are float32 (float64 where an argument is), also under autocast. Gradients: all of x,
     decay, input, output and state. `recurrent` is the definition; `chunked` is linear in T and takes everything; `fft`
     takes a whole sequence without state or documents, and rounds all outputs together: a later token moves earlier ones
-    by a rounding. `auto` is `chunked`, where it does not: every y is the same bits whatever finite x come later. On a
-    CPU thread (real, fp32, forward and backward) the FFT took 0.7 to 1 of its time at 128 tokens, and more from 512 on
-    (`vqscale.bench.scan`). On a GPU both run as PyTorch's batched products and transforms: there is no kernel of our
-    own, and no speed was measured.
+    by a rounding. In chunks every y is the same bits whatever finite x come later, and on a CPU they beat the
+    FFT at every length, but for one cell of 24 (docs/benchmarks/scan_cpu.md). On a GPU both run as PyTorch's
+    batched products and transforms: there is no kernel of our own, and no speed was measured.
 
     Raises ValueError for shapes, flags or methods that do not fit.
     """
     check_shapes(x_BTD, decay_DN, input_DN, output_DN, state_BDN)
     check_flags(x_BTD, mask_BT, doc_start_BT)
     carries = return_state or state_BDN is not None or doc_start_BT is not None
-    run = _METHODS[_resolve(method, carries)]
+    _check_method(method, carries)
     with torch.autocast(x_BTD.device.type, enabled=False):
         problem = Problem.make(x_BTD, decay_DN, input_DN, output_DN, state_BDN, mask_BT, doc_start_BT)
-        y_BTD, after_BDN = run(problem, return_state)
+        y_BTD, after_BDN = _METHODS[method](problem, return_state)
         if mask_BT is not None:
             y_BTD = torch.where(mask_BT[..., None], y_BTD, 0)
         return y_BTD.to(x_BTD.dtype), after_BDN
 
 
-def _resolve(method: str, carries: bool) -> str:
-    """The method that runs; `carries`: there is a state to take or give, or a document may start."""
-    if method == "auto":
-        return "chunked"
+def _check_method(method: str, carries: bool) -> None:
+    """`carries`: there is a state to take or give, or a document may start. Raises ValueError."""
     if method not in _METHODS:
-        raise ValueError(f"method: got {method!r}; it must be one of {', '.join(map(repr, ('auto', *_METHODS)))}")
+        raise ValueError(f"method: got {method!r}; it must be one of {', '.join(map(repr, _METHODS))}")
     if method == "fft" and carries:
         raise ValueError(
             "method: got 'fft' with state, return_state or doc_start; a convolution has no state to begin anew or to "
-            "continue; use 'chunked' or 'auto'"
+            "continue; use 'chunked'"
         )
-    return method
 
 
 def diagonal_step(

@@ -249,7 +249,7 @@ def test_scan_autocast_and_bfloat16_keep_a_float32_state(method, kind):
     [
         ({"method": "cumsum"}, "method: got 'cumsum'"),
         ({"method": "fft"}, "method: got 'fft' with state"),
-        ({"method": "fft", "state_BDN": None, "return_state": True}, "use 'chunked' or 'auto'"),
+        ({"method": "fft", "state_BDN": None, "return_state": True}, "use 'chunked'"),
         ({"x_BTD": torch.zeros(2, 0, 3)}, "0 tokens"),
         ({"x_BTD": torch.zeros(2, 3)}, "x: got"),
         ({"decay_DN": torch.zeros(4, 4)}, "decay: got shape"),
@@ -265,14 +265,14 @@ def test_scan_arguments_that_do_not_fit_raise(changed, message):
 
 
 @pytest.mark.parametrize("carried", [{}, {"return_state": True}, {"doc_start_BT": torch.zeros(1, 9, dtype=torch.bool)}])
-def test_auto_takes_a_state_or_documents_and_short_sequences_alike(carried):
+def test_scan_by_default_takes_a_state_or_documents_and_short_sequences_alike(carried):
     case = _case(length=9, batch=1, state=False)
     _close(diagonal_scan(**case, **carried)[0], _recurrence(case)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("length", [2, 9, 40, 130])
-def test_auto_gives_the_same_bits_whatever_comes_later(kind, length):
+def test_scan_by_default_gives_the_same_bits_whatever_comes_later(kind, length):
     case = _case(kind, length, state=False)
     later = {**case, "x_BTD": case["x_BTD"].clone()}
     later["x_BTD"][:, length // 2 :] *= 1e12
