@@ -20,7 +20,8 @@ Out = Annotated[str | None, typer.Option(help="Where the corpus goes: a folder o
 Seed = Annotated[int, typer.Option(help="Another seed, other examples.")]
 Examples = Annotated[str, typer.Option(help="Examples of train, validation and test.")]
 Processes = Annotated[int, typer.Option(help="Processes that draw examples; they do not change them.")]
-Length = Annotated[int, typer.Option(help="Tokens of a training example.")]
+Length = Annotated[int, typer.Option(help="Tokens of an example.")]
+TrainLengths = Annotated[str, typer.Option(help="Tokens of training examples, in turn, if others.")]
 ValidationLengths = Annotated[str, typer.Option(help="Tokens of validation examples, in turn, if others.")]
 TestLengths = Annotated[str, typer.Option(help="Tokens of test examples, in turn, if others.")]
 Keys = Annotated[int, typer.Option(help="Different keys there are.")]
@@ -82,6 +83,7 @@ def recall_command(
     seed: Seed = 0,
     examples: Examples = "50000,1000,3000",
     length: Length = 256,
+    train_lengths: TrainLengths = "",
     validation_lengths: ValidationLengths = "",
     test_lengths: TestLengths = "",
     pairs: Annotated[int, typer.Option(help="Key-value pairs at the start, all of them asked for.")] = 8,
@@ -98,7 +100,7 @@ def recall_command(
 
     Example: vqscale data generate recall --out corpora/recall --length 256 --test-lengths 256,1024,4096
     """
-    options = _lengths(seed, examples, length, validation_lengths, test_lengths)
+    options = _lengths(seed, examples, length, train_lengths, validation_lengths, test_lengths)
     generator = checked(Recall, **options, pairs=pairs, keys=keys, values=values, fillers=fillers, power=power)
     _generate(generator, out, processes, shard_tokens, overwrite, as_json)
 
@@ -109,6 +111,7 @@ def needle_command(
     seed: Seed = 0,
     examples: Examples = "50000,1000,3000",
     length: Length = 256,
+    train_lengths: TrainLengths = "",
     validation_lengths: ValidationLengths = "",
     test_lengths: TestLengths = "",
     pairs: Annotated[int, typer.Option(help="Key-value pairs at random depths; as many questions at the end.")] = 1,
@@ -125,17 +128,18 @@ def needle_command(
 
     Example: vqscale data generate needle --out corpora/needle --length 256 --test-lengths 256,1024,4096,16384
     """
-    options = _lengths(seed, examples, length, validation_lengths, test_lengths)
+    options = _lengths(seed, examples, length, train_lengths, validation_lengths, test_lengths)
     generator = checked(Needle, **options, pairs=pairs, keys=keys, values=values, fillers=fillers, text=text)
     _generate(generator, out, processes, shard_tokens, overwrite, as_json)
 
 
-def _lengths(seed: int, examples: str, length: int, validation: str, test: str) -> dict[str, Any]:
+def _lengths(seed: int, examples: str, length: int, train: str, validation: str, test: str) -> dict[str, Any]:
     """Options that both recall tasks have, as values."""
     return {
         "seed": seed,
         "examples": three(examples, "examples"),
         "length": length,
+        "train_lengths": numbers(train, "train_lengths") if train else (),
         "validation_lengths": numbers(validation, "validation_lengths") if validation else (),
         "test_lengths": numbers(test, "test_lengths") if test else (),
     }

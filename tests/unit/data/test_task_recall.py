@@ -63,6 +63,19 @@ def test_recall_test_split_holds_every_length_alike_and_training_one(generator, 
     assert (lengths.tolist(), counts.tolist()) == ([64, 128, 512], [10, 10, 10])
 
 
+@pytest.mark.parametrize("generator", [RECALL, NEEDLE], ids=["recall", "needle"])
+def test_recall_training_lengths_take_turns_and_count_only_where_given(generator, tmp_path):
+    mixed = generator.model_copy(update={"train_lengths": (32, 64)})
+    corpus = opened(mixed, tmp_path / "out")
+    lengths, counts = np.unique(corpus.split("train").lengths, return_counts=True)
+    assert (lengths.tolist(), counts.tolist()) == ([32, 64], [20, 20])
+    assert np.unique(corpus.split("validation").lengths).tolist() == [64]
+    assert "train_lengths" not in generator.identity()["options"]
+    assert mixed.identity()["options"]["train_lengths"] == (32, 64)
+    with pytest.raises(CorpusError, match="no room"):
+        checked(type(generator), length=64, pairs=6, train_lengths=(64, 20))
+
+
 def test_recall_pairs_come_first_and_near_queries_are_common():
     generator = Recall(length=1024, pairs=4)
     examples = [generator.draw("train", index, 0) for index in range(300)]

@@ -3,14 +3,14 @@
 Ids: 0 padding; keys 1..K; values; fillers. A label is a value's number; it stands at a key that is asked for again.
 """
 
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from vqscale.data.labelled.format import Example, Layout, Vocabulary
-from vqscale.data.shards import SplitName
+from vqscale.data.shards import SPLITS, SplitName
 from vqscale.data.tasks.generator import Generator
 
 Tokens = npt.NDArray[np.int64]
@@ -19,13 +19,17 @@ Tokens = npt.NDArray[np.int64]
 class Recalling(Generator):
     """Options of a task whose examples ask for values of keys, and whose lengths may differ between splits."""
 
+    ADDED: ClassVar[frozenset[str]] = frozenset({"train_lengths"})
+
     examples: tuple[int, int, int] = (50_000, 1_000, 3_000)
     length: int = Field(default=256, gt=0)
-    """Tokens of a training example."""
+    """Tokens of an example, where its split has no lengths of its own."""
+    train_lengths: tuple[int, ...] = ()
+    """Tokens of training examples, in turn; short ones among them have their answers near, which is learned first."""
     validation_lengths: tuple[int, ...] = ()
-    """Tokens of validation examples, in turn; none given: as in training."""
+    """Tokens of validation examples, in turn."""
     test_lengths: tuple[int, ...] = ()
-    """Tokens of test examples, in turn; none given: as in training."""
+    """Tokens of test examples, in turn."""
     pairs: int = Field(default=8, gt=0)
     """Key-value pairs of an example; keys differ, values may not."""
     keys: int = Field(default=64, gt=1)
@@ -35,7 +39,8 @@ class Recalling(Generator):
     """Tokens that mean nothing."""
 
     def lengths_of(self, split: SplitName) -> tuple[int, ...]:
-        return {"validation": self.validation_lengths, "test": self.test_lengths}.get(split) or (self.length,)
+        own = {"train": self.train_lengths, "validation": self.validation_lengths, "test": self.test_lengths}
+        return own[split] or (self.length,)
 
     def length_of(self, split: SplitName, index: int) -> int:
         lengths = self.lengths_of(split)
@@ -45,7 +50,7 @@ class Recalling(Generator):
     def _room(self) -> Self:
         if self.pairs > self.keys:
             raise ValueError(f"pairs: {self.pairs} need as many different keys, there are {self.keys}")
-        shortest = min((self.length, *self.validation_lengths, *self.test_lengths))
+        shortest = min(length for split in SPLITS for length in self.lengths_of(split))
         if shortest < 4 * self.pairs:
             raise ValueError(f"length: {shortest} tokens have no room for {self.pairs} pairs; use {4 * self.pairs}")
         return self
