@@ -31,6 +31,8 @@ RAGGED_TIMES = 0.3
 """A size whose median time is further off the curve over N was measured under other conditions than the rest."""
 SAME = ("corpus_fingerprint", "context", "precision")
 """What two fits must share to be compared."""
+REFERENCE = "transformer_vq"
+"""The architecture with codes that others with codes are compared with."""
 Kind = Literal["compute", "time", "money"]
 _KINDS: tuple[Kind, ...] = ("compute", "time", "money")
 
@@ -57,9 +59,10 @@ class Side:
 
 
 def compare(fits: Sequence[Fit], table: pd.DataFrame, price: Price | None = None) -> list[Comparison]:
-    """Every quantised model against every quadratic baseline at the same data, context length and precision.
+    """Architectures with codes against every one without, at the same data, context length and precision.
 
-    Of a table without codebooks, every two architectures are compared. Only laws in N and D are.
+    Two with codes are compared where their codebooks have the same size, the others against Transformer-VQ. Of a table
+    without codebooks, every two architectures are compared. Only laws in N and D are.
     """
     laws = [fit for fit in fits if fit.letters == ["N", "D"]]
     sides = [side_of(fit, table, price) for fit in laws]
@@ -115,14 +118,24 @@ def comparison(first: Side, base: Side) -> Comparison:
 
 def _pairs(sides: Sequence[Side]) -> list[tuple[Side, Side]]:
     """Two subsets meet once: in the first law, in the order of the request, that stands for both."""
-    coded = [side for side in sides if side.fit.where.get("codebook_size") is not None]
-    bases = [side for side in sides if side.fit.where.get("codebook_size") is None]
+    coded = [side for side in sides if _codes(side) is not None]
+    bases = [side for side in sides if _codes(side) is None]
     every = [(first, base) for first in coded for base in bases] if coded else list(combinations(bases, 2))
+    every += [_reference_last(pair) for pair in combinations(coded, 2) if _codes(pair[0]) == _codes(pair[1])]
     comparable = [(first, base) for first, base in every if _comparable(first.fit, base.fit)]
     by_subset: dict[str, tuple[Side, Side]] = {}
     for first, base in comparable:
         by_subset.setdefault(repr((first.fit.where, base.fit.where)), (first, base))
     return list(by_subset.values())
+
+
+def _codes(side: Side) -> object:
+    return side.fit.where.get("codebook_size")
+
+
+def _reference_last(pair: tuple[Side, Side]) -> tuple[Side, Side]:
+    first, base = pair
+    return (base, first) if first.fit.where.get("arch") == REFERENCE else pair
 
 
 def _comparable(first: Fit, base: Fit) -> bool:

@@ -28,8 +28,8 @@ _DASHES: dict[Dash, object] = {"solid": "-", "dotted": (0, (2, 3)), "dashed": (0
 _SYMBOLS: dict[Symbol, str] = {
     "circle": "o", "square": "s", "diamond": "D", "triangle": "^", "cross": "X", "star": "*"
 }  # fmt: skip
-MOST_NAMED = 12
-"""Entries of a legend beside the picture; more would be taller than it."""
+MOST_NAMED = 5
+"""Entries of a legend inside the picture; more would lie on the curves."""
 
 
 def figure(panel: Panel) -> Drawn:
@@ -121,7 +121,7 @@ def _frame(axes: Axes, panel: Panel) -> None:
         axes.legend(fontsize=8, frameon=False)
     elif len(named) > MOST_NAMED:
         handles, labels = axes.get_legend_handles_labels()
-        _figure_of(axes).legend(handles, labels, fontsize=6, frameon=False, loc="outside lower center", ncols=4)
+        _figure_of(axes).legend(handles, labels, fontsize=7, frameon=False, loc="outside lower center", ncols=3)
 
 
 def _figure_of(axes: Axes) -> Figure:

@@ -107,6 +107,8 @@ class Result(Frozen):
     """Held-out examples that were evaluated."""
     confusion: list[list[int]] | None = None
     """Labels by true class (row) and named class (column), up to 50 classes."""
+    class_names: list[str] | None = None
+    """Of the rows and columns of `confusion`."""
     accuracy_by_length: list[AccuracyBucket] = Field(default_factory=list)
     accuracy_by_distance: list[AccuracyBucket] = Field(default_factory=list)
     """By tokens between a label and its answer, where the corpus says."""

@@ -21,8 +21,8 @@ from vqscale.errors import StorageError
 from vqscale.results.record import Result
 
 NESTED = (
-    *("parameter_groups", "flops_groups", "loss_by_position", "confusion", "accuracy_by_length"),
-    *("accuracy_by_distance", "versions"),
+    *("parameter_groups", "flops_groups", "loss_by_position", "confusion", "class_names"),
+    *("accuracy_by_length", "accuracy_by_distance", "versions"),
 )
 """Columns that hold JSON text in the file."""
 

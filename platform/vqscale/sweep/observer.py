@@ -137,8 +137,9 @@ def _tables(result: Result) -> dict[str, list[Sequence[object]]]:
     """What was measured of a classifier in rows, headers first: confusion matrix, accuracy by length and distance."""
     found: dict[str, list[Sequence[object]]] = {}
     if result.confusion:
-        header = ["true class", *(f"as {named}" for named in range(len(result.confusion)))]
-        found["confusion"] = [header, *([true, *row] for true, row in enumerate(result.confusion))]
+        names = result.class_names or range(len(result.confusion))
+        header = ["true class", *(f"as {name}" for name in names)]
+        found["confusion"] = [header, *([name, *row] for name, row in zip(names, result.confusion, strict=True))]
     buckets = {"accuracy_by_length": result.accuracy_by_length, "accuracy_by_distance": result.accuracy_by_distance}
     for name, rows in buckets.items():
         if rows:

@@ -43,6 +43,8 @@ class Classified:
     """Mean F1 of the classes that occur or are named."""
     confusion: list[list[int]] | None
     """Labels by true class (row) and named class (column); None where there are more than 50 classes."""
+    class_names: list[str] | None
+    """Of the rows and columns of the confusion matrix."""
     by_length: list[AccuracyBucket]
     by_distance: list[AccuracyBucket]
     """Empty where the corpus says no distances."""
@@ -52,7 +54,8 @@ class Classified:
 class _Tally:
     """Sums over labels, to be added over ranks."""
 
-    classes: int
+    names: tuple[str, ...]
+    """Of all classes."""
     nats: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
     by_class: Tensor = field(init=False)
     """Labels of every class, labels named so, and both at once, [3, C]."""
@@ -65,6 +68,10 @@ class _Tally:
         self.by_class = torch.zeros(3, self.classes, dtype=torch.float64)
         kept = self.classes if self.classes <= MOST_CONFUSED else 0
         self.confusion = torch.zeros(kept, kept, dtype=torch.float64)
+
+    @property
+    def classes(self) -> int:
+        return len(self.names)
 
     def add(self, true_N: Tensor, named_N: Tensor, nats_N: Tensor, length_N: Tensor, distance_N: Tensor | None) -> None:
         right_N = true_N == named_N
@@ -91,6 +98,7 @@ class _Tally:
             balanced_accuracy=float((right_C / true_C)[occurs].mean()),
             macro_f1=float((2 * right_C / (true_C + named_C))[known].mean()),
             confusion=confusion.long().tolist() if len(confusion) else None,
+            class_names=list(self.names) if len(confusion) else None,
             by_length=_buckets(length),
             by_distance=_buckets(distance),
         )
@@ -115,7 +123,7 @@ def classify(
     chosen = _chosen(held_out, train.evaluation_examples)
     was_training = model.training
     model.eval()
-    tally, world, rank = _Tally(len(corpus.classes)), world_size(group), rank_of(group)
+    tally, world, rank = _Tally(corpus.classes), world_size(group), rank_of(group)
     # Every rank runs the same passes, of the same number of segments: ZeRO-3 gathers parameters in each of them.
     for passed in _passes(held_out, chosen, context, world):
         width = padded_length(held_out, passed, context)

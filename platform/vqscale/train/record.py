@@ -170,6 +170,7 @@ def _nested(outcome: Outcome) -> dict[str, Any]:
     return {
         "loss_by_position": [],
         "confusion": held_out.confusion,
+        "class_names": held_out.class_names,
         "accuracy_by_length": held_out.by_length,
         "accuracy_by_distance": held_out.by_distance,
     }

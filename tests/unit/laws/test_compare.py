@@ -117,6 +117,18 @@ def test_only_equal_contexts_are_compared_and_every_baseline_is():
     assert pairs == [(vq, "transformer, T 512"), (vq, "transformer_full, T 512")]
 
 
+def test_architectures_with_equally_many_codes_are_compared_against_transformer_vq():
+    coded = [("transformer_vq", 16.0), ("transformer_vq", 64.0), ("longvq", 64.0)]
+    parts = [runs(arch, codes, factor) for (arch, codes), factor in zip(coded, (0.7, 0.8, 1.0), strict=True)]
+    table = pd.concat([*parts, runs("transformer", np.nan)], ignore_index=True)
+    fits = fit_study(table, ["chinchilla"], bootstrap=0, sensitivity=False)
+    found = {(one.label, one.base_label): one for one in fits.comparisons}
+    labels = [f"{arch}, S {codes:.0f}, T 512" for arch, codes in coded]
+    among = (labels[2], labels[1])
+    assert sorted(found) == sorted([*((label, "transformer, T 512") for label in labels), among])
+    assert points(found[among], "compute")[0].multiplier.value == pytest.approx(0.64, rel=1e-3)
+
+
 def test_two_architectures_meet_once_in_the_first_law_that_stands_for_both():
     table = pd.concat([runs("transformer_vq", 64.0, 0.8), runs("transformer", np.nan)], ignore_index=True)
     laws = ["chinchilla", "chinchilla_tied"]

@@ -100,6 +100,7 @@ def make_classifier(arch="transformer_vq", seed=0, accuracy=0.8, **changes):
         "trial_id": f"{arch}{seed}{accuracy}", "name": f"{arch}-seed{seed}", "classes": 2, "examples": 100,
         "accuracy": accuracy, "balanced_accuracy": accuracy - 0.05, "macro_f1": accuracy - 0.1,
         "test_accuracy": accuracy - 0.02, "confusion": [[60, 0], [100 - right, right - 60]],
+        "class_names": ["ham", "spam"],
         "accuracy_by_length": [
             AccuracyBucket(start=8, end=16, labels=40, accuracy=1.0),
             AccuracyBucket(start=16, end=32, labels=60, accuracy=(right - 40) / 60),

@@ -43,7 +43,8 @@ def test_accuracy_table_gives_mean_and_spread_over_seeds_of_every_variant(materi
     assert rows[1][column["accuracy"]] == "70.0 %"
     assert rows[0][column["test"]] == "83.0 %"
     confused = [[cell[0] for cell in row] for row in confusion.rows]
-    assert confused == [["0", "60", "0", "100.0 %"], ["1", "10", "30", "75.0 %"]]
+    assert confused == [["ham", "60", "0", "100.0 %"], ["spam", "10", "30", "75.0 %"]]
+    assert confusion.headers == ["class", "as ham", "as spam", "recall"]
 
 
 def test_runs_that_differ_in_a_setting_without_a_column_are_no_seeds_of_each_other(make_classifier_run):

@@ -76,7 +76,13 @@ def test_table_with_missing_measurements_round_trips_exactly(tmp_path, suffix):
     results = [make_result(), failed(), make_result(name="NA", trial_id="00123", git="123e4567")]
     results.append(make_result(schedule="wsd", decay=0.2, shared_steps=80))
     bucket = AccuracyBucket(start=64, end=128, labels=7, accuracy=3 / 7)
-    judged = {"accuracy": 3 / 7, "classes": 2, "examples": 7, "confusion": [[3, 0], [4, 0]]}
+    judged = {
+        "accuracy": 3 / 7,
+        "classes": 2,
+        "examples": 7,
+        "confusion": [[3, 0], [4, 0]],
+        "class_names": ["no", "yes"],
+    }
     results.append(make_result(task="classification", bpb=None, accuracy_by_length=[bucket], **judged))
     uri = str(tmp_path / f"results.{suffix}")
     write_table(results, uri)

@@ -194,6 +194,7 @@ def test_classify_measures_what_a_count_label_by_label_gives(kind: str, make_cla
     for name in ("nats", "accuracy", "balanced_accuracy", "macro_f1"):
         assert getattr(found, name) == pytest.approx(expected[name], rel=1e-6)
     assert found.confusion == expected["confusion"]
+    assert found.class_names == list(corpus.classes)
     (short,) = [bucket for bucket in found.by_length if bucket.start == 8]
     assert (short.labels, short.accuracy) == (len(expected["short"]), pytest.approx(np.mean(expected["short"])))
     near = [bucket for bucket in found.by_distance if bucket.start == 2]

@@ -240,12 +240,14 @@ def _confused(runs: pd.DataFrame) -> list[Block]:
     confusion = row.get("confusion")
     if not isinstance(confusion, list) or not confusion:
         return []
+    kept = row.get("class_names")
+    names = [str(name) for name in (kept if isinstance(kept, list) else range(len(confusion)))]
     rows: list[list[Cell]] = []
     for true, named in enumerate(confusion):
         total = sum(named)
         recall: Cell = (percent(named[true] / total), named[true] / total) if total else ("", "")
-        rows.append([(str(true), true), *((str(labels), labels) for labels in named), recall])
-    headers = ["class", *(f"as {named}" for named in range(len(confusion))), "recall"]
+        rows.append([(names[true], true), *((str(labels), labels) for labels in named), recall])
+    headers = ["class", *(f"as {name}" for name in names), "recall"]
     fold = f"Confusion of {len(rows)} classes" if len(rows) > LONG else ""
     text = f"{row['name']}, the most accurate run: labels by true class, and by the class that they were taken for."
     table = Table(headers=headers, rows=rows)
