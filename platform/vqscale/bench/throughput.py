@@ -5,7 +5,6 @@ process, in alternation: the models of a round (one context length, one size, on
 after repeat goes through all of them. Compare within a round only.
 """
 
-import datetime
 import functools
 import gc
 import math
@@ -24,6 +23,7 @@ from vqscale.bench.machine import device_label, machine
 from vqscale.bench.memory import is_out_of_memory
 from vqscale.bench.plan import Cell, Round, ThroughputPlan, threads
 from vqscale.bench.record import OK, OUT_OF_MEMORY, SKIPPED, Measurement
+from vqscale.clock import utc_now
 from vqscale.train.record import git_commit
 
 
@@ -238,7 +238,7 @@ def _measurement(cell: Cell, one: Round, **values: Any) -> Measurement:
         machine=_machine(),
         versions=record.present_versions(),
         git=git_commit(),
-        measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        measured_at=utc_now(),
     )
 
 

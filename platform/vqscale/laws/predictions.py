@@ -60,7 +60,7 @@ class Score(Frozen):
     run: str
     """Name of the run in the table."""
     before_start: bool | None
-    """Whether it was registered before the run's last start; None where the table does not say when that was."""
+    """Whether it was registered before the run's start; None where the table does not say when that was."""
     measured: float
     relative_error: float
     """(predicted - measured) / measured."""

@@ -1,11 +1,11 @@
 """What planning expected of every trial, kept beside its study and compared with what the trial took."""
 
-import datetime
 from typing import Any
 
 import pandas as pd
 
 from vqscale import storage
+from vqscale.clock import utc_now
 from vqscale.plan.plan import Plan
 
 PLAN_FILE = "plan.json"
@@ -17,7 +17,7 @@ def write_estimates(plan: Plan) -> None:
     """Keep the estimates of all pending trials in the study's folder; what was estimated of a done trial stays."""
     uri = storage.join(plan.study.folder, PLAN_FILE)
     known = _read(uri)
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    now = utc_now()
     for planned in plan.pending:
         known[planned.trial.id] = {
             "seconds": planned.cost.seconds,

@@ -13,16 +13,17 @@ from vqscale.train.record import trial_facts
 def foresee(planned: Iterable[PlannedTrial], fits: Sequence[Fit], known: Sequence[Prediction]) -> list[Prediction]:
     """A prediction for every trial without a record, by every law in N and D that was fitted to runs of its kind.
 
-    `known`: what is registered already; the same fit says nothing twice.
+    `known`: what is registered already; a law registers nothing twice that it has said before in the same words.
     """
-    said = {(one.trial_id, one.fit) for one in known}
+    said = {(one.trial_id, one.law, one.metric, one.predicted) for one in known}
     laws = [fit for fit in fits if {"N", "D"} <= set(fit.letters)]
-    return [
+    found = (
         predict_run(fit, _place(fit, one), name=one.trial.name, trial_id=one.trial.id)
         for one in planned
         for fit in laws
-        if one.result is None and (one.trial.id, fit.id) not in said and covers(fit, one)
-    ]
+        if one.result is None and covers(fit, one)
+    )
+    return [one for one in found if (one.trial_id, one.law, one.metric, one.predicted) not in said]
 
 
 def covers(fit: Fit, planned: PlannedTrial) -> bool:

@@ -146,4 +146,4 @@ class Result(Frozen):
     versions: dict[str, str]
     git: str | None
     started_at: str
-    """ISO 8601 with time zone."""
+    """When its first attempt began of which anything is left; ISO 8601 with time zone."""

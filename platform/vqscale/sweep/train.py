@@ -1,6 +1,5 @@
 """The trials of a plan through Ray Tune: queueing, retries, early stopping, records; the lanes do the training."""
 
-import datetime
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from vqscale import storage
+from vqscale.clock import utc_now
 from vqscale.errors import StudyInterruptedError
 from vqscale.plan.designs import DONE
 from vqscale.plan.plan import Plan, PlannedTrial
@@ -82,7 +82,7 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        now = utc_now()
         self._started.setdefault(trial.config["trial"], now)
 
     def on_trial_result(

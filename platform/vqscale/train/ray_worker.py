@@ -4,7 +4,6 @@ Nothing of a trial stays behind for the next one: model, engine, generators and 
 that raised takes its processes with it (Ray Train starts the group again), so no half-broken collective is reused.
 """
 
-import datetime
 import itertools
 import json
 import tempfile
@@ -20,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
+from vqscale.clock import utc_now
 from vqscale.errors import StudyInterruptedError
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
@@ -98,7 +98,7 @@ def _run(order: dict[str, Any], dispatcher: Any) -> None:
     payload = order["payload"]
     trial = Trial.model_validate_json(payload["trial"])
     started = time.perf_counter()
-    started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    started_at = utc_now()
     host = RayHost(dispatcher, order["trial_id"], order["attempt"])
     try:
         if host.rank == 0:
@@ -114,7 +114,6 @@ def _run(order: dict[str, Any], dispatcher: Any) -> None:
                 attempts=order["attempt"],
                 workers=host.world,
                 device=device_name(host.device),
-                started_at=started_at,
                 seconds_total=time.perf_counter() - started,
             )
             write_result(result, payload["folder"])

@@ -103,7 +103,6 @@ def finished_result(
     attempts: int,
     workers: int,
     device: str,
-    started_at: str,
     seconds_total: float,
 ) -> Result:
     """The record of a trial that ran; `seconds_total` is its whole time on the workers."""
@@ -138,7 +137,7 @@ def finished_result(
         **_nested(outcome),
         versions=versions(),
         git=git_commit(),
-        started_at=started_at,
+        started_at=outcome.started_at,
     )
 
 

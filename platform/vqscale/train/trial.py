@@ -13,6 +13,7 @@ import torch
 from torch.distributed import ProcessGroup
 
 from vqscale import storage
+from vqscale.clock import utc_now
 from vqscale.data.corpus import Corpus, open_corpus
 from vqscale.data.labelled.corpus import LabelledCorpus
 from vqscale.errors import CorpusError
@@ -97,6 +98,8 @@ class Outcome:
     peak_flops: float
     revived: int
     backend: str | None
+    started_at: str
+    """When its first attempt began of which anything is left, ISO 8601 with time zone."""
 
 
 class _Loop:
@@ -141,6 +144,7 @@ class _Loop:
         self.revived_before = 0.0
         """Codes revived by earlier attempts; a codebook counts from when it was made."""
         self.peak_memory = 0
+        self.started_at = utc_now()
         # Dropout draws from a generator of its own a rank, so that ranks differ and a resumed run continues the draw.
         torch.manual_seed(train.seed * 1_000_003 + host.rank)
         self.peak_flops = metrics.peak_flops(host.device.type, train.precision) * host.world  # before memory is counted
@@ -239,7 +243,7 @@ class _Loop:
         """Write a checkpoint for a later attempt."""
         if self.host.rank == 0:
             self.write_rows()
-        uri = self._write(row, self.checkpoints, self.trial.fingerprint, {})
+        uri = self._write(row, self.checkpoints, self.trial.fingerprint, {"started_at": self.started_at})
         checkpoint.prune(self.checkpoints, self.options.keep_checkpoints, self.host.group)
         self.host.checkpointed(uri, row)
 
@@ -287,7 +291,9 @@ class _Loop:
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one, else from the longest trunk that fits."""
-        if self._restore(self.checkpoints, self.trial.fingerprint) is not None:
+        extra = self._restore(self.checkpoints, self.trial.fingerprint)
+        if extra is not None:
+            self.started_at = extra.get("started_at", self.started_at)  # older checkpoints do not say
             self.rows = [row for row in read_rows(self.folder) if row["step"] <= self.step]
             return
         checkpoint.discard(self.checkpoints, self.host.group)
@@ -373,6 +379,7 @@ def run_trial(trial: Trial, folder: str, options: RunOptions, host: Host, trunk:
             peak_flops=loop.peak_flops,
             revived=round(loop.rows[-1].get("codebook/revived", 0)),
             backend=_backend(loop),
+            started_at=loop.started_at,
         )
 
 

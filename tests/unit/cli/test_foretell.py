@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from vqscale.cli.foretell import before_stage
 from vqscale.cli.main import app
+from vqscale.laws.export import read_fits
 from vqscale.laws.predictions import read_predictions, score
+from vqscale.plan.foresee import foresee
 from vqscale.plan.plan import Plan, plan
 from vqscale.results import read_table
 from vqscale.sweep import run as module
@@ -38,6 +40,11 @@ def test_register_and_score_speak_of_the_held_out_budget(
     assert {one.trial_id for one in read_predictions(study.folder)} == pending
     assert json.loads(run("predict", study.folder, "--register", "--json")) == {"registered": [], "scores": []}
     assert "16 registered predictions are open" in run("predict", study.folder, "--score")
+    trials, fits, known = plan(study).trials, read_fits(study.folder).fits, read_predictions(study.folder)
+    same = [fit.model_copy(update={"id": f"{fit.id} of another table"}) for fit in fits]
+    assert foresee(trials, same, known) == []
+    others = [fit.model_copy(update={"parameters": fit.parameters | {"E": fit.parameters["E"] + 0.01}}) for fit in fits]
+    assert len(foresee(trials, others, known)) == 16
 
     finish(study)
     scores = json.loads(run("predict", study.folder, "--score", "--json"))["scores"]

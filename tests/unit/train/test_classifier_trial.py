@@ -79,9 +79,7 @@ def test_record_of_a_classifier_has_its_columns_and_none_of_a_language_model(
 ) -> None:
     trial = make_classifier("sequence", updates=4)
     outcome = run(trial, tmp_path)
-    result = finished_result(
-        "study", trial, outcome, attempts=1, workers=1, device="cpu", started_at="2026-01-01", seconds_total=9.0
-    )
+    result = finished_result("study", trial, outcome, attempts=1, workers=1, device="cpu", seconds_total=9.0)
     held_out = outcome.held_out
     assert isinstance(held_out, Classified)
     assert (result.task, result.classes, result.examples) == ("classification", 3, 97)

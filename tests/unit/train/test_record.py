@@ -19,15 +19,13 @@ def outcome(**changes: Any) -> Outcome:
     values = {
         "status": "diverged", "error": "not a number any more", "step": 4, "row": row, "held_out": None, "test": None,
         "shared_steps": 3, "seconds_training": 9.0, "seconds_training_now": 4.0, "seconds_evaluation": 1.0,
-        "peak_memory_bytes": 1, "peak_flops": 1e9, "revived": 3, "backend": "blockwise",
+        "peak_memory_bytes": 1, "peak_flops": 1e9, "revived": 3, "backend": "blockwise", "started_at": "2026-01-01",
     }  # fmt: skip
     return Outcome(**(values | changes))
 
 
 def record(trial: Any, ended: Outcome) -> Any:
-    return finished_result(
-        "study", trial, ended, attempts=2, workers=1, device="cpu", started_at="2026-01-01", seconds_total=7.0
-    )
+    return finished_result("study", trial, ended, attempts=2, workers=1, device="cpu", seconds_total=7.0)
 
 
 def test_record_of_a_trial_that_ended_in_nan_has_no_numbers_for_it(make_trial: Any) -> None:

@@ -94,6 +94,16 @@ def test_trial_interrupted_and_continued_is_bitwise_the_uninterrupted_one(
     assert losses[0] == losses[1]
 
 
+def test_trial_started_when_the_attempt_did_that_it_goes_on_from(
+    make_trial: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for now, break_after in (("lost", 1), ("kept", 6), ("last", 10)):
+        monkeypatch.setattr("vqscale.train.trial.utc_now", lambda now=now: now)
+        with pytest.raises(InterruptedTrialError):
+            run(make_trial(), tmp_path, BreakingHost(device=torch.device("cpu"), break_after=break_after))
+    assert run(make_trial(), tmp_path).started_at == "kept"
+
+
 def test_trial_leaves_nothing_for_the_next_one_in_its_process(make_trial: Any, tmp_path: Path) -> None:
     trial = make_trial(segment=16, model={"dropout_residual": 0.2})
     metrics.peak_flops.cache_clear()  # as in a fresh process: what is measured once must not draw from the generator

@@ -1,0 +1,8 @@
+"""The time of day as records hold it."""
+
+import datetime
+
+
+def utc_now() -> str:
+    """ISO 8601 with time zone, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
