@@ -45,8 +45,11 @@ def section(material: Material) -> Section | None:
 
 def _panel(material: Material, kind: Kind) -> Panel | None:
     layers: list[Layer] = []
-    for place, one in zip(places(), material.fits.comparisons, strict=False):
-        layers += _layers(_title(material, one), [point for point in one.points if point.kind == kind], place)
+    place = places()
+    for one in material.fits.comparisons:
+        points = [point for point in one.points if point.kind == kind and point.multiplier]
+        if points:
+            layers += _layers(_title(material, one), points, next(place))
     if not layers:
         return None
     unit = next(point.unit for one in material.fits.comparisons for point in one.points if point.kind == kind)
@@ -65,8 +68,6 @@ def _panel(material: Material, kind: Kind) -> Panel | None:
 def _layers(title: str, points: list[ComparedPoint], place: int) -> Iterator[Layer]:
     """A thin line through all, points with bars within the data, hollow ones beyond."""
     known = sorted((point.budget, point.beyond > 1, point.multiplier) for point in points if point.multiplier)
-    if not known:
-        return
     x, y = [budget for budget, _, _ in known], [factor.value for _, _, factor in known]
     yield Line(group=title, shade=colour(place), x=x, y=y, width=1.2)
     named = False
