@@ -30,6 +30,10 @@ _SYMBOLS: dict[Symbol, str] = {
 }  # fmt: skip
 MOST_NAMED = 5
 """Entries of a legend inside the picture; more would lie on the curves."""
+_CHARACTERS = 120
+"""What a line below the picture holds."""
+_HANDLE = 10
+"""Characters that the mark beside a name and the space around it take."""
 
 
 def figure(panel: Panel) -> Drawn:
@@ -121,7 +125,9 @@ def _frame(axes: Axes, panel: Panel) -> None:
         axes.legend(fontsize=8, frameon=False)
     elif len(named) > MOST_NAMED:
         handles, labels = axes.get_legend_handles_labels()
-        _figure_of(axes).legend(handles, labels, fontsize=7, frameon=False, loc="outside lower center", ncols=3)
+        columns = min(3, max(1, _CHARACTERS // (max(map(len, labels)) + _HANDLE)))
+        place = {"loc": "outside lower center", "ncols": columns}
+        _figure_of(axes).legend(handles, labels, fontsize=7, frameon=False, **place)
 
 
 def _figure_of(axes: Axes) -> Figure:

@@ -12,6 +12,8 @@ from vqscale.report.sections.classes import best_run, classified, guess, over_se
 from vqscale.report.style import architecture, count, listed, number, percent, plural, power, whole
 from vqscale.report.throughput import decisions
 
+_ALIKE = 0.95
+"""Budgets that differ by less are one: the largest that two laws share depends on the pair."""
 _VARIED = {"codebook_size": ("S", "codebook size"), "context": ("T", "context length")}
 
 
@@ -82,7 +84,7 @@ def _winner(material: Material, kind: Kind) -> str:
     """Who has the lowest loss at the largest measured budget, and whether that is sure."""
     pairs = [(one, point) for one in main_comparisons(material) if (point := measured(one, kind)) is not None]
     largest = max((point.budget for _, point in pairs), default=0.0)
-    pairs = [(one, point) for one, point in pairs if point.budget >= 0.99 * largest]
+    pairs = [(one, point) for one, point in pairs if point.budget >= _ALIKE * largest]
     if not pairs:
         return ""
     losses: dict[str, float] = {}
