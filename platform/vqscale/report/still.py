@@ -126,8 +126,8 @@ def _frame(axes: Axes, panel: Panel) -> None:
     elif len(named) > MOST_NAMED:
         handles, labels = axes.get_legend_handles_labels()
         columns = min(3, max(1, _CHARACTERS // (max(map(len, labels)) + _HANDLE)))
-        place = {"loc": "outside lower center", "ncols": columns}
-        _figure_of(axes).legend(handles, labels, fontsize=7, frameon=False, **place)
+        below = _figure_of(axes).legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=7)
+        below.set_frame_on(False)
 
 
 def _figure_of(axes: Axes) -> Figure:
