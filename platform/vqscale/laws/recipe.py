@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from scipy.stats import t as student
 
 from vqscale.errors import FitError
-from vqscale.laws.select import cells, data_hash
+from vqscale.laws.select import cells, data_hash, usual_form
 from vqscale.laws.study import default_metric
 from vqscale.study.recipe import Recipe, RecipeLaw, RecipeReference, RecipeRule
 
@@ -41,9 +41,7 @@ def fit_recipe(table: pd.DataFrame, *, study: str, metric: str | None = None) ->
     if missing := [column for column in (*NEEDED, metric) if column not in table]:
         raise FitError(f"column {missing[0]!r} is missing; the table has {', '.join(map(str, table.columns))}.")
     runs = table[table["status"].isin(["finished", "diverged"])] if "status" in table else table
-    if "variant" in runs:
-        # An architecture's rate is tuned on its usual form; a sliding window always names its width.
-        runs = runs[runs["variant"].isna() | (runs["arch"] == "transformer_window")]
+    runs = usual_form(runs)  # on which an architecture's rate is tuned
     if runs.empty:
         raise FitError("the table has no finished run: train the sweep first.")
     for column in NEEDED[1:]:

@@ -62,6 +62,13 @@ def usable(
     return table.iloc[keep], excluded
 
 
+def usual_form(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs of architectures as they are, without ablations; a sliding window always names its width."""
+    if "variant" not in table:
+        return table
+    return table[table["variant"].isna() | (table["arch"] == "transformer_window")]
+
+
 def cells(table: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Where, pd.DataFrame]]:
     """The table split by those of `columns` that it has. A missing value is a value like any other."""
     present = [column for column in columns if column in table]

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from vqscale.laws.select import usual_form
 from vqscale.report.style import present
+from vqscale.study.model import QUANTISED
 
 _MATCH = ("preset", "context", "tokens", "seed", "corpus_fingerprint")
 
@@ -34,14 +36,17 @@ def own_share(table: pd.DataFrame) -> "pd.Series[float]":
 
 
 def against_baselines(table: pd.DataFrame, metric: str) -> list[Pairs]:
-    """Transformer-VQ against every other architecture, at equal preset, context, tokens and seed."""
-    runs = finished(table)
-    if not {"arch", metric, *_MATCH} <= set(runs.columns):
+    """Architectures with codes against every other one, at equal preset, context, tokens and seed, in their usual form.
+
+    Two with codes meet once.
+    """
+    if not {"arch", metric, *_MATCH} <= set(table.columns):
         return []
-    first = runs[runs["arch"] == "transformer_vq"]
-    others = sorted(set(runs["arch"]) - {"transformer_vq"})
-    found = [(other, _differences(first, runs[runs["arch"] == other], metric, list(_MATCH))) for other in others]
-    return [Pairs(first="transformer_vq", second=other, differences=values) for other, values in found if values]
+    sides = {str(arch): rows for arch, rows in usual_form(finished(table)).groupby("arch")}
+    coded = [arch for arch in QUANTISED if arch in sides]
+    pairs = [(one, other) for place, one in enumerate(coded) for other in sides if other not in coded[: place + 1]]
+    found = [(one, other, _differences(sides[one], sides[other], metric, list(_MATCH))) for one, other in pairs]
+    return [Pairs(first=one, second=other, differences=values) for one, other, values in found if values]
 
 
 def _differences(first: pd.DataFrame, second: pd.DataFrame, metric: str, keys: list[str]) -> list[float]:
