@@ -13,8 +13,8 @@ from vqscale.report.style import GREY, flops_axis, number, percent, power
 from vqscale.report.tables import Cell, Table
 
 _TEXT = (
-    "The laws were fitted to the smaller runs only and asked for the largest. `Last value` expects what the nearest"
-    " smaller run reached, `power law` a straight line in log loss over log C. A law that does not beat both has"
+    'The laws were fitted to the smaller runs only and asked for the largest. "Last value" expects what the nearest'
+    ' smaller run reached, "power law" a straight line in log loss over log C. A law that does not beat both has'
     " predicted nothing."
 )
 _REGISTERED = (

@@ -57,7 +57,7 @@ def _baselines(tested: list[Fit]) -> Iterator[str]:
     for name in dict.fromkeys(name for fit in tested for name in fit.holdout.baselines):
         errors = [fit.holdout.baselines.get(name) for fit in tested]
         if all(error is not None for error in errors):
-            yield f"the baseline `{name}` was off by {', '.join(_error(error) for error in errors)}"
+            yield f'the baseline "{name}" was off by {", ".join(_error(error) for error in errors)}'
 
 
 def _beaten(fit: Fit) -> bool:
