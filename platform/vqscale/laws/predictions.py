@@ -12,6 +12,7 @@ import pandas as pd
 from pydantic import Field, ValidationError
 
 from vqscale import storage
+from vqscale.clock import utc_now
 from vqscale.errors import FitError, StorageError
 from vqscale.laws.bootstrap import interval
 from vqscale.laws.forms import Array
@@ -99,7 +100,7 @@ def predict_run(
         unit=fit.unit,
         data_hash=fit.data_hash,
         versions=fit.versions,
-        registered_at=(now or datetime.datetime.now(datetime.UTC)).isoformat(timespec="seconds"),
+        registered_at=now.isoformat(timespec="seconds") if now else utc_now(),
         predicted=predicted_loss(fit, x),
     )
 

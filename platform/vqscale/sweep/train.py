@@ -82,8 +82,7 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        now = utc_now()
-        self._started.setdefault(trial.config["trial"], now)
+        self._started.setdefault(trial.config["trial"], utc_now())
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -73,7 +73,7 @@ def _part(case, start, stop):
     return {n: x[:, start:stop] if n in ("x_BTD", "mask_BT", "doc_start_BT") else x for n, x in case.items()}
 
 
-def _close(found, expected, tolerance=1e-11):
+def _assert_close(found, expected, tolerance=1e-11):
     scale = expected.abs().max().clamp(min=1e-3)
     assert ((found - expected).abs().max() / scale).item() <= tolerance
 
@@ -86,8 +86,8 @@ def test_scan_every_method_equals_the_recurrence(method, kind, flags):
         case = _case(kind, length, state=state, **flags)
         y, last = diagonal_scan(**case, method=method, return_state=True)
         wanted, wanted_last = _recurrence(case)
-        _close(y, wanted)
-        _close(last, wanted_last)
+        _assert_close(y, wanted)
+        _assert_close(last, wanted_last)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,7 +97,7 @@ def test_chunked_every_gradient_equals_the_definitions(kind, flags, length):
     case = _case(kind, length, **flags)
     expected = _gradients(case, "recurrent")
     for name, found in _gradients(case, "chunked").items():
-        _close(found, expected[name], 1e-10)
+        _assert_close(found, expected[name], 1e-10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,10 +109,10 @@ def test_chunked_of_any_chunk_length_equals_the_definition(kind, documents, size
     for found, expected in zip(
         diagonal_scan(**case, method="chunked", return_state=True), _recurrence(case), strict=True
     ):
-        _close(found, expected)
+        _assert_close(found, expected)
     expected = _gradients(case, "recurrent")
     for name, found in _gradients(case, "chunked").items():
-        _close(found, expected[name], 1e-10)
+        _assert_close(found, expected[name], 1e-10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,10 +122,10 @@ def test_fft_values_and_gradients_equal_the_definitions(kind, padding, length):
     case = _case(kind, length, state=False, padding=padding)
     y, last = diagonal_scan(**case, method="fft")
     assert last is None
-    _close(y, _recurrence(case)[0])
+    _assert_close(y, _recurrence(case)[0])
     expected = _gradients(case, "recurrent", whole=True)
     for name, found in _gradients(case, "fft", whole=True).items():
-        _close(found, expected[name], 1e-10)
+        _assert_close(found, expected[name], 1e-10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,8 +174,8 @@ def test_scan_cut_into_segments_equals_the_whole(method, kind, cuts):
         part = {**_part(case, start, stop), "state_BDN": state}
         y, state = diagonal_scan(**part, method=method, return_state=True)
         outputs.append(y)
-    _close(torch.cat(outputs, 1), whole)
-    _close(state, last)
+    _assert_close(torch.cat(outputs, 1), whole)
+    _assert_close(state, last)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -185,8 +185,8 @@ def test_step_token_by_token_equals_the_scan(kind):
     state = case["state_BDN"]
     for t in range(90):
         y, state = diagonal_step(case["x_BTD"][:, t], case["decay_DN"], case["input_DN"], case["output_DN"], state)
-        _close(y, whole[:, t])
-    _close(state, last)
+        _assert_close(y, whole[:, t])
+    _assert_close(state, last)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -225,7 +225,7 @@ def test_scan_decay_of_zero_has_the_gradients_of_the_recurrence(method):
     case["decay_DN"][0] = 0
     expected = _gradients(case, "recurrent")
     for name, found in _gradients(case, method).items():
-        _close(found, expected[name], 1e-10)
+        _assert_close(found, expected[name], 1e-10)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -240,8 +240,8 @@ def test_scan_autocast_and_bfloat16_keep_a_float32_state(method, kind):
     assert y.dtype == torch.bfloat16
     assert last.dtype == (torch.complex64 if kind == "complex" else torch.float32)
     wanted, wanted_last = _recurrence({**case, "x_BTD": rounded["x_BTD"].double()})
-    _close(last, wanted_last, 1e-5)
-    _close(y.double(), wanted, 4e-3)
+    _assert_close(last, wanted_last, 1e-5)
+    _assert_close(y.double(), wanted, 4e-3)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_scan_arguments_that_do_not_fit_raise(changed, message):
 @pytest.mark.parametrize("carried", [{}, {"return_state": True}, {"doc_start_BT": torch.zeros(1, 9, dtype=torch.bool)}])
 def test_scan_by_default_takes_a_state_or_documents_and_short_sequences_alike(carried):
     case = _case(length=9, batch=1, state=False)
-    _close(diagonal_scan(**case, **carried)[0], _recurrence(case)[0])
+    _assert_close(diagonal_scan(**case, **carried)[0], _recurrence(case)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
