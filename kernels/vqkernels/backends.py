@@ -20,7 +20,7 @@ def uses_triton(tensor: Tensor) -> bool:
 def triton_refusal(device: torch.device) -> str | None:
     """Why Triton kernels cannot run on this device, or None."""
     if not _INSTALLED:
-        return "triton is not installed; install the extra: pip install 'vqscale[cuda]'"
+        return "triton is not installed: pip install triton"
     from vqkernels.gpu import runtime
 
     return runtime.refusal(device)

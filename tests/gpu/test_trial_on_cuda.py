@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from vqscale.costing.presets import resolve
 from vqscale.data.corpus import open_corpus
-from vqscale.models.presets import resolve
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import TrainConfig, Trial
 from vqscale.train.trial import LocalHost, run_trial

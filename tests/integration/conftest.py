@@ -12,7 +12,7 @@ from moto.server import ThreadedMotoServer
 from rich.console import Console
 
 from vqscale.study.spec import Study, parse_study
-from vqscale.sweep import cluster
+from vqscale.sweep.driver import cluster
 
 MakeStudy = Callable[..., Study]
 

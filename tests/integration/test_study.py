@@ -23,9 +23,9 @@ from vqscale.errors import ClusterError
 from vqscale.plan.plan import plan
 from vqscale.results import Result, read_table, to_results
 from vqscale.study.spec import RunOptions, Study
-from vqscale.sweep.autotune import autotune
-from vqscale.sweep.run import run
 from vqscale.train.trial import LocalHost, read_rows, run_trial
+from vqscale.workflow.autotune import autotune
+from vqscale.workflow.study import run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

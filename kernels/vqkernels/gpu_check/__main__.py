@@ -1,7 +1,6 @@
 """`python -m vqkernels.gpu_check --out DIR`: verify every kernel on this machine's GPU, and if all is right, measure.
 
-Needs torch, triton and numpy; whole models are measured, too, where the platform is installed. `--smoke` goes through
-everything at tiny sizes in Triton's interpreter, on a CPU.
+Needs torch, triton and numpy. `--smoke` goes through everything at tiny sizes in Triton's interpreter, on a CPU.
 """
 
 import argparse
@@ -14,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-_SHARES = {"decode": 1, "models": 4, "layers": 5, "configurations": 2}  # of the time, in the order of measuring
+_SHARES = {"decode": 1, "layers": 5, "configurations": 2}  # of the time, in the order of measuring
 _SECONDS_BETWEEN_WRITES = 10.0
 
 
@@ -97,19 +96,15 @@ def _measured(smoke: bool, device: Any, notes: list[str], told: Any) -> Iterator
     """Name and rows of each table, which are measured as they are asked for."""
     import torch
 
-    from vqkernels.gpu_check import measure, whole_model
+    from vqkernels.gpu_check import measure
     from vqkernels.gpu_check.roofline import measure_ceilings
 
     dtype = torch.float32 if smoke else torch.bfloat16
-    plan, models = (measure.SMOKE, whole_model.SMOKE) if smoke else (measure.FULL, whole_model.FULL)
+    plan = measure.SMOKE if smoke else measure.FULL
     ceilings = measure_ceilings(device, dtype, small=smoke)
     speed, width = ceilings.flops_per_second / 1e12, ceilings.bytes_per_second / 1e12
     notes.append(f"Ceilings measured first: {speed:.3g} TFLOP/s ({str(dtype)[6:]} product), {width:.3g} TB/s (copy).")
     yield "decode", measure.measure_decode(plan, device, dtype, ceilings)
-    if missing := whole_model.missing():
-        notes.append(f"Whole models were not measured: {missing} is not installed.")
-    else:
-        yield "models", whole_model.measure_models(models, device, told)
     yield "layers", measure.measure_layers(plan, device, dtype, ceilings, told)
     yield "configurations", measure.measure_configurations(plan, device, dtype, told)
 

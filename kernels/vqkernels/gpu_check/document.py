@@ -93,7 +93,6 @@ _TITLES = {
     "checks": "Checks: the worst of each case and configuration",
     "layers": "Attention layers",
     "decode": "Decoding, batch 1",
-    "models": "Whole models: training steps",
     "configurations": "Configurations other than the default",
 }
 

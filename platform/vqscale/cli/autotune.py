@@ -10,8 +10,8 @@ from rich.table import Table
 from vqscale import storage
 from vqscale.cli.console import make_console
 from vqscale.study.spec import load_study
-from vqscale.sweep.autotune import CodebookChoice, tuning_study
-from vqscale.sweep.autotune import autotune as tune_codebook
+from vqscale.workflow.autotune import CodebookChoice, tuning_study
+from vqscale.workflow.autotune import autotune as tune_codebook
 
 
 def autotune(

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vqscale.errors import WorkFailedError
-from vqscale.sweep.diagnose import Check, diagnose
+from vqscale.submit.doctor import Check, diagnose
 
 _COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 

@@ -10,8 +10,8 @@ from vqscale.cli.console import make_console
 from vqscale.cli.report import make_material
 from vqscale.errors import FitError
 from vqscale.laws import StudyFits, read_fits
-from vqscale.laws.export import to_csv, to_json, to_parquet
-from vqscale.laws.latex import to_latex
+from vqscale.laws.io.export import to_csv, to_json, to_parquet
+from vqscale.laws.io.latex import to_latex
 from vqscale.report import write_figures
 from vqscale.results import Target, convert_table, locate
 

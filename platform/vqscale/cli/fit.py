@@ -8,14 +8,14 @@ import typer
 
 from vqscale.cli.console import make_console
 from vqscale.cli.fit_view import print_fits
-from vqscale.cli.foretell import show_scores
-from vqscale.cli.mirror import mirror
-from vqscale.cli.settings import study_settings
 from vqscale.errors import FitError
 from vqscale.laws import LAWS, StudyFits, fit_study, write_fits
-from vqscale.laws.problem import DELTA, Objective
+from vqscale.laws.fitting.problem import DELTA, Objective
 from vqscale.report import gather, write_figures
 from vqscale.results import locate, read_table
+from vqscale.workflow.artifacts import mirror
+from vqscale.workflow.fit_options import study_settings
+from vqscale.workflow.predictions import show_scores
 
 
 class Residual(StrEnum):

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from vqscale.laws import Exclusion, Fit, Refusal, StudyFits
-from vqscale.laws.record import (
+from vqscale.laws.decisions.surface import leading
+from vqscale.laws.io.schema import (
     ComparedPoint,
     Comparison,
     Estimate,
@@ -20,7 +21,6 @@ from vqscale.laws.record import (
     Optimum,
     Selection,
 )
-from vqscale.laws.surface import leading
 from vqscale.study.trial import count
 
 T = TypeVar("T")

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vqscale.cli.live_table import duration
 from vqscale.errors import ClusterError, WorkFailedError
 from vqscale.plan.plan import plan
 from vqscale.study.spec import load_study
-from vqscale.sweep import jobs
-from vqscale.sweep.progress import duration
+from vqscale.submit import jobs
 
 Address = Annotated[
     str, typer.Option(help="The cluster's dashboard: http://HOST:8265.", envvar="RAY_API_SERVER_ADDRESS")

@@ -12,19 +12,19 @@ from vqscale import storage
 from vqscale.cli.console import make_console
 from vqscale.cli.predict import choose_fits
 from vqscale.cli.predict_view import of
-from vqscale.cli.settings import price_of
 from vqscale.errors import FitError, StudyError
 from vqscale.laws import Fit, read_fits
-from vqscale.laws.answer import Answer, answer, at
-from vqscale.laws.compare import Price
-from vqscale.laws.decide import Asked
-from vqscale.laws.predictions import Prediction, read_predictions, register
-from vqscale.plan.afford import Allowance, parse_allowance
-from vqscale.plan.foresee import foresee
-from vqscale.plan.next import NextStudy, next_study
+from vqscale.laws.decisions.compare import Price
+from vqscale.laws.decisions.optimum import Asked
+from vqscale.laws.decisions.predictions import Prediction, read_predictions, register
+from vqscale.laws.decisions.query import Answer, answer, at
+from vqscale.plan.budget import Allowance, parse_allowance
+from vqscale.plan.next_study import NextStudy, next_study
+from vqscale.plan.pending_predictions import foresee
 from vqscale.plan.plan import Plan, plan
 from vqscale.results import Result, locate, read_table, to_results
 from vqscale.study.spec import Study
+from vqscale.workflow.fit_options import price_of
 
 
 def next_command(

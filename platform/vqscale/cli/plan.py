@@ -6,16 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from vqscale.bench import record
-from vqscale.bench.plan import ThroughputPlan, plan_throughput
 from vqscale.cli.console import make_console
 from vqscale.cli.plan_view import show
 from vqscale.cli.throughput_view import cells
 from vqscale.errors import StudyError
-from vqscale.plan.afford import Answer, afford, parse_allowance
+from vqscale.plan.budget import Answer, afford, parse_allowance
 from vqscale.plan.plan import Plan
 from vqscale.plan.plan import plan as make_plan
-from vqscale.study.throughput import ThroughputStudy, load_any
+from vqscale.study.throughput_study import ThroughputStudy, load_any
+from vqscale.throughput.measurement import read_measurement
+from vqscale.throughput.plan import ThroughputPlan, plan_throughput
 
 
 def plan(
@@ -48,7 +48,7 @@ def plan(
 
 def plan_speed(planned: ThroughputPlan, *, as_json: bool) -> None:
     """The cells of a throughput study with their state, and those that cannot be measured with the reason."""
-    done = [record.read(planned.study.folder, one.id(cell)) is not None for one, cell in planned.cells]
+    done = [read_measurement(planned.study.folder, one.id(cell)) is not None for one, cell in planned.cells]
     if not as_json:
         make_console().print(cells(planned, done))
         return

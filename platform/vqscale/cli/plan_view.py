@@ -6,13 +6,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vqscale.plan.afford import Answer
+from vqscale.cli.live_table import duration
+from vqscale.costing.trial_cost import Cost
+from vqscale.plan.budget import Answer
 from vqscale.plan.centre import exact
-from vqscale.plan.cost import Cost
 from vqscale.plan.designs import Dropped
 from vqscale.plan.plan import Plan, PlannedTrial
 from vqscale.study.trial import TrainConfig, count
-from vqscale.sweep.progress import duration
 from vqscale.train.schedule import learning_rate
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -8,19 +8,19 @@ import pandas as pd
 import typer
 
 from vqscale.cli.console import make_console
-from vqscale.cli.foretell import register_pending, show_scores
 from vqscale.cli.predict_view import print_answers, print_losses
-from vqscale.cli.settings import price_of
 from vqscale.errors import FitError, StudyError
 from vqscale.laws import Fit, read_fits
-from vqscale.laws.answer import Answer, Loss, answer, at, loss_at
-from vqscale.laws.decide import Asked
-from vqscale.laws.predictions import Prediction, read_predictions
-from vqscale.laws.predictions import score as scored
-from vqscale.laws.surface import leading
-from vqscale.plan.afford import parse_allowance
+from vqscale.laws.decisions.optimum import Asked
+from vqscale.laws.decisions.predictions import Prediction, read_predictions
+from vqscale.laws.decisions.predictions import score as scored
+from vqscale.laws.decisions.query import Answer, Loss, answer, at, loss_at
+from vqscale.laws.decisions.surface import leading
+from vqscale.plan.budget import parse_allowance
 from vqscale.plan.plan import plan
 from vqscale.results import Target, locate, read_table
+from vqscale.workflow.fit_options import price_of
+from vqscale.workflow.predictions import register_pending, show_scores
 
 ASKED: dict[str, Asked] = {
     "compute": "compute", "params": "parameters", "tokens": "tokens", "loss": "loss", "money": "money"

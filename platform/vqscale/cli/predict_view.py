@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from vqscale.cli.fit_view import percent, plain_table, short, with_interval
-from vqscale.laws.answer import Answer, Loss
-from vqscale.laws.predictions import Prediction, Score
-from vqscale.laws.record import Where
-from vqscale.sweep.progress import duration
+from vqscale.cli.live_table import duration
+from vqscale.laws.decisions.predictions import Prediction, Score
+from vqscale.laws.decisions.query import Answer, Loss
+from vqscale.laws.io.schema import Where
 
 
 def print_answers(answers: Sequence[Answer], table: pd.DataFrame, console: Console) -> None:

@@ -13,7 +13,7 @@ from vqscale import storage
 from vqscale.cli.console import make_console
 from vqscale.cli.fit import rename
 from vqscale.errors import FitError
-from vqscale.laws.recipe import fit_recipe
+from vqscale.laws.recipe_law import fit_recipe
 from vqscale.plan.recipe import formula
 from vqscale.results import locate, read_table
 from vqscale.study.recipe import Recipe, RecipeReference, RecipeRule

@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from vqscale import storage
-from vqscale.bench.table import stored
 from vqscale.cli.console import make_console
-from vqscale.cli.mirror import mirror
 from vqscale.cli.throughput import make_page, throughput_place
 from vqscale.laws import StudyFits, read_fits
 from vqscale.report import Material, gather, write_figures, write_report
 from vqscale.results import Target, locate, read_table
+from vqscale.throughput.table import stored
+from vqscale.workflow.artifacts import mirror
 
 
 def report(

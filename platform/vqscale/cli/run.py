@@ -12,10 +12,8 @@ from rich.table import Table
 from vqscale import storage
 from vqscale.cli.console import make_console
 from vqscale.cli.fit_view import print_fits
-from vqscale.cli.foretell import before_stage, show_scores
-from vqscale.cli.mirror import log_files
+from vqscale.cli.live_table import QUALITY, duration, last_line, quality
 from vqscale.cli.report import make_report
-from vqscale.cli.settings import study_settings
 from vqscale.cli.throughput import measure_section, run_throughput
 from vqscale.cli.throughput_view import conclusions
 from vqscale.data.corpus import open_text
@@ -24,11 +22,13 @@ from vqscale.errors import TrackingError, WorkFailedError
 from vqscale.laws import StudyFits, fit_study, write_fits
 from vqscale.results import Result, locate, read_table
 from vqscale.study.spec import Study
-from vqscale.study.throughput import ThroughputStudy, load_any
+from vqscale.study.throughput_study import ThroughputStudy, load_any
 from vqscale.study.trial import count
-from vqscale.sweep.progress import QUALITY, duration, last_line, quality
-from vqscale.sweep.run import StudyResults
-from vqscale.sweep.run import run as run_study
+from vqscale.workflow.artifacts import log_files
+from vqscale.workflow.fit_options import study_settings
+from vqscale.workflow.predictions import before_stage, show_scores
+from vqscale.workflow.study import StudyResults
+from vqscale.workflow.study import run as run_study
 
 
 def run(

@@ -11,18 +11,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vqscale import storage
-from vqscale.bench import table as bench_table
-from vqscale.bench.assemble import make_table
-from vqscale.bench.plan import Round, ThroughputPlan, plan_throughput
-from vqscale.bench.request import DEFAULT_CONTEXTS, DEFAULT_PRESET, default_study, study_of_section, with_options
-from vqscale.bench.throughput import load_or_measure
 from vqscale.cli.console import make_console
 from vqscale.cli.throughput_view import as_values, show
 from vqscale.errors import StudyError, StudyInterruptedError, TrackingError
 from vqscale.report import write_throughput_figures, write_throughput_report
 from vqscale.study.spec import Study
-from vqscale.study.throughput import ThroughputStudy, load_any
-from vqscale.track.throughput import track_throughput
+from vqscale.study.throughput_study import ThroughputStudy, load_any
+from vqscale.throughput import table as throughput_table
+from vqscale.throughput.assemble import make_table
+from vqscale.throughput.measure import load_or_measure
+from vqscale.throughput.plan import Round, ThroughputPlan, plan_throughput
+from vqscale.throughput.request import DEFAULT_CONTEXTS, DEFAULT_PRESET, default_study, study_of_section, with_options
+from vqscale.track.throughput_runs import track_throughput
 from vqscale.track.tracker import Tracker
 
 DEFAULT_FOLDER = "runs/throughput"
@@ -102,7 +102,7 @@ def run_throughput(
         values = study.model_dump(mode="json") | {"storage": storage.absolute(study.storage)}
         storage.write_text(storage.join(folder, STUDY_FILE), yaml.safe_dump(values, sort_keys=False))
     figures = write_throughput_figures(table, folder)
-    written = [*(storage.join(folder, name) for name in (bench_table.CSV, bench_table.PARQUET)), *figures]
+    written = [*(storage.join(folder, name) for name in (throughput_table.CSV, throughput_table.PARQUET)), *figures]
     if own_page:
         written.append(write_throughput_report(folder, study=study, table=table))
     track(tracker, study, table, folder, written)
@@ -131,7 +131,7 @@ def measure(plan: ThroughputPlan, folder: str, *, again: bool = False) -> tuple[
         except KeyboardInterrupt as error:
             raise StudyInterruptedError("Finished context lengths are measured.") from error
     table = make_table(plan, measured.by_cell)
-    bench_table.write(table, folder)
+    throughput_table.write(table, folder)
     return table, measured.now
 
 
@@ -139,7 +139,7 @@ def measure_section(study: Study, tracker: Tracker | None) -> pd.DataFrame:
     """The measurement that the `throughput` section of a study which trains asks for, in the study's folder."""
     plan = plan_throughput(study_of_section(study, study.throughput), source=study.study)
     table, _ = measure(plan, study.folder)
-    files = [storage.join(study.folder, bench_table.CSV), *write_throughput_figures(table, study.folder)]
+    files = [storage.join(study.folder, throughput_table.CSV), *write_throughput_figures(table, study.folder)]
     track(tracker, plan.study, table, study.folder, files)
     return table
 
@@ -166,7 +166,7 @@ def make_page(study: ThroughputStudy, folder: str, out: str) -> list[str]:
 
     Raises StorageError where nothing was measured yet.
     """
-    table = bench_table.read(storage.join(folder, bench_table.PARQUET))
+    table = throughput_table.read(storage.join(folder, throughput_table.PARQUET))
     return [*write_throughput_figures(table, out), write_throughput_report(out, study=study, table=table)]
 
 

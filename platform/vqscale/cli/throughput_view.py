@@ -9,10 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vqscale.bench.plan import ThroughputPlan
-from vqscale.bench.record import OK, present_code
-from vqscale.bench.table import BASELINES, COMPARISON, CURVE, crossovers
-from vqscale.report.throughput import (
+from vqscale.report.throughput.decision import (
     break_evens,
     codes_in_words,
     curve_name,
@@ -22,6 +19,9 @@ from vqscale.report.throughput import (
     warnings,
 )
 from vqscale.study.trial import count
+from vqscale.throughput.measurement import OK, present_code
+from vqscale.throughput.plan import ThroughputPlan
+from vqscale.throughput.table import BASELINES, COMPARISON, CURVE, crossovers
 
 
 def as_values(table: pd.DataFrame, folder: str, measured: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import typer
 
 from vqscale.errors import TrackingError, WorkFailedError
 from vqscale.study.spec import Study
-from vqscale.study.throughput import ThroughputStudy, load_any
+from vqscale.study.throughput_study import ThroughputStudy, load_any
 from vqscale.track.tracker import check_reachable
 
 START_SECONDS = 180

@@ -33,7 +33,7 @@ class ClassifierHead(nn.Module):
         assert config.classes is not None, "a language model has no classes"
         assert config.pooling is not None, "ModelConfig gives every classifier its pooling"
         self.pooling, self.sequences = config.pooling, config.sequences
-        self.hidden = Projection(head_inputs(config), config.d_model)
+        self.hidden = Projection(config.head_inputs, config.d_model)
         self.bias = nn.Parameter(torch.empty(config.d_model))
         self.out = Projection(config.d_model, config.classes)
 
@@ -53,8 +53,3 @@ class ClassifierHead(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         out: Tensor = self.out(F.gelu(self.hidden(x) + self.bias))
         return at_least_float32(out)
-
-
-def head_inputs(config: ModelConfig) -> int:
-    """Features that the head takes of an example (without pooling, of a token)."""
-    return config.d_model * (4 if config.sequences == 2 else 1)

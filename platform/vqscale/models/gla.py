@@ -24,10 +24,8 @@ from vqkernels import gated_linear_attention
 from vqscale.models.base import LayerState, Segment
 from vqscale.models.layers import Projection, at_least_float32, unit_rms
 from vqscale.models.transformer import Transformer, residual_std
-from vqscale.study.model import ModelConfig
+from vqscale.study.model import DECAY_RANK, ModelConfig
 
-DECAY_RANK = 16
-"""Rank of the projection that decides the decay (the paper's, at every width)."""
 TEMPERATURE = 16
 """Root that is taken of the forget gate, so that a state lasts longer (the paper's tau)."""
 

@@ -19,9 +19,7 @@ from vqscale.models.base import LayerState, Segment
 from vqscale.models.dense import remember, visible
 from vqscale.models.layers import at_least_float32
 from vqscale.models.relative import Mixed, Mixing, RelativeAttention, RelativeTransformer
-
-CHUNK = 256
-"""Queries scored at once. Each chunk is recomputed in the backward pass, so that no T x U matrix is ever kept."""
+from vqscale.study.model import FULL_ATTENTION_CHUNK
 
 
 def by_distance(scores: Float[Tensor, "... C M"]) -> Float[Tensor, "... C M"]:
@@ -79,11 +77,13 @@ def full_attention(
             weight = score_BGPCU.softmax(dim=-1).to(v.dtype)
         return (weight.flatten(2, 3) @ v[:, :, :seen]).view(*q_BHCK.shape[:3], -1)
 
-    firsts = range(0, length, CHUNK)
+    firsts = range(0, length, FULL_ATTENTION_CHUNK)
     rest = (k_BGUK, v_BGUV, bias_u_HK, bias_w_HK, rel_key_GMK)
     if len(firsts) == 1:
         return chunk(0, q_BHTK, *rest)
-    outs = [checkpoint(chunk, i, q_BHTK[:, :, i : i + CHUNK], *rest, use_reentrant=False) for i in firsts]
+    outs = [
+        checkpoint(chunk, i, q_BHTK[:, :, i : i + FULL_ATTENTION_CHUNK], *rest, use_reentrant=False) for i in firsts
+    ]
     return torch.cat(outs, dim=2)
 
 

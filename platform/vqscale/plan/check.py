@@ -5,11 +5,11 @@ from typing import Any
 import torch
 
 from vqkernels import BackendUnavailableError
+from vqscale.costing.trial_cost import memory_bytes
 from vqscale.data.corpus import Corpus
 from vqscale.data.stream import TokenStream
 from vqscale.errors import CorpusError, StudyError
 from vqscale.models.transformer_vq import attention_backend
-from vqscale.plan.cost import memory_bytes
 from vqscale.study.spec import Study
 from vqscale.study.trial import TrainConfig, Trial
 
@@ -25,21 +25,24 @@ DEEPSPEED_OWNED = {
 """DeepSpeed's keys for what the training loop itself decides, and the study's keys that set it."""
 
 
-class CellError(StudyError):
-    """A cell whose settings cannot be trained together: dropped from a design with this reason, refused in a sweep."""
+class GridPointError(StudyError):
+    """Settings that cannot be trained together: dropped from a design with this reason, refused in a sweep."""
 
 
 def check(trial: Trial, study: Study) -> None:
-    """What a trial's parts demand of each other. Raises StudyError; CellError for what another cell may do well."""
+    """What a trial's parts demand of each other.
+
+    Raises GridPointError for settings that do not fit together, StudyError for a mistake in the study.
+    """
     model, train, workers = trial.model, trial.train, study.resources.workers
     block, size = model.block_length, model.codebook_size
     if block and train.segment_length % block:
-        raise CellError(
+        raise GridPointError(
             f"train.context: {train.segment_length} tokens an update are no multiple of model.block_length {block}:"
             f" VQ attention works in whole blocks. Use a multiple of {block}, or a block_length that divides it."
         )
     if size and size > train.batch_tokens:
-        raise CellError(
+        raise GridPointError(
             f"model.codebook_size: {size} codes are more than the {train.batch_tokens} tokens of a batch"
             " (train.batch_tokens): most would never be used. Use fewer codes or a larger batch."
         )
@@ -48,7 +51,7 @@ def check(trial: Trial, study: Study) -> None:
     share = workers * train.segment_length * train.accumulation * model.sequences
     if micro % (workers * model.sequences):
         pairs = ", two an example," if model.sequences == 2 else ""
-        raise CellError(
+        raise GridPointError(
             f"train.batch_tokens: {micro} sequences of {train.segment_length} tokens a micro-batch{pairs} cannot be"
             f" shared by {workers} workers. Make train.batch_tokens a multiple of {share}."
         )
@@ -59,10 +62,10 @@ def check(trial: Trial, study: Study) -> None:
 
 
 def check_memory(trial: Trial, study: Study) -> None:
-    """Whether the estimated peak of a worker is within the stated limit. Raises CellError."""
+    """Whether the estimated peak of a worker is within the stated limit. Raises GridPointError."""
     limit, needed = study.resources.memory_gib_per_worker, memory_bytes(trial, study)
     if limit is not None and needed > limit * 2**30:
-        raise CellError(
+        raise GridPointError(
             f"resources.memory_gib_per_worker: about {needed / 2**30:.3g} GiB are needed and {limit:g} GiB are there."
             " Use more train.accumulation, a higher train.zero with more workers, or train.activation_checkpointing."
         )
@@ -106,7 +109,7 @@ def check_deepspeed(overrides: dict[str, Any]) -> None:
 
 
 def check_length(train: TrainConfig, corpus: Corpus) -> None:
-    """Whether the training split holds a sequence, by the rule of the stream that cuts it. Raises CellError."""
+    """Whether the training split holds a sequence, by the rule of the stream that cuts it. Raises GridPointError."""
     try:
         TokenStream(
             corpus.split("train"),
@@ -116,4 +119,4 @@ def check_length(train: TrainConfig, corpus: Corpus) -> None:
             seed=train.seed,
         )
     except CorpusError as error:
-        raise CellError(f"train.{error}") from error
+        raise GridPointError(f"train.{error}") from error

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vqscale.costing.counts import flops_per_token, parameters_non_embedding
 from vqscale.errors import StudyError
-from vqscale.models.counts import flops_per_token, parameters_non_embedding
-from vqscale.plan.cells import Cell, Resolver, cell_of, grid, seeds_of, where
 from vqscale.plan.centre import Centre, exact, extrapolated, guessed
-from vqscale.plan.check import CellError
+from vqscale.plan.check import GridPointError
+from vqscale.plan.grid_points import GridPoint, Resolver, grid, grid_point, seeds_of, where
 from vqscale.plan.task import training_tokens
-from vqscale.results.record import Result
+from vqscale.results.result import Result
 from vqscale.study.design import Codebook, Context, Design, Isoflop, Ladder
 from vqscale.study.model import QUANTISED
 from vqscale.study.trial import Trial
@@ -51,7 +51,7 @@ class Selected:
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """A cell of a design that is not trained."""
+    """A point of a design that is not trained."""
 
     design: str
     settings: dict[str, Any]
@@ -73,7 +73,7 @@ class Expanded:
 
 @dataclass(frozen=True, kw_only=True)
 class _Request:
-    """A cell before its horizon is known: one of the three is set."""
+    """A point before its horizon is known: one of the three is set."""
 
     settings: dict[str, Any]
     budget: float | None = None
@@ -86,7 +86,7 @@ class _Request:
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
-    """A cell that can be trained: one trial a seed."""
+    """A point that can be trained: one trial a seed."""
 
     request: _Request
     trials: list[Trial]
@@ -100,13 +100,13 @@ class _Candidate:
 
 
 def expand_design(resolver: Resolver, design: Design, *, source: str, results: Mapping[str, Result | None]) -> Expanded:
-    """The trials of one design. Raises StudyError for a mistake that no choice of cells could mend."""
+    """The trials of one design. Raises StudyError for a mistake that no choice of grid points could mend."""
     candidates: list[_Candidate] = []
     dropped: list[Dropped] = []
     for request in _requests(design):
         try:
             candidates.append(_candidate(resolver, design, request))
-        except CellError as error:
+        except GridPointError as error:
             dropped.append(_drop(design, request, str(error)))
         except StudyError as error:
             raise StudyError(f"{source}: {error}{where(request.settings)}") from error
@@ -120,7 +120,7 @@ def expand_design(resolver: Resolver, design: Design, *, source: str, results: M
 
 
 def _requests(design: Design) -> Iterator[_Request]:
-    """Every cell of a design, axes outermost and sizes innermost."""
+    """Every point of a design, axes outermost and sizes innermost."""
     for axes in grid(design.axes):
         if isinstance(design, Isoflop):
             for budget in sorted(design.budgets):
@@ -148,45 +148,50 @@ def _compared(design: Context | Codebook, axes: dict[str, Any]) -> Iterator[_Req
 
 
 def _candidate(resolver: Resolver, design: Design, request: _Request) -> _Candidate:
-    """Raises CellError for a cell that cannot be trained, StudyError for a mistake in the study."""
-    cell = cell_of(resolver.study, request.settings)
-    if isinstance(design, Codebook) and cell["model"].get("arch") not in QUANTISED:
-        raise CellError(f"model.arch: {cell['model'].get('arch')} has no codebook")
-    model = resolver.model(cell, frozenset(request.settings))
-    train = {key: value for key, value in resolver.train(cell, model).items() if key != "tokens"}
+    """Raises GridPointError for a point that cannot be trained, StudyError for a mistake in the study."""
+    point = grid_point(resolver.study, request.settings)
+    if isinstance(design, Codebook) and point["model"].get("arch") not in QUANTISED:
+        raise GridPointError(f"model.arch: {point['model'].get('arch')} has no codebook")
+    model = resolver.model(point, frozenset(request.settings))
+    train = {key: value for key, value in resolver.train(point, model).items() if key != "tokens"}
     context, batch = (_whole(train, key) for key in ("context", "batch_tokens"))
     segment = None if train.get("segment") is None else _whole(train, "segment")
     if context % (segment or context):
-        raise CellError(f"train.context: {context} is no multiple of train.segment {segment}")
+        raise GridPointError(f"train.context: {context} is no multiple of train.segment {segment}")
     if batch < (segment or context):
-        raise CellError(f"train.batch_tokens: {batch} tokens hold no sequence of {segment or context}: batch too small")
+        raise GridPointError(
+            f"train.batch_tokens: {batch} tokens hold no sequence of {segment or context}: batch too small"
+        )
     n, flops = parameters_non_embedding(model), sum(flops_per_token(model, context, segment).values())
     tokens = _horizon(request, n, flops, batch, design.minimum_steps)
-    _require_epochs(resolver, cell, design, tokens)
-    seeds = request.seeds or seeds_of(cell)
-    trials = [resolver.trial(cell, model, train | {"tokens": tokens}, seed) for seed in seeds]
+    _require_epochs(resolver, point, design, tokens)
+    seeds = request.seeds or seeds_of(point)
+    trials = [resolver.trial(point, model, train | {"tokens": tokens}, seed) for seed in seeds]
     return _Candidate(request=request, trials=trials, parameters=n, flops_per_token=flops)
 
 
 def _horizon(request: _Request, n: int, flops: float, batch: int, minimum_steps: int) -> int:
-    """Tokens of the whole number of updates nearest to what is asked for. Raises CellError where they are too few."""
+    """Tokens of the whole number of updates nearest to what is asked for.
+
+    Raises GridPointError where they are too few.
+    """
     if request.budget is not None:
         wanted = request.budget / flops
     else:
         wanted = float(request.tokens) if request.tokens is not None else n * (request.multiple or 0.0)
     steps = math.floor(wanted / batch + 0.5)
     if steps < minimum_steps:
-        raise CellError(
+        raise GridPointError(
             f"horizon too short: {steps} updates of {batch} tokens, fewer than minimum_steps {minimum_steps}"
         )
     return steps * batch
 
 
-def _require_epochs(resolver: Resolver, cell: Cell, design: Design, tokens: int) -> None:
-    _, corpus = resolver.corpus(cell)
-    held = training_tokens(corpus, _whole(cell["train"], "context"))
+def _require_epochs(resolver: Resolver, point: GridPoint, design: Design, tokens: int) -> None:
+    _, corpus = resolver.corpus(point)
+    held = training_tokens(corpus, _whole(point["train"], "context"))
     if design.max_epochs is not None and tokens > design.max_epochs * held:
-        raise CellError(
+        raise GridPointError(
             f"horizon too long: {tokens} tokens read the {held} tokens of the training split {tokens / held:.3g} times,"
             f" more than max_epochs {design.max_epochs:g}"
         )
@@ -237,7 +242,7 @@ def _around_optimum(
 
 
 def _centre(design: Isoflop, budget: float, kin: list[_Candidate], results: Mapping[str, Result | None]) -> Centre:
-    """The expected optimum of one budget for one family, `kin` being its cells at every budget."""
+    """The expected optimum of one budget for one family, `kin` being its grid points at every budget."""
     if design.recentre:
         trained: dict[float, dict[float, float]] = {}
         for one in kin:

@@ -1,14 +1,14 @@
-"""From a study to its trials: every cell of sweep and designs, resolved, checked, and dropped only with a reason."""
+"""From a study to its trials: every point of sweep and designs, resolved, checked, and dropped only with a reason."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vqscale.errors import StudyError
-from vqscale.plan.cells import Resolver, cell_of, grid, seeds_of, where
 from vqscale.plan.designs import Dropped, Selected, expand_design
+from vqscale.plan.grid_points import Resolver, grid, grid_point, seeds_of, where
 from vqscale.plan.recipe import recipe_notes
 from vqscale.plan.task import cut_notes
-from vqscale.results.record import Result
+from vqscale.results.result import Result
 from vqscale.study.spec import Study
 from vqscale.study.trial import Trial
 
@@ -20,7 +20,7 @@ class Expansion:
     selected: list[Selected]
     dropped: list[Dropped]
     notes: list[str]
-    """What a person should know of how cells were chosen."""
+    """What a person should know of how grid points were chosen."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -53,16 +53,16 @@ def expand(study: Study, *, source: str, results: Mapping[str, Result | None] | 
 
 
 def _swept(resolver: Resolver, source: str) -> list[Selected]:
-    """The trials of the sweep, in which a cell that cannot be trained is a mistake."""
+    """The trials of the sweep, in which a point that cannot be trained is a mistake."""
     found = []
     for axes in resolver.study.sweep:
         for settings in grid(axes):
-            cell = cell_of(resolver.study, settings)
+            point = grid_point(resolver.study, settings)
             try:
-                model = resolver.model(cell, frozenset(settings))
-                train = resolver.train(cell, model)
-                for seed in seeds_of(cell):
-                    found.append(Selected(trial=resolver.trial(cell, model, train, seed), origins=("sweep",)))
+                model = resolver.model(point, frozenset(settings))
+                train = resolver.train(point, model)
+                for seed in seeds_of(point):
+                    found.append(Selected(trial=resolver.trial(point, model, train, seed), origins=("sweep",)))
             except StudyError as error:
                 raise StudyError(f"{source}: {error}{where(settings)}") from error
     return found

@@ -5,16 +5,16 @@ from collections.abc import Container
 from dataclasses import dataclass, field, replace
 
 from vqscale import storage
+from vqscale.costing.machine_peak import processor_peak_flops
+from vqscale.costing.trial_cost import UNMEASURED_SHARE, Cost, measured_speed, trial_cost
 from vqscale.errors import StudyError
-from vqscale.plan.cost import UNMEASURED_SHARE, Cost, measured_speed, trial_cost
 from vqscale.plan.designs import DONE, Dropped
 from vqscale.plan.expand import expand
-from vqscale.plan.trunks import Sharing, sharing, warmup_notes
-from vqscale.results.record import Result
+from vqscale.plan.shared_prefixes import Sharing, sharing, warmup_notes
+from vqscale.results.records import read_result
+from vqscale.results.result import Result
 from vqscale.study.spec import Study
 from vqscale.study.trial import Trial
-from vqscale.train.metrics import peak_flops
-from vqscale.train.record import read_result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Plan:
     dropped: list[Dropped] = field(default_factory=list)
     """Cells of designs that are not trained, with the reason."""
     notes: list[str] = field(default_factory=list)
-    """What a person should know of how cells were chosen."""
+    """What a person should know of how grid points were chosen."""
     later: list[PlannedTrial] = field(default_factory=list)
     """Of a stage: trials of the study that are left to train and not in it."""
 
@@ -145,7 +145,7 @@ def _speed(study: Study, ran: list[Result]) -> tuple[float | None, str]:
     if resources.flops_per_second is not None:
         stated = resources.flops_per_second * resources.workers
         return stated, f"the stated resources.flops_per_second of {resources.flops_per_second:.4g} a worker"
-    peak = peak_flops("cpu", "fp32") * resources.workers
+    peak = processor_peak_flops() * resources.workers
     cores = os.cpu_count() or 1
     share = min(resources.cpus_per_worker / cores, 1.0)
     return (

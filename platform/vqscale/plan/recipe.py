@@ -1,15 +1,15 @@
-"""A study's recipe at work: what it decides of a cell, and what a person should know of it before training."""
+"""A study's recipe at work: what it decides of a grid point, and what a person should know of it before training."""
 
 from collections.abc import Iterable
 from typing import Any
 
+from vqscale.costing.counts import parameters_non_embedding
 from vqscale.errors import StudyError
-from vqscale.models.counts import parameters_non_embedding
 from vqscale.study.model import ModelConfig
 from vqscale.study.recipe import Recipe, RecipeLaw, RecipeRule
 from vqscale.study.trial import Trial, count
 
-OWN_AXIS = "or set train.lr of these cells by an axis of sweep or design"
+OWN_AXIS = "or set train.lr of these grid points by an axis of sweep or design"
 
 
 def with_recipe(recipe: Recipe, train: dict[str, Any], model: ModelConfig) -> dict[str, Any]:

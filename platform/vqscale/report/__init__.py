@@ -2,8 +2,8 @@
 
 from vqscale.report.figures import figures, write_figures, write_throughput_figures
 from vqscale.report.html import write_throughput_report
-from vqscale.report.material import Material, gather
 from vqscale.report.page import write_report
+from vqscale.report.report_data import Material, gather
 
 __all__ = [
     "Material",

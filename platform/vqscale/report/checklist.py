@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 
 from vqscale.laws import LAWS, Fit, StudyFits
-from vqscale.laws.fit import AGREE_SHARE
-from vqscale.laws.record import Method
-from vqscale.report.style import count, percent, plural, power, present
+from vqscale.laws.fitting.fit import AGREE_SHARE
+from vqscale.laws.io.schema import Method
+from vqscale.report.charts.style import count, percent, plural, power, present
 from vqscale.study.trial import TrainConfig
 
 _UNKNOWN = "not in the table"

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from vqscale.laws.select import usual_form
-from vqscale.report.style import present
+from vqscale.laws.fitting.run_filter import usual_form
+from vqscale.report.charts.style import present
 from vqscale.study.model import QUANTISED
 
 _MATCH = ("preset", "context", "tokens", "seed", "corpus_fingerprint")

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from vqscale.report.style import present
+from vqscale.report.charts.style import present
 
 AT_EQUAL = {"compute": "flops", "tokens": "tokens"}
 NEAR = 0.05

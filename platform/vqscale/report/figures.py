@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from vqscale.report.material import Material
+from vqscale.report.charts.static import Drawn, figure, save
 from vqscale.report.page import make_sections
-from vqscale.report.still import Drawn, figure, save
-from vqscale.report.throughput_panels import panels as speed_panels
+from vqscale.report.report_data import Material
+from vqscale.report.throughput.panels import panels as speed_panels
 
 
 def figures(material: Material) -> list[Drawn]:

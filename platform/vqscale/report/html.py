@@ -12,10 +12,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from vqscale import storage
-from vqscale.report.interactive import chart
-from vqscale.report.panel import Panel
+from vqscale.report.charts.interactive import chart
+from vqscale.report.charts.panel import Panel
 from vqscale.report.sections.speed import speed_block
-from vqscale.study.throughput import ThroughputStudy
+from vqscale.study.throughput_study import ThroughputStudy
 
 REPORT = "report.html"
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vqscale.report.html import write_page
-from vqscale.report.material import Material
+from vqscale.report.report_data import Material
 from vqscale.report.section import Section
 from vqscale.report.sections import (
     architectures,
@@ -12,7 +12,7 @@ from vqscale.report.sections import (
     compute,
     context,
     cost,
-    doubt,
+    diagnostics,
     holdout,
     isoflop,
     laws,
@@ -22,7 +22,7 @@ from vqscale.report.sections import (
     speed,
     training,
 )
-from vqscale.report.words.summary import summarise
+from vqscale.report.summary.summary import summarise
 
 SECTIONS = (
     classes.section,
@@ -31,7 +31,7 @@ SECTIONS = (
     sizes.section,
     architectures.section,
     holdout.section,
-    doubt.section,
+    diagnostics.section,
     codebook.section,
     context.section,
     laws.section,

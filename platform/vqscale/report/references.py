@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from vqscale.report.style import present
+from vqscale.report.charts.style import present
 
 References = Mapping[str, Mapping[str, float]]
 """By held-out text, `FINGERPRINT/TOKENS` (the first 12 digits of the corpus's fingerprint): bits a byte by key."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from vqscale.report.panel import Panel
+from vqscale.report.charts.panel import Panel
 from vqscale.report.tables import Table
 
 

@@ -6,22 +6,22 @@ from typing import Any
 
 import pandas as pd
 
-from vqscale.bench.record import OK
 from vqscale.laws import Fit, StudyFits
-from vqscale.laws.record import Interval
-from vqscale.laws.study import default_metric
+from vqscale.laws.io.schema import Interval
+from vqscale.laws.study_fits import default_metric
+from vqscale.report.charts.style import architecture, bytes_of, count, duration, number, percent, present, whole
 from vqscale.report.compare import finished
 from vqscale.report.references import References, levels
-from vqscale.report.style import architecture, bytes_of, count, duration, number, percent, present, whole
+from vqscale.throughput.measurement import OK
 
-Cell = tuple[str, float | str]
+TableCell = tuple[str, float | str]
 """What is shown and what it sorts by."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
     headers: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[TableCell]]
 
     @classmethod
     def of(cls, headers: list[str], rows: list[list[str]]) -> "Table":
@@ -129,13 +129,13 @@ def references(table: pd.DataFrame, known: References | None) -> Table | None:
     runs = finished(table)
     if not known or not {"bpb", "arch", "corpus_fingerprint"} <= set(runs.columns):
         return None
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for (corpus, fingerprint), members in runs.dropna(subset=["bpb"]).groupby(["corpus", "corpus_fingerprint"]):
         rows += _beside_references(str(corpus), members, levels(known, fingerprint))
     return Table(headers=["held-out text of", "by", "bits a byte", "against gzip -9"], rows=rows) if rows else None
 
 
-def _beside_references(corpus: str, runs: pd.DataFrame, known: dict[str, float]) -> list[list[Cell]]:
+def _beside_references(corpus: str, runs: pd.DataFrame, known: dict[str, float]) -> list[list[TableCell]]:
     best = {f"{architecture(arch)}, best run": float(bpb) for arch, bpb in runs.groupby("arch")["bpb"].min().items()}
     base = known.get("gzip -9")
     return [
@@ -176,17 +176,17 @@ def exponents(fits: Sequence[Fit]) -> Table | None:
     """A row a fit: E and the exponents with their 90 % intervals."""
     used = [power for fit in fits for term in fit.terms for power in term.powers.values()]
     names = list(dict.fromkeys(["E", *used, *(name for fit in fits for name in fit.derived)]))
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for fit in fits:
         values = fit.parameters | fit.derived
         cells = [_ranged(values.get(name), fit.intervals.get(name)) for name in names]
-        first: list[Cell] = [(fit.law, fit.law), (fit.label, fit.label), (str(fit.n_runs), fit.n_runs)]
+        first: list[TableCell] = [(fit.law, fit.law), (fit.label, fit.label), (str(fit.n_runs), fit.n_runs)]
         rows.append([*first, (f"{fit.r2_fit:.4f}", fit.r2_fit), *cells])
     headers = ["law", "runs of", "runs", "R² of fit", *(f"{name} [90 %]" for name in names)]
     return Table(headers=headers, rows=rows) if rows else None
 
 
-def _ranged(value: float | None, found: Interval | None) -> Cell:
+def _ranged(value: float | None, found: Interval | None) -> TableCell:
     if value is None:
         return "", ""
     ends = f" [{number(found.low90, 3)}, {number(found.high90, 3)}]" if found else ""
@@ -199,7 +199,7 @@ def _select(table: pd.DataFrame, columns: dict[str, tuple[str, Callable[[Any], s
     return Table(headers=[columns[name][0] for name in shown], rows=rows)
 
 
-def _cell(value: Any, show: Callable[[Any], str]) -> Cell:
+def _cell(value: Any, show: Callable[[Any], str]) -> TableCell:
     if not present(value):
         return "", ""
     return show(value), value if isinstance(value, str) else float(value)

@@ -1,7 +1,7 @@
 """The record of a trial and the table of a study."""
 
 from vqscale.results.locate import Target, locate
-from vqscale.results.record import AccuracyBucket, PositionLoss, Result, Status
+from vqscale.results.result import AccuracyBucket, PositionLoss, Result, Status
 from vqscale.results.table import convert_table, read_table, to_results, write_table
 
 __all__ = [

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from vqscale import storage
 from vqscale.errors import StorageError
-from vqscale.results.record import Result
+from vqscale.results.result import Result
 
 NESTED = (
     *("parameter_groups", "flops_groups", "loss_by_position", "confusion", "class_names"),

@@ -16,6 +16,11 @@ PLAIN = ("transformer", "transformer_window", "gla")
 """Architectures in the practitioner's frame: pre-norm, several heads, SwiGLU, no relative bias."""
 GATED_HYBRIDS = ("longvq", "mega")
 """Architectures whose gated attention reads a structured memory (EMA or state space)."""
+DECAY_RANK = 16
+"""Rank of the projection that decides the decay of `gla` (the paper's, at every width)."""
+FULL_ATTENTION_CHUNK = 256
+"""Queries that `transformer_full` scores at once. Each chunk is recomputed in the backward pass, so that no T x U
+matrix is ever kept; recomputation and peak memory are counted by it."""
 STATE_DIM = 16
 """Numbers of state a channel of the structured memory, unless a study says otherwise (Mega's n_dim)."""
 QUANTISED = ("transformer_vq", "longvq")
@@ -159,6 +164,11 @@ class ModelConfig(Frozen):
     def carries_state(self) -> bool:
         """Whether a sequence may be read in segments: not where tokens see later ones, or where they are pooled."""
         return self.causal and self.pooling in (None, "none")
+
+    @property
+    def head_inputs(self) -> int:
+        """Features that a classifier's head takes of an example (without pooling, of a token)."""
+        return self.d_model * (4 if self.sequences == 2 else 1)
 
     @property
     def relative(self) -> bool:

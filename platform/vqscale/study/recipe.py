@@ -1,7 +1,8 @@
 """A recipe: learning rate, and where it was tuned the batch, as power laws of the size, with their reference runs.
 
-value(N) = reference (N / reference_n)^exponent, N parameters without embeddings. Laws are fitted, and not derived as in
-muP, because depth and horizon change with the size here and the architectures differ. `vqscale.laws.recipe` fits one.
+value(N) = reference (N / reference_n)^exponent, N parameters without embeddings. Laws are fitted, not derived as in
+muP, because depth and horizon change with the size here and the architectures differ.
+`vqscale.laws.recipe_law` fits them.
 """
 
 from typing import Literal

@@ -105,7 +105,7 @@ class Study(Frozen):
     """One question and the trials that answer it."""
 
     kind: Literal["training"] = "training"
-    """The other kind, `throughput`, is `vqscale.study.throughput.ThroughputStudy`."""
+    """The other kind, `throughput`, is `vqscale.study.throughput_study.ThroughputStudy`."""
     study: str = Field(pattern=NAME_PATTERN)
     question: str = ""
     task: Task = "language"

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.markup import escape
 
+from vqscale.cli.live_table import Progress, last_line
 from vqscale.errors import TrackingError
 from vqscale.plan.plan import Plan
-from vqscale.results.record import Result
+from vqscale.provenance import git_commit, versions
+from vqscale.results.records import read_result
+from vqscale.results.result import Result
 from vqscale.study.trial import Trial
-from vqscale.sweep.progress import Progress, last_line
 from vqscale.track.tracker import RunStatus, Tracker, TrialRun
-from vqscale.train.record import git_commit, read_result, versions
 from vqscale.train.trial import Row, read_rows
 
 PAUSE_SECONDS = 60.0

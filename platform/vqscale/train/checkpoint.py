@@ -16,40 +16,17 @@ import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
 from vqscale import storage
-from vqscale.study.frozen import Frozen
+from vqscale.train.checkpoint_files import (
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    checkpoint_name,
+    complete,
+    read_manifest,
+    step_of,
+)
 from vqscale.train.engine import Engine
 from vqscale.train.metrics import world_size
-
-MANIFEST = "manifest.json"
-
-
-class FileRecord(Frozen):
-    name: str
-    size: int
-    sha256: str
-
-
-class Manifest(Frozen):
-    """What a checkpoint holds and where the trial stood."""
-
-    trial: str
-    """Fingerprint of the trial, or of the trunk that trials of several horizons share."""
-    step: int
-    """Updates done."""
-    world: int
-    zero: int
-    progress: dict[str, Any]
-    """The loop's own numbers: seconds spent, first loss, attempts ..."""
-    files: list[FileRecord]
-
-
-def checkpoint_name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def step_of(uri: str) -> int:
-    """The step in a checkpoint's name."""
-    return int(uri.rsplit("-", 1)[-1])
 
 
 def save(
@@ -101,18 +78,6 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def complete(folder: str) -> list[str]:
-    """URIs of the complete checkpoints under `folder`, newest first."""
-    names = [name for name in storage.listdir(folder) if name.startswith("step-")]
-    uris = [storage.join(folder, name) for name in sorted(names, reverse=True)]
-    return [uri for uri in uris if storage.exists(storage.join(uri, MANIFEST))]
-
-
-def steps(folder: str) -> list[int]:
-    """Steps of the complete checkpoints under `folder`, newest first."""
-    return [step_of(uri) for uri in complete(folder)]
-
-
 def holds(folder: str, step: int, trial: str, group: ProcessGroup | None = None) -> bool:
     """Whether `folder` has a complete checkpoint of `step` that these workers could use; the same on every rank."""
     uri = storage.join(folder, checkpoint_name(step))
@@ -120,10 +85,6 @@ def holds(folder: str, step: int, trial: str, group: ProcessGroup | None = None)
     if _rank(group) == 0 and storage.exists(storage.join(uri, MANIFEST)):
         found = _misfit(read_manifest(uri), trial, group) is None
     return bool(_gather(found, group)[0])
-
-
-def read_manifest(uri: str) -> Manifest:
-    return Manifest.model_validate_json(storage.read_text(storage.join(uri, MANIFEST)))
 
 
 def restore(

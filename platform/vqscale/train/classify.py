@@ -17,7 +17,7 @@ from vqscale.data.labelled.stream import NO_LABEL, LabelledBatch, collate, padde
 from vqscale.data.permutation import Permutation
 from vqscale.data.shards import SplitName
 from vqscale.models.layers import at_least_float32
-from vqscale.results.record import AccuracyBucket
+from vqscale.results.result import AccuracyBucket
 from vqscale.study.trial import TrainConfig
 from vqscale.train.evaluate import ROW_TOKENS, rank_of, total
 from vqscale.train.metrics import world_size

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from vqscale.data.evaluation import TextCounts, documents, sequences, text_counts
-from vqscale.results.record import PositionLoss
+from vqscale.results.result import PositionLoss
 from vqscale.study.trial import TrainConfig
 from vqscale.train.metrics import world_size
 from vqscale.train.objective import document_starts

@@ -1,8 +1,6 @@
 """What a trial measures of itself: means over a window of updates, speed, memory, codebook health."""
 
 import functools
-import statistics
-import time
 from typing import Any
 
 import psutil
@@ -106,23 +104,6 @@ def memory_bytes(device: torch.device) -> int:
 def reset_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-
-
-@functools.cache
-def peak_flops(device_type: str, precision: str) -> float:
-    """FLOP/s that one worker's device reaches in a plain matrix product: the ceiling that shares refer to. Measured."""
-    device = torch.device(device_type)
-    size = 8192 if device_type == "cuda" else 1024
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a = torch.full((size, size), 0.5, device=device, dtype=dtype)  # no random draw: a trial's generator is its own
-    times = []
-    for _ in range(5):
-        synchronise(device)
-        start = time.perf_counter()
-        a @ a
-        synchronise(device)
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(times[1:])
 
 
 def synchronise(device: torch.device) -> None:

@@ -21,12 +21,14 @@ from torch.distributed import ProcessGroup
 
 from vqscale.clock import utc_now
 from vqscale.errors import StudyInterruptedError
+from vqscale.results.records import write_result
+from vqscale.study.shared_prefix import Trunk
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
+from vqscale.train.device import device_name
 from vqscale.train.engine import import_deepspeed
-from vqscale.train.record import device_name, finished_result, write_result
+from vqscale.train.finished import finished_result
 from vqscale.train.trial import Row, discard_checkpoints, run_trial
-from vqscale.train.trunk import Trunk
 
 
 class RayHost:

@@ -14,23 +14,24 @@ from torch.distributed import ProcessGroup
 
 from vqscale import storage
 from vqscale.clock import utc_now
+from vqscale.costing.counts import flops_per_token
 from vqscale.data.corpus import Corpus, open_corpus
 from vqscale.data.labelled.corpus import LabelledCorpus
 from vqscale.errors import CorpusError
 from vqscale.models.base import ModelState
 from vqscale.models.build import build
-from vqscale.models.counts import flops_per_token
 from vqscale.models.transformer_vq import attention_backend
+from vqscale.study.shared_prefix import Trunk, branch_step
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
 from vqscale.train import checkpoint, metrics
+from vqscale.train.ceiling import matmul_ceiling
 from vqscale.train.classify import Classified, classify
 from vqscale.train.engine import Engine, open_engine
 from vqscale.train.evaluate import HeldOut, evaluate
 from vqscale.train.objective import open_objective
 from vqscale.train.schedule import learning_rate
 from vqscale.train.step import train_step
-from vqscale.train.trunk import Trunk, branch_step
 
 Row = dict[str, float | int]
 
@@ -147,7 +148,7 @@ class _Loop:
         self.started_at = utc_now()
         # Dropout draws from a generator of its own a rank, so that ranks differ and a resumed run continues the draw.
         torch.manual_seed(train.seed * 1_000_003 + host.rank)
-        self.peak_flops = metrics.peak_flops(host.device.type, train.precision) * host.world  # before memory is counted
+        self.peak_flops = matmul_ceiling(host.device.type, train.precision) * host.world  # before memory is counted
         metrics.reset_memory(host.device)
 
     @property

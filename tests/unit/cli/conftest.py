@@ -11,10 +11,11 @@ import yaml
 from typer.testing import CliRunner
 
 from vqscale.cli.main import app
+from vqscale.costing.facts import failed_result
 from vqscale.plan.plan import plan
 from vqscale.results import write_table
+from vqscale.results.records import write_result
 from vqscale.study.spec import Study, load_study
-from vqscale.train.record import failed_result, write_result
 
 ISOFLOP = {
     "type": "isoflop",

@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from vqscale.cli.main import main
+from vqscale.costing.facts import failed_result
 from vqscale.data.corpus import open_corpus
 from vqscale.data.prepare import prepare
 from vqscale.plan.plan import plan
+from vqscale.results.records import write_result
 from vqscale.study.spec import load_study
-from vqscale.train.record import failed_result, write_result
 
 Call = Callable[..., tuple[int, str]]
 

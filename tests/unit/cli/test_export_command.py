@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from vqscale.cli.main import app
 from vqscale.errors import FitError, StorageError
 from vqscale.laws import Fit, StudyFits
-from vqscale.laws.latex import escape
+from vqscale.laws.io.latex import escape
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from vqscale.cli.main import app
-from vqscale.laws import record
-from vqscale.laws.export import json_schema
-from vqscale.models.presets import PRESETS
+from vqscale.costing.presets import PRESETS
+from vqscale.laws.io import schema as record
+from vqscale.laws.io.export import json_schema
 from vqscale.results import Result
 from vqscale.study.design import Codebook, Context, Isoflop, Ladder
 from vqscale.study.frozen import Frozen
@@ -30,7 +30,7 @@ from vqscale.study.spec import (
     Tracking,
     integers,
 )
-from vqscale.study.throughput import CellSettings, ThroughputStudy
+from vqscale.study.throughput_study import CellSettings, ThroughputStudy
 from vqscale.study.trial import TrainConfig
 
 FITS = {
@@ -135,7 +135,7 @@ def test_fits_page_lists_exactly_the_fields_of_each_record(name: str) -> None:
 
 def test_schema_of_fits_is_that_of_the_code() -> None:
     kept = (REFERENCE / "fits.schema.json").read_text(encoding="utf-8")
-    remedy = "write it anew: python -c 'from vqscale.laws.export import json_schema as s; print(s(), end=\"\")'"
+    remedy = "write it anew: python -c 'from vqscale.laws.io.export import json_schema as s; print(s(), end=\"\")'"
     assert kept == json_schema(), f"docs/reference/fits.schema.json: {remedy} > docs/reference/fits.schema.json"
 
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from vqscale.laws import fit_study
-from vqscale.laws.compare import Price, compare, comparison, side_of
+from vqscale.laws.decisions.compare import Price, compare, comparison, side_of
 
 E, A, ALPHA, B, BETA = 1.7, 420.0, 0.36, 1900.0, 0.29
 BUDGETS = np.geomspace(1e17, 1e19, 5)

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from vqscale.errors import FitError
-from vqscale.laws.conventions import every_convention, flops_under, in_words, parameters_under
-from vqscale.laws.record import Convention
+from vqscale.laws.forms.conventions import every_convention, flops_under, in_words, parameters_under
+from vqscale.laws.io.schema import Convention
 
 GROUPS = {
     "embedding": 1000,

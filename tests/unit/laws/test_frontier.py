@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
+from vqscale.costing.counts import flops_per_token, parameters_non_embedding
+from vqscale.costing.presets import PRESETS, resolve
 from vqscale.errors import FitError
-from vqscale.laws.cost import cost_through, six_n
-from vqscale.laws.decide import decide
-from vqscale.laws.frontier import frontier, optimum
-from vqscale.laws.record import Term
-from vqscale.laws.surface import surface
-from vqscale.models.counts import flops_per_token, parameters_non_embedding
-from vqscale.models.presets import PRESETS, resolve
+from vqscale.laws.decisions.flops import cost_through, six_n
+from vqscale.laws.decisions.frontier import frontier, optimum
+from vqscale.laws.decisions.optimum import decide
+from vqscale.laws.decisions.surface import surface
+from vqscale.laws.io.schema import Term
 
 TRUTH = {"E": 1.7, "A": 420.0, "alpha": 0.36, "B": 1900.0, "beta": 0.29}
 TERMS = [Term(coefficient="A", powers={"N": "alpha"}), Term(coefficient="B", powers={"D": "beta"})]

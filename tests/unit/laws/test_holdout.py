@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vqscale.laws.holdout import Fitted, HeldBack, baselines, hold_out
+from vqscale.laws.validation.holdout import Fitted, HeldBack, baselines, hold_out
 
 ORDER = np.repeat([1.0, 3.0, 9.0, 27.0, 81.0], 3)
 LOSS = 2.0 + ORDER**-0.5 + np.tile([0.0, 0.1, 0.2], 5)

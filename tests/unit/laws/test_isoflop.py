@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from vqscale.laws import fit_study
-from vqscale.laws.isoflop import Runs, budgets_of, isoflop
+from vqscale.laws.validation.isoflop import Runs, budgets_of, isoflop
 
 LLAMA = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "laws" / "llama3_isoflops_points.csv"
 ALPHA, BETA = 0.684, 0.439

@@ -8,11 +8,11 @@ from scipy.optimize import nnls
 
 from vqscale.errors import FitError
 from vqscale.laws import LAWS
-from vqscale.laws.crosscheck import _value_and_gradient
-from vqscale.laws.fit import solve
-from vqscale.laws.forms import predict
-from vqscale.laws.problem import Objective, bounds, derivatives, make_problem, natural, values
-from vqscale.laws.varpro import nonnegative
+from vqscale.laws.fitting.crosscheck import _value_and_gradient
+from vqscale.laws.fitting.fit import solve
+from vqscale.laws.fitting.problem import Objective, bounds, derivatives, make_problem, natural, values
+from vqscale.laws.fitting.varpro import nonnegative
+from vqscale.laws.forms.catalogue import predict
 
 OBJECTIVES = [Objective(delta=0.05), Objective(delta=None), Objective(delta=0.1, residual="raw")]
 SPANS = {"N": (1e6, 1e9), "D": (1e8, 1e11), "C": (1e15, 1e20), "S": (32, 1024), "T": (256, 8192)}

@@ -6,8 +6,8 @@ import pytest
 
 from vqscale import laws
 from vqscale.laws import LAWS
-from vqscale.laws.forms import predict
-from vqscale.laws.problem import Objective
+from vqscale.laws.fitting.problem import Objective
+from vqscale.laws.forms.catalogue import predict
 
 fit_study = partial(laws.fit_study, sensitivity=False)
 """Variants and influence are searched only where a test is about them."""

@@ -6,7 +6,7 @@ import pytest
 
 from vqscale.errors import FitError, StorageError
 from vqscale.laws import fit_study
-from vqscale.laws.predictions import predict_run, predicted_loss, read_predictions, register, score
+from vqscale.laws.decisions.predictions import predict_run, predicted_loss, read_predictions, register, score
 
 NOISE = 0.004
 

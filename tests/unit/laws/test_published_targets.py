@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from vqscale.laws import LAWS, fit_study
-from vqscale.laws.bootstrap import bootstrap
-from vqscale.laws.fit import solve
-from vqscale.laws.forms import predict
-from vqscale.laws.problem import Objective, make_problem
+from vqscale.laws.fitting.bootstrap import bootstrap
+from vqscale.laws.fitting.fit import solve
+from vqscale.laws.fitting.problem import Objective, make_problem
+from vqscale.laws.forms.catalogue import predict
 
 DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "laws"
 pytestmark = [

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from vqscale.errors import FitError
-from vqscale.laws.recipe import fit_line, fit_recipe
+from vqscale.laws.recipe_law import fit_line, fit_recipe
 from vqscale.study.recipe import Recipe, RecipeRule
 
 RATES = (0.001, 0.002, 0.004, 0.008, 0.016)

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 
 from vqscale.laws import fit_study, read_fits, write_fits
-from vqscale.laws.select import frontier
+from vqscale.laws.fitting.run_filter import frontier
 
 SIZES = np.geomspace(5e4, 5e7, 6)
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from vqscale.models import LanguageModel, build, resolve
+from vqscale.costing.presets import resolve
+from vqscale.models import LanguageModel, build
 from vqscale.study.model import GATED_HYBRIDS, QUANTISED, ModelConfig
 
 VOCAB = 13

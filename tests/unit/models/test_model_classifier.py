@@ -8,10 +8,11 @@ from pydantic import ValidationError
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from vqscale.models import build, resolve
+from vqscale.costing.counts import flops_per_token, parameter_groups, parameters
+from vqscale.costing.presets import resolve
+from vqscale.models import build
 from vqscale.models.base import LanguageModel
 from vqscale.models.classifier import pool
-from vqscale.models.counts import flops_per_token, parameter_groups, parameters
 from vqscale.study.model import ModelConfig
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}

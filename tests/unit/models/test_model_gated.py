@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vqscale.models import build, resolve
+from vqscale.costing.presets import resolve
+from vqscale.models import build
 from vqscale.models.base import Segment
 
 EXACT = {"rtol": 1e-6, "atol": 1e-8}

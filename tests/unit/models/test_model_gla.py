@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from vqscale.costing.counts import decode_state_bytes
+from vqscale.costing.presets import resolve
 from vqscale.errors import StudyError
-from vqscale.models import build, resolve
-from vqscale.models.counts import decode_state_bytes
+from vqscale.models import build
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
 KIND = ("gla", None)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vqscale.models import build, resolve
+from vqscale.costing.presets import resolve
+from vqscale.models import build
 
 WIDE = {"d_model": 128, "d_key": 32, "n_layer": 2}
 

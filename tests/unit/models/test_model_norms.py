@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from vqscale.costing.presets import resolve
 from vqscale.errors import StudyError
-from vqscale.models import resolve
 from vqscale.models.norms import BatchNorm, make_norm, recomputation
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vqscale.models import resolve
+from vqscale.costing.presets import resolve
 from vqscale.models.transformer import rotate
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}

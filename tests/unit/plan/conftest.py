@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from vqscale.costing.facts import failed_result
 from vqscale.plan.plan import Plan, PlannedTrial
+from vqscale.results.records import write_result
 from vqscale.study.spec import Study, parse_study
-from vqscale.train.record import failed_result, write_result
 
 
 @pytest.fixture

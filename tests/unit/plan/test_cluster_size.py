@@ -7,7 +7,7 @@ import ray
 
 from vqscale.errors import ClusterError
 from vqscale.study.spec import Resources
-from vqscale.sweep.cluster import lane_count
+from vqscale.sweep.driver.cluster import lane_count
 
 Node = dict[str, float]
 

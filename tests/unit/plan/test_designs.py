@@ -187,7 +187,7 @@ def test_quadratic_cell_of_a_codebook_design_is_dropped(make: Any) -> None:
     [
         (
             {"sizes": ["giant"]},
-            r"test: design\.0: model\.preset: 'giant' is unknown.*in the cell model\.preset = giant",
+            r"test: design\.0: model\.preset: 'giant' is unknown.*in the grid point model\.preset = giant",
         ),
         ({"axes": {"train.lr": ["fast"]}}, r"design\.0: train\.lr: "),
         ({"axes": {"train.batch_tokens": [0]}}, r"design\.0: train\.batch_tokens: 0 is no positive whole number"),

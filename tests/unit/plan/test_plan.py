@@ -42,7 +42,7 @@ def test_plan_takes_lists_of_seeds_as_an_axis(make: Any) -> None:
 
 @pytest.mark.parametrize("corpus", [3, "", ["a"]])
 def test_plan_refuses_an_axis_of_corpora_that_are_no_names(make: Any, corpus: Any) -> None:
-    with pytest.raises(StudyError, match=r"study: data\.corpus: .*\(in the cell data\.corpus"):
+    with pytest.raises(StudyError, match=r"study: data\.corpus: .*\(in the grid point data\.corpus"):
         plan(make(sweep=[{"data.corpus": [corpus]}]))
 
 
@@ -131,5 +131,5 @@ def test_plan_refuses_seeds_that_are_no_list_of_numbers(make: Any, seeds: Any) -
 
 
 def test_plan_names_the_cell_that_is_wrong(make: Any) -> None:
-    with pytest.raises(StudyError, match=r"in the cell train\.context = 40"):
+    with pytest.raises(StudyError, match=r"in the grid point train\.context = 40"):
         plan(make(sweep=[{"train.context": [64, 40]}]))

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from vqscale.plan.plan import Plan, plan
-from vqscale.sweep import run as module
-from vqscale.sweep.train import Trained
+from vqscale.workflow import study as module
+from vqscale.sweep.driver.tuning import Trained
 from vqscale.track.tracker import Tracker
 
 ISOFLOP = {"type": "isoflop", "budgets": [1e11, 1e10, 3e10], "sizes": ["d16x2", "d24x2", "pico", "nano"]}

@@ -13,10 +13,10 @@ from vqscale import storage
 from vqscale.cli.main import app
 from vqscale.cli.plan_view import schedules
 from vqscale.errors import FitError, StudyError
-from vqscale.laws.recipe import fit_recipe
+from vqscale.laws.recipe_law import fit_recipe
 from vqscale.plan.plan import plan
 from vqscale.study.spec import load_recipe, load_study
-from vqscale.sweep.run import write_study
+from vqscale.workflow.study import write_study
 
 RATES = (0.001, 0.002, 0.004, 0.008, 0.016)
 TRAIN = {"context": 64, "tokens": 8192, "batch_tokens": 512}

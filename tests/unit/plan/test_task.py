@@ -7,7 +7,7 @@ import pytest
 from vqscale.errors import StudyError
 from vqscale.plan.plan import plan
 from vqscale.study.spec import parse_study
-from vqscale.sweep.autotune import tuning_study
+from vqscale.workflow.autotune import tuning_study
 
 TRAIN = {"context": 64, "tokens": 8192, "batch_tokens": 2048, "lr": 0.01}
 

@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from vqscale.bench.assemble import make_table
-from vqscale.bench.plan import plan_throughput
-from vqscale.bench.record import Measurement
-from vqscale.bench.request import default_study, with_options
 from vqscale.laws import fit_study
 from vqscale.results import AccuracyBucket, PositionLoss, Result, read_table, write_table
+from vqscale.throughput.assemble import make_table
+from vqscale.throughput.measurement import Measurement
+from vqscale.throughput.plan import plan_throughput
+from vqscale.throughput.request import default_study, with_options
 
 SIZES = {"pico": 31_104, "nano": 65_024, "micro": 166_848, "mini": 388_608, "small": 887_296}
 FINGERPRINT = "5e1f" * 16

@@ -3,9 +3,9 @@ import pytest
 
 from vqscale.laws import StudyFits
 from vqscale.report import gather
+from vqscale.report.charts.series import positions
 from vqscale.report.section import Shown
 from vqscale.report.sections import context
-from vqscale.report.series import positions
 
 
 @pytest.fixture

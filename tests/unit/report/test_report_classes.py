@@ -8,7 +8,7 @@ from vqscale.report import figures, gather, write_report
 from vqscale.report.page import make_sections
 from vqscale.report.section import Charts, Shown
 from vqscale.report.sections.classes import over_seeds
-from vqscale.report.words.summary import summarise
+from vqscale.report.summary.summary import summarise
 from vqscale.results import read_table, write_table
 
 

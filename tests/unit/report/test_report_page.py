@@ -6,8 +6,8 @@ import pytest
 
 from vqscale.laws import StudyFits, fit_study
 from vqscale.report import gather, write_figures, write_report
-from vqscale.report.style import power
-from vqscale.report.words.cost import cost
+from vqscale.report.charts.style import power
+from vqscale.report.summary.spending import cost
 from vqscale.results import read_table, write_table
 
 STUDY = {"study": "quickstart", "question": "Does size help <here>?"}

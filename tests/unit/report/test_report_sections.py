@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from vqscale.laws import StudyFits
-from vqscale.laws.predictions import predict_run, register
-from vqscale.laws.record import Estimate, Interval
+from vqscale.laws.decisions.predictions import predict_run, register
+from vqscale.laws.io.schema import Estimate, Interval
 from vqscale.report import figures, gather
+from vqscale.report.charts.curves import MOST_POINTS, training_curves
+from vqscale.report.charts.panel import Axis, Line, Panel, Points, round_numbers, ticks
+from vqscale.report.charts.style import power, shade
 from vqscale.report.checklist import checklist
-from vqscale.report.curves import MOST_POINTS, training_curves
 from vqscale.report.equal import groups, seed_noise
 from vqscale.report.page import make_sections
-from vqscale.report.panel import Axis, Line, Panel, Points, round_numbers, ticks
-from vqscale.report.style import power, shade
-from vqscale.report.words.summary import summarise
+from vqscale.report.summary.summary import summarise
 
 STUDY = {"study": "books", "question": "", "resources": {"price_per_device_hour": 2.0, "currency": "EUR"}}
 

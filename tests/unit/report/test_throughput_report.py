@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from vqscale.bench.request import default_study
 from vqscale.report import write_throughput_figures, write_throughput_report
-from vqscale.report.style import Scheme, architecture
-from vqscale.report.throughput import break_evens, decisions, filling, provenance, warnings
-from vqscale.report.throughput_panels import panels, tick_name
+from vqscale.report.charts.style import Scheme, architecture
+from vqscale.report.throughput.decision import break_evens, decisions, filling, provenance, warnings
+from vqscale.report.throughput.panels import panels, tick_name
+from vqscale.throughput.request import default_study
 
 
 def without_scripts(page):

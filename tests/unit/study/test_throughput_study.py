@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from vqscale.bench.plan import plan_throughput
 from vqscale.errors import StudyError
 from vqscale.study.spec import Study, load_study
-from vqscale.study.throughput import ThroughputStudy, load_any, parse_throughput
+from vqscale.study.throughput_study import ThroughputStudy, load_any, parse_throughput
+from vqscale.throughput.plan import plan_throughput
 
 GOOD = """
 kind: throughput

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vqscale.models import resolve
+from vqscale.costing.presets import resolve
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 
 from vqscale.errors import StudyError, WorkFailedError
 from vqscale.study.spec import parse_study
-from vqscale.sweep.autotune import choose, tuning_study
-from vqscale.sweep.stopping import WithinTolerance
+from vqscale.sweep.driver.stopping import WithinTolerance
+from vqscale.workflow.autotune import choose, tuning_study
 
 
 class Row:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from vqscale.sweep.dispatcher import Dispatcher
+from vqscale.sweep.driver.dispatcher import Dispatcher
 
 
 def play(scenario: Coroutine[Any, Any, Any]) -> Any:

@@ -12,14 +12,15 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from vqscale import storage
+from vqscale.cli.live_table import Progress
+from vqscale.costing.facts import failed_result
 from vqscale.plan.plan import Plan, plan
-from vqscale.results.record import Result
+from vqscale.results.records import write_result
+from vqscale.results.result import Result
 from vqscale.study.spec import parse_study
 from vqscale.sweep import observer as module
 from vqscale.sweep.observer import Observer
-from vqscale.sweep.progress import Progress
 from vqscale.track.tracker import Tracker
-from vqscale.train.record import failed_result, write_result
 from vqscale.train.trial import Row, metrics_uri
 
 ROWS: list[Row] = [

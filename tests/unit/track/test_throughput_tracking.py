@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from vqscale.bench.assemble import make_table
-from vqscale.bench.plan import plan_throughput
-from vqscale.bench.record import Measurement
-from vqscale.bench.request import default_study, with_options
-from vqscale.track.throughput import track_throughput
+from vqscale.throughput.assemble import make_table
+from vqscale.throughput.measurement import Measurement
+from vqscale.throughput.plan import plan_throughput
+from vqscale.throughput.request import default_study, with_options
+from vqscale.track.throughput_runs import track_throughput
 from vqscale.track.tracker import Tracker
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from vqscale.costing.presets import resolve
 from vqscale.data.corpus import open_text
-from vqscale.models.presets import resolve
 from vqscale.plan.plan import plan
 from vqscale.study.spec import parse_study
 from vqscale.study.trial import TrainConfig, Trial

@@ -17,8 +17,8 @@ from vqscale.models.build import build
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
 from vqscale.train.classify import Classified, classify
+from vqscale.train.finished import finished_result
 from vqscale.train.objective import open_objective
-from vqscale.train.record import finished_result
 from vqscale.train.trial import LocalHost, Outcome, Row, read_rows, run_trial
 
 CPU = torch.device("cpu")

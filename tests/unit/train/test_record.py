@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from vqscale.train.record import finished_result
+from vqscale.train.finished import finished_result
 from vqscale.train.trial import Outcome
 
 

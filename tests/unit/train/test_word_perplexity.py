@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
+from vqscale.costing.presets import resolve
 from vqscale.data.corpus import open_text
 from vqscale.data.evaluation import text_counts
 from vqscale.data.prepare import prepare
-from vqscale.models import build, resolve
+from vqscale.models import build
 from vqscale.study.trial import TrainConfig
 from vqscale.train.evaluate import evaluate
 

@@ -5,7 +5,7 @@ from typing import Final
 from vqscale.data.options import checked
 from vqscale.data.tasks.images import Cifar10, Cifar10Colour, Mnist, PathfinderRelease
 from vqscale.data.tasks.logs import LabelledLogs
-from vqscale.data.tasks.originals import LoaderOptions, Original
+from vqscale.data.tasks.raw_files import LoaderOptions, Original
 from vqscale.data.tasks.speech import SpeechCommands10, SpeechCommands35
 from vqscale.data.tasks.tables import ListOpsRelease, Retrieval
 from vqscale.data.tasks.text import Imdb, LabelledText, SpamAssassin

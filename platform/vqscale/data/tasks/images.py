@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from vqscale.data.labelled.format import PIXELS, Example, Layout
 from vqscale.data.shards import SplitName
-from vqscale.data.tasks.originals import Original
 from vqscale.data.tasks.png import grey_pixels
+from vqscale.data.tasks.raw_files import Original
 from vqscale.errors import CorpusError
 
 Bytes = npt.NDArray[np.uint8]

@@ -9,7 +9,7 @@ import numpy as np
 from vqscale.data.labelled.format import BYTES, Example, Layout
 from vqscale.data.labelled.source import Labelled
 from vqscale.data.shards import SPLITS, SplitName
-from vqscale.data.tasks.originals import Original
+from vqscale.data.tasks.raw_files import Original
 from vqscale.data.tokenize import ByteTokenizer
 from vqscale.errors import CorpusError
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vqscale.data.labelled.format import SAMPLES, Example, Layout
 from vqscale.data.shards import SplitName
-from vqscale.data.tasks.originals import Original
+from vqscale.data.tasks.raw_files import Original
 from vqscale.errors import CorpusError
 
 _RATE = 16_000

@@ -13,7 +13,7 @@ from vqscale.data.labelled.format import BYTES, Example, Layout
 from vqscale.data.shards import SplitName
 from vqscale.data.sources import utf8_chunks
 from vqscale.data.tasks.listops import DIGITS, END, ID_OF, VOCABULARY
-from vqscale.data.tasks.originals import Original
+from vqscale.data.tasks.raw_files import Original
 from vqscale.data.tokenize import ByteTokenizer
 from vqscale.errors import CorpusError
 

@@ -8,7 +8,7 @@ from typing import IO, ClassVar, Final
 from vqscale.data.labelled.format import BYTES, Example, Layout
 from vqscale.data.shards import SplitName
 from vqscale.data.sources import PIECE
-from vqscale.data.tasks.originals import SPLIT_FOLDERS, Original
+from vqscale.data.tasks.raw_files import SPLIT_FOLDERS, Original
 from vqscale.data.tokenize import ByteTokenizer
 from vqscale.errors import CorpusError
 

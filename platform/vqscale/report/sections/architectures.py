@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from itertools import count as places
 from typing import Literal
 
-from vqscale.laws.record import ComparedPoint, Comparison, Estimate
+from vqscale.laws.io.schema import ComparedPoint, Comparison, Estimate
+from vqscale.report.charts.panel import Axis, Layer, Level, Line, Panel, Points
+from vqscale.report.charts.style import architecture, colour, duration, flops_axis, number, percent, plural, power
 from vqscale.report.compare import against_baselines
-from vqscale.report.material import Material
-from vqscale.report.panel import Axis, Layer, Level, Line, Panel, Points
+from vqscale.report.report_data import Material
 from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
 from vqscale.report.sections.runs import LONG
-from vqscale.report.style import architecture, colour, duration, flops_axis, number, percent, plural, power
-from vqscale.report.tables import Cell, Table
+from vqscale.report.tables import Table, TableCell
 
 Kind = Literal["compute", "time", "money"]
 
@@ -109,7 +109,7 @@ def budget_of(point: ComparedPoint) -> str:
     return f"{power(point.budget)} FLOPs" if point.kind == "compute" else f"{number(point.budget, 3)} {point.unit}"
 
 
-def _rows(material: Material, one: Comparison) -> Iterator[list[Cell]]:
+def _rows(material: Material, one: Comparison) -> Iterator[list[TableCell]]:
     title = _title(material, one)
     for point in one.points:
         yield [

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import pandas as pd
 
+from vqscale.report.charts.panel import Axis, Level, Panel, Points
+from vqscale.report.charts.style import architecture, count, number, percent, present, shade, whole
 from vqscale.report.compare import finished
-from vqscale.report.material import Material
-from vqscale.report.panel import Axis, Level, Panel, Points
+from vqscale.report.report_data import Material
 from vqscale.report.section import Block, Charts, Heading, Prose, Section, Shown
 from vqscale.report.sections.runs import LONG
-from vqscale.report.style import architecture, count, number, percent, present, shade, whole
-from vqscale.report.tables import Cell, Table
+from vqscale.report.tables import Table, TableCell
 
 MOST_CURVES = 12
 _SAME = (
@@ -128,12 +128,12 @@ def _table(groups: Sequence[Seeds]) -> Table:
     return Table(headers=headers, rows=[_row(one) for one in groups])
 
 
-def _row(one: Seeds) -> list[Cell]:
+def _row(one: Seeds) -> list[TableCell]:
     accuracy, seeds = one.rows["accuracy"], len(one.rows)
     spread = f" ± {100 * float(accuracy.std()):.1f}" if seeds > 1 else ""
     span = f"{percent(accuracy.min())} to {percent(accuracy.max())}" if seeds > 1 else ""
     codes = one["codebook_size"]
-    cells: list[Cell] = [(one.label, one.label), (str(one["preset"]), str(one["preset"]))]
+    cells: list[TableCell] = [(one.label, one.label), (str(one["preset"]), str(one["preset"]))]
     cells += [(count(one[name]), float(one[name])) for name in ("parameters_non_embedding",)]
     cells.append((whole(codes), float(codes)) if present(codes) else ("", ""))
     cells += [(whole(one["context"]), float(one["context"])), (count(one["tokens"]), float(one["tokens"]))]
@@ -242,10 +242,10 @@ def _confused(runs: pd.DataFrame) -> list[Block]:
         return []
     kept = row.get("class_names")
     names = [str(name) for name in (kept if isinstance(kept, list) else range(len(confusion)))]
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for true, named in enumerate(confusion):
         total = sum(named)
-        recall: Cell = (percent(named[true] / total), named[true] / total) if total else ("", "")
+        recall: TableCell = (percent(named[true] / total), named[true] / total) if total else ("", "")
         rows.append([(names[true], true), *((str(labels), labels) for labels in named), recall])
     headers = ["class", *(f"as {name}" for name in names), "recall"]
     fold = f"Confusion of {len(rows)} classes" if len(rows) > LONG else ""

@@ -1,12 +1,12 @@
 """Codebooks: what S buys at equal compute, and how many codes are in use."""
 
 from vqscale.report import tables
-from vqscale.report.material import Material
-from vqscale.report.panel import Axis, Panel, Points
+from vqscale.report.charts.panel import Axis, Panel, Points
+from vqscale.report.charts.style import GREY, architecture, number, whole
+from vqscale.report.report_data import Material
 from vqscale.report.section import Block, Charts, Prose, Section, Shown
 from vqscale.report.sections.runs import LONG
 from vqscale.report.sections.varied import group_table, noise_words, over_panels
-from vqscale.report.style import GREY, architecture, number, whole
 
 _USE = "Codes in use are exp(entropy) of their usage, mean over layers, at the end of training."
 

@@ -6,14 +6,14 @@ from typing import Any
 import pandas as pd
 
 from vqscale.laws import Fit
-from vqscale.laws.export import provenance
-from vqscale.laws.record import Frontier, Optimum
+from vqscale.laws.io.export import provenance
+from vqscale.laws.io.schema import Frontier, Optimum
 from vqscale.report import tables
-from vqscale.report.material import Material, frontier, over_trained
-from vqscale.report.panel import Axis, Band, Layer, Level, Line, Panel, Points
+from vqscale.report.charts.panel import Axis, Band, Layer, Level, Line, Panel, Points
+from vqscale.report.charts.style import architecture, count, flops_axis, number, power, present
 from vqscale.report.references import only_levels
+from vqscale.report.report_data import Material, frontier, over_trained
 from vqscale.report.section import Block, Charts, Prose, Section, Shown
-from vqscale.report.style import architecture, count, flops_axis, number, power, present
 
 _LINES = (
     "Lines are the least loss that each law gives for a budget, with the size that suits it; bands are 90 % intervals,"

@@ -1,13 +1,13 @@
 """What context buys: loss over T, and loss by position, at positions that all contexts have."""
 
-from vqscale.report.material import Material
-from vqscale.report.panel import Axis, Panel, Points
+from vqscale.report.charts.panel import Axis, Panel, Points
+from vqscale.report.charts.series import Series, positions
+from vqscale.report.charts.style import count, number, shade
+from vqscale.report.report_data import Material
 from vqscale.report.section import Block, Charts, Heading, Prose, Section, Shown
 from vqscale.report.sections.runs import LONG
 from vqscale.report.sections.varied import group_table, noise_words, over_panels
-from vqscale.report.series import Series, positions
-from vqscale.report.style import count, number, shade
-from vqscale.report.tables import Cell, Table
+from vqscale.report.tables import Table, TableCell
 
 _MEAN = "A longer context lowers the mean loss by itself: fewer tokens stand near its beginning."
 _POSITIONS = (
@@ -71,7 +71,7 @@ def _common(found: list[Series]) -> Table | None:
     if len(found) < 2 or not pieces:
         return None
     widths = [end - start for start, end in pieces]
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for one in found:
         losses = [one.nats[one.pieces.index(piece)] for piece in pieces]
         shared = sum(loss * width for loss, width in zip(losses, widths, strict=True)) / sum(widths)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from vqscale.report.charts.panel import Axis, Level, Panel, Points
+from vqscale.report.charts.style import architecture, bytes_of, count, duration, number, percent, power, present
 from vqscale.report.compare import own_share
-from vqscale.report.material import Material
-from vqscale.report.panel import Axis, Level, Panel, Points
+from vqscale.report.report_data import Material
 from vqscale.report.section import Block, Charts, Heading, Prose, Section, Shown
 from vqscale.report.sections.runs import LONG
-from vqscale.report.style import architecture, bytes_of, count, duration, number, percent, power, present
-from vqscale.report.tables import Cell, Table
+from vqscale.report.tables import Table, TableCell
 
 TIMES = ("seconds_training", "seconds_evaluation", "seconds_overhead")
 _PLAN = (
@@ -52,13 +52,13 @@ def _times(table: pd.DataFrame) -> Table | None:
     return Table(headers=headers, rows=rows)
 
 
-def _row(arch: str, size: str, members: pd.DataFrame) -> list[Cell]:
+def _row(arch: str, size: str, members: pd.DataFrame) -> list[TableCell]:
     own = own_share(members)
     sums = [float((members[TIMES[0]] * own).sum()), *(float(members[name].sum()) for name in TIMES[1:])]
     share = sums[2] / sum(sums)
     flops = float((members["flops"] * own).sum()) if "flops" in members else None
     name = architecture(arch)
-    cells: list[Cell] = [(name, name), (size, size), (str(len(members)), len(members)), _cell(power(flops), flops)]
+    cells: list[TableCell] = [(name, name), (size, size), (str(len(members)), len(members)), _cell(power(flops), flops)]
     cells += [(duration(seconds), seconds) for seconds in sums]
     cells.append((percent(share), share))
     for column, show in (("tokens_per_second", count), ("flops_per_second", power)):
@@ -74,7 +74,7 @@ def _share_of_peak(members: pd.DataFrame) -> float | None:
     return float((members["flops_per_second"] / members["peak_flops"]).median())
 
 
-def _cell(text: str, value: float | None) -> Cell:
+def _cell(text: str, value: float | None) -> TableCell:
     return (text, value) if value is not None and present(value) else ("", "")
 
 
@@ -156,7 +156,7 @@ def _kind_of_source(source: str) -> str:
 
 
 def _errors(estimates: pd.DataFrame, known: list[str]) -> Table:
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for name in known:
         shown = estimates[estimates[f"{name}_ratio"].notna()]
         source_of = shown["speed_source"].map(_kind_of_source) if name == "seconds" else "counted"
@@ -165,7 +165,7 @@ def _errors(estimates: pd.DataFrame, known: list[str]) -> Table:
             middle = float(np.median(ratios))
             typical = float(np.exp(np.median(np.abs(np.log(ratios)))))
             label = architecture(arch)
-            first: list[Cell] = [(_ESTIMATES[name], name), (label, label), (str(len(ratios)), len(ratios))]
+            first: list[TableCell] = [(_ESTIMATES[name], name), (label, label), (str(len(ratios)), len(ratios))]
             span = f"{number(float(ratios.min()), 3)} to {number(float(ratios.max()), 3)}"
             why = str(source)
             rows.append(

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 
 from vqscale.laws import Fit
-from vqscale.laws.export import provenance
-from vqscale.laws.record import Selection
-from vqscale.report.material import Material
-from vqscale.report.panel import Axis, Layer, Line, Panel, Points
+from vqscale.laws.io.export import provenance
+from vqscale.laws.io.schema import Selection
+from vqscale.report.charts.panel import Axis, Layer, Line, Panel, Points
+from vqscale.report.charts.style import GREY, flops_axis, number, percent, power
+from vqscale.report.report_data import Material
 from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
 from vqscale.report.sections.registered import registered
-from vqscale.report.style import GREY, flops_axis, number, percent, power
-from vqscale.report.tables import Cell, Table
+from vqscale.report.tables import Table, TableCell
 
 _TEXT = (
     'The laws were fitted to the smaller runs only and asked for the largest. "Last value" expects what the nearest'
@@ -128,10 +128,10 @@ def _window_lines(material: Material, fit: Fit) -> Iterator[Layer]:
 
 def _hold_outs(material: Material, fits: Sequence[Fit]) -> Table:
     baselines = list(dict.fromkeys(name for fit in fits for name in fit.holdout.baselines))
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for fit in fits:
         held = fit.holdout
-        cells: list[Cell] = [(fit.law, fit.law), (material.name(fit.where, fit.label), fit.label)]
+        cells: list[TableCell] = [(fit.law, fit.law), (material.name(fit.where, fit.label), fit.label)]
         cells.append(_percent(held.mean_relative_error))
         cells += [_percent(held.baselines.get(name)) for name in baselines]
         cells += [(number(held.r2, 3), held.r2 if held.r2 is not None else ""), (held.description, held.description)]
@@ -139,18 +139,18 @@ def _hold_outs(material: Material, fits: Sequence[Fit]) -> Table:
     return Table(headers=["law", "runs of", "mean error", *baselines, "R²", "what was held out"], rows=rows)
 
 
-def _percent(share: float | None) -> Cell:
+def _percent(share: float | None) -> TableCell:
     return (percent(share, 2), share) if share is not None else ("", "")
 
 
 def _window_table(material: Material, fits: Sequence[Fit]) -> Table | None:
     baselines = list(dict.fromkeys(name for fit in fits for one in fit.holdout.windows for name in one.baselines))
     exponents = list(dict.fromkeys(name for fit in fits for one in fit.holdout.windows for name in one.exponents))
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for fit in fits:
         name = material.name(fit.where, fit.label)
         for one in fit.holdout.windows:
-            cells: list[Cell] = [(fit.law, fit.law), (name, name), (power(one.fitted_to), one.fitted_to)]
+            cells: list[TableCell] = [(fit.law, fit.law), (name, name), (power(one.fitted_to), one.fitted_to)]
             cells += [(str(runs), runs) for runs in (one.fitted_runs, one.predicted_runs)]
             cells += [_percent(error) for error in (one.mean_relative_error, *map(one.baselines.get, baselines))]
             cells += [(number(one.exponents.get(key), 3), one.exponents.get(key, "")) for key in exponents]
@@ -160,7 +160,7 @@ def _window_table(material: Material, fits: Sequence[Fit]) -> Table | None:
 
 
 def _selection(selection: Selection) -> Iterator[Block]:
-    rows: list[list[Cell]] = [
+    rows: list[list[TableCell]] = [
         [
             (one.law + (" (chosen)" if one.law == selection.chosen else ""), one.law),
             (one.form, one.form),

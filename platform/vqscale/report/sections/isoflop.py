@@ -6,15 +6,15 @@ import numpy as np
 
 from vqscale.errors import FitError
 from vqscale.laws import Fit
-from vqscale.laws.export import provenance
-from vqscale.laws.frontier import exact_cost, optimum
-from vqscale.laws.record import Isoflop, IsoflopRow, Optimum
-from vqscale.laws.surface import leading, surface_of
-from vqscale.report.material import Material
-from vqscale.report.panel import SYMBOLS, Axis, Layer, Line, Panel, Points
+from vqscale.laws.decisions.frontier import exact_cost, optimum
+from vqscale.laws.decisions.surface import leading, surface_of
+from vqscale.laws.io.export import provenance
+from vqscale.laws.io.schema import Isoflop, IsoflopRow, Optimum
+from vqscale.report.charts.panel import SYMBOLS, Axis, Layer, Line, Panel, Points
+from vqscale.report.charts.style import count, number, power, shade
+from vqscale.report.report_data import Material
 from vqscale.report.section import Block, Charts, Prose, Section, Shown
 from vqscale.report.sections.runs import LONG
-from vqscale.report.style import count, number, power, shade
 from vqscale.report.tables import Table
 
 _TEXT = (

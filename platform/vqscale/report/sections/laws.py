@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from vqscale.laws import Fit
-from vqscale.laws.export import provenance
-from vqscale.laws.record import Curve, CurvePoint, Point
+from vqscale.laws.io.export import provenance
+from vqscale.laws.io.schema import Curve, CurvePoint, Point
 from vqscale.report import tables
-from vqscale.report.material import Material
-from vqscale.report.panel import Axis, Band, Layer, Line, Panel, Points, Symbol
+from vqscale.report.charts.panel import Axis, Band, Layer, Line, Panel, Points, Symbol
+from vqscale.report.charts.style import Scheme, colour, count, flops_axis, number, shade
+from vqscale.report.report_data import Material
 from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
-from vqscale.report.style import Scheme, colour, count, flops_axis, number, shade
 
 AXIS_NAMES = {
     "parameters_non_embedding": "non-embedding parameters N",

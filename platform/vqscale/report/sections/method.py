@@ -1,7 +1,7 @@
 """What somebody needs to repeat the study, from its records."""
 
 from vqscale.report.checklist import checklist
-from vqscale.report.material import Material
+from vqscale.report.report_data import Material
 from vqscale.report.section import Checklist, Section
 
 

@@ -1,14 +1,14 @@
 """Predictions that were registered before their runs had ended, beside what was then measured."""
 
-from vqscale.laws.predictions import Prediction, Score, score
-from vqscale.report.material import Material
-from vqscale.report.style import number
-from vqscale.report.tables import Cell, Table
+from vqscale.laws.decisions.predictions import Prediction, Score, score
+from vqscale.report.charts.style import number
+from vqscale.report.report_data import Material
+from vqscale.report.tables import Table, TableCell
 
 
 def registered(material: Material) -> Table:
     """Every prediction, oldest first."""
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for one in material.predictions:
         scored = score([one], material.table)
         rows.append([*_said(one), *(_scored(scored[0]) if scored else [("open", ""), ("", ""), ("", ""), ("", "")])])
@@ -26,7 +26,7 @@ def registered(material: Material) -> Table:
     return Table(headers=headers, rows=rows)
 
 
-def _said(one: Prediction) -> list[Cell]:
+def _said(one: Prediction) -> list[TableCell]:
     limits = one.predicted.interval
     ends = f" [{number(limits.low90)}, {number(limits.high90)}]" if limits else ""
     return [
@@ -38,9 +38,9 @@ def _said(one: Prediction) -> list[Cell]:
     ]
 
 
-def _scored(one: Score) -> list[Cell]:
+def _scored(one: Score) -> list[TableCell]:
     inside = "" if one.inside_90 is None else "yes" if one.inside_90 else "no"
     error = f"{100 * one.relative_error:+.2f} %"
     early = "" if one.before_start is None else "yes" if one.before_start else "no, while it trained"
-    measured: list[Cell] = [(number(one.measured), one.measured), (error, one.relative_error)]
+    measured: list[TableCell] = [(number(one.measured), one.measured), (error, one.relative_error)]
     return [*measured, (inside, inside), (early, early)]

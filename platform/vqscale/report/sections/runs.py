@@ -1,7 +1,7 @@
 """Every run: a table of all, and what did not finish or was not used."""
 
 from vqscale.report import tables
-from vqscale.report.material import Material
+from vqscale.report.report_data import Material
 from vqscale.report.section import Block, Prose, Section, Shown
 
 LONG = 15

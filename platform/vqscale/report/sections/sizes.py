@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vqscale.laws import Fit
-from vqscale.laws.export import provenance
-from vqscale.laws.record import Estimate, Optimum
-from vqscale.laws.surface import leading
-from vqscale.report.material import Material, frontier
-from vqscale.report.panel import Axis, Layer, Panel, Points
+from vqscale.laws.decisions.surface import leading
+from vqscale.laws.io.export import provenance
+from vqscale.laws.io.schema import Estimate, Optimum
+from vqscale.report.charts.panel import Axis, Layer, Panel, Points
+from vqscale.report.charts.style import count, flops_axis, number, power
+from vqscale.report.report_data import Material, frontier
 from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
 from vqscale.report.sections.compute import along, drawn
-from vqscale.report.style import count, flops_axis, number, power
-from vqscale.report.tables import Cell, Table
+from vqscale.report.tables import Table, TableCell
 
 Of = Callable[[Optimum], Estimate]
 
@@ -101,12 +101,12 @@ def _ranged(estimate: Estimate, show: Callable[[float], str]) -> str:
 
 
 def _optima(material: Material, fits: list[Fit]) -> Table:
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for fit in fits:
         found = frontier(fit)
         name = material.name(fit.where, fit.label)
         for one in found.optima if found else []:
-            values: list[Cell] = [(name, name), (power(one.flops), one.flops)]
+            values: list[TableCell] = [(name, name), (power(one.flops), one.flops)]
             for estimate, show in _shown(one):
                 values.append((_ranged(estimate, show), estimate.value))
             span = f"{count(one.parameters_low)} to {count(one.parameters_high)}"

@@ -3,10 +3,10 @@
 import pandas as pd
 
 from vqscale.report import tables
-from vqscale.report.material import Material
+from vqscale.report.report_data import Material
 from vqscale.report.section import Section, Speed
-from vqscale.report.throughput import break_evens, decisions, provenance, warnings
-from vqscale.report.throughput_panels import panels
+from vqscale.report.throughput.decision import break_evens, decisions, provenance, warnings
+from vqscale.report.throughput.panels import panels
 
 
 def section(material: Material) -> Section | None:

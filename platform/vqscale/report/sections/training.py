@@ -4,11 +4,11 @@ from typing import Any
 
 import pandas as pd
 
-from vqscale.report.curves import TrainingCurve
-from vqscale.report.material import Material
-from vqscale.report.panel import Axis, Line, Panel
+from vqscale.report.charts.curves import TrainingCurve
+from vqscale.report.charts.panel import Axis, Line, Panel
+from vqscale.report.charts.style import architecture, count, shade
+from vqscale.report.report_data import Material
 from vqscale.report.section import Block, Charts, Prose, Section
-from vqscale.report.style import architecture, count, shade
 
 MOST_CURVES = 40
 """Of one architecture: more could not be told apart."""

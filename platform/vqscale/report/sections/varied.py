@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from vqscale.report.charts.panel import Axis, Panel, Points
+from vqscale.report.charts.style import architecture, count, number, percent, power, shade, whole
 from vqscale.report.equal import Equal, Group, Noise, groups, seed_noise
-from vqscale.report.material import Material
-from vqscale.report.panel import Axis, Panel, Points
-from vqscale.report.style import architecture, count, number, percent, power, shade, whole
-from vqscale.report.tables import Cell, Table
+from vqscale.report.report_data import Material
+from vqscale.report.tables import Table, TableCell
 
 EQUALS: tuple[Equal, ...] = ("compute", "tokens")
 
@@ -72,10 +72,10 @@ def group_table(material: Material, column: str, letter: str) -> Table | None:
     """Losses of every group, a column a value, each with its distance from the lowest of its row."""
     found = all_groups(material, column)
     places = sorted({value for one in found for value in one.values})
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for one in found:
         named = architecture(one.arch)
-        level: Cell = (
+        level: TableCell = (
             f"{power(one.level)} FLOPs" if one.equal == "compute" else f"{count(one.level)} tokens",
             one.level,
         )
@@ -86,7 +86,7 @@ def group_table(material: Material, column: str, letter: str) -> Table | None:
     return Table(headers=headers, rows=rows) if rows else None
 
 
-def _loss(loss: float, above: float) -> Cell:
+def _loss(loss: float, above: float) -> TableCell:
     return (f"{number(loss)} (+{percent(above, 2)})" if above else f"{number(loss)} (lowest)"), loss
 
 

@@ -1,0 +1,135 @@
+"""What a person sees while a study runs: one line a trial, a bar, and the time left. Plain lines without a terminal."""
+
+import time
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from vqscale.plan.plan import Plan
+from vqscale.results.result import Result
+from vqscale.study.trial import count
+from vqscale.train.trial import Row
+
+QUALITY = {"language": "bpb", "classification": "accuracy"}
+"""By task, what a trial is known by."""
+SHOWN = 16
+"""Trials that the live table holds: those that run, then those that ended last."""
+
+
+@dataclass
+class _Line:
+    name: str
+    flops: float
+    state: str = "waiting"
+    share: float = 0.0
+    loss: float | None = None
+    quality: float | None = None
+    """Bits a byte, or accuracy."""
+    tokens_per_second: float | None = None
+    changed: float = 0.0
+    ended: bool = False
+
+
+class Progress:
+    """Live table of the trials that a run of a study trains."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._console = console
+        self._lines = {p.trial.id: _Line(p.trial.name, p.cost.flops) for p in plan.pending}
+        self._tokens = {p.trial.id: p.cost.tokens for p in plan.pending}
+        self._quality = QUALITY[plan.study.task]
+        self._done_before = len(plan.trials) - len(plan.pending)
+        self._started = time.monotonic()
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False)
+
+    def row(self, trial_id: str, row: Row) -> None:
+        line = self._lines[trial_id]
+        line.state, line.share = "training", row["tokens"] / self._tokens[trial_id]
+        line.loss, line.quality = row["loss"], row.get("bpb", row.get("accuracy"))
+        line.tokens_per_second = row["tokens_per_second"]
+        line.changed = time.monotonic()
+
+    def retried(self, trial_id: str, error: str) -> None:
+        self._lines[trial_id].state = "retrying"
+        self.say(f"[yellow]{self._lines[trial_id].name}: {escape(last_line(error))}: it is tried again[/yellow]")
+
+    def ended(self, trial_id: str, result: Result) -> None:
+        line = self._lines[trial_id]
+        line.state, line.quality, line.changed = result.status, quality(result), time.monotonic()
+        line.share, line.ended = 1.0, True
+        done = sum(line.ended for line in self._lines.values()) + self._done_before
+        total = len(self._lines) + self._done_before
+        known = quality(result)
+        measured = (result.error or "") if known is None else f"{known:.3f} {QUALITY[result.task]} held out"
+        speed = f", {count(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
+        colour = {"finished": "green", "stopped": "cyan"}.get(result.status, "red")
+        self.say(
+            f"[{colour}]{result.status:>9}[/{colour}] {done:>3}/{total}  {line.name}:"
+            f" {escape(last_line(measured))}{speed}"
+            f"  [dim]{self._left()}[/dim]"
+        )
+
+    def _share(self) -> float:
+        total = sum(line.flops for line in self._lines.values())
+        return sum(line.flops * line.share for line in self._lines.values()) / total if total else 1.0
+
+    def _left(self) -> str:
+        share, spent = self._share(), time.monotonic() - self._started
+        if share < 0.02:
+            return ""
+        return f"about {duration(spent * (1 - share) / share)} left" if share < 1 else ""
+
+    def _render(self) -> RenderableType:
+        table = Table(box=None, padding=(0, 1), header_style="dim")
+        for title in ("trial", "state", "done", "loss", self._quality, "tokens/s"):
+            table.add_column(title, justify="left" if title in ("trial", "state") else "right", no_wrap=True)
+        order = sorted(self._lines.values(), key=lambda line: (line.state != "training", -line.changed))
+        for line in order[:SHOWN]:
+            table.add_row(
+                line.name,
+                line.state,
+                f"{line.share:.0%}",
+                "" if line.loss is None else f"{line.loss:.3f}",
+                "" if line.quality is None else f"{line.quality:.3f}",
+                "" if line.tokens_per_second is None else count(line.tokens_per_second),
+            )
+        spent = duration(time.monotonic() - self._started)
+        ended = sum(line.ended for line in self._lines.values())
+        text = Text(f"{ended}/{len(self._lines)} trials, {spent} so far, {self._left()}".rstrip(", "), style="bold")
+        return Group(table, ProgressBar(total=1.0, completed=self._share(), width=60), text)
+
+
+def quality(result: Result) -> float | None:
+    """The number that people look at first: `QUALITY` of the task."""
+    return result.accuracy if result.task == "classification" else result.bpb
+
+
+def last_line(text: str) -> str:
+    """The line of an error that says what happened."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,28 @@
+"""What this machine's processor reaches, for estimates of time before any trial has run. Loads no torch."""
+
+import functools
+import statistics
+import time
+
+import numpy as np
+
+SIZE = 1024
+"""Edge of the square factors: 2 n^3 = 2.1 GFLOP a product, some ten milliseconds."""
+PRODUCTS = 5
+
+
+@functools.cache
+def processor_peak_flops() -> float:
+    """FLOP/s of fp32 matrix products in NumPy with all threads of its BLAS: the median after a warm-up.
+
+    Only the basis of an estimate. The share of peak that a trial reports refers to `vqscale.train.ceiling`, measured
+    in the worker with the framework that trains.
+    """
+    factor = np.full((SIZE, SIZE), 0.5, dtype=np.float32)
+    product = factor @ factor
+    seconds = []
+    for _ in range(PRODUCTS):
+        start = time.perf_counter()
+        np.matmul(factor, factor, out=product)
+        seconds.append(time.perf_counter() - start)
+    return 2.0 * SIZE**3 / statistics.median(seconds)

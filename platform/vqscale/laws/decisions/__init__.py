@@ -1,0 +1,1 @@
+"""What a fitted law says: optimal sizes, queries, comparisons, registered predictions."""

@@ -1,0 +1,231 @@
+"""Predictions registered before a run exists, and scored once it does: `predictions.json` in a study's folder.
+
+The file only ever grows. A prediction names the fit and the data that it rests on, so that nobody can wonder later what
+was known when it was made.
+"""
+
+import datetime
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, ValidationError
+
+from vqscale import storage
+from vqscale.clock import utc_now
+from vqscale.errors import FitError, StorageError
+from vqscale.laws.fitting.bootstrap import interval
+from vqscale.laws.fitting.run_filter import cells, names_of
+from vqscale.laws.forms.catalogue import Array
+from vqscale.laws.io.schema import Estimate, Fit, Where
+from vqscale.study.frozen import Frozen
+
+FILE = "predictions.json"
+SAME_RUN = 0.01
+"""Relative distance of N, D, S and T below which two runs without an id are the same."""
+NOISE_DRAWS = 20
+"""Residuals drawn for every refit of the law."""
+_COLUMNS = {"N": "parameters_non_embedding", "D": "tokens", "S": "codebook_size", "T": "context", "C": "flops"}
+
+
+class Prediction(Frozen):
+    """What a fit said of one run before it existed."""
+
+    trial_id: str | None
+    """The run's identity, where it is planned as a trial."""
+    name: str
+    x: dict[str, float]
+    """Letter -> value, at least the axes of the law."""
+    columns: dict[str, str]
+    """Letter -> column of the table that holds it."""
+    where: Where
+    """The subset of the table that the fit stands for."""
+    fit: str
+    law: str
+    form: str
+    label: str
+    metric: str
+    unit: str
+    data_hash: str
+    versions: dict[str, str]
+    registered_at: str
+    """ISO 8601 with time zone."""
+    predicted: Estimate
+    """Its interval is one for the run's own loss: doubt about the law and scatter of runs about it together."""
+
+
+class Score(Frozen):
+    """A prediction beside the run that it was made for."""
+
+    prediction: Prediction
+    run: str
+    """Name of the run in the table."""
+    before_start: bool | None
+    """Whether it was registered before the run's start; None where the table does not say when that was."""
+    measured: float
+    relative_error: float
+    """(predicted - measured) / measured."""
+    inside_90: bool | None
+    """None where the prediction had no interval."""
+    inside_95: bool | None
+
+
+class Predictions(Frozen):
+    predictions: list[Prediction] = Field(default_factory=list)
+
+
+def predict_run(
+    fit: Fit,
+    x: Mapping[str, float],
+    *,
+    name: str,
+    trial_id: str | None = None,
+    now: datetime.datetime | None = None,
+) -> Prediction:
+    """What `fit` says of a run at `x` (letter -> value). Raises FitError where an axis of the law has no value."""
+    if missing := [letter for letter in fit.letters if letter not in x]:
+        raise FitError(f"{name}: {missing[0]} is missing; {fit.form} needs {', '.join(fit.letters)}")
+    own = dict(zip(fit.letters, fit.axes, strict=True))
+    return Prediction(
+        trial_id=trial_id,
+        name=name,
+        x=dict(x),
+        columns={letter: own.get(letter, _COLUMNS.get(letter, letter)) for letter in x},
+        where=fit.where,
+        fit=fit.id,
+        law=fit.law,
+        form=fit.form,
+        label=fit.label,
+        metric=fit.metric,
+        unit=fit.unit,
+        data_hash=fit.data_hash,
+        versions=fit.versions,
+        registered_at=now.isoformat(timespec="seconds") if now else utc_now(),
+        predicted=predicted_loss(fit, x),
+    )
+
+
+def predicted_loss(fit: Fit, x: Mapping[str, float], seed: int = 0) -> Estimate:
+    """The loss of a new run at `x`, with the interval of a run and not only of the law.
+
+    To every refit's prediction residuals of the fit are added, drawn anew and widened for the degrees of freedom that
+    the law took. Without refits there is no interval.
+    """
+    names = list(fit.parameters)
+    rows_BP = np.array([list(fit.parameters.values()), *fit.draws], dtype=np.float64)
+    law_B = _losses(fit, names, rows_BP, x)
+    if len(law_B) == 1:
+        return Estimate(value=float(law_B[0]))
+    residual_R = np.array([point.residual for point in fit.points])
+    free = len(residual_R) - len(names)
+    if free <= 0:
+        return Estimate(value=float(law_B[0]))
+    widened_R = residual_R * np.sqrt(len(residual_R) / free)
+    noise = np.random.default_rng(seed).choice(widened_R, (len(law_B) - 1, NOISE_DRAWS))
+    return Estimate(value=float(law_B[0]), interval=interval((law_B[1:, None] * np.exp(-noise)).ravel()))
+
+
+def register(folder: str, predictions: Sequence[Prediction], table: pd.DataFrame) -> str:
+    """Append to the folder's registry; returns its URI.
+
+    Raises FitError where a run is in the table already, whatever became of it, or where the same fit has a prediction
+    for it already; nothing is written then.
+    """
+    known = read_predictions(folder)
+    for prediction in predictions:
+        if (run := _run_of(prediction, table)) is not None:
+            raise FitError(
+                f"{prediction.name}: the table already holds this run ({names_of(table)[run]}); a prediction is "
+                "registered before its run. Compare with the hold-out of the fit instead."
+            )
+        if any(_same(prediction, other) and prediction.fit == other.fit for other in known):
+            raise FitError(f"{prediction.name}: fit {prediction.fit} has a registered prediction for it already")
+    uri = storage.join(folder, FILE)
+    everything = Predictions(predictions=[*known, *predictions])
+    storage.write_text(uri, everything.model_dump_json(indent=1) + "\n")
+    return uri
+
+
+def read_predictions(folder: str) -> list[Prediction]:
+    """All that were registered, oldest first; none where the folder has no registry. Raises StorageError if damaged."""
+    uri = storage.join(folder, FILE)
+    if not storage.exists(uri):
+        return []
+    try:
+        return Predictions.model_validate_json(storage.read_bytes(uri)).predictions
+    except ValidationError as error:
+        raise StorageError(f"{uri}: not a file of predictions ({error.error_count()} wrong values)") from error
+
+
+def score(predictions: Sequence[Prediction], table: pd.DataFrame) -> list[Score]:
+    """Every prediction whose run has finished, beside what was measured; the others are still open."""
+    found = []
+    for prediction in predictions:
+        row = _run_of(prediction, table)
+        if row is None or not _finished(table, row) or prediction.metric not in table:
+            continue
+        measured = float(table[prediction.metric].iloc[row])
+        if np.isfinite(measured) and measured > 0:
+            found.append(_scored(prediction, names_of(table)[row], measured, _started(table, row)))
+    return found
+
+
+def _scored(prediction: Prediction, run: str, measured: float, started: datetime.datetime | None) -> Score:
+    limits = prediction.predicted.interval
+    return Score(
+        prediction=prediction,
+        run=run,
+        before_start=None if started is None else datetime.datetime.fromisoformat(prediction.registered_at) <= started,
+        measured=measured,
+        relative_error=(prediction.predicted.value - measured) / measured,
+        inside_90=None if limits is None else limits.low90 <= measured <= limits.high90,
+        inside_95=None if limits is None else limits.low95 <= measured <= limits.high95,
+    )
+
+
+def _losses(fit: Fit, names: Sequence[str], rows_BP: Array, x: Mapping[str, float]) -> Array:
+    column = {name: rows_BP[:, index] for index, name in enumerate(names)}
+    total_B = column["E"].copy()
+    for term in fit.terms:
+        power_B = sum(column[exponent] * np.log(x[letter]) for letter, exponent in term.powers.items())
+        total_B += column[term.coefficient] * np.exp(-power_B)
+    return total_B
+
+
+def _run_of(prediction: Prediction, table: pd.DataFrame) -> int | None:
+    """Row of the prediction's run: by its id, where both have one, otherwise by its axes."""
+    if prediction.trial_id is not None and "trial_id" in table:
+        found = np.flatnonzero((table["trial_id"] == prediction.trial_id).to_numpy())
+        return int(found[0]) if len(found) else None
+    near = np.zeros(len(table), dtype=bool)
+    for where, rows in cells(table.reset_index(drop=True), list(prediction.where)):
+        if where.items() <= prediction.where.items():
+            near[rows.index.to_numpy()] = True
+    for letter, column in prediction.columns.items():
+        if column not in table:
+            return None
+        values = table[column].to_numpy(dtype=np.float64, na_value=np.nan)
+        near &= np.abs(values / prediction.x[letter] - 1) <= SAME_RUN
+    found = np.flatnonzero(near)
+    return int(found[0]) if len(found) else None
+
+
+def _same(first: Prediction, second: Prediction) -> bool:
+    if first.trial_id is not None or second.trial_id is not None:
+        return first.trial_id == second.trial_id
+    shared = first.x.keys() & second.x.keys()
+    return bool(shared) and all(abs(first.x[key] / second.x[key] - 1) <= SAME_RUN for key in shared)
+
+
+def _finished(table: pd.DataFrame, row: int) -> bool:
+    return "status" not in table or bool(table["status"].iloc[row] == "finished")
+
+
+def _started(table: pd.DataFrame, row: int) -> datetime.datetime | None:
+    """When the run began, with its time zone; None where the table does not say."""
+    said = table["started_at"].iloc[row] if "started_at" in table else None
+    try:
+        found = datetime.datetime.fromisoformat(str(said))
+    except ValueError:
+        return None
+    return found if found.tzinfo else None

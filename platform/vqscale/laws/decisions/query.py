@@ -1,0 +1,171 @@
+"""What a fit says of a question: the best run for a budget, a size, tokens, a loss or money, or the loss of one run.
+
+With what it rests on, what it costs, and how far beyond the data it lies.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vqscale.errors import FitError
+from vqscale.laws.decisions.compare import Price, side_of
+from vqscale.laws.decisions.flops import Cost
+from vqscale.laws.decisions.frontier import MOST_BEYOND, cost_of
+from vqscale.laws.decisions.optimum import Asked, decide
+from vqscale.laws.decisions.predictions import predicted_loss
+from vqscale.laws.decisions.surface import surface_of
+from vqscale.laws.io.schema import Estimate, Fit, Optimum, Term, Where
+from vqscale.study.frozen import Frozen
+
+OPTIONS = {"N": "--params", "D": "--tokens", "S": "--codebook", "T": "--context", "C": "--compute"}
+"""Which option of `vqscale predict` gives a letter its value."""
+
+
+class _Said(Frozen):
+    """What every prediction carries."""
+
+    fit: str
+    law: str
+    label: str
+    where: Where
+    metric: str
+    unit: str
+    data_hash: str
+    versions: dict[str, str]
+
+
+class Answer(_Said):
+    """The best configuration, as one fit has it."""
+
+    asked: Asked
+    amount: float
+    cost: str
+    """How FLOPs are counted, in words."""
+    flops: Estimate
+    """Training FLOPs; with an interval where they follow from the law."""
+    optimum: Optimum
+    """At that budget; its loss is the law's, about which a single run scatters."""
+    seconds: float | None
+    """Of training, by the measured speed of the fit's runs; None where none was measured."""
+    money: float | None
+    """In `currency`; None without a speed or a price."""
+    currency: str | None
+
+
+class Loss(_Said):
+    """The loss of one run of a given configuration."""
+
+    x: dict[str, float]
+    """Letter -> value."""
+    loss: Estimate
+    """With the scatter of single runs about the law."""
+    beyond: dict[str, float]
+    """Letter -> how many times beyond the fitted runs it lies, 1 within them; of laws in N and D also C."""
+
+
+def answer(fit: Fit, asked: Asked, amount: float, table: pd.DataFrame, price: Price | None) -> Answer:
+    """The compute-optimal configuration for `amount` of what is `asked`, of a law in N and D.
+
+    `table`: where the speed of the fit's runs is looked up; money is divided by what a token of every size costs there.
+    Raises FitError for what the runs cannot support.
+    """
+    side, flops = side_of(fit, table, price), cost_by(fit)
+    if asked == "money" and "money" in side.missing:
+        raise FitError(side.missing["money"])
+    if asked == "money":
+        best = decide(side.law, side.costs["money"], compute=amount).optimum
+        spent = Estimate(value=flops.per_token(best.parameters.value) * best.tokens.value)
+    else:
+        question: dict[str, Any] = {asked: amount}
+        decision = decide(side.law, flops, **question)
+        best, spent = decision.optimum, decision.compute
+    prices = {kind: cost.per_token(best.parameters.value) * best.tokens.value for kind, cost in side.costs.items()}
+    return Answer(
+        **_origin(fit),
+        asked=asked,
+        amount=amount,
+        cost=flops.words,
+        flops=spent,
+        optimum=best,
+        seconds=prices.get("time"),
+        money=prices.get("money"),
+        currency=side.currency or None,
+    )
+
+
+def _origin(fit: Fit) -> dict[str, Any]:
+    """What a prediction rests on."""
+    return {
+        "fit": fit.id,
+        "law": fit.law,
+        "label": fit.label,
+        "where": fit.where,
+        "metric": fit.metric,
+        "unit": fit.unit,
+        "data_hash": fit.data_hash,
+        "versions": fit.versions,
+    }
+
+
+def cost_by(fit: Fit) -> Cost:
+    """FLOPs of a token by exact count where the fit's runs have one, else as 6N; its words say which."""
+    exact = all(point.flops is not None for point in fit.points)
+    return cost_of(fit, "exact" if exact else "6nd")
+
+
+def loss_at(fit: Fit, x: Mapping[str, float]) -> Loss:
+    """The loss of a run at `x`, a value for every letter of the law.
+
+    Raises FitError where a letter has none, and for what lies more than a hundred times beyond the fitted runs.
+    """
+    if missing := [letter for letter in fit.letters if letter not in x]:
+        raise FitError(f"{fit.form} needs a value of {missing[0]}: {OPTIONS[missing[0]]}")
+    own = {letter: float(x[letter]) for letter in fit.letters}
+    columns = dict(zip(fit.letters, np.array([point.x for point in fit.points]).T, strict=True))
+    beyond = {key: max(own[key] / float(x_R.max()), float(x_R.min()) / own[key], 1.0) for key, x_R in columns.items()}
+    if fit.letters == ["N", "D"]:
+        cost = cost_by(fit)
+        beyond["C"] = max(cost.per_token(own["N"]) * own["D"] / float(surface_of(fit).spent(cost).max()), 1.0)
+    for key, times in beyond.items():
+        if times > MOST_BEYOND:
+            raise FitError(f"{key} lies {times:.3g} times beyond the fitted runs; {MOST_BEYOND:g} times is the most.")
+    return Loss(**_origin(fit), x=own, loss=predicted_loss(fit, own), beyond=beyond)
+
+
+def at(fit: Fit, fixed: Mapping[str, float]) -> Fit:
+    """A joint law at one codebook size S and context T: the law in N and D that it then is, on the runs there.
+
+    Raises FitError where an axis of the law has no value, or no run was fitted at it: its FLOPs are not known there.
+    """
+    others = [letter for letter in fit.letters if letter not in ("N", "D")]
+    if not others:
+        return fit
+    if missing := [letter for letter in others if letter not in fixed]:
+        raise FitError(f"{fit.form} needs a value of {missing[0]}: {OPTIONS[missing[0]]}")
+    places = {letter: fit.letters.index(letter) for letter in fit.letters}
+    points = [point for point in fit.points if all(point.x[places[letter]] == fixed[letter] for letter in others)]
+    if not points:
+        known = ", ".join(f"{letter} {fixed[letter]:g}" for letter in others)
+        raise FitError(f"no fitted run has {known}: the FLOPs of such a model are not in the table")
+    names = list(fit.parameters)
+    rows_BP = np.array([list(fit.parameters.values()), *fit.draws])
+    for term in fit.terms:
+        for letter in set(term.powers) & set(others):
+            power_B = rows_BP[:, names.index(term.powers[letter])]
+            rows_BP[:, names.index(term.coefficient)] *= fixed[letter] ** -power_B
+    left = [{letter: power for letter, power in term.powers.items() if letter in "ND"} for term in fit.terms]
+    terms = [Term(coefficient=term.coefficient, powers=own) for term, own in zip(fit.terms, left, strict=True)]
+    kept = [places["N"], places["D"]]
+    return fit.model_copy(
+        update={
+            "label": f"{fit.label}, {', '.join(f'{letter} {fixed[letter]:g}' for letter in others)}",
+            "letters": ["N", "D"],
+            "axes": [fit.axes[place] for place in kept],
+            "terms": terms,
+            "parameters": dict(zip(names, rows_BP[0].tolist(), strict=True)),
+            "draws": rows_BP[1:].tolist(),
+            "points": [point.model_copy(update={"x": [point.x[place] for place in kept]}) for point in points],
+        }
+    )

@@ -1,0 +1,136 @@
+"""Fit one law to one set of runs: searched one way, checked another, and judged before it is believed.
+
+The search is variable projection over the exponents from a grid, its ends polished by joint Newton steps; the check is
+L-BFGS-B on the log-sum-exp form. The lower of the two is kept. No optimiser's `success` is trusted: what counts is the
+decrease of the objective that is still within reach, bounds, conditioning, and how many starts agree.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from vqscale.laws.fitting import crosscheck
+from vqscale.laws.fitting.newton import continued, deltas, gain_in_reach
+from vqscale.laws.fitting.problem import Objective, Problem, bound_in_words, derivatives, natural, values
+from vqscale.laws.fitting.varpro import search
+from vqscale.laws.forms.catalogue import Array
+from vqscale.laws.io.schema import CrossCheck, Method
+
+AGREE_SHARE = 0.1
+AGREE = 0.01
+CONDITION_LIMIT = 1e12
+DISAGREEMENT = 1e-6
+"""Relative difference between search and check from which it is a warning."""
+TOLERANCE = 1e-13
+SOLVER = (
+    "variable projection over the exponents from a grid (E and coefficients by reweighted non-negative least squares), "
+    "every end polished by damped Newton steps with the exact Hessian"
+)
+
+
+class FitStatus(StrEnum):
+    CONVERGED = "converged"
+    ON_BOUND = "on a bound"
+    FEW_STARTS_AGREE = "few starts agree"
+    NOT_CONVERGED = "not converged"
+    ILL_CONDITIONED = "ill-conditioned"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minimum:
+    """Where the search ended: `theta` [P] in logarithms, `parameters` [P] in natural units; `objective` unscaled."""
+
+    problem: Problem
+    theta: Array
+    parameters: Array
+    objective: float
+    status: FitStatus
+    reason: str
+    method: Method
+
+
+def solve(problem: Problem, *, check: bool = True) -> Minimum:
+    """The best minimum over all starts, cross-checked unless `check` is false, and judged."""
+    ends = _polished(problem, search(_widened(problem)))
+    found = values(problem, ends, np.ones((len(ends), problem.runs)))
+    theta, value = ends[int(found.argmin())], float(found.min())
+    agreeing = int(np.sum(found - value <= AGREE * value + problem.floor))
+    checked: CrossCheck | None = None
+    if check:
+        other = crosscheck.check(problem)
+        checked = crosscheck.recorded(problem, other, value)
+        if other.value < value:
+            theta = _polished(problem, other.theta[None])[0]
+    return _minimum(problem, theta, agreeing, len(ends), checked)
+
+
+def disagreement(method: Method) -> str:
+    """A warning where search and check differ; empty where they do not."""
+    check = method.cross_check
+    if check is None or abs(check.relative_difference) <= DISAGREEMENT:
+        return ""
+    side = "above" if check.relative_difference > 0 else "below"
+    size = abs(check.relative_difference)
+    return f"the cross-check ended {size:.1e} of the objective {side} the search; the lower is kept"
+
+
+def _widened(problem: Problem) -> Problem:
+    """The problem at the delta where a search begins: not below 1e-3."""
+    first = [*deltas(problem), problem.objective.delta][0]
+    return problem.under(Objective(delta=first, residual=problem.objective.residual))
+
+
+def _polished(problem: Problem, theta_BP: Array) -> Array:
+    return continued(problem, theta_BP, np.ones((len(theta_BP), problem.runs)), tolerance=TOLERANCE)
+
+
+def _minimum(problem: Problem, theta_P: Array, agreeing: int, starts: int, checked: CrossCheck | None) -> Minimum:
+    found = derivatives(problem, theta_P[None], np.ones((1, problem.runs)))
+    gain, condition = gain_in_reach(found, problem.searched)
+    value = float(found.value[0])
+    share = gain / max(value, problem.floor)
+    status, reason = _judge(problem, theta_P, share, condition, agreeing, starts)
+    method = Method(
+        solver=SOLVER,
+        objective=problem.objective.words,
+        residual=problem.objective.residual,
+        delta=problem.objective.delta,
+        starts=starts,
+        starts_agreeing=agreeing,
+        tolerance=TOLERANCE,
+        decrease_in_reach=share,
+        condition=condition,
+        cross_check=checked,
+    )
+    return Minimum(
+        problem=problem,
+        theta=theta_P,
+        parameters=natural(problem, theta_P),
+        objective=problem.scaled_back(value),
+        status=status,
+        reason=reason,
+        method=method,
+    )
+
+
+def _judge(
+    problem: Problem, theta_P: Array, share: float, condition: float, agreeing: int, starts: int
+) -> tuple[FitStatus, str]:
+    bound = bound_in_words(problem, theta_P)
+    if bound:
+        return FitStatus.ON_BOUND, bound
+    if condition > CONDITION_LIMIT:
+        reason = f"the runs do not determine all parameters (condition number {condition:.1e})"
+        return FitStatus.ILL_CONDITIONED, reason
+    if share > 1e-6:
+        return FitStatus.NOT_CONVERGED, f"the objective can still fall by {share:.1e} of itself"
+    if agreeing < AGREE_SHARE * starts:
+        return FitStatus.FEW_STARTS_AGREE, f"{agreeing} of {starts} starts reached the best minimum"
+    return FitStatus.CONVERGED, ""
+
+
+def refit(problem: Problem, theta_P: Array, weight_BR: Array) -> Array:
+    """The minimum nearest to `theta_P` for every weighting of the runs: theta [B, P]."""
+    start_BP = np.tile(theta_P, (len(weight_BR), 1))
+    return continued(problem, start_BP, weight_BR, tolerance=1e-9)

@@ -1,0 +1,47 @@
+"""Whether runs can determine a law at all, whatever their losses."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqscale.laws.forms.catalogue import Array, Law
+
+MINIMUM_DISTINCT = 3
+"""Values of an axis: with two, no curvature is determined."""
+OWN_MOTION = 1e-3
+"""Share of the variance of log x that must be an axis's own; at D = 20 N in every run it is none."""
+
+
+def too_small(law: Law, x_RA: Array) -> str:
+    """Why these runs cannot determine the law; empty where they may."""
+    if len(x_RA) < law.minimum_runs:
+        return f"{len(x_RA)} usable runs; {law.form} needs at least {law.minimum_runs}"
+    for letter, distinct in zip(law.letters, distinct_values(x_RA), strict=True):
+        if distinct < MINIMUM_DISTINCT:
+            return f"{distinct} distinct values of {letter}; the law needs at least {MINIMUM_DISTINCT}"
+    return _moving_together(law, x_RA)
+
+
+def _moving_together(law: Law, x_RA: Array) -> str:
+    """Which axes are one power of each other in all runs, so that their terms cannot be told apart."""
+    if x_RA.shape[1] < 2:
+        return ""
+    share, direction = np.linalg.eigh(np.corrcoef(np.log(x_RA), rowvar=False))
+    if share[0] >= OWN_MOTION:
+        return ""
+    together = [letter for letter, part in zip(law.letters, direction[:, 0].tolist(), strict=True) if abs(part) > 0.1]
+    return f"{' and '.join(together)} rise and fall together in all runs: their terms cannot be told apart"
+
+
+def distinct_values(x_RA: Array) -> list[int]:
+    """Number of distinct values on every axis."""
+    return [len(np.unique(x_RA[:, axis])) for axis in range(x_RA.shape[1])]
+
+
+def determines(weight_BR: Array, x_RA: Array) -> NDArray[np.bool_]:
+    """Whether the runs that a weighting keeps have three distinct values on every axis: [B]."""
+    enough = np.ones(len(weight_BR), dtype=bool)
+    for axis in range(x_RA.shape[1]):
+        levels, level_R = np.unique(x_RA[:, axis], return_inverse=True)
+        present = [(weight_BR[:, level_R == level] > 0).any(axis=1) for level in range(len(levels))]
+        enough &= np.sum(present, axis=0) >= MINIMUM_DISTINCT
+    return enough

@@ -1,0 +1,277 @@
+"""The objective of a fit: its value, gradient and exact Hessian, for every form and many weightings at once.
+
+Terms are kept in logarithms, log term_j = a_j - sum_k Z_rjk eta_k with Z made of centred log x (centring takes away
+most of the correlation between a coefficient and its exponents), so that L = exp(e) + sum_j exp(log term_j) after
+Hoffmann et al. 2022 (arXiv 2203.15556). All log terms are linear in theta: one small formula serves every form.
+
+Letters: B weightings (refits, starts), R runs, J terms, I = 1 + J terms with E first, K exponents, A axes,
+P parameters. theta_P = [e, a_1..a_J, eta_1..eta_K].
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from vqscale.errors import FitError
+from vqscale.laws.forms.catalogue import Array, Formula, Law, incidence, parameter_names
+
+DELTA = 1e-3
+"""Hoffmann et al. 2022, section 3.3."""
+LEAST_SQUARES_UNIT = 1e-3
+"""Residuals of a least-squares fit are counted in this unit (of the mean loss, where they are raw)."""
+EXPONENT_RANGE = (1e-3, 4.0)
+LOWEST_E = 1e-3
+"""E lies between this share of the smallest loss and that loss."""
+NO_E = 1e-18
+"""What stands for E in a law without a floor, as a share of the smallest loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """Sum over runs of the Huber loss of a residual; `delta` None: the sum of squares.
+
+    `residual`: log(predicted) - log(measured), or predicted - measured. `delta` is in the residual's unit.
+    """
+
+    delta: float | None = DELTA
+    residual: Literal["log", "raw"] = "log"
+
+    def __post_init__(self) -> None:
+        if self.delta is not None and not 0 < self.delta < np.inf:
+            raise FitError(f"delta: {self.delta!r} is no positive number. Leave it out for least squares.")
+
+    @property
+    def words(self) -> str:
+        kind = "log residuals" if self.residual == "log" else "raw residuals"
+        return f"sum of squared {kind}" if self.delta is None else f"sum of Huber losses of {kind}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The runs of one fit: `z` [J, K, R], `losses` [R], `centre` [J, K], and what is to be minimised."""
+
+    formula: Formula
+    with_e: bool
+    """Whether E is searched for; without a floor it is held at nothing."""
+    z: Array
+    losses: Array
+    centre: Array
+    objective: Objective
+
+    @property
+    def runs(self) -> int:
+        return len(self.losses)
+
+    @property
+    def terms(self) -> int:
+        return len(self.z)
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return int(1 + self.z.shape[0] + self.z.shape[1])
+
+    @property
+    def searched(self) -> slice:
+        """The part of theta that is searched for."""
+        return slice(0 if self.with_e else 1, None)
+
+    @cached_property
+    def target(self) -> Array:
+        """What the prediction is compared with: [R]."""
+        return np.log(self.losses) if self.objective.residual == "log" else self.losses
+
+    @cached_property
+    def unit(self) -> float:
+        """The optimisers see residuals divided by this: delta, so that no tolerance depends on it."""
+        if self.objective.delta is not None:
+            return self.objective.delta
+        return LEAST_SQUARES_UNIT * (1.0 if self.objective.residual == "log" else float(self.losses.mean()))
+
+    @property
+    def floor(self) -> float:
+        """A scaled objective below which nothing is left to explain: residuals of a thousandth of the unit."""
+        return 1e-6 * self.runs
+
+    @cached_property
+    def slopes(self) -> Array:
+        """d log term / d theta: [P, I * R], constant."""
+        terms, exponents, runs = self.z.shape
+        found_PIR = np.zeros((self.size, 1 + terms, runs))
+        found_PIR[np.arange(1 + terms), np.arange(1 + terms)] = 1
+        found_PIR[1 + terms :, 1:] = -self.z.transpose(1, 0, 2)
+        assert found_PIR.shape[0] == 1 + terms + exponents
+        return found_PIR.reshape(self.size, -1)
+
+    @cached_property
+    def slope_products(self) -> Array:
+        """Outer products of the slopes: [I * R, P * P]."""
+        return np.asarray(np.einsum("pn,qn->npq", self.slopes, self.slopes).reshape(-1, self.size**2))
+
+    def under(self, objective: Objective) -> "Problem":
+        return replace(self, objective=objective)
+
+    def scaled_back(self, value: float) -> float:
+        """An objective as it is recorded, from what the optimisers see."""
+        return value * self.unit**2 * (2 if self.objective.delta is None else 1)
+
+
+def make_problem(law: Law, x_RA: Array, loss_R: Array, objective: Objective | None = None) -> Problem:
+    """Raises AssertionError unless all values are finite and positive: the caller selects the runs."""
+    for values in (x_RA, loss_R):
+        assert np.all((values > 0) & np.isfinite(values))
+    log_x_RA = np.log(x_RA.astype(np.float64))
+    centre_A = log_x_RA.mean(axis=0)
+    incidence_JKA = incidence(law)
+    return Problem(
+        formula=law,
+        with_e=law.floor,
+        z=np.einsum("jka,ra->jkr", incidence_JKA, log_x_RA - centre_A),
+        losses=np.asarray(loss_R, dtype=np.float64),
+        centre=incidence_JKA @ centre_A,
+        objective=objective or Objective(),
+    )
+
+
+class State(NamedTuple):
+    """What one pass over the runs gives: `prediction` [B, R] (log or raw), `share` [B, I, R] of the terms in it."""
+
+    prediction: Array
+    share: Array
+
+
+def evaluate(problem: Problem, theta_BP: Array) -> State:
+    """The exponentials cannot overflow within `bounds`, and E keeps their sum away from zero."""
+    terms_BIR = np.exp(theta_BP @ problem.slopes).reshape(len(theta_BP), 1 + problem.terms, problem.runs)
+    sum_BR = terms_BIR.sum(axis=1)
+    if problem.objective.residual == "raw":
+        return State(sum_BR, terms_BIR)
+    return State(np.log(sum_BR), terms_BIR / sum_BR[:, None])
+
+
+def scaled_residuals(problem: Problem, state: State) -> Array:
+    return np.asarray((state.prediction - problem.target) / problem.unit)
+
+
+def clipped(problem: Problem, residual_BR: Array) -> Array:
+    """Derivative of the loss of one residual."""
+    return residual_BR if problem.objective.delta is None else np.clip(residual_BR, -1, 1)
+
+
+def values(problem: Problem, theta_BP: Array, weight_BR: Array) -> Array:
+    """Scaled objective of every row: [B]."""
+    return _values(problem, scaled_residuals(problem, evaluate(problem, theta_BP)), weight_BR)
+
+
+def _values(problem: Problem, residual_BR: Array, weight_BR: Array) -> Array:
+    clipped_BR = clipped(problem, residual_BR)
+    # c (r - c/2) is r^2/2 where r is not clipped and |r| - 1/2 where it is.
+    return np.asarray(np.sum(weight_BR * clipped_BR * (residual_BR - 0.5 * clipped_BR), axis=1))
+
+
+class Derivatives(NamedTuple):
+    """Scaled objective [B], gradient [B, P], Hessian [B, P, P], and the reweighted Gauss-Newton matrix [B, P, P].
+
+    The last is positive semi-definite and bounds the curvature of the Huber loss from above.
+    """
+
+    value: Array
+    gradient: Array
+    hessian: Array
+    majorant: Array
+
+
+def derivatives(problem: Problem, theta_BP: Array, weight_BR: Array) -> Derivatives:
+    state = evaluate(problem, theta_BP)
+    residual_BR = scaled_residuals(problem, state)
+    jacobian_BPR = _jacobian(problem, state) / problem.unit
+    pull_BR = weight_BR * clipped(problem, residual_BR)
+    inside_BR = weight_BR * (1.0 if problem.objective.delta is None else np.abs(residual_BR) < 1)
+    reweighted_BR = weight_BR * (1.0 if problem.objective.delta is None else 1 / np.maximum(np.abs(residual_BR), 1))
+    bent_BIR = pull_BR[:, None] * state.share / problem.unit
+    curvature = (bent_BIR.reshape(len(theta_BP), -1) @ problem.slope_products).reshape(-1, problem.size, problem.size)
+    # log of a sum: the second derivative of log f is f''/f - (f'/f)^2.
+    squares_BR = inside_BR - (pull_BR * problem.unit if problem.objective.residual == "log" else 0.0)
+    transposed = jacobian_BPR.transpose(0, 2, 1)
+    return Derivatives(
+        value=_values(problem, residual_BR, weight_BR),
+        gradient=(jacobian_BPR @ pull_BR[:, :, None])[:, :, 0],
+        hessian=curvature + (jacobian_BPR * squares_BR[:, None]) @ transposed,
+        majorant=(jacobian_BPR * reweighted_BR[:, None]) @ transposed,
+    )
+
+
+def _jacobian(problem: Problem, state: State) -> Array:
+    """d prediction / d theta: [B, P, R]."""
+    found = np.empty((len(state.share), problem.size, problem.runs))
+    first = 1 + problem.terms
+    found[:, :first] = state.share
+    np.einsum("bjr,jkr->bkr", -state.share[:, 1:], problem.z, out=found[:, first:])
+    return found
+
+
+def natural(problem: Problem, theta_BP: Array) -> Array:
+    """Values in the units of x and in the order of `parameter_names`: [B, P], or [P] for one theta."""
+    terms = problem.terms
+    exponent_BK = theta_BP[..., 1 + terms :]
+    coefficient_BJ = np.exp(theta_BP[..., 1 : 1 + terms] + exponent_BK @ problem.centre.T)
+    e_B1 = np.exp(theta_BP[..., :1]) * problem.with_e
+    found = np.concatenate([e_B1, coefficient_BJ, exponent_BK], axis=-1)
+    return np.asarray(found[..., _natural_order(problem.formula)])
+
+
+def _natural_order(formula: Formula) -> list[int]:
+    """Where each of `parameter_names` stands in theta."""
+    names = theta_names(formula)
+    return [names.index(name) for name in parameter_names(formula.terms)]
+
+
+def theta_names(formula: Formula) -> list[str]:
+    coefficients = [term.coefficient for term in formula.terms]
+    return ["E", *coefficients, *dict.fromkeys(name for term in formula.terms for name in term.powers.values())]
+
+
+def bounds(problem: Problem) -> tuple[Array, Array]:
+    """Lowest and highest theta."""
+    smallest, largest = np.log(problem.losses.min()), np.log(problem.losses.max())
+    terms, exponents, _ = problem.z.shape
+    low = (
+        [smallest + np.log(LOWEST_E if problem.with_e else NO_E)]
+        + [smallest + np.log(1e-8)] * terms
+        + [EXPONENT_RANGE[0]] * exponents
+    )
+    high = [smallest if problem.with_e else low[0]] + [largest + np.log(10.0)] * terms + [EXPONENT_RANGE[1]] * exponents
+    return np.array(low), np.array(high)
+
+
+def on_bound(problem: Problem, theta_BP: Array) -> Array:
+    """Whether any parameter lies on a bound of the search: [B]."""
+    low, high = bounds(problem)
+    near_BP = (theta_BP - low < NEAR) | (high - theta_BP < NEAR)
+    return np.asarray(near_BP[..., problem.searched].any(axis=-1))
+
+
+NEAR = 1e-3
+"""In theta: logarithms of E and coefficients, exponents."""
+
+
+def bound_in_words(problem: Problem, theta_P: Array) -> str:
+    """Which parameter lies on a bound and what that means; empty where none does."""
+    low, high = bounds(problem)
+    for index, name in list(enumerate(theta_names(problem.formula)))[problem.searched]:
+        lower, upper = theta_P[index] - low[index] < NEAR, high[index] - theta_P[index] < NEAR
+        if lower or upper:
+            return _bound_words(name, index, problem.terms, bool(lower))
+    return ""
+
+
+def _bound_words(name: str, index: int, terms: int, lower: bool) -> str:
+    if index == 0 and lower:
+        return "E fell to zero: the runs show no levelling off, so E and the exponents cannot be told apart"
+    if index == 0:
+        return "E rose to the smallest measured loss: larger runs bring nothing that the form could explain"
+    if index <= terms:
+        return f"{name} fell to zero: the loss does not fall along this term" if lower else f"{name} is unbounded"
+    return f"{name} left {EXPONENT_RANGE[0]}..{EXPONENT_RANGE[1]}"

@@ -1,0 +1,1 @@
+"""The functional forms of scaling laws, and what counts as N and C."""

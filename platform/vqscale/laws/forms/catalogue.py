@@ -1,0 +1,312 @@
+"""Functional forms: L = E + sum over terms of (coefficient * product over axes of x^-exponent).
+
+Every law of the platform is such a sum. Two terms may share an exponent. A form says what it claims when the codebook
+or the context grows without bound, and why it might be true; which one holds is decided by held-out error
+(`vqscale.laws.validation.model_selection`), never by how well it fits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vqscale.errors import FitError
+from vqscale.laws.io.schema import Term
+
+Array = NDArray[np.float64]
+
+COMMON_CELL = (
+    "corpus_fingerprint",
+    "arch",
+    "variant",
+    "head",
+    "block_length",
+    "segment",
+    "precision",
+    "schedule",
+    "decay",
+)
+"""What must agree between two runs before their losses lie on one curve, whatever the law."""
+MODEL = ("preset", "d_model", "n_layer")
+N_COLUMN = "parameters_non_embedding"
+ROUGH = 2
+"""Runs a free parameter below which intervals are rough: the fit warns, and no architectures are compared by it."""
+SEGMENT_SHARE = "segment_share"
+"""segment / context, in place of `segment` where the context is an axis of the law."""
+
+
+class Formula(Protocol):
+    """What can be evaluated: a law, or a fit of one."""
+
+    @property
+    def letters(self) -> Sequence[str]: ...
+    @property
+    def terms(self) -> Sequence[Term]: ...
+
+
+def parameter_names(terms: Sequence[Term]) -> tuple[str, ...]:
+    """E, then every coefficient followed by those of its exponents that no earlier term has named."""
+    return tuple(dict.fromkeys(["E", *(name for term in terms for name in (term.coefficient, *term.powers.values()))]))
+
+
+def exponent_names(terms: Sequence[Term]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for term in terms for name in term.powers.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """One functional form over named columns of a table.
+
+    `cell` names the columns that split a table into subsets, each fitted on its own; every other column may vary
+    freely among the runs of one fit.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+    """Columns that hold x."""
+    letters: tuple[str, ...]
+    terms: tuple[Term, ...]
+    cell: tuple[str, ...]
+    limits: str
+    """What the form says where an axis grows without bound."""
+    why: str
+    """Why the form might hold, with its source."""
+    floor: bool = True
+    """Whether there is an E; without one the loss has no lower end."""
+    frontier: bool = False
+    """Only runs that no cheaper run beats are fitted."""
+    on_request: bool = False
+    """Fitted only where it is named: a refinement of another law, or one of several candidates."""
+
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """Names, in the order in which `predict` takes the values; E stands there, as 0, without a floor too."""
+        return parameter_names(self.terms)
+
+    @cached_property
+    def exponents(self) -> tuple[str, ...]:
+        return exponent_names(self.terms)
+
+    @cached_property
+    def form(self) -> str:
+        return "L = " + " + ".join([*(["E"] if self.floor else []), *(_words(term) for term in self.terms)])
+
+    @property
+    def free_parameters(self) -> int:
+        return len(self.parameters) - int(not self.floor)
+
+    @property
+    def minimum_runs(self) -> int:
+        """One more than there are parameters: with as many, any data would fit exactly."""
+        return self.free_parameters + 1
+
+    @property
+    def in_size_and_tokens(self) -> bool:
+        """Whether a budget can be divided: the law knows both N and D."""
+        return {"N", "D"} <= set(self.letters)
+
+
+def _words(term: Term) -> str:
+    return " ".join([term.coefficient, *(f"{letter}^-{name}" for letter, name in term.powers.items())])
+
+
+def _terms(**powers: dict[str, str]) -> tuple[Term, ...]:
+    return tuple(Term(coefficient=coefficient, powers=letters) for coefficient, letters in powers.items())
+
+
+_COLUMNS = {"N": N_COLUMN, "D": "tokens", "C": "flops", "S": "codebook_size", "T": "context"}
+_A = {"N": "alpha"}
+_B = {"D": "beta"}
+
+
+def _law(name: str, terms: tuple[Term, ...], *, cell: tuple[str, ...], limits: str, why: str, **options: bool) -> Law:
+    letters = tuple(dict.fromkeys(letter for term in terms for letter in term.powers))
+    common: tuple[str, ...] = COMMON_CELL
+    if "T" in letters:
+        common = tuple(SEGMENT_SHARE if column == "segment" else column for column in COMMON_CELL)
+    axes = tuple(_COLUMNS[letter] for letter in letters)
+    return Law(
+        name=name,
+        axes=axes,
+        letters=letters,
+        terms=terms,
+        cell=(*common, *cell),
+        limits=limits,
+        why=why,
+        **options,
+    )
+
+
+_NAMED = (
+    _law(
+        "power_n",
+        _terms(A=_A),
+        cell=("codebook_size", "context", "tokens"),
+        limits="N to infinity: E, the loss of an unlimited model on this many tokens.",
+        why="Kaplan et al. 2020 (arXiv 2001.08361), with a floor.",
+    ),
+    _law(
+        "power_d",
+        _terms(A={"D": "alpha"}),
+        cell=("codebook_size", "context", *MODEL),
+        limits="D to infinity: E, the loss of this model on unlimited data.",
+        why="Kaplan et al. 2020 (arXiv 2001.08361), with a floor.",
+    ),
+    _law(
+        "power_c",
+        _terms(A={"C": "alpha"}),
+        cell=("codebook_size", "context"),
+        limits="C to infinity: E, the loss of unlimited compute.",
+        why="What the Chinchilla form gives along the best division of C: exactly so for C proportional to N D, with "
+        "exponent alpha beta / (alpha + beta).",
+        frontier=True,
+    ),
+    _law(
+        "codebook",
+        _terms(A={"S": "alpha"}),
+        cell=("context", "tokens", *MODEL),
+        limits="S to infinity: E, this model with un-quantised keys.",
+        why="The error of the best S codes in d dimensions falls as S^(-2/d) (Zador 1982); the loss follows the error.",
+    ),
+    _law(
+        "chinchilla",
+        _terms(A=_A, B=_B),
+        cell=("codebook_size", "context"),
+        limits="N and D to infinity: E. One of them: E and the term of the other.",
+        why="Hoffmann et al. 2022 (arXiv 2203.15556), equation 2: what a finite model and finite data cost adds up.",
+    ),
+    _law(
+        "chinchilla_tied",
+        _terms(A=_A, B={"D": "alpha"}),
+        cell=("codebook_size", "context"),
+        on_request=True,
+        limits="As chinchilla. N*(C) and D*(C) both grow as the square root of C for C proportional to N D.",
+        why="Gadre et al. 2024 (arXiv 2403.08540): one exponent less, for few runs; D = M N turns it into their form.",
+    ),
+    _law(
+        "chinchilla_no_floor",
+        _terms(A=_A, B=_B),
+        cell=("codebook_size", "context"),
+        floor=False,
+        on_request=True,
+        limits="N and D to infinity: 0. A form to read between the runs, not far beyond them.",
+        why="Runs that show no levelling off do not determine E, and chinchilla is refused for them; over the range "
+        "that they cover two powers may describe them as well.",
+    ),
+    _law(
+        "codebook_additive",
+        _terms(A=_A, B=_B, G={"S": "gamma"}),
+        cell=("context",),
+        on_request=True,
+        limits="S to infinity: the Chinchilla law of un-quantised keys. N and D to infinity: E + G S^-gamma; no size "
+        "makes up for a coarse codebook.",
+        why="Quantisation blurs the keys by an error that falls as a power of S (Zador 1982), and the blur costs every "
+        "model the same.",
+    ),
+    _law(
+        "codebook_capacity",
+        _terms(A=_A, B=_B, G={"N": "alpha", "S": "gamma"}),
+        cell=("context",),
+        on_request=True,
+        limits="S to infinity: the Chinchilla law of un-quantised keys. N to infinity: the codebook costs nothing.",
+        why="A N^-alpha (1 + g S^-gamma) with g = G / A: a coarse codebook makes a model act as a smaller one, so that "
+        "size makes up for it.",
+    ),
+    _law(
+        "context_additive",
+        _terms(A=_A, B=_B, H={"T": "tau"}),
+        cell=("codebook_size",),
+        on_request=True,
+        limits="T to infinity: the Chinchilla law of unlimited context. N and D to infinity: E + H T^-tau; no size "
+        "makes up for tokens that the model cannot see.",
+        why="Loss falls with position t as a power; for an exponent tau < 1 so does its mean over 1..T.",
+    ),
+    _law(
+        "context_capacity",
+        _terms(A=_A, B=_B, H={"N": "alpha", "T": "tau"}),
+        cell=("codebook_size",),
+        on_request=True,
+        limits="T to infinity: the Chinchilla law of unlimited context. N to infinity: a short context costs nothing.",
+        why="A N^-alpha (1 + h T^-tau) with h = H / A: a small model must read from the context what a large one "
+        "keeps in its weights.",
+    ),
+    _law(
+        "joint_additive",
+        _terms(A=_A, B=_B, G={"S": "gamma"}, H={"T": "tau"}),
+        cell=(),
+        on_request=True,
+        limits="S to infinity: context_additive; T to infinity: codebook_additive; both: the Chinchilla law of "
+        "un-quantised keys and unlimited context.",
+        why="The smooth form of a bottleneck: usable context is the smaller of T and what S codes can tell apart, "
+        "(min(T, k S^(gamma/tau)))^-tau, and the sum of both terms lies within a factor of two of it.",
+    ),
+    _law(
+        "joint_capacity",
+        _terms(A=_A, B=_B, G={"N": "alpha", "S": "gamma"}, H={"T": "tau"}),
+        cell=(),
+        on_request=True,
+        limits="S to infinity: context_additive; T to infinity: codebook_capacity. N to infinity: the codebook costs "
+        "nothing, the missing context still does.",
+        why="Coarse keys are a loss of capacity, which size makes up for; unseen tokens are missing information, which "
+        "it cannot.",
+    ),
+)
+LAWS = {law.name: law for law in _NAMED}
+
+
+def named_law(name: str, *, n_column: str = N_COLUMN, flops_column: str = "flops") -> Law:
+    """The law called `name`, with N read from `n_column` and C from `flops_column`.
+
+    Raises FitError for an unknown name.
+    """
+    if name not in LAWS:
+        raise FitError(f"law: {name!r} is unknown. Choose from {', '.join(LAWS)}.")
+    law = LAWS[name]
+    columns = {N_COLUMN: n_column, "flops": flops_column}
+    return replace(law, axes=tuple(columns.get(axis, axis) for axis in law.axes))
+
+
+def incidence(formula: Formula) -> Array:
+    """[J, K, A]: 1 where term j has axis a to the power of exponent k, else 0."""
+    exponents = exponent_names(formula.terms)
+    found_JKA = np.zeros((len(formula.terms), len(exponents), len(formula.letters)))
+    for term, row_KA in zip(formula.terms, found_JKA, strict=True):
+        for letter, name in term.powers.items():
+            row_KA[exponents.index(name), list(formula.letters).index(letter)] += 1
+    return found_JKA
+
+
+def predict(formula: Formula, parameters: ArrayLike, x_RA: Array) -> Array:
+    """L of every run, in the unit that was fitted: [..., R].
+
+    `parameters` [..., P]: values in the order of `parameter_names`; leading axes are kept, so that all refits of a
+    bootstrap are evaluated at once. `x_RA`: one column a letter.
+    """
+    values = np.asarray(parameters, dtype=np.float64)
+    place = {name: index for index, name in enumerate(parameter_names(formula.terms))}
+    log_x = dict(zip(formula.letters, np.log(x_RA).T, strict=True))
+    total = np.broadcast_to(values[..., :1], (*values.shape[:-1], len(x_RA))).copy()
+    for term in formula.terms:
+        power = sum(values[..., [place[name]]] * log_x[letter] for letter, name in term.powers.items())
+        total += values[..., [place[term.coefficient]]] * np.exp(-power)
+    return total
+
+
+def derived(law: Law, parameters: Array) -> dict[str, Array]:
+    """Exponents of the best division of a budget, N* ~ C^a and D* ~ C^b for C proportional to N D.
+
+    arXiv 2203.15556, equation 4. A further term in S or T alone moves no optimum, and one in N and S or T, with the
+    exponent of N, only scales the term in N. `parameters`: [..., P].
+    """
+    if not law.in_size_and_tokens:
+        return {}
+    place = law.parameters.index
+    alpha, beta = parameters[..., place(_power(law, "N"))], parameters[..., place(_power(law, "D"))]
+    return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}
+
+
+def _power(law: Law, letter: str) -> str:
+    return next(term.powers[letter] for term in law.terms if letter in term.powers)

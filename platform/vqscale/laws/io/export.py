@@ -1,0 +1,126 @@
+"""Fits as files: `fits.json` holds everything, the others one row a fitted constant or optimum.
+
+Every constant carries the id of its fit, the hash of its table and the versions that made it, in every format.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+
+import pandas as pd
+from pydantic import ValidationError
+
+from vqscale import storage
+from vqscale.errors import StorageError
+from vqscale.laws.io.schema import Estimate, Fit, Interval, StudyFits
+
+COLUMNS = (
+    "fit", "law", "subset", "form", "metric", "unit", "constant", "cost", "budget", "value", "low90", "high90", "low95",
+    "high95", "n_runs", "r2_fit", "r2_holdout", "holdout_relative_error", "data_hash", "versions",
+)  # fmt: skip
+NUMBERS = ("budget", "value", "low90", "high90", "low95", "high95", "r2_fit", "r2_holdout", "holdout_relative_error")
+
+
+def write_fits(fits: StudyFits, folder: str) -> list[str]:
+    """Write `fits.json` and `fits.csv` under `folder`; returns their URIs."""
+    uris = [storage.join(folder, "fits.json"), storage.join(folder, "fits.csv")]
+    storage.write_text(uris[0], to_json(fits))
+    storage.write_text(uris[1], to_csv(fits))
+    return uris
+
+
+def read_fits(folder: str) -> StudyFits:
+    """What `write_fits` wrote. Raises StorageError where it is missing or damaged."""
+    uri = storage.join(folder, "fits.json")
+    if not storage.exists(uri):
+        raise StorageError(f"{uri}: no fits yet. Run `vqscale fit {folder}` first.")
+    try:
+        return StudyFits.model_validate_json(storage.read_bytes(uri))
+    except ValidationError as error:
+        raise StorageError(f"{uri}: not a file of fits ({error.error_count()} wrong values). Fit again.") from error
+
+
+def provenance(fit: Fit) -> str:
+    """What a constant of this fit rests on, in one line."""
+    return f"fit {fit.id}, table sha256 {fit.data_hash}, {versions_of(fit)}"
+
+
+def versions_of(fit: Fit) -> str:
+    return ", ".join(f"{package} {version}" for package, version in fit.versions.items())
+
+
+def constants(fits: StudyFits) -> pd.DataFrame:
+    """A row for every fitted constant, derived exponent and optimum of every fit.
+
+    `cost` and `budget` are set where the constant belongs to one count of FLOPs, or to one budget of it.
+    """
+    return pd.DataFrame([row for fit in fits.fits for row in _rows(fit)], columns=list(COLUMNS))
+
+
+def to_json(fits: StudyFits) -> str:
+    return fits.model_dump_json(indent=1) + "\n"
+
+
+def to_csv(fits: StudyFits) -> str:
+    buffer = io.StringIO()
+    constants(fits).to_csv(buffer, index=False)
+    return buffer.getvalue()
+
+
+def to_parquet(fits: StudyFits) -> bytes:
+    numbers = (
+        "budget",
+        "value",
+        "low90",
+        "high90",
+        "low95",
+        "high95",
+        "r2_fit",
+        "r2_holdout",
+        "holdout_relative_error",
+    )
+    buffer = io.BytesIO()
+    constants(fits).astype(dict.fromkeys(numbers, "float64")).to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def json_schema() -> str:
+    """The JSON Schema of `fits.json`, as docs/reference/fits.schema.json holds it."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | StudyFits.model_json_schema()
+    return json.dumps(schema, indent=1, sort_keys=True) + "\n"
+
+
+def _rows(fit: Fit) -> Iterator[dict[str, object]]:
+    shared = {
+        "fit": fit.id,
+        "law": fit.law,
+        "subset": fit.label,
+        "form": fit.form,
+        "metric": fit.metric,
+        "unit": fit.unit,
+        "n_runs": fit.n_runs,
+        "r2_fit": fit.r2_fit,
+        "r2_holdout": fit.r2_holdout,
+        "holdout_relative_error": fit.holdout.mean_relative_error,
+        "data_hash": fit.data_hash,
+        "versions": versions_of(fit),
+    }
+    for name, value in (fit.parameters | fit.derived).items():
+        yield shared | {"constant": name, "value": value} | _limits(fit.intervals.get(name))
+    for name, cost, budget, estimate in _optima(fit):
+        own = {"constant": name, "cost": cost, "budget": budget, "value": estimate.value}
+        yield shared | own | _limits(estimate.interval)
+
+
+def _optima(fit: Fit) -> Iterator[tuple[str, str, float | None, Estimate]]:
+    """Exponents of every frontier, and what it says of each budget."""
+    for frontier in fit.frontiers:
+        yield "a", frontier.cost, None, frontier.a
+        yield "b", frontier.cost, None, frontier.b
+        for one in frontier.optima:
+            for name, estimate in (("N*", one.parameters), ("D*", one.tokens), ("L*", one.loss)):
+                yield name, frontier.cost, one.flops, estimate
+
+
+def _limits(interval: Interval | None) -> dict[str, float]:
+    return interval.model_dump() if interval else {}

@@ -1,0 +1,126 @@
+"""How much an answer hangs on choices: the same law under other objectives, other runs and other counts of N and C.
+
+Every variant is searched anew, as the fit was, but not cross-checked and without a bootstrap.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vqscale.errors import FitError
+from vqscale.laws.fitting.fit import FitStatus, solve
+from vqscale.laws.fitting.identifiability import too_small
+from vqscale.laws.fitting.problem import DELTA, Objective, make_problem
+from vqscale.laws.forms.catalogue import Array, Law, derived
+from vqscale.laws.forms.conventions import N_WORDS, every_convention, flops_under, in_words, parameters_under
+from vqscale.laws.io.schema import Convention, Variant
+from vqscale.laws.validation.isoflop import SAME_BUDGET, budgets_of
+
+OBJECTIVES = {
+    "delta 1e-2 on log residuals": Objective(delta=1e-2),
+    "delta 1e-3 on log residuals": Objective(delta=DELTA),
+    "delta 1e-4 on log residuals": Objective(delta=1e-4),
+    "least squares on log residuals": Objective(delta=None),
+    "delta 1e-3 on raw residuals": Objective(delta=DELTA, residual="raw"),
+}
+Counted = Mapping[str, Array | str]
+"""A convention in words -> x [R, A] as it counts, or why the table does not hold it."""
+
+
+def counted(law: Law, runs: pd.DataFrame) -> dict[str, Array | str]:
+    """The law's axes under every convention that changes one of them."""
+    if not {"N", "C"} & set(law.letters):
+        return {}
+    present_RA = runs[list(law.axes)].to_numpy(dtype=np.float64)
+    found: dict[str, Array | str] = {}
+    for convention in every_convention():
+        words = in_words(convention) if "C" in law.letters else N_WORDS[convention.parameters]
+        if words in found or ("C" in law.letters and convention.flops == "exact"):
+            continue
+        try:
+            x_RA = _counted(law, runs, convention)
+        except FitError as error:
+            found[words] = str(error)
+            continue
+        missing = int((~(np.isfinite(x_RA) & (x_RA > 0)).all(axis=1)).sum())
+        if missing:
+            found[words] = f"{missing} of {len(x_RA)} runs have no such count"
+        elif not np.array_equal(x_RA, present_RA):
+            found[words] = x_RA
+    return found
+
+
+def _counted(law: Law, runs: pd.DataFrame, convention: Convention) -> Array:
+    """x of every run, as the convention counts it: [R, A]. Raises FitError where the table lacks a count."""
+    n_R = parameters_under(runs, convention)
+    x_RA = runs[list(law.axes)].to_numpy(dtype=np.float64, copy=True)
+    for letter, axis in zip(law.letters, x_RA.T, strict=True):
+        if letter == "N":
+            axis[:] = n_R
+        elif letter == "C":
+            axis[:] = flops_under(runs, convention, n_R)
+    return x_RA
+
+
+class _Change(NamedTuple):
+    kind: Literal["convention", "objective", "runs"]
+    words: str
+    x: Array
+    losses: Array
+    objective: Objective
+
+
+def variants(
+    law: Law, x_RA: Array, loss_R: Array, order_R: Array, objective: Objective, conventions: Counted
+) -> list[Variant]:
+    """The sensitivity table of a fit.
+
+    `order_R`: by what a run is called large. `conventions`: what `counted` gave for the same runs.
+    """
+    found: list[Variant] = []
+    for words, x in conventions.items():
+        if isinstance(x, str):
+            found.append(_nothing("convention", words, len(loss_R), x))
+        else:
+            found.append(_fitted(law, _Change("convention", words, x, loss_R, objective)))
+    others = {words: other for words, other in OBJECTIVES.items() if other != objective}
+    found += [_fitted(law, _Change("objective", words, x_RA, loss_R, other)) for words, other in others.items()]
+    for words, keep_R in _fewer(law, x_RA, order_R).items():
+        found.append(_fitted(law, _Change("runs", words, x_RA[keep_R], loss_R[keep_R], objective)))
+    return found
+
+
+def _fewer(law: Law, x_RA: Array, order_R: Array) -> dict[str, NDArray[np.bool_]]:
+    """Runs to keep, by what is left out."""
+    found = {}
+    if len(law.letters) > 1:
+        smallest = budgets_of(order_R, SAME_BUDGET)[0]
+        found["without the smallest budget"] = ~np.isin(np.arange(len(order_R)), smallest)
+    for letter, x_R in zip(law.letters, x_RA.T, strict=True):
+        found[f"without the smallest {letter}"] = x_R > x_R.min()
+        found[f"without the largest {letter}"] = x_R < x_R.max()
+    return found
+
+
+def _fitted(law: Law, change: _Change) -> Variant:
+    reason = too_small(law, change.x)
+    if reason:
+        return _nothing(change.kind, change.words, len(change.losses), reason)
+    minimum = solve(make_problem(law, change.x, change.losses, change.objective), check=False)
+    if minimum.status is not FitStatus.CONVERGED:
+        return _nothing(change.kind, change.words, len(change.losses), f"{minimum.status}: {minimum.reason}")
+    return Variant(
+        kind=change.kind,
+        words=change.words,
+        n_runs=len(change.losses),
+        parameters=dict(zip(law.parameters, minimum.parameters.tolist(), strict=True)),
+        derived={name: float(value) for name, value in derived(law, minimum.parameters).items()},
+        reason=None,
+    )
+
+
+def _nothing(kind: Literal["convention", "objective", "runs"], words: str, runs: int, reason: str) -> Variant:
+    return Variant(kind=kind, words=words, n_runs=runs, parameters={}, derived={}, reason=reason)

@@ -1,0 +1,1 @@
+"""Charts as data, drawn twice: static figures and interactive ones."""

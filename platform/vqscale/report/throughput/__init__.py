@@ -1,0 +1,1 @@
+"""The throughput study's page: its decision and its panels."""

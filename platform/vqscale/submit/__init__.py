@@ -1,0 +1,1 @@
+"""Studies as Ray Jobs, the package that travels with them, and what works on this machine."""

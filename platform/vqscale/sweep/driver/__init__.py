@@ -1,0 +1,1 @@
+"""The child process that talks to Ray: Tune, worker groups, dispatcher. Nothing outside this package loads Ray."""

@@ -1,0 +1,1 @@
+"""Speed and memory of training, measured in alternation against quadratic baselines."""

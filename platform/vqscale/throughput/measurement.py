@@ -1,0 +1,73 @@
+"""What was measured of one cell, kept as a file of its own, so that a study goes on where it stopped."""
+
+import functools
+import importlib.metadata
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from vqscale import provenance, storage
+from vqscale.study.frozen import Frozen
+
+OK = "ok"
+OUT_OF_MEMORY = "out of memory"
+SKIPPED = "skipped: longer than"
+FOLDER = "throughput"
+SPEED_GIVING = ("torch", "triton", "vqscale")
+"""Packages whose version may change a speed."""
+
+
+class Measurement(Frozen):
+    """The facts of one cell. What was not measured is None, or absent from the list."""
+
+    status: str
+    """"ok", "out of memory" (and beside what), or "skipped: longer than ..."."""
+    step_seconds: list[float] = Field(default_factory=list)
+    """Seconds of one update in every repeat; the repeats of a round's cells belong together by their place."""
+    updates_per_repeat: int | None = None
+    peak_memory_bytes: int | None = None
+    """Bytes of tensors alive at the peak of one update, without those of other models."""
+    peak_flops: float | None = None
+    """Highest FLOP/s of large matrix products in the cell's precision, measured on its device in the same process."""
+    joules_per_token: float | None = None
+    energy_source: str | None = None
+    device: str
+    threads: int
+    machine: str
+    versions: dict[str, str]
+    git: str | None
+    measured_at: str
+    """ISO 8601 with time zone."""
+
+
+def write_measurement(measurement: Measurement, folder: str, cell_id: str) -> None:
+    storage.write_text(_uri(folder, cell_id), measurement.model_dump_json(indent=2) + "\n")
+
+
+def read_measurement(folder: str, cell_id: str) -> Measurement | None:
+    """The measurement of a cell; None before it was made."""
+    uri = _uri(folder, cell_id)
+    return Measurement.model_validate_json(storage.read_text(uri)) if storage.exists(uri) else None
+
+
+@functools.cache
+def present_versions() -> dict[str, str]:
+    """Versions of this process, Triton's among them where it is installed."""
+    try:
+        return provenance.versions() | {"triton": importlib.metadata.version("triton")}
+    except importlib.metadata.PackageNotFoundError:
+        return provenance.versions()
+
+
+def code_in_words(git: str | None, versions: Mapping[str, str]) -> str:
+    """The code of a measurement: its commit, and the versions that may change a speed."""
+    packages = [f"{name} {versions[name]}" for name in SPEED_GIVING if name in versions]
+    return ", ".join([f"commit {git or 'unknown'}", *packages])
+
+
+def present_code() -> str:
+    return code_in_words(provenance.git_commit(), present_versions())
+
+
+def _uri(folder: str, cell_id: str) -> str:
+    return storage.join(folder, FOLDER, f"{cell_id}.json")

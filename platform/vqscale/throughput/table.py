@@ -1,0 +1,171 @@
+"""The table of a throughput study: its columns, its files, and what follows from them."""
+
+import io
+import json
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vqscale import storage
+from vqscale.errors import StorageError
+from vqscale.results.table import read_table
+from vqscale.study.frozen import Frozen
+from vqscale.throughput.crossover import Point, crossover
+from vqscale.throughput.measurement import OK
+
+PARQUET = "throughput.parquet"
+CSV = "throughput.csv"
+BASELINES = ("transformer_full", "transformer")
+LINEAR = ("transformer_vq", "longvq", "gla", "transformer_window")
+"""Architectures whose time a token does not grow with T: each is compared with the baselines."""
+ORDER = ("transformer_vq", *BASELINES, "longvq", "mega", "gla", "transformer_window")
+"""Of curves on a page."""
+COMPANY = ["preset", "context", "batching", "precision", "device_kind"]
+"""What rows share that were timed in alternation."""
+CURVE = ["arch", "head", "codebook_size", "block_length", "backend"]
+"""What tells the curves over T of one comparison apart."""
+COMPARISON = ["preset", "batching", "precision", "device_kind"]
+"""What the curves of one comparison share."""
+NESTED = ("step_seconds", "versions")
+"""Columns that hold JSON text in the file."""
+
+
+class Row(Frozen):
+    """One cell. What was not measured, or does not exist, is None."""
+
+    study: str
+    cell_id: str | None
+    """Name and fingerprint of the cell, with which its record is kept; None for one that planning refused."""
+    arch: str
+    head: str | None
+    preset: str
+    codebook_size: int | None
+    block_length: int | None
+    backend: str | None
+    """Implementation of VQ attention that ran."""
+    parameters: int | None
+    parameters_non_embedding: int | None
+    context: int
+    batch: int
+    batching: str
+    """How a step is filled over T: so many tokens, or so many sequences."""
+    tokens_per_step: int
+    precision: str
+    device_kind: str
+    device: str | None
+    threads: int | None
+    status: str
+    """"ok", "out of memory ...", "skipped: longer than ...", or "refused: ..." in planning."""
+    repeats: int
+    updates_per_repeat: int | None
+    tokens_per_second: float | None = None
+    """Of the median repeat; `_low` and `_high` are the slowest and the fastest, `_q1` and `_q3` the quartiles."""
+    tokens_per_second_low: float | None = None
+    tokens_per_second_q1: float | None = None
+    tokens_per_second_q3: float | None = None
+    tokens_per_second_high: float | None = None
+    ms_per_step: float | None = None
+    seconds_per_token: float | None = None
+    flops_per_token: float | None
+    """Forward and backward, counted from the mathematics (`vqscale.costing.counts`)."""
+    flops_per_second: float | None = None
+    peak_flops: float | None
+    """Highest FLOP/s of large matrix products in `precision` on `device`, measured first in the same process."""
+    mfu: float | None = None
+    """`flops_per_second / peak_flops`."""
+    peak_memory_bytes: int | None
+    ratio_to_transformer_full: float | None = None
+    """Speed over that of the baseline at the same T: the median of the ratios within one repeat; its range beside."""
+    ratio_to_transformer_full_low: float | None = None
+    ratio_to_transformer_full_high: float | None = None
+    ratio_to_transformer: float | None = None
+    ratio_to_transformer_low: float | None = None
+    ratio_to_transformer_high: float | None = None
+    price_per_device_hour: float | None = None
+    currency: str | None = None
+    cost_per_billion_tokens: float | None = None
+    """In `currency`."""
+    energy_kwh_per_billion_tokens: float | None = None
+    energy_source: str | None = None
+    """The counter that measured it, or the power that the study states."""
+    step_seconds: list[float]
+    """Seconds of one update in every repeat."""
+    machine: str | None
+    versions: dict[str, str]
+    git: str | None
+    measured_at: str | None
+
+
+def write(table: pd.DataFrame, folder: str) -> None:
+    """Write both files to `folder`; lists and mappings are JSON text in them."""
+    encoded = table.assign(**{name: [json.dumps(value) for value in table[name]] for name in NESTED})
+    arrow = pa.Table.from_pandas(encoded, schema=_schema(), preserve_index=False)
+    buffer = io.BytesIO()
+    pq.write_table(arrow, buffer)
+    csv = arrow.to_pandas(types_mapper=lambda kind: pd.Int64Dtype() if pa.types.is_int64(kind) else None)
+    storage.write_text(storage.join(folder, CSV), csv.to_csv(index=False))
+    storage.write_bytes(storage.join(folder, PARQUET), buffer.getvalue())
+
+
+def stored(folder: str) -> pd.DataFrame | None:
+    """The table in `folder`, None where there is none.
+
+    Raises StorageError for a file that is no such table, or one of another version.
+    """
+    uri = storage.join(folder, PARQUET)
+    return read(uri) if storage.exists(uri) else None
+
+
+def read(uri: str) -> pd.DataFrame:
+    """The table of a .parquet or .csv file. Raises StorageError where it is no table of this version."""
+    table = read_table(uri)
+    if missing := sorted(set(Row.model_fields) - set(table.columns)):
+        raise StorageError(
+            f"{uri}: no throughput table of this version (without the column {missing[0]}). Measure again: vqscale"
+            " throughput STUDY"
+        )
+    return table.assign(step_seconds=[json.loads(text) for text in table["step_seconds"]])
+
+
+def crossovers(table: pd.DataFrame) -> pd.DataFrame:
+    """Break-even of every linear-time curve with every baseline: columns of COMPARISON, CURVE, baseline, crossover."""
+    found: list[dict[str, Any]] = []
+    ran = table[table["arch"].isin(LINEAR) & (table["status"] == OK)]
+    for _, rows in ran.groupby([*COMPARISON, *CURVE], dropna=False, sort=False):
+        own = {name: rows[name].iloc[0] for name in (*COMPARISON, *CURVE)}
+        for baseline in BASELINES:
+            at = crossover(ratio_points(rows, baseline))
+            if at is not None:
+                found.append({**own, "baseline": baseline, "crossover": at})
+    return pd.DataFrame(found, columns=[*COMPARISON, *CURVE, "baseline", "crossover"])
+
+
+def ratio_points(curve: pd.DataFrame, baseline: str) -> list[Point]:
+    """The measured ratios of one curve to a baseline, by T."""
+    name = f"ratio_to_{baseline}"
+    rows = curve[curve[name].notna()].sort_values("context")
+    columns = (rows[column].tolist() for column in ("context", name, f"{name}_low", f"{name}_high"))
+    return [Point(int(context), ratio, low, high) for context, ratio, low, high in zip(*columns, strict=True)]
+
+
+def frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """The rows as a table with the types that reading it back gives."""
+    values = [row.model_dump() for row in rows]
+    encoded = [value | {name: json.dumps(value[name]) for name in NESTED} for value in values]
+    table: pd.DataFrame = pa.Table.from_pylist(encoded, schema=_schema()).to_pandas()
+    return table.assign(**{name: [value[name] for value in values] for name in NESTED})
+
+
+def _schema() -> pa.Schema:
+    return pa.schema([(name, _arrow_type(field.annotation)) for name, field in Row.model_fields.items()])
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    if isinstance(annotation, types.UnionType):
+        annotation = next(kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
+    return {int: pa.int64(), float: pa.float64()}.get(annotation, pa.string())

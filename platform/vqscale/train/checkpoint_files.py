@@ -1,0 +1,53 @@
+"""What a checkpoint is on disk: a folder per step, complete with its manifest. Loads no torch: planning reads it."""
+
+from typing import Any
+
+from vqscale import storage
+from vqscale.study.frozen import Frozen
+
+MANIFEST = "manifest.json"
+
+
+class FileRecord(Frozen):
+    name: str
+    size: int
+    sha256: str
+
+
+class Manifest(Frozen):
+    """What a checkpoint holds and where the trial stood."""
+
+    trial: str
+    """Fingerprint of the trial, or of the trunk that trials of several horizons share."""
+    step: int
+    """Updates done."""
+    world: int
+    zero: int
+    progress: dict[str, Any]
+    """The loop's own numbers: seconds spent, first loss, attempts ..."""
+    files: list[FileRecord]
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def step_of(uri: str) -> int:
+    """The step in a checkpoint's name."""
+    return int(uri.rsplit("-", 1)[-1])
+
+
+def complete(folder: str) -> list[str]:
+    """URIs of the complete checkpoints under `folder`, newest first."""
+    names = [name for name in storage.listdir(folder) if name.startswith("step-")]
+    uris = [storage.join(folder, name) for name in sorted(names, reverse=True)]
+    return [uri for uri in uris if storage.exists(storage.join(uri, MANIFEST))]
+
+
+def steps(folder: str) -> list[int]:
+    """Steps of the complete checkpoints under `folder`, newest first."""
+    return [step_of(uri) for uri in complete(folder)]
+
+
+def read_manifest(uri: str) -> Manifest:
+    return Manifest.model_validate_json(storage.read_text(storage.join(uri, MANIFEST)))

@@ -1,0 +1,91 @@
+"""From a trial and how it went to its row of the study's table."""
+
+from typing import Any
+
+from vqscale.costing.facts import trial_facts
+from vqscale.provenance import git_commit, versions
+from vqscale.results.records import finite
+from vqscale.results.result import Result
+from vqscale.study.trial import Trial
+from vqscale.train.classify import Classified
+from vqscale.train.trial import Outcome
+
+
+def finished_result(
+    study: str,
+    trial: Trial,
+    outcome: Outcome,
+    *,
+    attempts: int,
+    workers: int,
+    device: str,
+    seconds_total: float,
+) -> Result:
+    """The record of a trial that ran; `seconds_total` is its whole time on the workers."""
+    row = outcome.row
+    facts = trial_facts(study, trial)
+    speed = row["tokens"] / outcome.seconds_training
+    measured: dict[str, Any] = {
+        **_held_out(outcome),
+        "train_loss": row["loss"],
+        "tokens_per_second": speed,
+        "flops_per_second": speed * sum(facts["flops_groups"].values()),
+        "peak_flops": outcome.peak_flops,
+        "peak_memory_bytes": outcome.peak_memory_bytes,
+        "code_perplexity": row.get("codebook/perplexity"),
+        "dead_codes": row.get("codebook/dead_share"),
+        "quantisation_error": row.get("codebook/quantisation_error"),
+        "revived": outcome.revived if trial.model.quantised else None,
+        "seconds_training": outcome.seconds_training,
+        "seconds_evaluation": outcome.seconds_evaluation,
+        "seconds_overhead": seconds_total - outcome.seconds_training_now - outcome.seconds_evaluation,
+        "device": device,
+        "backend": outcome.backend,
+    }
+    return Result(
+        **facts,
+        **{key: finite(value) for key, value in measured.items()},
+        status=outcome.status,
+        error=outcome.error,
+        shared_steps=outcome.shared_steps,
+        attempts=attempts,
+        workers=workers,
+        **_nested(outcome),
+        versions=versions(),
+        git=git_commit(),
+        started_at=outcome.started_at,
+    )
+
+
+def _held_out(outcome: Outcome) -> dict[str, Any]:
+    """What was measured on held-out splits, but for lists; columns of the other task are absent."""
+    held_out, test = outcome.held_out, outcome.test
+    if not isinstance(held_out, Classified):
+        if held_out is None:
+            return dict.fromkeys(("loss", "bpb", "perplexity"))
+        names = ("bpb", "perplexity", "word_perplexity", "word_perplexity_eol")
+        return {"loss": held_out.nats, **{name: getattr(held_out, name) for name in names}}
+    return {
+        "loss": held_out.nats,
+        "bpb": None,
+        "perplexity": None,
+        "accuracy": held_out.accuracy,
+        "balanced_accuracy": held_out.balanced_accuracy,
+        "macro_f1": held_out.macro_f1,
+        "examples": held_out.examples,
+        "test_loss": test and test.nats,
+        "test_accuracy": test and test.accuracy,
+    }
+
+
+def _nested(outcome: Outcome) -> dict[str, Any]:
+    held_out = outcome.held_out
+    if not isinstance(held_out, Classified):
+        return {"loss_by_position": held_out.by_position if held_out else []}
+    return {
+        "loss_by_position": [],
+        "confusion": held_out.confusion,
+        "class_names": held_out.class_names,
+        "accuracy_by_length": held_out.by_length,
+        "accuracy_by_distance": held_out.by_distance,
+    }

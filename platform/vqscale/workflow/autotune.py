@@ -1,0 +1,126 @@
+"""The codebook size for a corpus: short trials over S, then the smallest S within a tolerance of the best."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from vqscale.errors import StudyError, WorkFailedError
+from vqscale.results.result import Result
+from vqscale.study.model import QUANTISED
+from vqscale.study.spec import Study
+from vqscale.sweep.driver.stopping import WithinTolerance
+from vqscale.workflow.study import run
+
+MARGIN = 3.0
+"""A trial is stopped early only when it trails by this many tolerances: training loss only hints at held-out loss."""
+RUNGS = (0.25, 0.5, 0.75)
+"""Shares of the horizon at which trials are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookChoice:
+    """The chosen size and the trials it was chosen from, smallest codebook first."""
+
+    codebook_size: int
+    best_size: int
+    best_bpb: float
+    tolerance: float
+    corpus_fingerprint: str
+    trials: list[Result]
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a codebook size; `pareto`: no other is at least as good in bpb, speed and decode memory."""
+        return [
+            {
+                "codebook_size": result.codebook_size,
+                "status": result.status,
+                "bpb": result.bpb,
+                "tokens_per_second": result.tokens_per_second,
+                "decode_state_bytes": result.state_bytes,
+                "code_perplexity": result.code_perplexity,
+                "pareto": _on_front(result, self.trials),
+                "chosen": result.codebook_size == self.codebook_size,
+            }
+            for result in self.trials
+        ]
+
+
+def tuning_study(study: Study) -> Study:
+    """The study of the tuning trials: the given study's model and recipe, swept over the codebook sizes alone.
+
+    Raises StudyError without an `autotune` section, for classifiers and for a model that has no codebook.
+    """
+    if study.autotune is None:
+        raise StudyError(
+            f"study {study.study!r} has no `autotune` section; write for example"
+            " `autotune: {codebook_sizes: [32, 64, 128, 256], tolerance: 0.01}`."
+        )
+    if study.task == "classification":
+        raise StudyError(
+            "task: classification has no bits per byte, by which autotune chooses. Compare codebook sizes by a sweep"
+            " over model.codebook_size, or by a design of type codebook."
+        )
+    if study.model.get("arch") not in QUANTISED:
+        raise StudyError(
+            f"model.arch: {study.model.get('arch')!r} has no codebook to tune; use {' or '.join(QUANTISED)}."
+        )
+    train = dict(study.train) | ({"tokens": study.autotune.tokens} if study.autotune.tokens else {})
+    return study.model_copy(
+        update={
+            "study": f"{study.study}-autotune",
+            "question": f"Which codebook size does {study.data.corpus} need?",
+            "train": train,
+            "design": [],
+            "sweep": [{"model.codebook_size": sorted(study.autotune.codebook_sizes)}],
+        }
+    )
+
+
+def autotune(study: Study, *, source: str, address: str | None = None, console: Console) -> CodebookChoice:
+    """Train the tuning trials (those that exist are not trained again) and choose.
+
+    Raises WorkFailedError when no trial reached the end of its horizon.
+    """
+    tuning = tuning_study(study)
+    assert study.autotune is not None
+    tokens = int(tuning.train["tokens"])
+    scheduler = WithinTolerance([int(share * tokens) for share in RUNGS], MARGIN * study.autotune.tolerance)
+    outcome = run(tuning, source=source, address=address, console=console, allow_changed=True, scheduler=scheduler)
+    return choose(outcome.results, study.autotune.tolerance)
+
+
+def choose(results: list[Result], tolerance: float) -> CodebookChoice:
+    """The smallest codebook whose finished trial is within `tolerance` bits per byte of the best one.
+
+    With several seeds a size counts by its worst.
+    """
+    sizes: dict[int, float] = {}
+    for result in results:
+        if result.status == "finished" and result.bpb is not None and result.codebook_size is not None:
+            sizes[result.codebook_size] = max(result.bpb, sizes.get(result.codebook_size, result.bpb))
+    if not sizes:
+        raise WorkFailedError("no trial of the codebook sweep reached the end of its horizon; there is no best size")
+    best_size = min(sizes, key=lambda size: (sizes[size], size))
+    return CodebookChoice(
+        codebook_size=min(size for size, bpb in sizes.items() if bpb <= sizes[best_size] + tolerance),
+        best_size=best_size,
+        best_bpb=sizes[best_size],
+        tolerance=tolerance,
+        corpus_fingerprint=results[0].corpus_fingerprint,
+        trials=sorted(results, key=lambda result: (result.codebook_size or 0, result.seed)),
+    )
+
+
+def _on_front(result: Result, others: list[Result]) -> bool:
+    """Whether no other finished trial is at least as good in every measure and better in one."""
+    if result.status != "finished" or result.bpb is None:
+        return False
+    own = _measures(result)
+    rivals = [_measures(other) for other in others if other.status == "finished" and other.bpb is not None]
+    return not any(all(r <= o for r, o in zip(rival, own, strict=True)) and rival != own for rival in rivals)
+
+
+def _measures(result: Result) -> tuple[float, float, float]:
+    """Bits per byte, seconds a token, decode memory: less is better in each."""
+    return result.bpb or 0.0, 1 / (result.tokens_per_second or 1e-9), float(result.state_bytes or 0)

@@ -1,0 +1,85 @@
+"""Predictions are registered before their runs, once, and compared with them afterwards."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from vqscale.cli.main import app
+from vqscale.laws.decisions.predictions import read_predictions, score
+from vqscale.laws.io.export import read_fits
+from vqscale.plan.pending_predictions import foresee
+from vqscale.plan.plan import Plan, plan
+from vqscale.results import read_table
+from vqscale.workflow import study as module
+from vqscale.sweep.driver.tuning import Trained
+from vqscale.workflow.predictions import before_stage
+
+HELD_OUT = 0.97 * 6.4e11
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_register_and_score_speak_of_the_held_out_budget(
+    corpus_uri: str, tmp_path: Path, write_study: Any, finish: Any
+) -> None:
+    study = write_study(tmp_path / "study.yaml", corpus_uri, fit={"laws": ["chinchilla"], "bootstrap": 20})
+    finish(study, HELD_OUT)
+    Path(study.folder, "study.yaml").write_text((tmp_path / "study.yaml").read_text())
+    run("fit", study.folder)
+    pending = {one.trial.id for one in plan(study).pending}
+    assert "Registered 16 predictions" in run("predict", study.folder, "--register")
+    assert {one.trial_id for one in read_predictions(study.folder)} == pending
+    assert json.loads(run("predict", study.folder, "--register", "--json")) == {"registered": [], "scores": []}
+    assert "16 registered predictions are open" in run("predict", study.folder, "--score")
+    trials, fits, known = plan(study).trials, read_fits(study.folder).fits, read_predictions(study.folder)
+    same = [fit.model_copy(update={"id": f"{fit.id} of another table"}) for fit in fits]
+    assert foresee(trials, same, known) == []
+    others = [fit.model_copy(update={"parameters": fit.parameters | {"E": fit.parameters["E"] + 0.01}}) for fit in fits]
+    assert len(foresee(trials, others, known)) == 16
+
+    finish(study)
+    scores = json.loads(run("predict", study.folder, "--score", "--json"))["scores"]
+    assert {one["prediction"]["trial_id"] for one in scores} == pending
+    assert max(abs(one["relative_error"]) for one in scores) < 0.02
+    text = run("fit", study.folder)
+    assert "Registered predictions, and what their runs gave" in text
+    assert "16 predictions of 16 runs, mean error" in text
+
+
+def test_staged_study_foretells_each_budget_that_the_smaller_ones_allow(
+    corpus_uri: str, tmp_path: Path, write_study: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = ["d8x2", "d16x2", "d24x2", "d32x2", "nano", "micro", "milli"]
+    budgets = [1e10, 4e10, 1.6e11]
+    design = {"type": "isoflop", "budgets": budgets, "sizes": sizes, "per_budget": 4, "minimum_steps": 5}
+    study = write_study(
+        tmp_path / "study.yaml", corpus_uri, design=[design], fit={"laws": ["power_n", "chinchilla"], "bootstrap": 10}
+    )
+    known_before: dict[float, set[str | None]] = {}
+
+    def record(stage: Plan, *_: Any) -> Trained:
+        (budget,) = {one.budget for one in stage.pending}
+        known_before[budget or 0.0] = {one.trial_id for one in read_predictions(study.folder)}
+        finish(study, 1.1 * (budget or 0.0))
+        return Trained(results=[], lanes=1, training_seconds=1.0)
+
+    monkeypatch.setattr(module, "_train", record)
+    monkeypatch.setattr(module, "Observer", lambda *_: None)
+    console = Console(file=io.StringIO(), width=200)
+    tracker: Any = None
+    module._train_in_stages(lambda: plan(study), console, tracker, None, before_stage)
+    assert known_before[1e10] == set()
+    largest = {one.trial.id for one in plan(study).trials if one.budget == 1.6e11}
+    assert largest <= known_before[1.6e11]
+    scores = score(read_predictions(study.folder), read_table(f"{study.folder}/results.parquet"))
+    assert largest <= {one.prediction.trial_id for one in scores}
+    assert "before their runs" in console.file.getvalue()  # type: ignore[attr-defined]
