@@ -19,13 +19,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.document import facts, publish
 from vqscale.errors import FitError
-from vqscale.laws.decisions.flops import Cost, cost_through
+from vqscale.laws.decisions.token_cost import TokenCost, fit_token_cost
 from vqscale.laws.decisions.frontier import frontier
 from vqscale.laws.decisions.surface import Surface, surface
 from vqscale.laws.fitting.bootstrap import bootstrap
 from vqscale.laws.fitting.fit import FitStatus, solve
 from vqscale.laws.fitting.problem import make_problem
-from vqscale.laws.forms.catalogue import LAWS, Array, predict
+from vqscale.laws.forms.catalogue import LAWS, Array, evaluate_law
 from vqscale.laws.io.schema import Estimate, Frontier
 
 LAW = LAWS["chinchilla"]
@@ -114,12 +114,12 @@ def _truth(plan: Plan, asked: Sequence[float]) -> Frontier:
     return frontier(_true_law(x_RA, loss_R), cost, "exact", asked)
 
 
-def _runs(plan: Plan, seed: int) -> tuple[Array, Array, Cost]:
+def _runs(plan: Plan, seed: int) -> tuple[Array, Array, TokenCost]:
     """N and D [R, 2], noisy losses [R], and the FLOPs a token through the sizes."""
     rng = np.random.default_rng(seed)
     rough = np.geomspace(1e7, 1e11, 50)
     law = _true_law(np.stack([rough, 20 * rough], axis=1), np.ones(len(rough)))
-    log_best = law.best(cost_through(rough, _flops_per_token(rough), "exact FLOPs a token"), plan.budgets)[0][0]
+    log_best = law.best(fit_token_cost(rough, _flops_per_token(rough), "exact FLOPs a token"), plan.budgets)[0][0]
     rows: list[tuple[float, float]] = []
     for index, (budget, log_n) in enumerate(zip(plan.budgets, log_best.tolist(), strict=True)):
         guess = np.exp(log_n + rng.uniform(-np.log(1.5), np.log(1.5)))
@@ -127,8 +127,8 @@ def _runs(plan: Plan, seed: int) -> tuple[Array, Array, Cost]:
         for size in np.repeat(sizes, plan.seeds if index == 0 else 1).tolist():
             rows.append((size, budget / float(_flops_per_token(np.array([size]))[0])))
     x_RA = np.array(rows)
-    loss_R = predict(LAW, TRUTH, x_RA) * np.exp(rng.normal(0, NOISE, len(x_RA)))
-    return x_RA, loss_R, cost_through(x_RA[:, 0], _flops_per_token(x_RA[:, 0]), "exact FLOPs a token")
+    loss_R = evaluate_law(LAW, TRUTH, x_RA) * np.exp(rng.normal(0, NOISE, len(x_RA)))
+    return x_RA, loss_R, fit_token_cost(x_RA[:, 0], _flops_per_token(x_RA[:, 0]), "exact FLOPs a token")
 
 
 def _flops_per_token(n: Array) -> Array:

@@ -20,7 +20,7 @@ from vqscale.laws.fitting.bootstrap import bootstrap
 from vqscale.laws.fitting.crosscheck import check
 from vqscale.laws.fitting.fit import solve
 from vqscale.laws.fitting.problem import Objective, make_problem
-from vqscale.laws.forms.catalogue import LAWS, Array, predict
+from vqscale.laws.forms.catalogue import LAWS, Array, evaluate_law
 from vqscale.results import read_table
 from vqscale.throughput.alternate import alternate
 
@@ -37,7 +37,7 @@ def synthetic_runs(seed: int = 0) -> tuple[Array, Array]:
     rng = np.random.default_rng(seed)
     n_R = np.exp(rng.uniform(np.log(6e7), np.log(1.5e10), RUNS))
     x_RA = np.stack([n_R, n_R * np.exp(rng.uniform(np.log(1), np.log(200), RUNS))], axis=1)
-    return x_RA, predict(LAW, TRUTH, x_RA) * np.exp(0.005 * rng.standard_t(3, RUNS))
+    return x_RA, evaluate_law(LAW, TRUTH, x_RA) * np.exp(0.005 * rng.standard_t(3, RUNS))
 
 
 def measure_laws(

@@ -23,7 +23,7 @@ import torch
 from benchmarks.document import facts, publish
 from benchmarks.layers import SHAPES, SMOKE_SHAPES, Inputs, Shape, vq_layer
 from vqscale.throughput.alternate import alternate
-from vqscale.throughput.memory import LiveTensors, is_out_of_memory, room
+from vqscale.throughput.memory import LiveTensors, free_memory, is_out_of_memory
 
 CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 REPEATS = 5
@@ -74,7 +74,7 @@ def _call(inputs: Inputs, times: int) -> None:
 
 def _peak(shape: Shape, context: int) -> int:
     """Bytes alive at the peak of one forward and backward pass, inputs and gradients included."""
-    tensors = LiveTensors(limit=room())
+    tensors = LiveTensors(limit=free_memory())
     with tensors:
         vq_layer(Inputs(shape, context))
     return tensors.peak

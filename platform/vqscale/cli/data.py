@@ -16,7 +16,7 @@ from vqscale.data.loaders import LOADERS, StandardLibrary
 from vqscale.data.manifests import AnyManifest, read_manifest
 from vqscale.data.prepare import prepare
 from vqscale.data.sources import Format, SplitRule
-from vqscale.data.tasks.catalogue import LABELLED_LOADERS, labelled_original
+from vqscale.data.tasks.catalogue import LABELLED_LOADERS, raw_files_loader
 from vqscale.data.tokenize import TokenizerName
 from vqscale.errors import CorpusError
 
@@ -77,7 +77,7 @@ def prepare_command(
         common["progress"] = bar.update
         if loader in LABELLED_LOADERS:
             _refuse(of_text, f"{loader} has labelled examples")
-            original = labelled_original(loader, source, fractions=fractions, **of_labels)
+            original = raw_files_loader(loader, source, fractions=fractions, **of_labels)
             manifest: AnyManifest = prepare_labelled(original, target, **common)
         else:
             _refuse(of_labels, "this source is text")

@@ -21,7 +21,7 @@ from vqscale.laws.io.schema import (
     Optimum,
     Selection,
 )
-from vqscale.study.trial import count
+from vqscale.study.trial import short_count
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ def _span(interval: Interval, show: Callable[[float], str]) -> str:
 
 def short(value: float) -> str:
     """Three significant digits, whatever the size."""
-    return f"{value:.3g}" if value < 1e3 else count(value)
+    return f"{value:.3g}" if value < 1e3 else short_count(value)
 
 
 def _three(value: float) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from vqscale.plan.plan import Plan
 from vqscale.results.result import Result
-from vqscale.study.trial import count
+from vqscale.study.trial import short_count
 from vqscale.train.trial import Row
 
 QUALITY = {"language": "bpb", "classification": "accuracy"}
@@ -78,7 +78,7 @@ class Progress:
         total = len(self._lines) + self._done_before
         known = quality(result)
         measured = (result.error or "") if known is None else f"{known:.3f} {QUALITY[result.task]} held out"
-        speed = f", {count(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
+        speed = f", {short_count(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
         colour = {"finished": "green", "stopped": "cyan"}.get(result.status, "red")
         self.say(
             f"[{colour}]{result.status:>9}[/{colour}] {done:>3}/{total}  {line.name}:"
@@ -108,7 +108,7 @@ class Progress:
                 f"{line.share:.0%}",
                 "" if line.loss is None else f"{line.loss:.3f}",
                 "" if line.quality is None else f"{line.quality:.3f}",
-                "" if line.tokens_per_second is None else count(line.tokens_per_second),
+                "" if line.tokens_per_second is None else short_count(line.tokens_per_second),
             )
         spent = duration(time.monotonic() - self._started)
         ended = sum(line.ended for line in self._lines.values())

@@ -10,7 +10,7 @@ from vqscale.cli.console import make_console
 from vqscale.cli.plan_view import show
 from vqscale.cli.throughput_view import cells
 from vqscale.errors import StudyError
-from vqscale.plan.budget import Answer, afford, parse_allowance
+from vqscale.plan.budget import BudgetCheck, check_budget, parse_budget
 from vqscale.plan.plan import Plan
 from vqscale.plan.plan import plan as make_plan
 from vqscale.study.throughput_study import ThroughputStudy, load_any
@@ -39,7 +39,7 @@ def plan(
         plan_speed(plan_throughput(spec, source=study), as_json=as_json)
         return
     planned = make_plan(spec, source=study, allow_changed=True)
-    answer = None if budget is None else afford(planned, parse_allowance(budget, spec.resources.currency))
+    answer = None if budget is None else check_budget(planned, parse_budget(budget, spec.resources.currency))
     if as_json:
         print(json.dumps(as_values(planned, answer), indent=2))  # noqa: T201
         return
@@ -61,7 +61,7 @@ def plan_speed(planned: ThroughputPlan, *, as_json: bool) -> None:
     print(json.dumps(values, indent=2))  # noqa: T201
 
 
-def as_values(planned: Plan, answer: Answer | None = None) -> dict[str, Any]:
+def as_values(planned: Plan, answer: BudgetCheck | None = None) -> dict[str, Any]:
     """A plan as plain JSON values; what is not known is null."""
     pending = [p.cost_to_train for p in planned.pending]
     trials = [
@@ -105,9 +105,9 @@ def as_values(planned: Plan, answer: Answer | None = None) -> dict[str, Any]:
     return values if answer is None else values | {"budget": _answer(answer)}
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def _answer(answer: BudgetCheck) -> dict[str, Any]:
     return {
-        **dataclasses.asdict(answer.allowance),
+        **dataclasses.asdict(answer.budget),
         "needed": answer.needed,
         "scale": answer.scale if answer.steps else None,
         "fits": [planned.trial.id for planned in answer.fitting],

@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Table
 
 from vqscale.cli.live_table import duration
-from vqscale.costing.trial_cost import Cost
-from vqscale.plan.budget import Answer
+from vqscale.costing.trial_cost import TrialCost
+from vqscale.plan.budget import BudgetCheck
 from vqscale.plan.centre import exact
 from vqscale.plan.designs import Dropped
 from vqscale.plan.plan import Plan, PlannedTrial
-from vqscale.study.trial import TrainConfig, count
+from vqscale.study.trial import TrainConfig, short_count
 from vqscale.train.schedule import learning_rate
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -25,7 +25,7 @@ GROUPS = (
 )
 
 
-def show(planned: Plan, console: Console, answer: Answer | None = None) -> None:
+def show(planned: Plan, console: Console, answer: BudgetCheck | None = None) -> None:
     """The whole plan: trials, FLOPs by group, schedules, dropped cells, totals."""
     console.print(trials(planned))
     console.print(flops(planned.trials))
@@ -52,11 +52,11 @@ def trials(planned: Plan) -> Table:
         table.add_row(
             one.trial.name,
             one.result.status if one.result else "pending",
-            count(cost.parameters_non_embedding),
+            short_count(cost.parameters_non_embedding),
             f"{model.d_model / model.n_layer:.3g}",
             f"{train.lr:.3g}",
             str(train.batch_tokens),
-            count(cost.tokens),
+            short_count(cost.tokens),
             f"{cost.tokens_per_parameter:.3g}",
             f"{cost.steps} ({one.shared_steps} shared)" if one.shared_steps else str(cost.steps),
             f"{cost.flops:.4g}",
@@ -79,7 +79,7 @@ def flops(planned: Sequence[PlannedTrial]) -> Table:
             continue
         seen.add((model, one.trial.train.context))
         shares = [cost.flops_groups.get(group, 0.0) / cost.flops for group in groups]
-        each = count(cost.flops / cost.tokens)
+        each = short_count(cost.flops / cost.tokens)
         ratio = f"{cost.flops / cost.flops_6nd:.2f}"
         shown = [f"{share:.1%}" if share else "" for share in shares]
         table.add_row(model, str(one.trial.train.context), each, ratio, *shown)
@@ -137,7 +137,7 @@ def totals(planned: Plan) -> list[str]:
     costs = [one.cost_to_train for one in pending]
     text = (
         f"{len(planned.trials)} trials, {len(pending)} to train: {sum(cost.flops for cost in costs):.4g} FLOPs,"
-        f" {count(sum(cost.tokens for cost in costs))} tokens, about"
+        f" {short_count(sum(cost.tokens for cost in costs))} tokens, about"
         f" {duration(sum(cost.seconds or 0.0 for cost in costs))} of {resources.workers} worker(s) with"
         f" {resources.cpus_per_worker} CPU(s) each, {_sum(costs, 'device_hours'):.4g} device-hours"
     )
@@ -174,10 +174,10 @@ def reading(planned: Plan) -> list[str]:
     ]
 
 
-def bought(answer: Answer, planned: Plan) -> Table:
+def bought(answer: BudgetCheck, planned: Plan) -> Table:
     """The steps in which a budget is spent."""
     unit = _unit(answer, planned)
-    table = _table(f"What {answer.allowance.amount:.6g} {unit} pay for")
+    table = _table(f"What {answer.budget.amount:.6g} {unit} pay for")
     _columns(table, ("trial", "trials", unit, "in all", "fits"))
     for step in answer.steps:
         name = step.trials[0].trial.name if step.budget is None else f"budget {exact(step.budget)}"
@@ -187,13 +187,13 @@ def bought(answer: Answer, planned: Plan) -> Table:
     return table
 
 
-def affordable(answer: Answer, planned: Plan) -> str:
+def affordable(answer: BudgetCheck, planned: Plan) -> str:
     """The answer to --budget in a sentence or two."""
     unit, fitting, pending = _unit(answer, planned), len(answer.fitting), len(planned.pending)
     if not pending:
         return "Nothing is left to train."
     if fitting == pending:
-        return f"All {pending} trials fit: they take {answer.needed:.4g} of {answer.allowance.amount:.6g} {unit}."
+        return f"All {pending} trials fit: they take {answer.needed:.4g} of {answer.budget.amount:.6g} {unit}."
     fit = [exact(step.budget) for step in answer.steps if step.fits and step.budget is not None]
     which = f" (budgets {', '.join(fit)})" if fit else ""
     text = (
@@ -204,8 +204,8 @@ def affordable(answer: Answer, planned: Plan) -> str:
     return text + (f": budgets [{budgets}]." if budgets else ".")
 
 
-def _unit(answer: Answer, planned: Plan) -> str:
-    return planned.study.resources.currency if answer.allowance.unit == "money" else answer.allowance.unit
+def _unit(answer: BudgetCheck, planned: Plan) -> str:
+    return planned.study.resources.currency if answer.budget.unit == "money" else answer.budget.unit
 
 
 def _size(one: PlannedTrial) -> str:
@@ -213,7 +213,7 @@ def _size(one: PlannedTrial) -> str:
     return f"{one.trial.preset}" + (f", S {codes}" if codes else "")
 
 
-def _sum(costs: Iterable[Cost], name: str) -> float:
+def _sum(costs: Iterable[TrialCost], name: str) -> float:
     return sum(getattr(cost, name) or 0.0 for cost in costs)
 
 

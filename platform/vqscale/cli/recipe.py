@@ -17,7 +17,7 @@ from vqscale.laws.recipe_law import fit_recipe
 from vqscale.plan.recipe import formula
 from vqscale.results import locate, read_table
 from vqscale.study.recipe import Recipe, RecipeReference, RecipeRule
-from vqscale.study.trial import count
+from vqscale.study.trial import short_count
 
 
 def recipe(
@@ -61,11 +61,11 @@ def print_recipe(found: Recipe, console: Console) -> None:
         console.print(_sizes(rule, found.metric))
         for one in rule.references:
             if one.refused:
-                console.print(f"[yellow]refused[/yellow] N = {count(one.parameters)}: {escape(one.refused)}")
+                console.print(f"[yellow]refused[/yellow] N = {short_count(one.parameters)}: {escape(one.refused)}")
         for name, law in (("lr", rule.lr), ("batch", rule.batch_tokens)):
             if law is not None:
                 spread = "" if law.residual is None else f", residual {law.residual:.1%}"
-                sizes = f"{law.sizes} sizes, {count(law.smallest)} to {count(law.largest)}"
+                sizes = f"{law.sizes} sizes, {short_count(law.smallest)} to {short_count(law.largest)}"
                 console.print(f"{rule.name}: {name} = {formula(law)}, {sizes}{spread}", markup=False)
         if rule.refused:
             console.print(f"[yellow]refused[/yellow] {rule.name}: {escape(rule.refused)}")
@@ -78,7 +78,7 @@ def _sizes(rule: RecipeRule, metric: str) -> Table:
     for one in rule.references:
         best = "refused" if one.best is None else f"{one.best:.4g}"
         line = "" if rule.lr is None or one.refused else f"{rule.lr.at(one.parameters):.4g}"
-        size, n, horizon = one.preset or "", count(one.parameters), f"{one.tokens_per_parameter:.3g}"
+        size, n, horizon = one.preset or "", short_count(one.parameters), f"{one.tokens_per_parameter:.3g}"
         table.add_row(size, n, horizon, str(one.batch_tokens), _tried(one), best, line)
     return table
 

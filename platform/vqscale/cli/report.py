@@ -11,7 +11,7 @@ from vqscale.cli.throughput import make_page, throughput_place
 from vqscale.laws import StudyFits, read_fits
 from vqscale.report import Material, gather, write_figures, write_report
 from vqscale.results import Target, locate, read_table
-from vqscale.throughput.table import stored
+from vqscale.throughput.table import stored_throughput_table
 from vqscale.workflow.artifacts import mirror
 
 
@@ -56,7 +56,7 @@ def make_material(place: Target, fits: StudyFits) -> Material:
         table=read_table(place.table),
         fits=fits,
         references=_optional_json(place, "references.json"),
-        throughput=stored(place.folder),
+        throughput=stored_throughput_table(place.folder),
         home=place.home,
     )
 

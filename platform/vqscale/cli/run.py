@@ -23,7 +23,7 @@ from vqscale.laws import StudyFits, fit_study, write_fits
 from vqscale.results import Result, locate, read_table
 from vqscale.study.spec import Study
 from vqscale.study.throughput_study import ThroughputStudy, load_any
-from vqscale.study.trial import count
+from vqscale.study.trial import short_count
 from vqscale.workflow.artifacts import log_files
 from vqscale.workflow.fit_options import study_settings
 from vqscale.workflow.predictions import before_stage, show_scores
@@ -122,11 +122,11 @@ def print_trials(outcome: StudyResults, console: Console) -> None:
         table.add_row(
             r.name,
             r.status,
-            count(r.parameters_non_embedding),
-            count(r.tokens),
+            short_count(r.parameters_non_embedding),
+            short_count(r.tokens),
             f"{r.flops:.1e}",
             "-" if (known := quality(r)) is None else f"{known:.3f}",
-            "-" if r.tokens_per_second is None else count(r.tokens_per_second),
+            "-" if r.tokens_per_second is None else short_count(r.tokens_per_second),
             "-" if r.code_perplexity is None else f"{r.code_perplexity:.0f} of {r.codebook_size}",
             "-" if r.seconds_training is None else f"{r.seconds_training:.1f} s",
             "-" if r.seconds_overhead is None else f"{other:.1f} s",

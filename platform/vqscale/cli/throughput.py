@@ -17,11 +17,16 @@ from vqscale.errors import StudyError, StudyInterruptedError, TrackingError
 from vqscale.report import write_throughput_figures, write_throughput_report
 from vqscale.study.spec import Study
 from vqscale.study.throughput_study import ThroughputStudy, load_any
-from vqscale.throughput import table as throughput_table
 from vqscale.throughput.assemble import make_table
 from vqscale.throughput.measure import load_or_measure
 from vqscale.throughput.plan import Round, ThroughputPlan, plan_throughput
 from vqscale.throughput.request import DEFAULT_CONTEXTS, DEFAULT_PRESET, default_study, study_of_section, with_options
+from vqscale.throughput.table import (
+    THROUGHPUT_CSV,
+    THROUGHPUT_PARQUET,
+    read_throughput_table,
+    write_throughput_table,
+)
 from vqscale.track.throughput_runs import track_throughput
 from vqscale.track.tracker import Tracker
 
@@ -102,7 +107,7 @@ def run_throughput(
         values = study.model_dump(mode="json") | {"storage": storage.absolute(study.storage)}
         storage.write_text(storage.join(folder, STUDY_FILE), yaml.safe_dump(values, sort_keys=False))
     figures = write_throughput_figures(table, folder)
-    written = [*(storage.join(folder, name) for name in (throughput_table.CSV, throughput_table.PARQUET)), *figures]
+    written = [*(storage.join(folder, name) for name in (THROUGHPUT_CSV, THROUGHPUT_PARQUET)), *figures]
     if own_page:
         written.append(write_throughput_report(folder, study=study, table=table))
     track(tracker, study, table, folder, written)
@@ -121,17 +126,17 @@ def measure(plan: ThroughputPlan, folder: str, *, again: bool = False) -> tuple[
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("throughput", total=None)
 
-        def told(one: Round, done: int, total: int) -> None:
+        def on_round(one: Round, done: int, total: int) -> None:
             first = one.cells[0]
             text = f"{first.preset}, {first.precision}, {first.device}, T = {first.context}"
             progress.update(task, description=text, completed=done, total=total)
 
         try:
-            measured = load_or_measure(plan, folder, again=again, told=told)
+            measured = load_or_measure(plan, folder, again=again, on_round=on_round)
         except KeyboardInterrupt as error:
             raise StudyInterruptedError("Finished context lengths are measured.") from error
     table = make_table(plan, measured.by_cell)
-    throughput_table.write(table, folder)
+    write_throughput_table(table, folder)
     return table, measured.now
 
 
@@ -139,7 +144,7 @@ def measure_section(study: Study, tracker: Tracker | None) -> pd.DataFrame:
     """The measurement that the `throughput` section of a study which trains asks for, in the study's folder."""
     plan = plan_throughput(study_of_section(study, study.throughput), source=study.study)
     table, _ = measure(plan, study.folder)
-    files = [storage.join(study.folder, throughput_table.CSV), *write_throughput_figures(table, study.folder)]
+    files = [storage.join(study.folder, THROUGHPUT_CSV), *write_throughput_figures(table, study.folder)]
     track(tracker, plan.study, table, study.folder, files)
     return table
 
@@ -166,7 +171,7 @@ def make_page(study: ThroughputStudy, folder: str, out: str) -> list[str]:
 
     Raises StorageError where nothing was measured yet.
     """
-    table = throughput_table.read(storage.join(folder, throughput_table.PARQUET))
+    table = read_throughput_table(storage.join(folder, THROUGHPUT_PARQUET))
     return [*write_throughput_figures(table, out), write_throughput_report(out, study=study, table=table)]
 
 

@@ -18,10 +18,10 @@ from vqscale.report.throughput.decision import (
     provenance,
     warnings,
 )
-from vqscale.study.trial import count
-from vqscale.throughput.measurement import OK, present_code
+from vqscale.study.trial import short_count
+from vqscale.throughput.measurement import OK, current_code
 from vqscale.throughput.plan import ThroughputPlan
-from vqscale.throughput.table import BASELINES, COMPARISON, CURVE, crossovers
+from vqscale.throughput.table import BASELINES, COMPARISON_COLUMNS, CURVE_COLUMNS, crossovers
 
 
 def as_values(table: pd.DataFrame, folder: str, measured: int) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def as_values(table: pd.DataFrame, folder: str, measured: int) -> dict[str, Any]
 
 def show(table: pd.DataFrame, written: Sequence[str], measured: int, console: Console) -> None:
     """Speed, memory and ratios by T, what follows from them, and where it lies."""
-    for _, rows in table[table["cell_id"].notna()].groupby(COMPARISON, sort=False):
+    for _, rows in table[table["cell_id"].notna()].groupby(COMPARISON_COLUMNS, sort=False):
         console.print(speeds(rows))
     refused = [row for _, row in table[table["cell_id"].isna()].iterrows()]
     for row in refused:
@@ -57,7 +57,7 @@ def show(table: pd.DataFrame, written: Sequence[str], measured: int, console: Co
 def kept_in_words(table: pd.DataFrame) -> str:
     """What a run that measured nothing shows: made by which code, and whether that is the present one."""
     codes = codes_in_words(table[table["cell_id"].notna()])
-    now = "the same as now" if codes == [present_code()] else f"now {present_code()}"
+    now = "the same as now" if codes == [current_code()] else f"now {current_code()}"
     return f"Nothing was measured now: this was measured with {'; '.join(codes)} ({now}). --again measures anew."
 
 
@@ -72,7 +72,7 @@ def speeds(rows: pd.DataFrame) -> Table:
     first = rows.iloc[0]
     title = f"Training, preset {first['preset']}, {first['precision']}, {first['device_kind']}, {filling(rows)}"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    curves = [row for _, row in rows.drop_duplicates(CURVE).iterrows()]
+    curves = [row for _, row in rows.drop_duplicates(CURVE_COLUMNS).iterrows()]
     baselines = [f"x {baseline}" for baseline in BASELINES]
     for name in ("T", "model", "tokens/s", "range", "repeats", "ms a step", "MFU", "memory", *baselines):
         shown.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
@@ -108,15 +108,15 @@ def cells(plan: ThroughputPlan, done: Sequence[bool]) -> Table:
 
 def _settings(values: dict[str, Any]) -> "pd.Series[Any]":
     """What tells curves apart; the columns of the plan show the rest."""
-    return pd.Series(dict.fromkeys(COMPARISON) | {name: values[name] for name in CURVE}, dtype=object)
+    return pd.Series(dict.fromkeys(COMPARISON_COLUMNS) | {name: values[name] for name in CURVE_COLUMNS}, dtype=object)
 
 
 def _measures(row: dict[Any, Any]) -> tuple[str, ...]:
     if row["status"] != OK:
         return str(row["status"]), "", "", "", "", _memory(row["peak_memory_bytes"])
-    low, high = count(row["tokens_per_second_low"]), count(row["tokens_per_second_high"])
+    low, high = short_count(row["tokens_per_second_low"]), short_count(row["tokens_per_second_high"])
     return (
-        count(row["tokens_per_second"]),
+        short_count(row["tokens_per_second"]),
         f"{low}-{high}",
         str(row["repeats"]),
         f"{row['ms_per_step']:.4g}",

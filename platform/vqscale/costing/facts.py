@@ -47,7 +47,7 @@ def trial_facts(study: str, trial: Trial) -> dict[str, Any]:
         "lr": train.lr,
         "schedule": train.schedule,
         "decay": train.decay if train.schedule == "wsd" else None,
-        "trunk": trial.trunk,
+        "shared_prefix": trial.shared_prefix,
         "setup": trial.setup,
         "precision": train.precision,
         "engine": train.engine,

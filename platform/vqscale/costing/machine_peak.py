@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-SIZE = 1024
+MATRIX_SIZE = 1024
 """Edge of the square factors: 2 n^3 = 2.1 GFLOP a product, some ten milliseconds."""
 PRODUCTS = 5
 
@@ -18,11 +18,11 @@ def processor_peak_flops() -> float:
     Only the basis of an estimate. The share of peak that a trial reports refers to `vqscale.train.ceiling`, measured
     in the worker with the framework that trains.
     """
-    factor = np.full((SIZE, SIZE), 0.5, dtype=np.float32)
+    factor = np.full((MATRIX_SIZE, MATRIX_SIZE), 0.5, dtype=np.float32)
     product = factor @ factor
     seconds = []
     for _ in range(PRODUCTS):
         start = time.perf_counter()
         np.matmul(factor, factor, out=product)
         seconds.append(time.perf_counter() - start)
-    return 2.0 * SIZE**3 / statistics.median(seconds)
+    return 2.0 * MATRIX_SIZE**3 / statistics.median(seconds)

@@ -21,7 +21,7 @@ UNMEASURED_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class TrialCost:
     """Counts are exact; memory, seconds and what follows from them are estimates (None where no speed is known)."""
 
     parameters: int
@@ -45,7 +45,7 @@ class Cost:
     money: float | None
     """In `resources.currency`; None where no price is stated."""
 
-    def part(self, share: float) -> "Cost":
+    def part(self, share: float) -> "TrialCost":
         """The cost of a share of the updates, on the same model."""
 
         def of(value: float | None) -> float | None:
@@ -64,7 +64,7 @@ class Cost:
         )
 
 
-def trial_cost(trial: Trial, study: Study, flops_per_second: float | None) -> Cost:
+def trial_cost(trial: Trial, study: Study, flops_per_second: float | None) -> TrialCost:
     """`flops_per_second`: of all the workers of one trial together."""
     model, train, resources = trial.model, trial.train, study.resources
     tokens = train.steps * train.batch_tokens
@@ -75,7 +75,7 @@ def trial_cost(trial: Trial, study: Study, flops_per_second: float | None) -> Co
     seconds = flops / flops_per_second if flops_per_second else None
     hours = None if seconds is None else seconds * resources.workers / 3600
     price, n = resources.price_per_device_hour, parameters_non_embedding(model)
-    return Cost(
+    return TrialCost(
         parameters=parameters(model),
         parameters_non_embedding=n,
         flops=flops,
@@ -84,14 +84,14 @@ def trial_cost(trial: Trial, study: Study, flops_per_second: float | None) -> Co
         tokens=tokens,
         steps=train.steps,
         tokens_per_parameter=tokens / n,
-        memory_bytes=memory_bytes(trial, study),
+        memory_bytes=estimated_memory_bytes(trial, study),
         seconds=seconds,
         device_hours=hours,
         money=None if hours is None or price is None else hours * price,
     )
 
 
-def memory_bytes(trial: Trial, study: Study) -> int:
+def estimated_memory_bytes(trial: Trial, study: Study) -> int:
     """Estimated peak of one worker under the trial's ZeRO stage."""
     train = trial.train
     return training_memory_bytes(

@@ -89,7 +89,7 @@ _DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Iterator[bytes]]] = {
 }
 
 
-def members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+def archive_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, stream) of every plain file in `stream`, whose own name is `name`; a plain file is its only member.
 
     A member must be read before the next one is asked for. Damage shows here or in the caller's reads, as one of many
@@ -98,9 +98,9 @@ def members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     inner, suffix = posixpath.splitext(name)
     suffix = suffix.lower()
     if suffix in _LONG_TAR:
-        yield from members(inner + _LONG_TAR[suffix], stream)
+        yield from archive_members(inner + _LONG_TAR[suffix], stream)
     elif suffix in _DECOMPRESSORS:
-        yield from members(inner, forward_stream(_DECOMPRESSORS[suffix](stream)))
+        yield from archive_members(inner, forward_stream(_DECOMPRESSORS[suffix](stream)))
     elif suffix == ".tar":
         yield from _tar_members(name, stream)
     elif suffix == ".zip":
@@ -115,7 +115,7 @@ def _tar_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]
             cast(Any, archive).members = []  # tarfile keeps every header it met: a million files would fill the memory
             content = archive.extractfile(entry) if entry.isfile() and not is_hidden(entry.name) else None
             if content is not None:
-                yield from members(f"{name}/{entry.name}", forward_stream(blocks(content)))
+                yield from archive_members(f"{name}/{entry.name}", forward_stream(blocks(content)))
 
 
 def _zip_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
@@ -126,7 +126,7 @@ def _zip_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]
             if entry.flag_bits & 1:
                 raise CorpusError(f"source: {name}/{entry.filename} is encrypted. Unpack the archive first.")
             with archive.open(entry) as content:
-                yield from members(f"{name}/{entry.filename}", forward_stream(blocks(content)))
+                yield from archive_members(f"{name}/{entry.filename}", forward_stream(blocks(content)))
 
 
 def is_hidden(name: str) -> bool:

@@ -6,7 +6,7 @@ from vqscale import storage
 from vqscale.data.home import home_folder
 from vqscale.data.loaders import LOADERS, StandardLibrary, python_version
 from vqscale.data.prepare import prepare
-from vqscale.data.publish import Progress
+from vqscale.data.publish import ProgressCallback
 from vqscale.data.shards import FORMAT, MANIFEST
 from vqscale.data.tasks.catalogue import LABELLED_LOADERS
 from vqscale.errors import CorpusError
@@ -23,7 +23,7 @@ def corpus_folder(name: str, home: str | None = None) -> str:
     return str(corpora_folder(home) / folder)
 
 
-def resolve_corpus(name_or_uri: str, *, home: str | None = None, progress: Progress | None = None) -> str:
+def resolve_corpus(name_or_uri: str, *, home: str | None = None, progress: ProgressCallback | None = None) -> str:
     """The URI of a corpus given by name or by URI. `stdlib` is prepared first where it does not exist yet.
 
     A name is looked up in the user's home (`$VQSCALE_HOME`, else `~/.cache/vqscale`), then as a folder here. Any number

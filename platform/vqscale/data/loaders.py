@@ -15,7 +15,7 @@ import fsspec
 import numpy as np
 
 from vqscale import storage
-from vqscale.data.archives import damage_named, members, seekable
+from vqscale.data.archives import archive_members, damage_named, seekable
 from vqscale.data.shards import SPLITS, SplitName
 from vqscale.data.sources import (
     BINARY,
@@ -101,7 +101,7 @@ class WikiText103:
         done = 0
         for file in self.files():
             with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
-                for name, stream in members(file.path, raw):
+                for name, stream in archive_members(file.path, raw):
                     split = _wikitext_split(name)
                     if split is not None:
                         for article in _articles(_wikitext_lines(name, stream)):
@@ -180,7 +180,7 @@ class ImageNet64:
         done, trained = 0, 0
         for file in self.files():
             with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
-                for name, stream in members(file.path, raw):
+                for name, stream in archive_members(file.path, raw):
                     official = _imagenet_split(name)
                     for image in _images(name, stream) if official else ():
                         trained += official == "train"

@@ -9,10 +9,10 @@ from pydantic import Field, field_validator, model_validator
 from vqscale import storage
 from vqscale.data.loaders import named_source
 from vqscale.data.options import checked
-from vqscale.data.publish import Progress, Stage, publish, silent
+from vqscale.data.publish import ProgressCallback, Stage, publish, silent
 from vqscale.data.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Manifest, SourceRecord, SplitName, SplitRecord
 from vqscale.data.sources import FileSource, Format, Piece, Source, SplitRule
-from vqscale.data.splits import Segment, segments
+from vqscale.data.splits import SplitSegment, split_segments
 from vqscale.data.tokenize import (
     EOS,
     BpeTokenizer,
@@ -36,7 +36,7 @@ TOKENIZER_BYTES = 1_000_000_000
 """Text of the train split that bpe learns from, at most (Transformer-VQ: 1e9 characters of PG-19)."""
 
 
-class Recipe(Frozen):
+class PreparationOptions(Frozen):
     """How text becomes a corpus."""
 
     tokenizer: TokenizerName
@@ -54,7 +54,7 @@ class Recipe(Frozen):
         return fractions
 
     @model_validator(mode="after")
-    def _vocabulary(self) -> "Recipe":
+    def _vocabulary(self) -> "PreparationOptions":
         if (self.tokenizer == "bpe") != (self.vocab_size is not None):
             raise ValueError(
                 f"vocab_size {self.vocab_size} does not fit tokenizer {self.tokenizer}: bpe needs one, bytes has 259"
@@ -76,7 +76,7 @@ def prepare(
     encoding: str = "utf-8",
     shard_tokens: int = 2**25,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Manifest:
     """Prepare the corpus `out` (a local folder or any fsspec URI) from `source` and return its manifest.
 
@@ -92,7 +92,7 @@ def prepare(
     files = FileSource(uri=place, format=format, text_column=text_column, encoding=encoding)
     source = _source(source, loader, files)
     recipe = checked(
-        Recipe,
+        PreparationOptions,
         tokenizer=tokenizer,
         vocab_size=vocab_size,
         split=split or source.split_rule,
@@ -125,7 +125,7 @@ def _source(source: str | Source, loader: str | None, files: FileSource) -> Sour
 class _Preparation:
     """One run, from the recorded state to a complete `corpus` folder in the workplace."""
 
-    def __init__(self, place: Workplace, source: Source, recipe: Recipe, request: str, report: Progress) -> None:
+    def __init__(self, place: Workplace, source: Source, recipe: PreparationOptions, request: str, report: ProgressCallback) -> None:
         self._place, self._source, self._recipe, self._report = place, source, recipe, report
         self._files = source.files()
         self._size = sum(file.size for file in self._files) or None
@@ -145,9 +145,9 @@ class _Preparation:
             self._report(stage, piece.read, self._size)
             yield piece
 
-    def _segments(self, stage: Stage) -> Iterator[Segment]:
+    def _segments(self, stage: Stage) -> Iterator[SplitSegment]:
         recipe = self._recipe
-        return segments(
+        return split_segments(
             self._watched(stage),
             recipe.split,
             recipe.fractions,
@@ -196,7 +196,7 @@ class _Preparation:
             for writer in writers.values():
                 writer.close()
 
-    def _append(self, writer: SplitWriter, segment: Segment, tokenizer: Tokenizer) -> None:
+    def _append(self, writer: SplitWriter, segment: SplitSegment, tokenizer: Tokenizer) -> None:
         writer.append(tokenizer.encode(segment.data))
         if segment.last:
             writer.append(np.array([EOS]))

@@ -14,7 +14,7 @@ from vqscale.errors import CorpusError, StorageError, UserError
 from vqscale.study.fingerprint import fingerprint
 
 Stage = Literal["complete", "measure", "train tokenizer", "write"]
-Progress = Callable[[Stage, int, int | None], None]
+ProgressCallback = Callable[[Stage, int, int | None], None]
 """Called with a stage, what was done in it (bytes of the source; examples of a generator), and the total if known."""
 
 AnyKind = TypeVar("AnyKind", Manifest, LabelledManifest)
@@ -25,7 +25,7 @@ def silent(stage: Stage, done: int, total: int | None) -> None:
 
 
 def publish(
-    out: str, request: str, kind: type[AnyKind], overwrite: bool, report: Progress, make: Callable[[Path], AnyKind]
+    out: str, request: str, kind: type[AnyKind], overwrite: bool, report: ProgressCallback, make: Callable[[Path], AnyKind]
 ) -> AnyKind:
     """The corpus asked for by `request` at `out`: the complete one found there, or what `make(folder)` leaves in
     `folder/corpus`.

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vqscale import storage
-from vqscale.data.archives import damage_named, forward_stream, is_hidden, members, seekable
+from vqscale.data.archives import archive_members, damage_named, forward_stream, is_hidden, seekable
 from vqscale.data.shards import SplitName
 from vqscale.errors import CorpusError
 
@@ -109,7 +109,7 @@ class FileSource:
         done = 0
         for file in self.files():
             with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
-                for name, stream in members(file.path, raw):
+                for name, stream in archive_members(file.path, raw):
                     for data, last in self._documents(name, stream):
                         yield Piece(data, last, self.split, done + min(raw.tell(), file.size))
             done += file.size

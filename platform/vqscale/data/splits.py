@@ -10,7 +10,7 @@ from vqscale.data.sources import Piece, SplitRule
 from vqscale.errors import CorpusError
 
 
-class Segment(NamedTuple):
+class SplitSegment(NamedTuple):
     """A part of a document that lies in one split. `last`: the document, or what this split has of it, ends there."""
 
     split: SplitName
@@ -20,13 +20,13 @@ class Segment(NamedTuple):
     read: int
 
 
-def segments(
+def split_segments(
     pieces: Iterable[Piece],
     rule: SplitRule,
     fractions: tuple[float, float, float],
     total: int | None,
     whole_characters: bool,
-) -> Iterator[Segment]:
+) -> Iterator[SplitSegment]:
     """`pieces` with their splits.
 
     `total`: bytes of text in all, needed by "contiguous". `whole_characters`: its cuts move on to the next character,
@@ -47,21 +47,21 @@ def hash_split(text: bytes, fractions: tuple[float, float, float]) -> SplitName:
     return next((name for name, bound in zip(SPLITS, bounds, strict=True) if point < bound), "test")
 
 
-def _own(pieces: Iterable[Piece]) -> Iterator[Segment]:
+def _own(pieces: Iterable[Piece]) -> Iterator[SplitSegment]:
     first = True
     for piece in pieces:
         if piece.split is None:
             raise CorpusError("split: this source has no splits of its own. Use document-hash or contiguous.")
-        yield Segment(piece.split, piece.data, piece.last, first, piece.read)
+        yield SplitSegment(piece.split, piece.data, piece.last, first, piece.read)
         first = piece.last
 
 
-def _by_hash(pieces: Iterable[Piece], fractions: tuple[float, float, float]) -> Iterator[Segment]:
+def _by_hash(pieces: Iterable[Piece], fractions: tuple[float, float, float]) -> Iterator[SplitSegment]:
     first, split = True, SPLITS[0]
     for piece in pieces:
         if first:
             split = hash_split(piece.data, fractions)
-        yield Segment(split, piece.data, piece.last, first, piece.read)
+        yield SplitSegment(split, piece.data, piece.last, first, piece.read)
         first = piece.last
 
 
@@ -70,7 +70,7 @@ def _cuts(fractions: tuple[float, float, float], total: int) -> list[int]:
     return [round(total * bound) for bound in itertools.accumulate(fractions)][:2]
 
 
-def _contiguous(pieces: Iterable[Piece], cuts: list[int], whole_characters: bool) -> Iterator[Segment]:
+def _contiguous(pieces: Iterable[Piece], cuts: list[int], whole_characters: bool) -> Iterator[SplitSegment]:
     position, index, first = 0, 0, True
     for piece in pieces:
         data, start = piece.data, 0
@@ -79,9 +79,9 @@ def _contiguous(pieces: Iterable[Piece], cuts: list[int], whole_characters: bool
             while whole_characters and end < len(data) and data[end] & 0xC0 == 0x80:
                 end += 1
             if end > start or not first:
-                yield Segment(SPLITS[index], data[start:end], True, first, piece.read)
+                yield SplitSegment(SPLITS[index], data[start:end], True, first, piece.read)
             position, start, first, index = position + end - start, end, True, index + 1
         if start < len(data) or not first:
-            yield Segment(SPLITS[index], data[start:], piece.last, first, piece.read)
+            yield SplitSegment(SPLITS[index], data[start:], piece.last, first, piece.read)
             first = piece.last
             position += len(data) - start

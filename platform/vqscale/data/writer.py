@@ -28,7 +28,7 @@ class SplitState(Frozen):
     lines: int = 0
 
 
-class State(Frozen):
+class PreparationState(Frozen):
     """How far a preparation came: `segments` segments of the source lie in shards or in recorded lengths."""
 
     request: str
@@ -47,24 +47,24 @@ class Workplace:
         self.open = folder / "open"
         self._state = folder / "state.json"
 
-    def resume(self, request: str) -> State:
+    def resume(self, request: str) -> PreparationState:
         """The recorded state if it belongs to `request` and its files are there; otherwise a clean start."""
         state = self._recorded()
         if state is None or state.request != request or not self._holds(state):
             self.clear()
-            state = State(request=request, splits={name: SplitState() for name in SPLITS})
+            state = PreparationState(request=request, splits={name: SplitState() for name in SPLITS})
             self.record(state)
         self.corpus.mkdir(exist_ok=True)
         self.open.mkdir(exist_ok=True)
         return state
 
-    def _recorded(self) -> State | None:
+    def _recorded(self) -> PreparationState | None:
         try:
-            return State.model_validate_json(self._state.read_bytes())
+            return PreparationState.model_validate_json(self._state.read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 
-    def _holds(self, state: State) -> bool:
+    def _holds(self, state: PreparationState) -> bool:
         return all(self._holds_split(name, split) for name, split in state.splits.items())
 
     def _holds_split(self, name: SplitName, split: SplitState) -> bool:
@@ -75,7 +75,7 @@ class Workplace:
     def raw(self, split: SplitName, index: int) -> Path:
         return self.open / f"{split}-{index:05d}"
 
-    def record(self, state: State) -> None:
+    def record(self, state: PreparationState) -> None:
         storage.write_text(str(self._state), state.model_dump_json())
 
     def clear(self) -> None:

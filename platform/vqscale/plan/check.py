@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from vqkernels import BackendUnavailableError
-from vqscale.costing.trial_cost import memory_bytes
+from vqscale.costing.trial_cost import estimated_memory_bytes
 from vqscale.data.corpus import Corpus
 from vqscale.data.stream import TokenStream
 from vqscale.errors import CorpusError, StudyError
@@ -29,7 +29,7 @@ class GridPointError(StudyError):
     """Settings that cannot be trained together: dropped from a design with this reason, refused in a sweep."""
 
 
-def check(trial: Trial, study: Study) -> None:
+def check_trial(trial: Trial, study: Study) -> None:
     """What a trial's parts demand of each other.
 
     Raises GridPointError for settings that do not fit together, StudyError for a mistake in the study.
@@ -63,7 +63,7 @@ def check(trial: Trial, study: Study) -> None:
 
 def check_memory(trial: Trial, study: Study) -> None:
     """Whether the estimated peak of a worker is within the stated limit. Raises GridPointError."""
-    limit, needed = study.resources.memory_gib_per_worker, memory_bytes(trial, study)
+    limit, needed = study.resources.memory_gib_per_worker, estimated_memory_bytes(trial, study)
     if limit is not None and needed > limit * 2**30:
         raise GridPointError(
             f"resources.memory_gib_per_worker: about {needed / 2**30:.3g} GiB are needed and {limit:g} GiB are there."

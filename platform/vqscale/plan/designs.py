@@ -15,10 +15,10 @@ from vqscale.costing.counts import flops_per_token, parameters_non_embedding
 from vqscale.errors import StudyError
 from vqscale.plan.centre import Centre, exact, extrapolated, guessed
 from vqscale.plan.check import GridPointError
-from vqscale.plan.grid_points import GridPoint, Resolver, grid, grid_point, seeds_of, where
+from vqscale.plan.grid_points import GridPoint, Resolver, grid_point, grid_settings, seeds_of, where
 from vqscale.plan.task import training_tokens
 from vqscale.results.result import Result
-from vqscale.study.design import Codebook, Context, Design, Isoflop, Ladder
+from vqscale.study.design import CodebookDesign, ContextDesign, Design, IsoflopDesign, LadderDesign
 from vqscale.study.model import QUANTISED
 from vqscale.study.trial import Trial
 
@@ -110,9 +110,9 @@ def expand_design(resolver: Resolver, design: Design, *, source: str, results: M
             dropped.append(_drop(design, request, str(error)))
         except StudyError as error:
             raise StudyError(f"{source}: {error}{where(request.settings)}") from error
-    if isinstance(design, Ladder):
+    if isinstance(design, LadderDesign):
         _require_ascending(design, candidates, source)
-    if isinstance(design, Isoflop) and design.per_budget is not None:
+    if isinstance(design, IsoflopDesign) and design.per_budget is not None:
         return _around_optimum(design, candidates, dropped, results)
     notes = _notes(resolver, design)
     selected = [_select(design, one, trial) for one in candidates for trial in one.trials]
@@ -121,13 +121,13 @@ def expand_design(resolver: Resolver, design: Design, *, source: str, results: M
 
 def _requests(design: Design) -> Iterator[_Request]:
     """Every point of a design, axes outermost and sizes innermost."""
-    for axes in grid(design.axes):
-        if isinstance(design, Isoflop):
+    for axes in grid_settings(design.axes):
+        if isinstance(design, IsoflopDesign):
             for budget in sorted(design.budgets):
                 seeds = design.smallest_budget_seeds if budget == min(design.budgets) else None
                 for size in design.sizes:
                     yield _Request(settings=axes | {"model.preset": size}, budget=budget, seeds=seeds)
-        elif isinstance(design, Ladder):
+        elif isinstance(design, LadderDesign):
             for size in design.sizes:
                 for multiple in design.tokens_per_parameter:
                     yield _Request(settings=axes | {"model.preset": size}, multiple=multiple)
@@ -135,9 +135,9 @@ def _requests(design: Design) -> Iterator[_Request]:
             yield from _compared(design, axes)
 
 
-def _compared(design: Context | Codebook, axes: dict[str, Any]) -> Iterator[_Request]:
-    values = design.contexts if isinstance(design, Context) else design.codebook_sizes
-    axis = "train.context" if isinstance(design, Context) else "model.codebook_size"
+def _compared(design: ContextDesign | CodebookDesign, axes: dict[str, Any]) -> Iterator[_Request]:
+    values = design.contexts if isinstance(design, ContextDesign) else design.codebook_sizes
+    axis = "train.context" if isinstance(design, ContextDesign) else "model.codebook_size"
     for value in values:
         for size in design.sizes:
             settings = axes | {axis: value, "model.preset": size}
@@ -150,7 +150,7 @@ def _compared(design: Context | Codebook, axes: dict[str, Any]) -> Iterator[_Req
 def _candidate(resolver: Resolver, design: Design, request: _Request) -> _Candidate:
     """Raises GridPointError for a point that cannot be trained, StudyError for a mistake in the study."""
     point = grid_point(resolver.study, request.settings)
-    if isinstance(design, Codebook) and point["model"].get("arch") not in QUANTISED:
+    if isinstance(design, CodebookDesign) and point["model"].get("arch") not in QUANTISED:
         raise GridPointError(f"model.arch: {point['model'].get('arch')} has no codebook")
     model = resolver.model(point, frozenset(request.settings))
     train = {key: value for key, value in resolver.train(point, model).items() if key != "tokens"}
@@ -204,7 +204,7 @@ def _whole(train: dict[str, Any], key: str) -> int:
     return value
 
 
-def _require_ascending(design: Ladder, candidates: list[_Candidate], source: str) -> None:
+def _require_ascending(design: LadderDesign, candidates: list[_Candidate], source: str) -> None:
     """Raises StudyError unless the sizes of every architecture stand in ascending N: the last ones are held out."""
     rows: dict[str, dict[str, int]] = {}
     for one in candidates:
@@ -215,7 +215,7 @@ def _require_ascending(design: Ladder, candidates: list[_Candidate], source: str
 
 
 def _around_optimum(
-    design: Isoflop, candidates: list[_Candidate], dropped: list[Dropped], results: Mapping[str, Result | None]
+    design: IsoflopDesign, candidates: list[_Candidate], dropped: list[Dropped], results: Mapping[str, Result | None]
 ) -> Expanded:
     """At every budget the sizes nearest to the expected optimum; what was trained elsewhere on the grid stays."""
     selected: list[Selected] = []
@@ -241,7 +241,7 @@ def _around_optimum(
     return Expanded(selected=selected, dropped=dropped, notes=notes)
 
 
-def _centre(design: Isoflop, budget: float, kin: list[_Candidate], results: Mapping[str, Result | None]) -> Centre:
+def _centre(design: IsoflopDesign, budget: float, kin: list[_Candidate], results: Mapping[str, Result | None]) -> Centre:
     """The expected optimum of one budget for one family, `kin` being its grid points at every budget."""
     if design.recentre:
         trained: dict[float, dict[float, float]] = {}
@@ -264,7 +264,7 @@ def _mean_loss(one: _Candidate, results: Mapping[str, Result | None]) -> float |
 
 
 def _notes(resolver: Resolver, design: Design) -> list[str]:
-    if isinstance(design, Context) and resolver.study.train.get("evaluation_context") is None:
+    if isinstance(design, ContextDesign) and resolver.study.train.get("evaluation_context") is None:
         return [
             "context: every T is evaluated on the same held-out text, cut into sequences of its own length: compare"
             " losses at the same positions. To have all models read the longest sequences, with carried state beyond"
@@ -274,7 +274,7 @@ def _notes(resolver: Resolver, design: Design) -> list[str]:
 
 
 def _select(design: Design, one: _Candidate, trial: Trial) -> Selected:
-    stage = one.request.budget if isinstance(design, Isoflop) and design.staged else None
+    stage = one.request.budget if isinstance(design, IsoflopDesign) and design.staged else None
     return Selected(trial=trial, origins=(design.type,), budget=one.request.budget, stage=stage)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vqscale.errors import StudyError
 from vqscale.plan.designs import Dropped, Selected, expand_design
-from vqscale.plan.grid_points import Resolver, grid, grid_point, seeds_of, where
+from vqscale.plan.grid_points import Resolver, grid_point, grid_settings, seeds_of, where
 from vqscale.plan.recipe import recipe_notes
 from vqscale.plan.task import cut_notes
 from vqscale.results.result import Result
@@ -56,7 +56,7 @@ def _swept(resolver: Resolver, source: str) -> list[Selected]:
     """The trials of the sweep, in which a point that cannot be trained is a mistake."""
     found = []
     for axes in resolver.study.sweep:
-        for settings in grid(axes):
+        for settings in grid_settings(axes):
             point = grid_point(resolver.study, settings)
             try:
                 model = resolver.model(point, frozenset(settings))

@@ -12,7 +12,7 @@ from vqscale.data.corpora import resolve_corpus
 from vqscale.data.corpus import open_corpus
 from vqscale.data.labelled.corpus import LabelledCorpus
 from vqscale.errors import StudyError
-from vqscale.plan.check import GridPointError, check, check_length
+from vqscale.plan.check import GridPointError, check_length, check_trial
 from vqscale.plan.recipe import with_recipe
 from vqscale.plan.task import OWN_SETTINGS, AnyCorpus, check_corpus, check_keys, classifier
 from vqscale.study.design import Axes
@@ -24,7 +24,7 @@ GridPoint = dict[str, dict[str, Any]]
 """Settings by section: `model`, `train`, `data`."""
 
 
-def grid(axes: Axes) -> Iterator[dict[str, Any]]:
+def grid_settings(axes: Axes) -> Iterator[dict[str, Any]]:
     """Every combination of the values of `axes`, by dotted path; one empty one for no axes."""
     for values in itertools.product(*axes.values()):
         yield dict(zip(axes, values, strict=True))
@@ -42,7 +42,7 @@ def grid_point(study: Study, settings: dict[str, Any]) -> GridPoint:
 def grid_points(study: Study) -> Iterator[tuple[GridPoint, frozenset[str]]]:
     """Every point of the sweep, with the axes that were set by the sweep."""
     for axes in study.sweep:
-        for settings in grid(axes):
+        for settings in grid_settings(axes):
             yield grid_point(study, settings), frozenset(settings)
 
 
@@ -130,7 +130,7 @@ class Resolver:
             corpus=uri,
             corpus_fingerprint=corpus.fingerprint,
         )
-        check(trial, self.study)
+        check_trial(trial, self.study)
         if not isinstance(corpus, LabelledCorpus):
             check_length(trial.train, corpus)
         return trial

@@ -10,7 +10,7 @@ from vqscale.laws.io.schema import Fit
 from vqscale.plan.plan import PlannedTrial
 
 
-def foresee(planned: Iterable[PlannedTrial], fits: Sequence[Fit], known: Sequence[Prediction]) -> list[Prediction]:
+def predict_pending(planned: Iterable[PlannedTrial], fits: Sequence[Fit], known: Sequence[Prediction]) -> list[Prediction]:
     """A prediction for every trial without a record, by every law in N and D that was fitted to runs of its kind.
 
     `known`: what is registered already; a law registers nothing twice that it has said before in the same words.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from vqscale import storage
 from vqscale.costing.machine_peak import processor_peak_flops
-from vqscale.costing.trial_cost import UNMEASURED_SHARE, Cost, measured_speed, trial_cost
+from vqscale.costing.trial_cost import UNMEASURED_SHARE, TrialCost, measured_speed, trial_cost
 from vqscale.errors import StudyError
 from vqscale.plan.designs import DONE, Dropped
 from vqscale.plan.expand import expand
@@ -20,7 +20,7 @@ from vqscale.study.trial import Trial
 @dataclass(frozen=True, kw_only=True)
 class PlannedTrial:
     trial: Trial
-    cost: Cost
+    cost: TrialCost
     result: Result | None
     """The record of an earlier run; a failed one is trained again."""
     origins: tuple[str, ...] = ("sweep",)
@@ -42,7 +42,7 @@ class PlannedTrial:
         return self.sharing.shared_steps if self.sharing else 0
 
     @property
-    def cost_to_train(self) -> Cost:
+    def cost_to_train(self) -> TrialCost:
         """`cost`, which is of the whole horizon, without the updates that it takes over."""
         return self.cost.part(1 - self.shared_steps / self.cost.steps) if self.shared_steps else self.cost
 
@@ -64,8 +64,8 @@ class Plan:
     def queue(self) -> list[PlannedTrial]:
         """The pending trials in the order in which they are given to the cluster.
 
-        First the shortest trial of every trunk, then the next horizon of each, so that a trial seldom starts before the
-        one that it goes on from is past its stable part; within a turn long ones first, so that the lanes end together.
+        First the shortest trial of every shared prefix, then the next longer of each, so that a trial seldom starts
+        before the one that it continues from is past its stable part; within a turn long ones first, so that the lanes end together.
         """
         return sorted(self.pending, key=lambda one: (one.sharing.turn if one.sharing else 0, -one.cost_to_train.flops))
 

@@ -7,7 +7,7 @@ from vqscale.costing.counts import parameters_non_embedding
 from vqscale.errors import StudyError
 from vqscale.study.model import ModelConfig
 from vqscale.study.recipe import Recipe, RecipeLaw, RecipeRule
-from vqscale.study.trial import Trial, count
+from vqscale.study.trial import Trial, short_count
 
 OWN_AXIS = "or set train.lr of these grid points by an axis of sweep or design"
 
@@ -75,10 +75,10 @@ def _rule_notes(recipe: Recipe, rule: RecipeRule, trials: list[Trial]) -> list[s
         notes.append(f"{head}: batch = {formula(rule.batch_tokens)} tokens, rounded to whole sequences.")
     sizes = sorted({parameters_non_embedding(trial.model) for trial in trials})
     for n in [n for n in (sizes[0], sizes[-1]) if law.beyond(n) > 1]:
-        end = f"above the largest size tuned ({count(law.largest)})"
+        end = f"above the largest size tuned ({short_count(law.largest)})"
         if n < law.smallest:
-            end = f"below the smallest size tuned ({count(law.smallest)})"
-        notes.append(f"{head}: N = {count(n)} is {law.beyond(n):.3g} times {end}: its lr is extrapolated.")
+            end = f"below the smallest size tuned ({short_count(law.smallest)})"
+        notes.append(f"{head}: N = {short_count(n)} is {law.beyond(n):.3g} times {end}: its lr is extrapolated.")
     batches = sorted({trial.train.batch_tokens for trial in trials})
     if rule.batch_tokens is None and (others := set(batches) - {one.batch_tokens for one in tuned}):
         known = ", ".join(map(str, sorted({one.batch_tokens for one in tuned})))
@@ -89,7 +89,7 @@ def _rule_notes(recipe: Recipe, rule: RecipeRule, trials: list[Trial]) -> list[s
 
 def formula(law: RecipeLaw) -> str:
     """A law as people write it, with the interval of its exponent where there is one."""
-    text = f"{law.reference:.4g} (N / {count(law.reference_n)})^{law.exponent:.3f}"
+    text = f"{law.reference:.4g} (N / {short_count(law.reference_n)})^{law.exponent:.3f}"
     return text if law.low90 is None else f"{text} (exponent {law.low90:.2f} to {law.high90:.2f}, 90 %)"
 
 

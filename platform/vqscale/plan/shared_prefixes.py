@@ -1,8 +1,8 @@
-"""Which updates of a study are trained once for several horizons, and in what order so that they are.
+"""Which updates of a study are trained once for several token budgets, and the order of trials that makes it possible.
 
-Trials of one trunk (`Trial.trunk`) are queued in ascending horizon: each goes on from the checkpoint that the one
-before it left where its decay began. Nothing waits for that: a trial that starts before the checkpoint is there trains
-all of its updates itself, with the same outcome.
+Trials of one prefix (`Trial.shared_prefix`) are queued from the fewest training tokens to the most: each continues from
+the checkpoint that the one before it left where its decay began. Nothing waits for that checkpoint: a trial that starts
+before it exists trains all of its updates itself, with the same outcome.
 """
 
 import itertools
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vqscale.study.fingerprint import fingerprint
-from vqscale.study.shared_prefix import Trunk, branch_step, trunk_folder
+from vqscale.study.shared_prefix import SharedPrefix, branch_off_step, prefix_folder
 from vqscale.study.spec import Study
-from vqscale.study.trial import HORIZON, Trial
+from vqscale.study.trial import TOKEN_BUDGET_FIELDS, Trial
 from vqscale.train import checkpoint_files
 
 
@@ -20,46 +20,46 @@ from vqscale.train import checkpoint_files
 class Sharing:
     """What a trial that is still to be trained has in common with others."""
 
-    trunk: Trunk
+    prefix: SharedPrefix
     shared_steps: int
-    """Updates that it takes over, if the trials of its trunk are trained one after another."""
+    """Updates that it takes over, if the trials of its prefix are trained one after another."""
     turn: int
     """Its place among those trials; 0 is the shortest."""
 
 
 def sharing(trials: Iterable[Trial], study: Study) -> dict[str, Sharing]:
-    """Of the wsd trials among `trials`, which are all that is left to train, by trial id."""
+    """By trial id, what the WSD trials among `trials` share; `trials` are all that are left to train."""
     found: dict[str, Sharing] = {}
-    for kin in _grouped((one.trunk, one) for one in trials if one.trunk is not None).values():
-        ordered = sorted(kin, key=lambda one: (_leaves(one, study), one.train.tokens))
-        folder = trunk_folder(study.folder, kin[0])
+    for kin in _grouped((one.shared_prefix, one) for one in trials if one.shared_prefix is not None).values():
+        ordered = sorted(kin, key=lambda one: (_branch_off(one, study), one.train.tokens))
+        folder = prefix_folder(study.folder, kin[0])
         there = checkpoint_files.steps(folder)
         for turn, one in enumerate(ordered):
-            before = [*there, *(_leaves(other, study) for other in ordered[:turn])]
+            before = [*there, *(_branch_off(other, study) for other in ordered[:turn])]
             shared = max((step for step in before if step <= one.train.decay_start), default=0)
-            keep = turn + 1 < len(ordered) and _leaves(one, study) > 0
-            found[one.id] = Sharing(trunk=Trunk(folder=folder, keep=keep), shared_steps=shared, turn=turn)
+            keep = turn + 1 < len(ordered) and _branch_off(one, study) > 0
+            found[one.id] = Sharing(prefix=SharedPrefix(folder=folder, keep=keep), shared_steps=shared, turn=turn)
     return found
 
 
 def warmup_notes(trials: Iterable[Trial]) -> list[str]:
-    """What keeps wsd trials apart that differ in nothing but the horizon: a warm-up that is a share of it."""
-    kin = _grouped((_but_for_the_horizon(one), one) for one in trials if one.trunk is not None)
-    apart = [row for row in kin.values() if len({one.trunk for one in row}) > 1]
+    """Notes on WSD trials that differ only in their training tokens but share nothing: their warm-up is a share."""
+    kin = _grouped((_without_token_budget(one), one) for one in trials if one.shared_prefix is not None)
+    apart = [row for row in kin.values() if len({one.shared_prefix for one in row}) > 1]
     if not apart:
         return []
     return [
-        f"wsd: {sum(map(len, apart))} trials differ only in their horizon but share no updates: their warm-ups take"
-        " different numbers of updates. Give the warm-up in train.warmup_tokens."
+        f"wsd: {sum(map(len, apart))} trials differ only in their training tokens but share no updates: their warm-ups"
+        " take different numbers of updates. Give the warm-up in train.warmup_tokens."
     ]
 
 
-def _leaves(trial: Trial, study: Study) -> int:
-    return branch_step(trial.train, study.run.log_every)
+def _branch_off(trial: Trial, study: Study) -> int:
+    return branch_off_step(trial.train, study.run.log_every)
 
 
-def _but_for_the_horizon(trial: Trial) -> str:
-    common = trial.train.model_dump(exclude=set(HORIZON))
+def _without_token_budget(trial: Trial) -> str:
+    common = trial.train.model_dump(exclude=set(TOKEN_BUDGET_FIELDS))
     return fingerprint({"model": trial.model, "train": common, "corpus": trial.corpus_fingerprint})
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from vqscale.study.frozen import Frozen
 
@@ -66,8 +66,8 @@ class Result(Frozen):
     decay: float | None = None
     """Share of the horizon in which the rate of wsd falls; None for the others, which fall all the way."""
     shared_steps: int = 0
-    """Updates taken over from a shorter trial of the same trunk, not trained by this one."""
-    trunk: str | None = None
+    """Updates taken over from a shorter trial with the same shared prefix, not trained by this one."""
+    shared_prefix: str | None = Field(default=None, validation_alias=AliasChoices("shared_prefix", "trunk"))
     """Fingerprint of the updates before the decay, the same for all horizons of one wsd run; None for others."""
     setup: str | None = None
     """Fingerprint of all but the seed; None in records from before it was kept."""

@@ -20,11 +20,13 @@ from vqscale import storage
 from vqscale.errors import StorageError
 from vqscale.results.result import Result
 
-NESTED = (
+RESULT_JSON_COLUMNS = (
     *("parameter_groups", "flops_groups", "loss_by_position", "confusion", "class_names"),
     *("accuracy_by_length", "accuracy_by_distance", "versions"),
 )
 """Columns that hold JSON text in the file."""
+RENAMED_COLUMNS = {"trunk": "shared_prefix"}
+"""Columns of tables that earlier versions wrote, by old name: `read_table` gives them their new name."""
 
 
 def write_table(results: Sequence[Result], uri: str) -> None:
@@ -50,7 +52,7 @@ def read_table(uri: str) -> pd.DataFrame:
     data = io.BytesIO(storage.read_bytes(uri))
     try:
         frame = pd.read_parquet(data) if suffix == "parquet" else _read_csv(data)
-        return _decode(frame)
+        return _decode(_with_new_names(frame))
     except (ValueError, pa.ArrowException, UnicodeDecodeError) as error:
         raise StorageError(f"{uri}: not a readable {suffix} table ({error})") from error
 
@@ -90,7 +92,7 @@ def _arrow(results: Sequence[Result]) -> pa.Table:
     schema = pa.schema([(name, _arrow_type(name)) for name in Result.model_fields])
     rows = [result.model_dump(mode="json") for result in results]
     for row in rows:
-        row.update({name: json.dumps(row[name], allow_nan=False) for name in NESTED if row[name] is not None})
+        row.update({name: json.dumps(row[name], allow_nan=False) for name in RESULT_JSON_COLUMNS if row[name] is not None})
     return pa.Table.from_pylist(rows, schema=schema)
 
 
@@ -114,14 +116,19 @@ def _nullable(kind: pa.DataType) -> Any:
 
 def _read_csv(data: io.BytesIO) -> pd.DataFrame:
     known = {name: object for name in Result.model_fields if _scalar_type(name) is str}
+    known |= {old: object for old, new in RENAMED_COLUMNS.items() if new in known}
     frame = pd.read_csv(data, keep_default_na=False, na_values=[""], dtype=known)
     for name in frame.columns.intersection(list(known)):
         frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
     return frame
 
 
+def _with_new_names(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.rename(columns={old: new for old, new in RENAMED_COLUMNS.items() if new not in frame})
+
+
 def _decode(frame: pd.DataFrame) -> pd.DataFrame:
-    for name in frame.columns.intersection(list(NESTED)):
+    for name in frame.columns.intersection(list(RESULT_JSON_COLUMNS)):
         frame[name] = [json.loads(text) if isinstance(text, str) else text for text in frame[name]]
     return frame
 

@@ -11,9 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from vqscale.study.frozen import Frozen
 
 Axes = dict[str, list[Any]]
-Budget = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+TrainingFlops = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """Training FLOPs of one run."""
-Tokens = Annotated[int, Field(gt=0)]
+TokenCount = Annotated[int, Field(gt=0)]
 
 HOLD_OUT_MARGIN = 0.97
 """Runs from this share of the smallest held-out budget on are held out: horizons are whole updates, so that a run's
@@ -48,11 +48,11 @@ class _Design(Frozen):
         return self
 
 
-class Isoflop(_Design):
+class IsoflopDesign(_Design):
     """Equal-compute rows: at every budget the sizes around the expected optimum, each trained for the whole budget."""
 
     type: Literal["isoflop"]
-    budgets: list[Budget] = Field(min_length=1)
+    budgets: list[TrainingFlops] = Field(min_length=1)
     per_budget: int | None = Field(default=None, ge=3)
     """Sizes of one budget: those nearest, in log N, to the expected optimum; None: all."""
     tokens_per_parameter: float = Field(default=20.0, gt=0)
@@ -70,7 +70,7 @@ class Isoflop(_Design):
         return _distinct(budgets)
 
     @model_validator(mode="after")
-    def _some_budget_is_fitted(self) -> "Isoflop":
+    def _some_budget_is_fitted(self) -> "IsoflopDesign":
         if self.hold_out >= len(self.budgets):
             raise ValueError(f"hold_out {self.hold_out} leaves no budget of {len(self.budgets)} to fit")
         return self
@@ -86,7 +86,7 @@ class Isoflop(_Design):
         return HOLD_OUT_MARGIN * sorted(self.budgets)[-self.hold_out] if self.hold_out else None
 
 
-class Ladder(_Design):
+class LadderDesign(_Design):
     """Sizes x tokens per parameter; the largest rungs are held out."""
 
     type: Literal["ladder"]
@@ -101,7 +101,7 @@ class Ladder(_Design):
         return _distinct(multiples)
 
     @model_validator(mode="after")
-    def _some_size_is_fitted(self) -> "Ladder":
+    def _some_size_is_fitted(self) -> "LadderDesign":
         if self.hold_out >= len(self.sizes):
             raise ValueError(f"hold_out {self.hold_out} leaves no size of {len(self.sizes)} to fit")
         return self
@@ -115,8 +115,8 @@ class Ladder(_Design):
 class _Compared(_Design):
     """Models compared at equal compute (`budgets`) and at equal tokens (`tokens`)."""
 
-    budgets: list[Budget] = Field(default_factory=list)
-    tokens: list[Tokens] = Field(default_factory=list)
+    budgets: list[TrainingFlops] = Field(default_factory=list)
+    tokens: list[TokenCount] = Field(default_factory=list)
 
     @field_validator("budgets", "tokens")
     @classmethod
@@ -130,7 +130,7 @@ class _Compared(_Design):
         return self
 
 
-class Context(_Compared):
+class ContextDesign(_Compared):
     """Context lengths T at equal compute and at equal tokens."""
 
     type: Literal["context"]
@@ -143,7 +143,7 @@ class Context(_Compared):
         return _distinct(contexts)
 
 
-class Codebook(_Compared):
+class CodebookDesign(_Compared):
     """Codebook sizes S at equal compute (and, where asked, at equal tokens)."""
 
     type: Literal["codebook"]
@@ -156,7 +156,7 @@ class Codebook(_Compared):
         return _distinct(sizes)
 
 
-Design = Annotated[Isoflop | Ladder | Context | Codebook, Field(discriminator="type")]
+Design = Annotated[IsoflopDesign | LadderDesign | ContextDesign | CodebookDesign, Field(discriminator="type")]
 
 
 def _distinct(values: list[Any]) -> list[Any]:

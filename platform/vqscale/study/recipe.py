@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from vqscale.study.frozen import Frozen
 from vqscale.study.model import Arch, Head, ModelConfig
 
-DIGITS = 4
+RATE_DIGITS = 4
 """Significant digits of a resolved learning rate. Powers differ in the last bit between machines; a trial's identity,
 which holds the resolved number, must not."""
 
@@ -108,7 +108,7 @@ class RecipeRule(Frozen):
 
     def learning_rate(self, n: int) -> float:
         assert self.lr is not None, f"{self.name} has no law: {self.refused}"
-        return float(f"{self.lr.at(n):.{DIGITS}g}")
+        return float(f"{self.lr.at(n):.{RATE_DIGITS}g}")
 
     def batch(self, n: int, unit: int) -> int | None:
         """Tokens of one update, the multiple of `unit` nearest to the law; None where the batch was not tuned."""

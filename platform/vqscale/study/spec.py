@@ -9,7 +9,15 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from vqscale import storage
 from vqscale.errors import StudyError
-from vqscale.study.design import HOLD_OUT_MARGIN, Axes, Codebook, Context, Design, Isoflop, Ladder
+from vqscale.study.design import (
+    HOLD_OUT_MARGIN,
+    Axes,
+    CodebookDesign,
+    ContextDesign,
+    Design,
+    IsoflopDesign,
+    LadderDesign,
+)
 from vqscale.study.frozen import Frozen
 from vqscale.study.recipe import Recipe
 from vqscale.study.trial import Task, TrainConfig
@@ -178,14 +186,14 @@ class Study(Frozen):
     @property
     def budgets(self) -> list[float]:
         """Training FLOPs at which the designs compare runs, each once, ascending."""
-        compared = [design for design in self.design if isinstance(design, Isoflop | Context | Codebook)]
+        compared = [design for design in self.design if isinstance(design, IsoflopDesign | ContextDesign | CodebookDesign)]
         return sorted({budget for design in compared for budget in design.budgets})
 
     @property
     def hold_out_from(self) -> float | None:
         """Training FLOPs from which runs are held out of fits: 0.97 of the smallest budget that an isoflop design
         holds out; None where none does. A ladder holds out sizes: see `hold_out_from_runs`."""
-        limits = [design.hold_out_from for design in self.design if isinstance(design, Isoflop)]
+        limits = [design.hold_out_from for design in self.design if isinstance(design, IsoflopDesign)]
         return min((limit for limit in limits if limit is not None), default=None)
 
     def hold_out_from_runs(self, runs: Iterable[tuple[str | None, float, float]]) -> float | None:
@@ -194,7 +202,7 @@ class Study(Frozen):
         `runs`: preset, D / N (N without embeddings) and training FLOPs of every run. A rung is held out by the FLOPs of
         its cheapest run, so that the longest runs of smaller rungs, where they cost more, are held out with it.
         """
-        ladders = [design for design in self.design if isinstance(design, Ladder)]
+        ladders = [design for design in self.design if isinstance(design, LadderDesign)]
         limits = [
             HOLD_OUT_MARGIN * flops
             for preset, multiple, flops in runs

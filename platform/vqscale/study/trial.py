@@ -15,8 +15,8 @@ EngineName = Literal["plain", "deepspeed"]
 Task = Literal["language", "classification"]
 Schedule = Literal["cosine", "linear", "wsd"]
 _SHORT = {"transformer_vq": "vq", "transformer_full": "full", "transformer_window": "window"}
-HORIZON = ("tokens", "warmup", "warmup_tokens", "decay")
-"""Fields in which trials of one trunk may differ, as long as their warm-ups take equally many updates."""
+TOKEN_BUDGET_FIELDS = ("tokens", "warmup", "warmup_tokens", "decay")
+"""Fields in which trials of one shared prefix may differ, as long as their warm-ups take equally many updates."""
 
 
 class TrainConfig(Frozen):
@@ -140,11 +140,11 @@ class Trial(Frozen):
         return fingerprint({"model": self.model, "train": train, "corpus": self.corpus_fingerprint})
 
     @cached_property
-    def trunk(self) -> str | None:
+    def shared_prefix(self) -> str | None:
         """Fingerprint of the updates before the decay, the same for all wsd trials that have them; None for others."""
         if self.train.schedule != "wsd":
             return None
-        common = {key: value for key, value in self.train.identity().items() if key not in HORIZON}
+        common = {key: value for key, value in self.train.identity().items() if key not in TOKEN_BUDGET_FIELDS}
         common |= {"warmup_steps": self.train.warmup_steps}
         return fingerprint({"model": self.model, "train": common, "corpus": self.corpus_fingerprint})
 
@@ -169,11 +169,11 @@ class Trial(Frozen):
         parts = [kind, model.variant, model.head if model.head not in (None, "shga") else None]
         parts += [self.preset or f"d{model.d_model}x{model.n_layer}"]
         parts += [f"S{model.codebook_size}" if model.codebook_size else None]
-        parts += [f"T{train.context}", f"D{count(train.tokens)}", f"seed{train.seed}"]
+        parts += [f"T{train.context}", f"D{short_count(train.tokens)}", f"seed{train.seed}"]
         return "-".join(part for part in parts if part)
 
 
-def count(number: float) -> str:
+def short_count(number: float) -> str:
     """A count for people: 1536 -> '1.54k', 1000000 -> '1M'."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:

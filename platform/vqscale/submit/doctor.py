@@ -26,7 +26,7 @@ from vqscale.plan.plan import plan
 from vqscale.study.spec import Study, load_study
 from vqscale.track.tracker import check_reachable
 
-State = Literal["ok", "warning", "broken"]
+CheckState = Literal["ok", "warning", "broken"]
 GIB = 2**30
 LITTLE_DISK = 5 * GIB
 LITTLE_MEMORY = 2 * GIB
@@ -55,7 +55,7 @@ class Check:
     """One thing that was looked at."""
 
     name: str
-    state: State
+    state: CheckState
     found: str
     mend: str | None = None
 

@@ -24,7 +24,7 @@ from vqscale.errors import ClusterError, StudyError
 from vqscale.study.spec import Study, load_study
 from vqscale.submit.package import build_wheel
 
-ANSWER_SECONDS = 15
+DASHBOARD_TIMEOUT_SECONDS = 15
 ENTRYPOINT = "python -m vqscale run study.yaml --address auto"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -74,7 +74,7 @@ def submit(
     submitted once more, under a numbered id; what it has trained is kept.
     Raises StudyError for a study that cannot travel or is there already, ClusterError when nothing answers.
     """
-    study = travelling(load_study(path), source=path, shared=shared_storage or _is_this_machine(address))
+    study = study_for_cluster(load_study(path), source=path, shared=shared_storage or _is_this_machine(address))
     client = _client(address, token)
     submission_id = _free_id(client, job_id(path), again)
     with tempfile.TemporaryDirectory(prefix="vqscale-submit-") as folder:
@@ -129,7 +129,7 @@ def job_id(path: str) -> str:
     return f"{load_study(path).study}-{digest[:8]}"
 
 
-def travelling(study: Study, *, source: str, shared: bool) -> Study:
+def study_for_cluster(study: Study, *, source: str, shared: bool) -> Study:
     """The study as the cluster is to run it: local paths made absolute.
 
     Raises StudyError for a local path when the cluster does not share this machine's files.
@@ -216,10 +216,10 @@ def _client(address: str, token: str | None) -> Any:
 
 def _check_answers(address: str, headers: dict[str, str]) -> None:
     try:
-        answer = requests.get(f"{address}/api/jobs/", headers=headers, timeout=ANSWER_SECONDS)
+        answer = requests.get(f"{address}/api/jobs/", headers=headers, timeout=DASHBOARD_TIMEOUT_SECONDS)
     except requests.RequestException as error:
         raise ClusterError(
-            f"--address {address}: no Ray cluster answers there within {ANSWER_SECONDS} s ({type(error).__name__})."
+            f"--address {address}: no Ray cluster answers there within {DASHBOARD_TIMEOUT_SECONDS} s ({type(error).__name__})."
             " Check the address and the port of the dashboard (8265 unless it was changed), and that it is reachable"
             " from here: `ray start --head --dashboard-host=0.0.0.0`, or an ssh tunnel."
         ) from error

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 DISTRIBUTION = "vqscale"
-PACKAGES = ("vqscale", "vqkernels")
+WHEEL_PACKAGES = ("vqscale", "vqkernels")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time a zip entry can bear: one for all, so that equal files give equal bytes."""
 _LEFT_OUT = {"__pycache__"}
@@ -48,7 +48,7 @@ def build_wheel(folder: str | Path) -> Path:
 def _package_files() -> list[tuple[str, Path]]:
     """Archive name and path of every file of the two packages, data files included, in a fixed order."""
     found = []
-    for package in PACKAGES:
+    for package in WHEEL_PACKAGES:
         spec = importlib.util.find_spec(package)
         assert spec is not None, f"{package} is not importable"
         assert spec.origin is not None, f"{package} is a namespace, not a package"

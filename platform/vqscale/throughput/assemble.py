@@ -11,7 +11,7 @@ from vqscale.study.model import HEADED
 from vqscale.study.throughput_study import ThroughputStudy
 from vqscale.throughput.measurement import OK, Measurement
 from vqscale.throughput.plan import Cell, Refused, ThroughputPlan
-from vqscale.throughput.table import BASELINES, COMPANY, Row, frame
+from vqscale.throughput.table import BASELINES, ROUND_COLUMNS, ThroughputRow, throughput_frame
 
 JOULES_PER_KWH = 3.6e6
 
@@ -20,7 +20,7 @@ def make_table(plan: ThroughputPlan, measured: dict[str, Measurement]) -> pd.Dat
     """One row a cell: what was measured and what follows from it, then the cells that planning refused."""
     rows = [_row(plan.study, cell, one.id(cell), measured[one.id(cell)]) for one in plan.rounds for cell in one.cells]
     rows += [_refused_row(plan.study, refused) for refused in plan.refused]
-    return frame(_with_ratios(rows))
+    return throughput_frame(_with_ratios(rows))
 
 
 def cost_per_billion(seconds_per_token: float, price_per_hour: float) -> float:
@@ -32,10 +32,10 @@ def kwh_per_billion(joules_per_token: float) -> float:
     return joules_per_token * 1e9 / JOULES_PER_KWH
 
 
-def _row(study: ThroughputStudy, cell: Cell, cell_id: str, measured: Measurement) -> Row:
+def _row(study: ThroughputStudy, cell: Cell, cell_id: str, measured: Measurement) -> ThroughputRow:
     model = cell.model
     flops = sum(flops_per_token(model, cell.context, sequences=cell.batch).values())
-    return Row(
+    return ThroughputRow(
         study=study.study,
         cell_id=cell_id,
         arch=model.arch,
@@ -111,9 +111,9 @@ def _expense(study: ThroughputStudy, cell: Cell, measured: Measurement) -> dict[
     return values
 
 
-def _refused_row(study: ThroughputStudy, refused: Refused) -> Row:
+def _refused_row(study: ThroughputStudy, refused: Refused) -> ThroughputRow:
     settings = refused.settings
-    return Row(
+    return ThroughputRow(
         study=study.study,
         cell_id=None,
         **settings.model_dump(include={"arch", "preset", "codebook_size", "block_length", "context", "precision"}),
@@ -141,12 +141,12 @@ def _refused_row(study: ThroughputStudy, refused: Refused) -> Row:
     )
 
 
-def _with_ratios(rows: Sequence[Row]) -> list[Row]:
+def _with_ratios(rows: Sequence[ThroughputRow]) -> list[ThroughputRow]:
     ran = [row for row in rows if row.status == OK]
     return [row.model_copy(update=_ratios(row, ran)) if row.status == OK else row for row in rows]
 
 
-def _ratios(row: Row, ran: Sequence[Row]) -> dict[str, float]:
+def _ratios(row: ThroughputRow, ran: Sequence[ThroughputRow]) -> dict[str, float]:
     values: dict[str, float] = {}
     for baseline in BASELINES:
         other = _baseline(row, baseline, ran)
@@ -159,8 +159,8 @@ def _ratios(row: Row, ran: Sequence[Row]) -> dict[str, float]:
     return values
 
 
-def _baseline(row: Row, arch: str, ran: Sequence[Row]) -> Row | None:
+def _baseline(row: ThroughputRow, arch: str, ran: Sequence[ThroughputRow]) -> ThroughputRow | None:
     """The row of a baseline in the same round; of several head types the row's own."""
-    same = [one for one in ran if one.arch == arch and all(getattr(one, key) == getattr(row, key) for key in COMPANY)]
+    same = [one for one in ran if one.arch == arch and all(getattr(one, key) == getattr(row, key) for key in ROUND_COLUMNS)]
     own = [one for one in same if one.head == row.head]
     return next(iter(own or same), None)

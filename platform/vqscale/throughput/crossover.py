@@ -9,7 +9,7 @@ Outside = Literal["below", "beyond"]
 """Not within the measured lengths: faster at the shortest already, or at the longest not yet."""
 
 
-class Point(NamedTuple):
+class RatioPoint(NamedTuple):
     """Speed of one model over that of another at one T: median, lowest and highest of the repeats."""
 
     context: int
@@ -42,7 +42,7 @@ class Crossover:
         return f"T = {self.at:,.0f} [{low}, {high}]"
 
 
-def crossover(points: Sequence[Point]) -> Crossover | None:
+def crossover(points: Sequence[RatioPoint]) -> Crossover | None:
     """Break-even of a ratio over T; None where it was measured nowhere."""
     if not points:
         return None

@@ -23,7 +23,7 @@ from vqscale.throughput.measurement import (
     OUT_OF_MEMORY,
     SKIPPED,
     Measurement,
-    present_versions,
+    current_versions,
     read_measurement,
     write_measurement,
 )
@@ -44,7 +44,7 @@ class Stepper(Protocol):
         """Train for so many updates, and wait until the device has done them."""
 
 
-class Laboratory(NamedTuple):
+class MeasurementTools(NamedTuple):
     """What a measurement is made with; tests put clocks and models of their own in."""
 
     open_cell: Callable[[Cell], Stepper] = TrainingCell
@@ -53,11 +53,11 @@ class Laboratory(NamedTuple):
     ceiling: Callable[[str, str], float] = matmul_ceiling
 
 
-Told = Callable[[Round, int, int], None]
+RoundCallback = Callable[[Round, int, int], None]
 """Progress: the round that is about to be measured, how many of them are done, how many there are."""
 Slow = dict[Cell, tuple[int, int]]
 """By curve: the shortest context length that was too slow, and the tokens of its step."""
-HERE = Laboratory()
+DEFAULT_TOOLS = MeasurementTools()
 WELL_OVER = 2
 """A warm-up that takes this many times the limit of an update, besides COMPILING_SECONDS, is not followed by one."""
 COMPILING_SECONDS = 60.0
@@ -76,8 +76,8 @@ def load_or_measure(
     folder: str,
     *,
     again: bool = False,
-    told: Told = lambda _round, _done, _total: None,
-    laboratory: Laboratory = HERE,
+    on_round: RoundCallback = lambda _round, _done, _total: None,
+    tools: MeasurementTools = DEFAULT_TOOLS,
 ) -> Measured:
     """The measurements of all cells: those that `folder` holds (unless `again`), the others made now and kept there.
 
@@ -92,8 +92,8 @@ def load_or_measure(
         for index, one in enumerate(plan.rounds):
             kept = None if again else _kept(one, folder)
             if kept is None:
-                told(one, index, len(plan.rounds))
-                kept = measure_round(one, slow, laboratory)
+                on_round(one, index, len(plan.rounds))
+                kept = measure_round(one, slow, tools)
                 now += len(kept)
                 for cell, measurement in zip(one.cells, kept, strict=True):
                     write_measurement(measurement, folder, one.id(cell))
@@ -133,19 +133,19 @@ class _Ready:
             self.joules += self._meter.joules() - before
 
 
-def measure_round(one: Round, slow: Slow, laboratory: Laboratory = HERE) -> list[Measurement]:
+def measure_round(one: Round, slow: Slow, tools: MeasurementTools = DEFAULT_TOOLS) -> list[Measurement]:
     """The cells of one round, in its order. `slow`: curves that took too long at a shorter context length.
 
     Memory that does not suffice and time that does not are measurements without a speed. The models are in memory
     together: their weights and moments, while activations come one after another.
     """
     device, study = one.cells[0].torch_device, one.study
-    peak = laboratory.ceiling(device.type, one.cells[0].precision)
-    meter = laboratory.open_meter(device)
+    peak = tools.ceiling(device.type, one.cells[0].precision)
+    meter = tools.open_meter(device)
     ready: dict[Cell, _Ready] = {}
     refused: dict[Cell, Measurement] = {}
     for cell in one.cells:
-        opened = _too_slow_before(cell, slow, study.seconds_per_cell) or _warm_up(cell, one, meter, laboratory, ready)
+        opened = _too_slow_before(cell, slow, study.seconds_per_cell) or _warm_up(cell, one, meter, tools, ready)
         if isinstance(opened, _Ready):
             ready[cell] = opened
         else:
@@ -157,7 +157,7 @@ def measure_round(one: Round, slow: Slow, laboratory: Laboratory = HERE) -> list
         _give_back(cell)
 
     seconds = alternate(
-        *(timed, study.repeats, laboratory.clock),
+        *(timed, study.repeats, tools.clock),
         budget=study.seconds_per_cell,
         is_result=is_out_of_memory,
         left_out=starve,
@@ -197,12 +197,12 @@ def _too_slow_before(cell: Cell, slow: Slow, limit: float) -> dict[str, Any] | N
 
 
 def _warm_up(
-    cell: Cell, one: Round, meter: Meter | None, laboratory: Laboratory, others: dict[Cell, _Ready]
+    cell: Cell, one: Round, meter: Meter | None, tools: MeasurementTools, others: dict[Cell, _Ready]
 ) -> _Ready | dict[str, Any]:
     """A model ready to be timed, or why it is not."""
     opened: _Ready | dict[str, Any] = {"status": _no_room(len(others))}
     try:
-        opened = _ready(laboratory.open_cell(cell), one, meter, laboratory.clock)
+        opened = _ready(tools.open_cell(cell), one, meter, tools.clock)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -243,7 +243,7 @@ def _measurement(cell: Cell, one: Round, **values: Any) -> Measurement:
         device=device_name(cell.torch_device),
         threads=threads(one.study),
         machine=_machine(),
-        versions=present_versions(),
+        versions=current_versions(),
         git=git_commit(),
         measured_at=utc_now(),
     )

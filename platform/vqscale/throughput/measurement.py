@@ -12,8 +12,8 @@ from vqscale.study.frozen import Frozen
 OK = "ok"
 OUT_OF_MEMORY = "out of memory"
 SKIPPED = "skipped: longer than"
-FOLDER = "throughput"
-SPEED_GIVING = ("torch", "triton", "vqscale")
+MEASUREMENTS_FOLDER = "throughput"
+SPEED_PACKAGES = ("torch", "triton", "vqscale")
 """Packages whose version may change a speed."""
 
 
@@ -51,7 +51,7 @@ def read_measurement(folder: str, cell_id: str) -> Measurement | None:
 
 
 @functools.cache
-def present_versions() -> dict[str, str]:
+def current_versions() -> dict[str, str]:
     """Versions of this process, Triton's among them where it is installed."""
     try:
         return provenance.versions() | {"triton": importlib.metadata.version("triton")}
@@ -59,15 +59,15 @@ def present_versions() -> dict[str, str]:
         return provenance.versions()
 
 
-def code_in_words(git: str | None, versions: Mapping[str, str]) -> str:
+def describe_code(git: str | None, versions: Mapping[str, str]) -> str:
     """The code of a measurement: its commit, and the versions that may change a speed."""
-    packages = [f"{name} {versions[name]}" for name in SPEED_GIVING if name in versions]
+    packages = [f"{name} {versions[name]}" for name in SPEED_PACKAGES if name in versions]
     return ", ".join([f"commit {git or 'unknown'}", *packages])
 
 
-def present_code() -> str:
-    return code_in_words(provenance.git_commit(), present_versions())
+def current_code() -> str:
+    return describe_code(provenance.git_commit(), current_versions())
 
 
 def _uri(folder: str, cell_id: str) -> str:
-    return storage.join(folder, FOLDER, f"{cell_id}.json")
+    return storage.join(folder, MEASUREMENTS_FOLDER, f"{cell_id}.json")

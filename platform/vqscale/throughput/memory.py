@@ -76,7 +76,7 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
     return [leaf.untyped_storage() for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu"]
 
 
-def room() -> float:
+def free_memory() -> float:
     """Bytes that tensors may still take on the CPU: a share of what the machine, or the container, has free."""
     free = psutil.virtual_memory().available
     try:

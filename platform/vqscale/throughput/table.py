@@ -15,27 +15,27 @@ from vqscale import storage
 from vqscale.errors import StorageError
 from vqscale.results.table import read_table
 from vqscale.study.frozen import Frozen
-from vqscale.throughput.crossover import Point, crossover
+from vqscale.throughput.crossover import RatioPoint, crossover
 from vqscale.throughput.measurement import OK
 
-PARQUET = "throughput.parquet"
-CSV = "throughput.csv"
+THROUGHPUT_PARQUET = "throughput.parquet"
+THROUGHPUT_CSV = "throughput.csv"
 BASELINES = ("transformer_full", "transformer")
 LINEAR = ("transformer_vq", "longvq", "gla", "transformer_window")
 """Architectures whose time a token does not grow with T: each is compared with the baselines."""
 ORDER = ("transformer_vq", *BASELINES, "longvq", "mega", "gla", "transformer_window")
 """Of curves on a page."""
-COMPANY = ["preset", "context", "batching", "precision", "device_kind"]
+ROUND_COLUMNS = ["preset", "context", "batching", "precision", "device_kind"]
 """What rows share that were timed in alternation."""
-CURVE = ["arch", "head", "codebook_size", "block_length", "backend"]
+CURVE_COLUMNS = ["arch", "head", "codebook_size", "block_length", "backend"]
 """What tells the curves over T of one comparison apart."""
-COMPARISON = ["preset", "batching", "precision", "device_kind"]
+COMPARISON_COLUMNS = ["preset", "batching", "precision", "device_kind"]
 """What the curves of one comparison share."""
-NESTED = ("step_seconds", "versions")
+THROUGHPUT_JSON_COLUMNS = ("step_seconds", "versions")
 """Columns that hold JSON text in the file."""
 
 
-class Row(Frozen):
+class ThroughputRow(Frozen):
     """One cell. What was not measured, or does not exist, is None."""
 
     study: str
@@ -101,30 +101,30 @@ class Row(Frozen):
     measured_at: str | None
 
 
-def write(table: pd.DataFrame, folder: str) -> None:
+def write_throughput_table(table: pd.DataFrame, folder: str) -> None:
     """Write both files to `folder`; lists and mappings are JSON text in them."""
-    encoded = table.assign(**{name: [json.dumps(value) for value in table[name]] for name in NESTED})
+    encoded = table.assign(**{name: [json.dumps(value) for value in table[name]] for name in THROUGHPUT_JSON_COLUMNS})
     arrow = pa.Table.from_pandas(encoded, schema=_schema(), preserve_index=False)
     buffer = io.BytesIO()
     pq.write_table(arrow, buffer)
     csv = arrow.to_pandas(types_mapper=lambda kind: pd.Int64Dtype() if pa.types.is_int64(kind) else None)
-    storage.write_text(storage.join(folder, CSV), csv.to_csv(index=False))
-    storage.write_bytes(storage.join(folder, PARQUET), buffer.getvalue())
+    storage.write_text(storage.join(folder, THROUGHPUT_CSV), csv.to_csv(index=False))
+    storage.write_bytes(storage.join(folder, THROUGHPUT_PARQUET), buffer.getvalue())
 
 
-def stored(folder: str) -> pd.DataFrame | None:
+def stored_throughput_table(folder: str) -> pd.DataFrame | None:
     """The table in `folder`, None where there is none.
 
     Raises StorageError for a file that is no such table, or one of another version.
     """
-    uri = storage.join(folder, PARQUET)
-    return read(uri) if storage.exists(uri) else None
+    uri = storage.join(folder, THROUGHPUT_PARQUET)
+    return read_throughput_table(uri) if storage.exists(uri) else None
 
 
-def read(uri: str) -> pd.DataFrame:
+def read_throughput_table(uri: str) -> pd.DataFrame:
     """The table of a .parquet or .csv file. Raises StorageError where it is no table of this version."""
     table = read_table(uri)
-    if missing := sorted(set(Row.model_fields) - set(table.columns)):
+    if missing := sorted(set(ThroughputRow.model_fields) - set(table.columns)):
         raise StorageError(
             f"{uri}: no throughput table of this version (without the column {missing[0]}). Measure again: vqscale"
             " throughput STUDY"
@@ -136,33 +136,33 @@ def crossovers(table: pd.DataFrame) -> pd.DataFrame:
     """Break-even of every linear-time curve with every baseline: columns of COMPARISON, CURVE, baseline, crossover."""
     found: list[dict[str, Any]] = []
     ran = table[table["arch"].isin(LINEAR) & (table["status"] == OK)]
-    for _, rows in ran.groupby([*COMPARISON, *CURVE], dropna=False, sort=False):
-        own = {name: rows[name].iloc[0] for name in (*COMPARISON, *CURVE)}
+    for _, rows in ran.groupby([*COMPARISON_COLUMNS, *CURVE_COLUMNS], dropna=False, sort=False):
+        own = {name: rows[name].iloc[0] for name in (*COMPARISON_COLUMNS, *CURVE_COLUMNS)}
         for baseline in BASELINES:
             at = crossover(ratio_points(rows, baseline))
             if at is not None:
                 found.append({**own, "baseline": baseline, "crossover": at})
-    return pd.DataFrame(found, columns=[*COMPARISON, *CURVE, "baseline", "crossover"])
+    return pd.DataFrame(found, columns=[*COMPARISON_COLUMNS, *CURVE_COLUMNS, "baseline", "crossover"])
 
 
-def ratio_points(curve: pd.DataFrame, baseline: str) -> list[Point]:
+def ratio_points(curve: pd.DataFrame, baseline: str) -> list[RatioPoint]:
     """The measured ratios of one curve to a baseline, by T."""
     name = f"ratio_to_{baseline}"
     rows = curve[curve[name].notna()].sort_values("context")
     columns = (rows[column].tolist() for column in ("context", name, f"{name}_low", f"{name}_high"))
-    return [Point(int(context), ratio, low, high) for context, ratio, low, high in zip(*columns, strict=True)]
+    return [RatioPoint(int(context), ratio, low, high) for context, ratio, low, high in zip(*columns, strict=True)]
 
 
-def frame(rows: Sequence[Row]) -> pd.DataFrame:
+def throughput_frame(rows: Sequence[ThroughputRow]) -> pd.DataFrame:
     """The rows as a table with the types that reading it back gives."""
     values = [row.model_dump() for row in rows]
-    encoded = [value | {name: json.dumps(value[name]) for name in NESTED} for value in values]
+    encoded = [value | {name: json.dumps(value[name]) for name in THROUGHPUT_JSON_COLUMNS} for value in values]
     table: pd.DataFrame = pa.Table.from_pylist(encoded, schema=_schema()).to_pandas()
-    return table.assign(**{name: [value[name] for value in values] for name in NESTED})
+    return table.assign(**{name: [value[name] for value in values] for name in THROUGHPUT_JSON_COLUMNS})
 
 
 def _schema() -> pa.Schema:
-    return pa.schema([(name, _arrow_type(field.annotation)) for name, field in Row.model_fields.items()])
+    return pa.schema([(name, _arrow_type(field.annotation)) for name, field in ThroughputRow.model_fields.items()])
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:

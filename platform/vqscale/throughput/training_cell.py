@@ -9,7 +9,7 @@ import torch
 from vqscale.costing.counts import parameters
 from vqscale.models.build import build
 from vqscale.study.trial import TrainConfig
-from vqscale.throughput.memory import LiveTensors, OutOfMemoryError, room
+from vqscale.throughput.memory import LiveTensors, OutOfMemoryError, free_memory
 from vqscale.throughput.plan import Cell
 from vqscale.train.engine import PlainEngine
 from vqscale.train.metrics import synchronise
@@ -49,7 +49,7 @@ class TrainingCell:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._prepare()
             return int(torch.cuda.max_memory_allocated(self._device) - others)
-        free = room()
+        free = free_memory()
         if self._least_bytes > free:
             raise OutOfMemoryError(f"{self._least_bytes} bytes at least are needed; there is room for {free:.0f}")
         tensors = LiveTensors(limit=free)

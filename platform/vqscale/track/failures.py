@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from vqscale.errors import TrackingError
 
-PACKAGES = {
+DRIVER_PACKAGES = {
     "psycopg": "psycopg[binary]",
     "psycopg2": "psycopg2-binary",
     "MySQLdb": "mysqlclient",
@@ -16,7 +16,7 @@ PACKAGES = {
 
 
 @contextlib.contextmanager
-def translated(uri: str) -> Iterator[None]:
+def as_tracking_error(uri: str) -> Iterator[None]:
     """Failures of MLflow, its database, its server or its drivers leave as TrackingError."""
     try:
         yield
@@ -42,7 +42,7 @@ def _kinds() -> tuple[type[Exception], ...]:
 def _reason(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.partition(".")[0]
-        package = PACKAGES.get(module, module)
+        package = DRIVER_PACKAGES.get(module, module)
         return f"the Python module {module} is not installed. Install it: pip install '{package}'."
     lines = str(error).strip().splitlines()
     return f"the store cannot be used ({type(error).__name__}: {lines[0] if lines else 'no reason given'})."

@@ -11,7 +11,7 @@ import pandas as pd
 from vqscale.study.fingerprint import fingerprint
 from vqscale.throughput.crossover import Crossover
 from vqscale.throughput.measurement import OK
-from vqscale.throughput.table import COMPARISON, CURVE, crossovers
+from vqscale.throughput.table import COMPARISON_COLUMNS, CURVE_COLUMNS, crossovers
 from vqscale.track.tracker import Tracker
 
 METRICS = (
@@ -30,7 +30,7 @@ def track_throughput(tracker: Tracker, study: str, table: pd.DataFrame, folder: 
     Raises TrackingError.
     """
     parent = tracker.study_run()
-    curves = table[table["cell_id"].notna()].groupby([*COMPARISON, *CURVE], dropna=False, sort=False)
+    curves = table[table["cell_id"].notna()].groupby([*COMPARISON_COLUMNS, *CURVE_COLUMNS], dropna=False, sort=False)
     new = [_track_curve(tracker, parent, rows.sort_values("context")) for _, rows in curves]
     for row in crossovers(table).to_dict("records") if any(new) else ():
         _track_crossover(tracker, parent, row)
@@ -44,7 +44,7 @@ def _track_curve(tracker: Tracker, parent: str, rows: pd.DataFrame) -> bool:
     shown = [first[name] for name in ("arch", "head", "preset", "precision", "device_kind") if name in first]
     identity = ("cell_id", "measured_at", "cost_per_billion_tokens", "energy_source")
     content = fingerprint([[_known(row).get(name) for name in identity] for row in rows.to_dict("records")])
-    names = (*CURVE, *COMPARISON, "parameters", "parameters_non_embedding", "threads")
+    names = (*CURVE_COLUMNS, *COMPARISON_COLUMNS, "parameters", "parameters_non_embedding", "threads")
     tags = {"vqscale.kind": "throughput"} | {name: str(first[name]) for name in TAGS if name in first}
     statuses = {f"status.T{row['context']}": str(row["status"]) for row in rows.to_dict("records")}
     run = tracker.curve_run(
@@ -66,7 +66,7 @@ def _track_crossover(tracker: Tracker, parent: str, row: Known) -> None:
     at: Crossover = row["crossover"]
     known = _known({key: value for key, value in row.items() if key != "crossover"})
     # all that tells two curves apart; those of transformer_vq were the only ones once, and keep their keys
-    names = [name for name in (*COMPARISON, *CURVE) if name != "arch" or known["arch"] != "transformer_vq"]
+    names = [name for name in (*COMPARISON_COLUMNS, *CURVE_COLUMNS) if name != "arch" or known["arch"] != "transformer_vq"]
     key = f"break_even/{row['baseline']}/{'-'.join(str(known[name]) for name in names if name in known)}"
     tracker.set_tags(parent, {key: str(at)})
     if isinstance(at.at, float):

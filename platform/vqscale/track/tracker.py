@@ -19,14 +19,14 @@ import requests
 
 from vqscale import storage
 from vqscale.errors import TrackingError
-from vqscale.track.failures import translated, without_password
+from vqscale.track.failures import as_tracking_error, without_password
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
-ANSWER_SECONDS = 5
+STORE_TIMEOUT_SECONDS = 5
 PARAMETER_LENGTH = 6000
 """MLflow's limit; longer values are cut by it."""
 BATCH_METRICS = 1000
@@ -66,10 +66,10 @@ def check_reachable(uri: str) -> str:
 
 def _check_server(uri: str) -> None:
     try:
-        answer = requests.get(uri.rstrip("/") + "/health", timeout=ANSWER_SECONDS)
+        answer = requests.get(uri.rstrip("/") + "/health", timeout=STORE_TIMEOUT_SECONDS)
     except requests.RequestException as error:
         raise TrackingError(
-            f"tracking.uri: {uri} does not answer within {ANSWER_SECONDS} s ({type(error).__name__}). Start the MLflow"
+            f"tracking.uri: {uri} does not answer within {STORE_TIMEOUT_SECONDS} s ({type(error).__name__}). Start the MLflow"
             " server, or use tracking: {uri: sqlite:///runs/mlflow.db}."
         ) from error
     if answer.status_code >= 400:
@@ -84,18 +84,18 @@ def _check_database(uri: str) -> None:
         urlsplit(uri).port  # noqa: B018  (reading it is the check)
     except ValueError as error:
         raise TrackingError(f"tracking.uri: {without_password(uri)}: {error}. Name the database's port.") from error
-    with translated(uri):
+    with as_tracking_error(uri):
         url = make_url(uri)
     if url.host:  # an address without one is a local socket or an ODBC name
         port = url.port or DATABASE_PORTS[url.get_backend_name()]
         try:
-            socket.create_connection((url.host, port), timeout=ANSWER_SECONDS).close()
+            socket.create_connection((url.host, port), timeout=STORE_TIMEOUT_SECONDS).close()
         except OSError as error:
             raise TrackingError(
                 f"tracking.uri: {without_password(uri)}: nothing answers at {url.host}:{port} within"
-                f" {ANSWER_SECONDS} s ({error}). Start the database, or use tracking: {{uri: sqlite:///runs/mlflow.db}}."
+                f" {STORE_TIMEOUT_SECONDS} s ({error}). Start the database, or use tracking: {{uri: sqlite:///runs/mlflow.db}}."
             ) from error
-    with translated(uri):
+    with as_tracking_error(uri):
         url.get_dialect().import_dbapi()
 
 
@@ -114,7 +114,7 @@ def _guarded(method: "Callable[Concatenate[Tracker, P], R]") -> "Callable[Concat
 
     @functools.wraps(method)
     def call(self: "Tracker", /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with translated(self.uri):
+        with as_tracking_error(self.uri):
             return method(self, *args, **kwargs)
 
     return call

@@ -17,8 +17,8 @@ from vqscale.data.corpus import open_corpus
 from vqscale.data.labelled.corpus import LabelledCorpus
 from vqscale.data.labelled.prepare import prepare_labelled
 from vqscale.data.shards import SPLITS
-from vqscale.data.tasks.catalogue import LABELLED_LOADERS, labelled_original
-from vqscale.data.tasks.listops import SYMBOLS
+from vqscale.data.tasks.catalogue import LABELLED_LOADERS, raw_files_loader
+from vqscale.data.tasks.listops import LISTOPS_SYMBOLS
 from vqscale.data.tasks.png import grey_pixels
 from vqscale.errors import CorpusError
 
@@ -28,7 +28,7 @@ def opened(tmp_path):
     """Prepares a labelled original and opens the corpus."""
 
     def make(name: str, uri: Path, out: str = "out", **options: object) -> LabelledCorpus:
-        prepare_labelled(labelled_original(name, str(uri), **options), str(tmp_path / out))
+        prepare_labelled(raw_files_loader(name, str(uri), **options), str(tmp_path / out))
         corpus = open_corpus(str(tmp_path / out))
         assert isinstance(corpus, LabelledCorpus)
         return corpus
@@ -159,7 +159,7 @@ def test_listops_release_is_read_without_its_brackets(opened, write):
     files = {f"basic_{split}.tsv": b"Source\tTarget\n" + row for split in ("train", "val", "test")}
     corpus = opened("listops", write(files))
     example = corpus.split("validation").example(0)
-    assert [SYMBOLS[token] for token in example.tokens[0]] == ["[MAX", "3", "[MIN", "4", "9", "]", "]"]
+    assert [LISTOPS_SYMBOLS[token] for token in example.tokens[0]] == ["[MAX", "3", "[MIN", "4", "9", "]", "]"]
     assert (example.label, corpus.vocab_size) == (4, 16)
 
 
@@ -355,9 +355,9 @@ def test_labelled_loader_of_other_files_is_refused(name, opened, write):
 
 def test_labelled_loader_refuses_options_that_mean_nothing_for_it():
     with pytest.raises(CorpusError, match=r"length: 100 means nothing for mnist\. It takes real_inputs"):
-        labelled_original("mnist", "x", length=100)
+        raw_files_loader("mnist", "x", length=100)
     with pytest.raises(CorpusError, match="validation: "):
-        labelled_original("imdb", "x", validation=1.5)
+        raw_files_loader("imdb", "x", validation=1.5)
 
 
 def test_labelled_loader_reads_zip_archives(mnist, opened, tmp_path):

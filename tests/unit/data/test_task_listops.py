@@ -10,7 +10,7 @@ from vqscale.data.labelled.corpus import LabelledCorpus
 from vqscale.data.labelled.prepare import prepare_labelled
 from vqscale.data.options import checked
 from vqscale.data.shards import SPLITS
-from vqscale.data.tasks.listops import SYMBOLS, ListOps
+from vqscale.data.tasks.listops import LISTOPS_SYMBOLS, ListOps
 from vqscale.errors import CorpusError
 
 FUNCTIONS = {
@@ -25,7 +25,7 @@ def evaluate(ids: list[int]) -> tuple[int, int, int]:
     """Value, nesting and most arguments of an expression, by a stack of open operators."""
     stack: list[tuple[str, list[int]]] = [("", [])]
     depth = arguments = 0
-    for symbol in (SYMBOLS[token] for token in ids):
+    for symbol in (LISTOPS_SYMBOLS[token] for token in ids):
         if symbol in FUNCTIONS:
             stack.append((symbol, []))
             depth = max(depth, len(stack))

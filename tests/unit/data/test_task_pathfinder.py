@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from vqscale.data.labelled.prepare import prepare_labelled
 from vqscale.data.options import checked
-from vqscale.data.tasks.pathfinder import CONTOUR_LENGTHS, SETTINGS, Pathfinder, Scene, render
+from vqscale.data.tasks.pathfinder import CONTOUR_LENGTHS, PATHFINDER_SETTINGS, Pathfinder, Scene, render
 from vqscale.errors import CorpusError
 
 FINE = 8
@@ -44,7 +44,7 @@ def test_pathfinder_circles_are_joined_by_a_line_exactly_where_the_label_says_so
 
 @generators
 def test_pathfinder_circles_stand_at_tips_of_paths_and_are_white(generator):
-    radius = SETTINGS[generator.size].marker_radius
+    radius = PATHFINDER_SETTINGS[generator.size].marker_radius
     for _, scene in scenes(generator, 6):
         image = render(scene, generator.size)
         tips = [(path[0].start, path[-1].end) for path in scene.targets]
@@ -59,7 +59,7 @@ def test_pathfinder_circles_stand_at_tips_of_paths_and_are_white(generator):
 
 @generators
 def test_pathfinder_paths_have_their_dashes_and_keep_their_distance(generator):
-    dashes, settings = CONTOUR_LENGTHS[generator.difficulty], SETTINGS[generator.size]
+    dashes, settings = CONTOUR_LENGTHS[generator.difficulty], PATHFINDER_SETTINGS[generator.size]
     for _, scene in scenes(generator, 4):
         assert [len(path) for path in scene.targets] == [dashes, dashes]
         assert all(len(path) == dashes // 3 for path in scene.distractors)

@@ -15,7 +15,7 @@ from vqscale.costing.presets import PRESETS
 from vqscale.laws.io import schema as record
 from vqscale.laws.io.export import json_schema
 from vqscale.results import Result
-from vqscale.study.design import Codebook, Context, Isoflop, Ladder
+from vqscale.study.design import CodebookDesign, ContextDesign, IsoflopDesign, LadderDesign
 from vqscale.study.frozen import Frozen
 from vqscale.study.model import ModelConfig
 from vqscale.study.recipe import Recipe, RecipeLaw, RecipeReference, RecipeRule
@@ -49,10 +49,10 @@ SECTIONS = {
     "Recipe rule": RecipeRule,
     "Recipe law": RecipeLaw,
     "Recipe reference": RecipeReference,
-    "isoflop": Isoflop,
-    "ladder": Ladder,
-    "context": Context,
-    "codebook": Codebook,
+    "isoflop": IsoflopDesign,
+    "ladder": LadderDesign,
+    "context": ContextDesign,
+    "codebook": CodebookDesign,
     "resources": Resources,
     "run": RunOptions,
     "fit": FitSpec,

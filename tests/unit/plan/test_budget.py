@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from vqscale.errors import StudyError
-from vqscale.plan.budget import afford, parse_allowance
+from vqscale.plan.budget import check_budget, parse_budget
 from vqscale.plan.plan import plan
 
 ISOFLOP = {"type": "isoflop", "budgets": [1e10, 3e10, 1e11], "sizes": ["d16x2", "pico"]}
@@ -16,19 +16,19 @@ ISOFLOP = {"type": "isoflop", "budgets": [1e10, 3e10, 1e11], "sizes": ["d16x2", 
     [("1e13", 1e13, "FLOPs"), ("2h", 2.0, "device-hours"), ("50usd", 50.0, "money"), ("0.5 USD", 0.5, "money")],
 )
 def test_allowance_is_flops_hours_or_money(text: str, amount: float, unit: str) -> None:
-    found = parse_allowance(text, "USD")
+    found = parse_budget(text, "USD")
     assert (found.amount, found.unit) == (amount, unit)
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1", "0", "5 EUR", "1.2.3", "h"])
 def test_allowance_of_other_text_is_refused(text: str) -> None:
     with pytest.raises(StudyError, match=r"--budget .*FLOPs \(1e13\), device-hours \(2h\) or money"):
-        parse_allowance(text, "USD")
+        parse_budget(text, "USD")
 
 
 def test_afford_buys_whole_budgets_in_ascending_order(make: Any) -> None:
     planned = plan(make(design=[ISOFLOP]))
-    answer = afford(planned, parse_allowance("9e10", "USD"))
+    answer = check_budget(planned, parse_budget("9e10", "USD"))
     assert [step.budget for step in answer.steps] == [1e10, 3e10, 1e11]
     assert [step.fits for step in answer.steps] == [True, True, False]
     assert {one.budget for one in answer.fitting} == {1e10, 3e10}
@@ -37,7 +37,7 @@ def test_afford_buys_whole_budgets_in_ascending_order(make: Any) -> None:
 
 
 def test_study_scaled_as_the_answer_says_fits_the_allowance(make: Any) -> None:
-    answer = afford(plan(make(design=[ISOFLOP])), parse_allowance("9e10", "USD"))
+    answer = check_budget(plan(make(design=[ISOFLOP])), parse_budget("9e10", "USD"))
     smaller = ISOFLOP | {"budgets": [answer.scale * budget for budget in (1e10, 3e10, 1e11)], "minimum_steps": 1}
     cost = sum(one.cost.flops for one in plan(make(design=[smaller])).trials)
     assert cost == pytest.approx(9e10, rel=0.02)
@@ -49,7 +49,7 @@ def test_afford_leaves_out_what_is_done(make: Any, end: Any) -> None:
     for one in first.trials:
         if one.budget == 1e10:
             end(first, one, loss=2.0)
-    answer = afford(plan(study), parse_allowance("9e10", "USD"))
+    answer = check_budget(plan(study), parse_budget("9e10", "USD"))
     assert [step.budget for step in answer.steps] == [3e10, 1e11]
 
 
@@ -60,9 +60,9 @@ def test_afford_counts_hours_and_money_of_all_workers(make: Any) -> None:
     assert one.cost.seconds == pytest.approx(one.cost.flops / 2e9)
     assert one.cost.device_hours == pytest.approx(one.cost.flops / 1e9 / 3600)
     assert one.cost.money == pytest.approx(3 * one.cost.flops / 1e9 / 3600)
-    assert afford(planned, parse_allowance("1eur", "EUR")).needed == pytest.approx(one.cost.money)
+    assert check_budget(planned, parse_budget("1eur", "EUR")).needed == pytest.approx(one.cost.money)
 
 
 def test_afford_refuses_money_without_a_price(make: Any) -> None:
     with pytest.raises(StudyError, match=r"resources\.price_per_device_hour"):
-        afford(plan(make()), parse_allowance("1usd", "USD"))
+        check_budget(plan(make()), parse_budget("1usd", "USD"))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vqscale.plan.budget import afford, parse_allowance
+from vqscale.plan.budget import check_budget, parse_budget
 from vqscale.plan.plan import Plan, plan
 from vqscale.sweep.prefixes import discard_unused
 
@@ -23,10 +23,10 @@ def horizons(planned: Plan) -> list[tuple[str | None, int, int]]:
 
 
 def leave(planned: Plan, index: int, step: int) -> Path:
-    """A complete trunk checkpoint of a trial, as far as its manifest tells."""
+    """A complete branch-off checkpoint of a trial, as far as its manifest shows."""
     sharing = planned.trials[index].sharing
     assert sharing is not None
-    folder = Path(sharing.trunk.folder) / f"step-{step:08d}"
+    folder = Path(sharing.prefix.folder) / f"step-{step:08d}"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     return folder
@@ -35,11 +35,11 @@ def leave(planned: Plan, index: int, step: int) -> Path:
 def test_horizons_are_queued_ascending_and_share_up_to_the_decay_of_the_one_before(make: Any) -> None:
     planned = plan(make(train=WSD, sweep=[HORIZONS]))
     assert horizons(planned) == [("pico", 100, 0), ("pico", 200, 80), ("pico", 400, 160)]
-    keeps = [one.sharing.trunk.keep for one in planned.queue if one.sharing]
+    keeps = [one.sharing.prefix.keep for one in planned.queue if one.sharing]
     assert keeps == [True, True, False]
 
 
-def test_queue_takes_one_horizon_of_every_trunk_before_the_next_of_any(make: Any) -> None:
+def test_queue_takes_one_trial_of_every_shared_prefix_before_the_next_of_any(make: Any) -> None:
     sweep = [HORIZONS | {"model.preset": ["pico", "nano"]}, {"train.schedule": ["cosine"]}]
     found = horizons(plan(make(train=WSD, sweep=sweep)))
     assert found[:3] == [("nano", 100, 0), ("pico", 100, 0), ("pico", 100, 0)]
@@ -70,7 +70,7 @@ def test_cost_to_train_leaves_out_what_is_shared_and_the_cost_does_not(make: Any
         share = 1 - one.shared_steps / one.cost.steps
         for name in ("flops", "seconds", "device_hours", "money"):
             assert getattr(one.cost_to_train, name) == pytest.approx(share * getattr(one.cost, name))
-    needed = afford(planned, parse_allowance("1e12", "USD")).needed
+    needed = check_budget(planned, parse_budget("1e12", "USD")).needed
     a_token = planned.trials[0].cost.flops / planned.trials[0].cost.tokens
     assert needed == pytest.approx((100 + 120 + 240) * UPDATE * a_token)
 
@@ -83,18 +83,18 @@ def test_pending_trial_shares_what_a_done_one_has_left(make: Any, end: Any) -> N
     assert horizons(plan(study)) == [("pico", 200, 80), ("pico", 400, 160)]
 
 
-def test_pending_trial_without_a_trunk_shares_nothing_with_a_done_one(make: Any, end: Any) -> None:
+def test_pending_trial_without_a_shared_prefix_shares_nothing_with_a_done_one(make: Any, end: Any) -> None:
     study = make(train=WSD, sweep=[HORIZONS])
     first = plan(study)
     end(first, first.trials[1])
     assert horizons(plan(study)) == [("pico", 200, 0), ("pico", 400, 160)]
 
 
-def test_trunk_stays_while_a_trial_waits_for_it_and_is_removed_after(make: Any, end: Any) -> None:
+def test_shared_prefix_stays_while_a_trial_waits_for_it_and_is_removed_after(make: Any, end: Any) -> None:
     study = make(train=WSD, sweep=[HORIZONS | {"model.preset": ["pico", "nano"]}])
     first = plan(study)
     pico, nano = (leave(first, index, 80) for index in (0, 1))
-    assert first.trials[0].trial.trunk != first.trials[1].trial.trunk
+    assert first.trials[0].trial.shared_prefix != first.trials[1].trial.shared_prefix
     ended = {one.trial.id for one in first.trials if one.trial.preset == "pico"}
     discard_unused(first)
     assert pico.exists()
@@ -107,24 +107,34 @@ def test_trunk_stays_while_a_trial_waits_for_it_and_is_removed_after(make: Any, 
     assert not nano.parents[1].exists()
 
 
-def test_trunk_of_a_failed_trial_waits_for_the_next_run(make: Any, end: Any) -> None:
+def test_prefixes_in_the_folder_of_earlier_versions_are_removed(make: Any) -> None:
+    planned = plan(make(train=WSD, sweep=[HORIZONS]))
+    old, new = Path(planned.study.folder, "trunks", "0123"), leave(planned, 1, 80)
+    old.mkdir(parents=True)
+    (old / "manifest.json").write_text("{}")
+    discard_unused(planned)
+    assert not old.parent.exists()
+    assert new.exists()
+
+
+def test_shared_prefix_of_a_failed_trial_waits_for_the_next_run(make: Any, end: Any) -> None:
     study = make(train=WSD, sweep=[HORIZONS])
     first = plan(study)
-    trunk = leave(first, 0, 80)
+    prefix = leave(first, 0, 80)
     for one in first.trials:
         end(first, one, status="failed" if one.cost.steps == 400 else "finished")
     discard_unused(plan(study))
-    assert trunk.exists()
+    assert prefix.exists()
 
 
-def test_trunk_waits_for_the_horizons_of_later_stages(make: Any) -> None:
+def test_shared_prefix_waits_for_the_trials_of_later_stages(make: Any) -> None:
     sizes = ["d16x2", "d24x2", "pico", "nano"]
     design = {"type": "isoflop", "budgets": [1e11, 3e10], "sizes": sizes, "per_budget": 3, "minimum_steps": 1}
     whole = plan(make(train=WSD, design=[design]))
     stage = whole.stage(set())
     assert stage is not None
-    kept = [one for one in stage.pending if one.sharing and one.sharing.trunk.keep]
+    kept = [one for one in stage.pending if one.sharing and one.sharing.prefix.keep]
     assert kept
-    trunk = leave(stage, stage.trials.index(kept[0]), 10)
+    prefix = leave(stage, stage.trials.index(kept[0]), 10)
     discard_unused(stage, {one.trial.id for one in stage.pending})
-    assert trunk.exists()
+    assert prefix.exists()

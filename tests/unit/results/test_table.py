@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from pydantic import ValidationError
@@ -93,6 +95,27 @@ def test_record_from_before_schedules_were_kept_is_a_cosine_that_shares_nothing(
     old = make_result().model_dump(exclude={"schedule", "decay", "shared_steps"})
     result = Result.model_validate(old)
     assert (result.schedule, result.decay, result.shared_steps) == ("cosine", None, 0)
+
+
+def test_record_with_the_old_name_of_the_shared_prefix_is_read():
+    old = make_result(shared_prefix="123e4567").model_dump()
+    old["trunk"] = old.pop("shared_prefix")
+    assert Result.model_validate(old).shared_prefix == "123e4567"
+    assert Result.model_validate(old).model_dump() == make_result(shared_prefix="123e4567").model_dump()
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_table_with_the_old_name_of_the_shared_prefix_is_read(tmp_path, suffix):
+    results = [make_result(shared_prefix="123e4567"), make_result()]
+    written, old = str(tmp_path / f"results.{suffix}"), tmp_path / f"old.{suffix}"
+    write_table(results, written)
+    if suffix == "csv":
+        old.write_text(Path(written).read_text().replace("shared_prefix", "trunk", 1))
+    else:
+        pd.read_parquet(written).rename(columns={"shared_prefix": "trunk"}).to_parquet(old, index=False)
+    table = read_table(str(old))
+    assert list(table.columns) == list(Result.model_fields)
+    assert to_results(table) == results
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from vqscale.study.model import ModelConfig
-from vqscale.study.trial import TrainConfig, Trial, count
+from vqscale.study.trial import TrainConfig, Trial, short_count
 
 RECIPE: dict[str, Any] = {"context": 256, "tokens": 100_000, "batch_tokens": 4096, "lr": 0.003}
 MODEL = ModelConfig(
@@ -67,7 +67,7 @@ def test_identity_is_stable() -> None:
 
 
 def test_count_for_people() -> None:
-    assert [count(n) for n in (12, 1536, 1_000_000, 2.5e9)] == ["12", "1.54k", "1M", "2.5G"]
+    assert [short_count(n) for n in (12, 1536, 1_000_000, 2.5e9)] == ["12", "1.54k", "1M", "2.5G"]
 
 
 def test_setup_is_shared_by_seeds_and_by_nothing_else() -> None:

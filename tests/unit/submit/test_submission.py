@@ -7,8 +7,8 @@ import yaml
 
 from vqscale.errors import ClusterError, StudyError
 from vqscale.study.spec import load_study, parse_study
-from vqscale.submit.jobs import find_token, job_id, travelling
 from vqscale.submit import jobs
+from vqscale.submit.jobs import find_token, job_id, study_for_cluster
 
 STUDY = """
 study: tiny
@@ -70,13 +70,13 @@ def test_job_id_is_the_study_and_a_hash_of_its_file(study_file, tmp_path):
 
 def test_travelling_local_paths_to_a_remote_cluster_are_refused_by_name(study_file):
     with pytest.raises(StudyError, match=r"storage: './runs' and tracking.uri: .*--shared-storage"):
-        travelling(load_study(study_file), source=study_file, shared=False)
+        study_for_cluster(load_study(study_file), source=study_file, shared=False)
 
 
 def test_travelling_sqlite_beside_object_storage_is_refused(study_file):
     study = load_study(study_file).model_copy(update={"storage": "s3://bucket/studies"})
     with pytest.raises(StudyError, match=r"tracking\.uri") as caught:
-        travelling(study, source=study_file, shared=False)
+        study_for_cluster(study, source=study_file, shared=False)
     assert "storage: 's3" not in str(caught.value)
 
 
@@ -84,21 +84,21 @@ def test_travelling_addresses_of_services_stay_as_they_are(study_file):
     study = load_study(study_file)
     tracking = study.tracking.model_copy(update={"uri": "http://mlflow:5000"})
     remote = study.model_copy(update={"storage": "s3://bucket/studies", "tracking": tracking})
-    assert travelling(remote, source=study_file, shared=False) == remote
+    assert study_for_cluster(remote, source=study_file, shared=False) == remote
 
 
 def test_travelling_shared_paths_become_absolute(study_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = load_study(study_file)
     data = study.data.model_copy(update={"corpus": "corpora/books"})
-    moved = travelling(study.model_copy(update={"data": data}), source=study_file, shared=True)
+    moved = study_for_cluster(study.model_copy(update={"data": data}), source=study_file, shared=True)
     assert moved.storage == str(tmp_path / "runs")
     assert moved.tracking.uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert moved.data.corpus == str(tmp_path / "corpora/books")
 
 
 def test_travelling_file_reads_back_as_the_same_study(study_file):
-    study = travelling(load_study(study_file), source=study_file, shared=True)
+    study = study_for_cluster(load_study(study_file), source=study_file, shared=True)
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False)
     assert parse_study(yaml.safe_load(text), source="copy") == study
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from vqscale.throughput.crossover import Point, crossover, last_rise
+from vqscale.throughput.crossover import RatioPoint, crossover, last_rise
 
 
 def points(ratios, spread=0.0):
-    return [Point(context, ratio, ratio * (1 - spread), ratio * (1 + spread)) for context, ratio in ratios.items()]
+    return [RatioPoint(context, ratio, ratio * (1 - spread), ratio * (1 + spread)) for context, ratio in ratios.items()]
 
 
 def test_crossover_of_a_power_law_is_exact_between_any_two_lengths():

@@ -11,7 +11,6 @@ import torch
 import typer
 from rich.console import Console
 from typer.testing import CliRunner
-from vqscale.throughput import table as throughput_table
 
 from vqscale.cli.throughput import throughput
 from vqscale.cli.throughput_view import kept_in_words, speeds
@@ -19,11 +18,17 @@ from vqscale.data.prepare import prepare
 from vqscale.errors import StorageError, StudyError
 from vqscale.study.spec import ThroughputSpec, parse_study
 from vqscale.throughput.assemble import cost_per_billion, kwh_per_billion, make_table
-from vqscale.throughput.measure import Laboratory, load_or_measure
+from vqscale.throughput.measure import MeasurementTools, load_or_measure
 from vqscale.throughput.memory import OutOfMemoryError
 from vqscale.throughput.plan import plan_throughput
 from vqscale.throughput.request import ARCHS, default_study, study_of_section, with_options
-from vqscale.throughput.table import crossovers, stored
+from vqscale.throughput.table import (
+    ThroughputRow,
+    crossovers,
+    read_throughput_table,
+    stored_throughput_table,
+    write_throughput_table,
+)
 from vqscale.throughput.training_cell import TrainingCell
 
 SECONDS_A_TOKEN = {"transformer_vq": 1e-3, "transformer_full": 2e-3, "transformer": 5e-4}
@@ -37,7 +42,7 @@ class Bench:
         self.bursting, self.warm_seconds, self.cells = bursting, warm_seconds, {}
         self.log = []
         self.starving, self.failing, self.drift = starving, failing, drift
-        self.laboratory = Laboratory(
+        self.laboratory = MeasurementTools(
             open_cell=lambda cell: FakeCell(self, cell),
             clock=lambda: self.now,
             open_meter=lambda device: None if joules_a_second is None else Meter(self, joules_a_second),
@@ -87,7 +92,7 @@ def make_plan(axes=None, **values):
 
 def measure(bench, folder, axes=None, *, again=False, **values):
     plan = make_plan(axes, **values)
-    measured = load_or_measure(plan, str(folder), again=again, laboratory=bench.laboratory)
+    measured = load_or_measure(plan, str(folder), again=again, tools=bench.laboratory)
     return make_table(plan, measured.by_cell)
 
 
@@ -110,7 +115,7 @@ def test_measurement_repeats_cycle_through_all_models_after_every_warm_up(tmp_pa
 
 def test_measurement_rows_hold_speeds_shares_and_memory_by_the_clock(tmp_path):
     frame = measure(Bench(), tmp_path, {"context": [256, 1024]})
-    assert list(frame.columns) == list(throughput_table.Row.model_fields)
+    assert list(frame.columns) == list(ThroughputRow.model_fields)
     assert frame["batch"].tolist() == [2] * 3 + [1] * 3  # 512 tokens a step, but one sequence at least
     for row in frame.to_dict("records"):
         assert row["tokens_per_second"] == pytest.approx(1 / SECONDS_A_TOKEN[row["arch"]])
@@ -180,7 +185,7 @@ def test_measurement_out_of_memory_in_a_timed_repeat_lets_the_model_go(tmp_path)
 
 def measure_with(bench, folder, **changes):
     plan = make_plan()
-    measured = load_or_measure(plan, str(folder), laboratory=bench.laboratory._replace(**changes))
+    measured = load_or_measure(plan, str(folder), tools=bench.laboratory._replace(**changes))
     return make_table(plan, measured.by_cell)
 
 
@@ -197,7 +202,7 @@ def test_measurement_warm_up_well_over_the_limit_is_skipped_at_once(tmp_path):
 def test_training_cell_that_cannot_fit_is_refused_before_it_runs(monkeypatch):
     axes = {"arch": ["transformer_vq"], "backend": ["naive", "blockwise"], "context": [1024], "tokens_per_step": [1024]}
     by_backend = {cell.backend: cell for _, cell in make_plan(axes, threads=1).cells}
-    monkeypatch.setattr("vqscale.throughput.training_cell.room", lambda: 6 << 20)
+    monkeypatch.setattr("vqscale.throughput.training_cell.free_memory", lambda: 6 << 20)
     monkeypatch.setattr(TrainingCell, "_prepare", lambda self: None)
     with pytest.raises(OutOfMemoryError, match="at least are needed"):
         TrainingCell(by_backend["naive"]).warm_up()
@@ -232,13 +237,13 @@ def test_measurement_second_run_measures_nothing_and_an_interrupted_one_goes_on(
     broken = stopped.laboratory._replace(open_cell=lambda cell: self_destruct(FakeCell(stopped, cell)))
     plan = make_plan({"context": [256, 512]})
     with pytest.raises(KeyboardInterrupt):
-        load_or_measure(plan, str(tmp_path), laboratory=broken)
+        load_or_measure(plan, str(tmp_path), tools=broken)
     bench = Bench()
-    measured = load_or_measure(plan, str(tmp_path), laboratory=bench.laboratory)
+    measured = load_or_measure(plan, str(tmp_path), tools=bench.laboratory)
     assert measured.now == 3
     assert {entry[2] for entry in bench.log} == {512}
-    assert load_or_measure(plan, str(tmp_path), laboratory=bench.laboratory).now == 0
-    assert load_or_measure(plan, str(tmp_path), laboratory=bench.laboratory, again=True).now == 6
+    assert load_or_measure(plan, str(tmp_path), tools=bench.laboratory).now == 0
+    assert load_or_measure(plan, str(tmp_path), tools=bench.laboratory, again=True).now == 6
 
 
 def self_destruct(cell):
@@ -316,21 +321,21 @@ def test_crossovers_come_from_the_table(tmp_path):
 
 def test_stored_table_reads_back_equal_from_parquet_and_csv(tmp_path):
     frame = measure(Bench(starving=[("transformer", 256)]), tmp_path, price_per_device_hour=1.0)
-    throughput_table.write(frame, str(tmp_path))
-    table = stored(str(tmp_path))
+    write_throughput_table(frame, str(tmp_path))
+    table = stored_throughput_table(str(tmp_path))
     assert table is not None
     pd.testing.assert_frame_equal(table, frame)
-    from_csv = throughput_table.read(str(tmp_path / "throughput.csv"))
+    from_csv = read_throughput_table(str(tmp_path / "throughput.csv"))
     for name in ("step_seconds", "versions", "context", "cell_id", "status", "ratio_to_transformer_full"):
         pd.testing.assert_series_equal(from_csv[name], frame[name], check_dtype=False)
     assert ",51200," in (tmp_path / "throughput.csv").read_text()  # whole bytes stay whole beside a missing one
 
 
 def test_stored_table_of_another_version_is_refused_and_an_empty_folder_has_none(tmp_path):
-    assert stored(str(tmp_path)) is None
+    assert stored_throughput_table(str(tmp_path)) is None
     pd.DataFrame({"arch": ["transformer"], "context": [256]}).to_parquet(tmp_path / "throughput.parquet")
     with pytest.raises(StorageError, match="Measure again"):
-        stored(str(tmp_path))
+        stored_throughput_table(str(tmp_path))
 
 
 def test_throughput_of_a_study_of_classifiers_is_refused():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vqscale.throughput.memory import LiveTensors, OutOfMemoryError, is_out_of_memory, room
+from vqscale.throughput.memory import LiveTensors, OutOfMemoryError, free_memory, is_out_of_memory
 
 
 def test_live_tensors_views_and_in_place_work_count_a_storage_once():
@@ -59,4 +59,4 @@ def test_is_out_of_memory_allocator_refusal_is_one_and_other_errors_are_not():
 
 
 def test_room_here_is_positive_and_less_than_a_pebibyte():
-    assert 0 < room() < 2**50
+    assert 0 < free_memory() < 2**50

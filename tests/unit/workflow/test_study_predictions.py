@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from vqscale.cli.main import app
 from vqscale.laws.decisions.predictions import read_predictions, score
 from vqscale.laws.io.export import read_fits
-from vqscale.plan.pending_predictions import foresee
+from vqscale.plan.pending_predictions import predict_pending
 from vqscale.plan.plan import Plan, plan
 from vqscale.results import read_table
-from vqscale.workflow import study as module
 from vqscale.sweep.driver.tuning import Trained
+from vqscale.workflow import study as module
 from vqscale.workflow.predictions import before_stage
 
 HELD_OUT = 0.97 * 6.4e11
@@ -42,9 +42,9 @@ def test_register_and_score_speak_of_the_held_out_budget(
     assert "16 registered predictions are open" in run("predict", study.folder, "--score")
     trials, fits, known = plan(study).trials, read_fits(study.folder).fits, read_predictions(study.folder)
     same = [fit.model_copy(update={"id": f"{fit.id} of another table"}) for fit in fits]
-    assert foresee(trials, same, known) == []
+    assert predict_pending(trials, same, known) == []
     others = [fit.model_copy(update={"parameters": fit.parameters | {"E": fit.parameters["E"] + 0.01}}) for fit in fits]
-    assert len(foresee(trials, others, known)) == 16
+    assert len(predict_pending(trials, others, known)) == 16
 
     finish(study)
     scores = json.loads(run("predict", study.folder, "--score", "--json"))["scores"]

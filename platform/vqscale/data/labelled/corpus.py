@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vqscale.data.labelled.format import Array, Example, LabelledManifest, LabelledShard, LabelledSplitRecord, Layout
+from vqscale.data.labelled.format import AnyArray, Example, LabelledManifest, LabelledShard, LabelledSplitRecord, Layout
 from vqscale.data.shards import SplitName
 from vqscale.data.verify import REMEDY
 from vqscale.errors import CorpusError
@@ -19,9 +19,9 @@ class _Rows:
 
     def __init__(self, column: Any) -> None:
         self.offsets: npt.NDArray[np.int64] = column.offsets.to_numpy(zero_copy_only=True)
-        self._values: Array = column.values.to_numpy(zero_copy_only=True)
+        self._values: AnyArray = column.values.to_numpy(zero_copy_only=True)
 
-    def __getitem__(self, row: int) -> Array:
+    def __getitem__(self, row: int) -> AnyArray:
         return self._values[self.offsets[row] : self.offsets[row + 1]]
 
 

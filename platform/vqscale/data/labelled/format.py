@@ -22,7 +22,7 @@ from vqscale.data.verify import file_sha256
 from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
 
-Array = npt.NDArray[Any]
+AnyArray = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Example:
     `positions` ascend; `distances` says how many tokens before its position the answer to a label stands.
     """
 
-    tokens: tuple[Array, ...]
+    tokens: tuple[AnyArray, ...]
     label: int | None = None
-    positions: Array | None = None
-    labels: Array | None = None
-    distances: Array | None = None
+    positions: AnyArray | None = None
+    labels: AnyArray | None = None
+    distances: AnyArray | None = None
 
 
 class Vocabulary(Frozen):
@@ -88,7 +88,7 @@ class Layout(Frozen):
             columns["distances"] = np.dtype("uint32")
         return columns
 
-    def cells(self, example: Example) -> dict[str, Array | None]:
+    def cells(self, example: Example) -> dict[str, AnyArray | None]:
         """The lists of an example by column."""
         tokens = dict(zip(("tokens", "tokens_2"), example.tokens, strict=False))
         others = {"positions": example.positions, "labels": example.labels, "distances": example.distances}
@@ -179,12 +179,12 @@ def write_labelled_shard(examples: list[Example], layout: Layout, target: Path) 
     )
 
 
-def _required(cell: Array | None) -> Array:
+def _required(cell: AnyArray | None) -> AnyArray:
     assert cell is not None, "an example lacks what its layout says"
     return cell
 
 
-def _digest(content: Any, name: str, *parts: Array) -> None:
+def _digest(content: Any, name: str, *parts: AnyArray) -> None:
     content.update(name.encode())
     for part in parts:
         content.update(part.nbytes.to_bytes(8, "little"))

@@ -16,7 +16,7 @@ from vqscale.data.labelled.format import (
     write_labelled_shard,
 )
 from vqscale.data.labelled.source import LabelledSource
-from vqscale.data.publish import Progress, publish, silent
+from vqscale.data.publish import ProgressCallback, publish, silent
 from vqscale.data.shards import FORMAT, MANIFEST, SPLITS, SourceRecord, SplitName
 from vqscale.errors import CorpusError
 from vqscale.study.fingerprint import fingerprint
@@ -31,7 +31,7 @@ def prepare_labelled(
     *,
     shard_tokens: int = 2**25,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> LabelledManifest:
     """Prepare the corpus `out` (a local folder or any fsspec URI) from `source` and return its manifest.
 
@@ -52,7 +52,7 @@ def prepare_labelled(
     return publish(storage.absolute(out), request, LabelledManifest, overwrite, report, make)
 
 
-def _write(source: LabelledSource, folder: Path, limit: int, request: str, report: Progress) -> LabelledManifest:
+def _write(source: LabelledSource, folder: Path, limit: int, request: str, report: ProgressCallback) -> LabelledManifest:
     layout = source.layout()
     files, total = source.extent()
     writers = {name: _SplitWriter(folder, name, layout, limit) for name in SPLITS}

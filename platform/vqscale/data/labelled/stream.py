@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqscale.data.labelled.corpus import LabelledSplit
-from vqscale.data.labelled.format import Array, Example
+from vqscale.data.labelled.format import AnyArray, Example
 from vqscale.data.permutation import Permutation
 from vqscale.errors import CorpusError
 
@@ -79,7 +79,7 @@ def collate(
     return LabelledBatch(index_B, tokens_BQT, mask_BQT, label_B, label_BT, distance_BT)
 
 
-def _place(row_T: npt.NDArray[np.int64], example: Example, values: Array | None) -> None:
+def _place(row_T: npt.NDArray[np.int64], example: Example, values: AnyArray | None) -> None:
     """Write `values` at the example's labelled positions; those cut away are left out."""
     assert example.positions is not None
     assert values is not None

@@ -5,18 +5,18 @@ from typing import Final
 from vqscale.data.options import checked
 from vqscale.data.tasks.images import Cifar10, Cifar10Colour, Mnist, PathfinderRelease
 from vqscale.data.tasks.logs import LabelledLogs
-from vqscale.data.tasks.raw_files import LoaderOptions, Original
+from vqscale.data.tasks.raw_files import LoaderOptions, RawFiles
 from vqscale.data.tasks.speech import SpeechCommands10, SpeechCommands35
 from vqscale.data.tasks.tables import ListOpsRelease, Retrieval
 from vqscale.data.tasks.text import Imdb, LabelledText, SpamAssassin
 
-_KINDS: Final[tuple[type[Original], ...]] = (
+_KINDS: Final[tuple[type[RawFiles], ...]] = (
     *(LabelledText, LabelledLogs, ListOpsRelease, Imdb, Retrieval, SpamAssassin, Mnist, Cifar10, Cifar10Colour),
     *(PathfinderRelease, SpeechCommands10, SpeechCommands35),
 )
-LABELLED_LOADERS: Final[dict[str, type[Original]]] = {kind.name: kind for kind in _KINDS}
+LABELLED_LOADERS: Final[dict[str, type[RawFiles]]] = {kind.name: kind for kind in _KINDS}
 
 
-def labelled_original(name: str, uri: str, **options: object) -> Original:
+def raw_files_loader(name: str, uri: str, **options: object) -> RawFiles:
     """The loader `name` of the files at `uri`; CorpusError for an option that it does not use or that cannot be."""
     return LABELLED_LOADERS[name](uri, checked(LoaderOptions, **options))

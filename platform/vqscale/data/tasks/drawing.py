@@ -8,15 +8,15 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-Point = npt.NDArray[np.float64]
+Coordinates = npt.NDArray[np.float64]
 Image = npt.NDArray[np.float64]
 _SUPERSAMPLES = 4
 
 
-def draw_line(image: Image, start: Point, end: Point, radius: float, brightness: float) -> None:
+def draw_line(image: Image, start: Coordinates, end: Coordinates, radius: float, brightness: float) -> None:
     """All points within `radius` of a segment, each pixel by the share of its samples that are."""
     rows, columns = touched(start, end, radius, len(image))
-    y, x = grid(rows, columns)
+    y, x = pixel_grid(rows, columns)
     offsets = (np.arange(_SUPERSAMPLES) + 0.5) / _SUPERSAMPLES - 0.5
     fine_y = (y + offsets[None, :]).reshape(-1, 1)
     fine_x = (x.reshape(-1, 1) + offsets[None, :]).reshape(1, -1)
@@ -25,35 +25,35 @@ def draw_line(image: Image, start: Point, end: Point, radius: float, brightness:
     image[rows, columns] = np.maximum(image[rows, columns], np.minimum(brightness * share, 1.0))
 
 
-def touched(start: Point, end: Point, radius: float, size: int) -> tuple[slice, slice]:
+def touched(start: Coordinates, end: Coordinates, radius: float, size: int) -> tuple[slice, slice]:
     """Rows and columns of the pixels that a segment of this radius may touch."""
     low = np.maximum(np.floor(np.minimum(start, end) - radius), 0).astype(int)
     high = np.minimum(np.ceil(np.maximum(start, end) + radius) + 1, size).astype(int)
     return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
 
-def grid(rows: slice, columns: slice) -> tuple[Point, Point]:
+def pixel_grid(rows: slice, columns: slice) -> tuple[Coordinates, Coordinates]:
     return np.arange(rows.start, rows.stop)[:, None] * 1.0, np.arange(columns.start, columns.stop)[None, :] * 1.0
 
 
-def distance(start: Point, end: Point, y: Point, x: Point) -> Point:
+def distance(start: Coordinates, end: Coordinates, y: Coordinates, x: Coordinates) -> Coordinates:
     """Of the points (y, x) to a segment."""
     along = end - start
     squared = float(along @ along)
     share = ((y - start[0]) * along[0] + (x - start[1]) * along[1]) / squared if squared else 0.0 * (y + x)
     share = np.clip(share, 0, 1)
-    distance: Point = np.hypot(y - start[0] - share * along[0], x - start[1] - share * along[1])
+    distance: Coordinates = np.hypot(y - start[0] - share * along[0], x - start[1] - share * along[1])
     return distance
 
 
-def direction(angle: float) -> Point:
+def direction(angle: float) -> Coordinates:
     return np.array([np.sin(angle), np.cos(angle)])
 
 
 @cache
-def ring(radius: int) -> Point:
+def ring(radius: int) -> Coordinates:
     """Offsets of the pixels on a circle, [n, 2]."""
     span = np.arange(-radius, radius + 1)
     offsets = np.stack(np.meshgrid(span, span, indexing="ij"), axis=-1).reshape(-1, 2)
-    on_circle: Point = offsets[np.abs(np.hypot(*offsets.T) - radius) < 0.5].astype(np.float64)
+    on_circle: Coordinates = offsets[np.abs(np.hypot(*offsets.T) - radius) < 0.5].astype(np.float64)
     return on_circle

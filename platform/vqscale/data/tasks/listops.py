@@ -16,10 +16,10 @@ from vqscale.errors import CorpusError
 
 OPERATORS: Final = ("[MIN", "[MAX", "[MED", "[SM")
 END: Final = "]"
-SYMBOLS: Final = ("<pad>", *OPERATORS, END, *(str(digit) for digit in range(10)))
-ID_OF: Final = {symbol: number for number, symbol in enumerate(SYMBOLS)}
-DIGITS: Final = tuple(str(digit) for digit in range(10))
-VOCABULARY: Final = Vocabulary(size=len(SYMBOLS), rule="place in symbols", symbols=SYMBOLS)
+LISTOPS_SYMBOLS: Final = ("<pad>", *OPERATORS, END, *(str(digit) for digit in range(10)))
+ID_OF: Final = {symbol: number for number, symbol in enumerate(LISTOPS_SYMBOLS)}
+DIGIT_SYMBOLS: Final = tuple(str(digit) for digit in range(10))
+LISTOPS_VOCABULARY: Final = Vocabulary(size=len(LISTOPS_SYMBOLS), rule="place in symbols", symbols=LISTOPS_SYMBOLS)
 _OPERATOR_SHARE = 0.25
 """Chance that a node above the deepest level is an operator (the reference's VALUE_P)."""
 _TREES = 200_000
@@ -48,7 +48,7 @@ class ListOps(Generator):
         return length
 
     def layout(self) -> Layout:
-        return Layout(classes=DIGITS, labels="sequence", vocabulary=VOCABULARY)
+        return Layout(classes=DIGIT_SYMBOLS, labels="sequence", vocabulary=LISTOPS_VOCABULARY)
 
     def draw(self, split: SplitName, index: int, attempt: int) -> Example:
         # Python's generator: its random() gives the same numbers in every version, and fast ones at a time.
@@ -79,10 +79,10 @@ class ListOps(Generator):
                 return None
             values.append(value_or_none)
         ids.append(ID_OF[END])
-        return evaluate(OPERATORS[operator], values)
+        return evaluate_operator(OPERATORS[operator], values)
 
 
-def evaluate(operator: str, values: list[int]) -> int:
+def evaluate_operator(operator: str, values: list[int]) -> int:
     """The value of one operator; the median of an even count is rounded down, as by the reference's int()."""
     if operator == "[MIN":
         return min(values)

@@ -9,7 +9,7 @@ import numpy as np
 from vqscale.data.labelled.format import BYTES, Example, Layout
 from vqscale.data.labelled.source import Labelled
 from vqscale.data.shards import SPLITS, SplitName
-from vqscale.data.tasks.raw_files import Original
+from vqscale.data.tasks.raw_files import RawFiles
 from vqscale.data.tokenize import ByteTokenizer
 from vqscale.errors import CorpusError
 
@@ -23,7 +23,7 @@ class _Line(NamedTuple):
     alert: bool
 
 
-class LabelledLogs(Original):
+class LabelledLogs(RawFiles):
     """Lines whose first word is `-` (normal) or the tag of an alert; the model reads the rest of each line.
 
     A sequence is as many whole lines as `length` bytes hold, in order; a label stands at every line end. A longer line

@@ -10,7 +10,7 @@ from vqscale.data.corpora import resolve_corpus
 from vqscale.data.corpus import TokenSplit, open_text
 from vqscale.data.labelled.format import Example
 from vqscale.data.shards import SPLITS, SplitName
-from vqscale.data.tasks.pairs import Recalling, Tokens
+from vqscale.data.tasks.pairs import Recalling, TokenIds
 
 
 class Needle(Recalling):
@@ -65,7 +65,7 @@ class Needle(Recalling):
         tokens[positions] = keys[asked]
         return self.asked(tokens, positions, labels[asked], starts[asked] + 1)
 
-    def _filler(self, split: SplitName, length: int, random: np.random.Generator) -> Tokens:
+    def _filler(self, split: SplitName, length: int, random: np.random.Generator) -> TokenIds:
         if self.text is None:
             return random.integers(self.fillers, size=length)
         text = self._texts[split]

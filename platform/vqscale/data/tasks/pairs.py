@@ -13,7 +13,7 @@ from vqscale.data.labelled.format import Example, Layout, Vocabulary
 from vqscale.data.shards import SPLITS, SplitName
 from vqscale.data.tasks.generator import Generator
 
-Tokens = npt.NDArray[np.int64]
+TokenIds = npt.NDArray[np.int64]
 
 
 class Recalling(Generator):
@@ -77,12 +77,12 @@ class Recalling(Generator):
     def filler_ids(self) -> int:
         return self.fillers
 
-    def draw_pairs(self, random: np.random.Generator) -> tuple[Tokens, Tokens]:
+    def draw_pairs(self, random: np.random.Generator) -> tuple[TokenIds, TokenIds]:
         """Different keys and their values' numbers, [pairs] each; as ids, keys begin at 1 and values at 1 + keys."""
         keys = 1 + random.choice(self.keys, size=self.pairs, replace=False)
         return keys, random.integers(self.values, size=self.pairs)
 
-    def asked(self, tokens: Tokens, positions: Tokens, labels: Tokens, answers: Tokens) -> Example:
+    def asked(self, tokens: TokenIds, positions: TokenIds, labels: TokenIds, answers: TokenIds) -> Example:
         """An example asked at `positions`, whose values stand at `answers`."""
         order = np.argsort(positions)
         return Example(

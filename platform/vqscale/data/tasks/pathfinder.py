@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vqscale.data.labelled.format import PIXELS, Example, Layout
 from vqscale.data.shards import SplitName
-from vqscale.data.tasks.drawing import Image, Point, direction, distance, draw_line, grid, ring, touched
+from vqscale.data.tasks.drawing import Coordinates, Image, direction, distance, draw_line, pixel_grid, ring, touched
 from vqscale.data.tasks.generator import Generator
 from vqscale.errors import CorpusError
 
@@ -26,7 +26,7 @@ CONTOUR_LENGTHS: Final = {"easy": 6, "intermediate": 9, "hard": 14}
 
 
 @dataclass(frozen=True)
-class Settings:
+class PathfinderSettings:
     """What the size of an image decides; lengths in pixels."""
 
     dash: int
@@ -41,23 +41,23 @@ class Settings:
     brightness: float
 
 
-SETTINGS: Final = {
+PATHFINDER_SETTINGS: Final = {
     # lra_benchmarks/data/pathfinder.py; the dash of 64 and 128 is the generator's default. Brightness is the product of
     # the two contrasts; that of 32 makes up for dashes that cover half a pixel.
-    32: Settings(2, 0.5, (1,), 1.5, 7, 20, 1.0, 2 * 0.75),
-    64: Settings(5, 1.0, (1,), 2.5, 12, 22, 1.8, 0.8),
-    128: Settings(5, 1.5, (2, 3), 3.0, 20, 35, 1.8, 0.9),
+    32: PathfinderSettings(2, 0.5, (1,), 1.5, 7, 20, 1.0, 2 * 0.75),
+    64: PathfinderSettings(5, 1.0, (1,), 2.5, 12, 22, 1.8, 0.8),
+    128: PathfinderSettings(5, 1.5, (2, 3), 3.0, 20, 35, 1.8, 0.9),
 }
 
 
 @dataclass
-class Dash:
+class PathfinderDash:
     """`start` to `end` along `angle`; it turns at `pivot`, a margin before its start, its successor at `next_pivot`."""
 
-    start: Point
-    end: Point
-    pivot: Point
-    next_pivot: Point
+    start: Coordinates
+    end: Coordinates
+    pivot: Coordinates
+    next_pivot: Coordinates
     angle: float
 
 
@@ -65,9 +65,9 @@ class Dash:
 class Scene:
     """Two target paths, distractors, and the tips that carry a circle."""
 
-    targets: list[list[Dash]]
-    distractors: list[list[Dash]] = field(default_factory=list)
-    circles: list[Point] = field(default_factory=list)
+    targets: list[list[PathfinderDash]]
+    distractors: list[list[PathfinderDash]] = field(default_factory=list)
+    circles: list[Coordinates] = field(default_factory=list)
 
 
 class Pathfinder(Generator):
@@ -101,13 +101,13 @@ class Pathfinder(Generator):
         raise CorpusError(f"size: {_IMAGES} images of {self.size} pixels had no room for {self.difficulty} paths.")
 
     def _attempt(self, random: np.random.Generator) -> Scene | None:
-        canvas = _Canvas(self.size, SETTINGS[self.size], random)
+        canvas = _Canvas(self.size, PATHFINDER_SETTINGS[self.size], random)
         contour = CONTOUR_LENGTHS[self.difficulty]
         targets = canvas.two_paths(contour)
         if targets is None:
             return None
         scene = Scene(targets)
-        for _ in range(SETTINGS[self.size].distractor_dashes // (contour // 3)):
+        for _ in range(PATHFINDER_SETTINGS[self.size].distractor_dashes // (contour // 3)):
             path = canvas.path(contour // 3)
             scene.distractors += [path] if path is not None else []  # as in the reference, what has no room is left out
         return scene
@@ -119,14 +119,14 @@ class _Canvas:
     Only pixels wholly within the margin count, as by the reference's threshold on smoothed masks (1.8 of two).
     """
 
-    def __init__(self, size: int, settings: Settings, random: np.random.Generator) -> None:
+    def __init__(self, size: int, settings: PathfinderSettings, random: np.random.Generator) -> None:
         self._size, self._settings, self._random = size, settings, random
         self._margin = int(random.choice(settings.margins))
         self._reach = settings.thickness / 2 + self._margin - 0.5
         self._claims = np.zeros((size, size), dtype=np.int16)
         """How many dashes claim a pixel."""
 
-    def two_paths(self, dashes: int) -> list[list[Dash]] | None:
+    def two_paths(self, dashes: int) -> list[list[PathfinderDash]] | None:
         """Two paths that begin `seed_distance` apart, the first at twice that from the edge, and grow in turn.
 
         A path without room loses its last two dashes; the reference begins the image again, which takes it thousands
@@ -147,7 +147,7 @@ class _Canvas:
                     self._claim(path.pop(), -1)
         return None
 
-    def path(self, dashes: int) -> list[Dash] | None:
+    def path(self, dashes: int) -> list[PathfinderDash] | None:
         """One path anywhere; a few beginnings are tried."""
         for _ in range(_DISTRACTOR_TRIES):
             first = self._seed(self._anywhere())
@@ -160,14 +160,14 @@ class _Canvas:
                 self._claim(dash, -1)
         return None
 
-    def _anywhere(self) -> Point:
+    def _anywhere(self) -> Coordinates:
         free = np.argwhere(self._claims == 0)
         return free[self._random.integers(len(free))].astype(np.float64) if len(free) else np.full(2, -1.0)
 
-    def _around(self, centre: Point, distance: float) -> Point:
+    def _around(self, centre: Coordinates, distance: float) -> Coordinates:
         return centre + distance * direction(self._random.uniform(0, 2 * np.pi))
 
-    def _seed(self, start: Point) -> Dash | None:
+    def _seed(self, start: Coordinates) -> PathfinderDash | None:
         for _ in range(_DASH_TRIES):
             angle = self._random.uniform(-np.pi, np.pi)
             dash = self._dash(start - self._margin * direction(angle), angle)
@@ -175,7 +175,7 @@ class _Canvas:
                 return dash
         return None
 
-    def _extend(self, path: list[Dash]) -> bool:
+    def _extend(self, path: list[PathfinderDash]) -> bool:
         """Add a dash whose head is a pixel of a circle around the pivot, the likelier the straighter it lies."""
         last, pivot = path[-1], path[-1].next_pivot
         centre = np.rint(pivot)
@@ -197,12 +197,12 @@ class _Canvas:
             weights[chosen] = 0
         return False
 
-    def _dash(self, pivot: Point, angle: float) -> Dash:
+    def _dash(self, pivot: Coordinates, angle: float) -> PathfinderDash:
         along, dash, margin = direction(angle), self._settings.dash, self._margin
         start = pivot + margin * along
-        return Dash(start, start + dash * along, pivot, start + (dash + margin) * along, angle)
+        return PathfinderDash(start, start + dash * along, pivot, start + (dash + margin) * along, angle)
 
-    def _place(self, dash: Dash, last: Dash | None) -> bool:
+    def _place(self, dash: PathfinderDash, last: PathfinderDash | None) -> bool:
         """Occupy the dash unless it leaves the image or touches another; its own predecessor is no other."""
         for tip in (dash.start, dash.end):
             if np.any(tip < 1) or np.any(tip > self._size - 2):
@@ -217,21 +217,21 @@ class _Canvas:
         self._claim(dash, 1)
         return True
 
-    def _claim(self, dash: Dash, count: int) -> None:
+    def _claim(self, dash: PathfinderDash, count: int) -> None:
         """The gaps before and after a dash belong to it, so that nothing passes between two dashes."""
         rows, columns, near = self._covered(dash.pivot, dash.next_pivot)
         self._claims[rows, columns] += count * near
 
     def _covered(
-        self, start: Point, end: Point, window: tuple[slice, slice] | None = None
+        self, start: Coordinates, end: Coordinates, window: tuple[slice, slice] | None = None
     ) -> tuple[slice, slice, npt.NDArray[np.bool_]]:
         rows, columns = window or touched(start, end, self._reach, self._size)
-        return rows, columns, distance(start, end, *grid(rows, columns)) < self._reach
+        return rows, columns, distance(start, end, *pixel_grid(rows, columns)) < self._reach
 
 
 def render(scene: Scene, size: int) -> npt.NDArray[np.uint8]:
     """The image of a scene, [size, size]: dashes drawn smoothly by coverage, circles white; the brighter wins."""
-    settings = SETTINGS[size]
+    settings = PATHFINDER_SETTINGS[size]
     image: Image = np.zeros((size, size))
     for dash in (dash for path in (*scene.targets, *scene.distractors) for dash in path):
         draw_line(image, dash.start, dash.end, settings.thickness / 2, settings.brightness)

@@ -10,7 +10,7 @@ from typing import IO, Any, ClassVar, TypeVar
 
 from pydantic import Field, field_validator
 
-from vqscale.data.archives import damage_named, members
+from vqscale.data.archives import archive_members, damage_named
 from vqscale.data.labelled.format import Example, Layout
 from vqscale.data.labelled.source import Labelled
 from vqscale.data.shards import SplitName
@@ -19,7 +19,7 @@ from vqscale.data.splits import hash_split
 from vqscale.errors import CorpusError
 from vqscale.study.frozen import Frozen
 
-T = TypeVar("T")
+Found = TypeVar("T")
 
 
 class LoaderOptions(Frozen):
@@ -44,7 +44,7 @@ class LoaderOptions(Frozen):
 
 
 @dataclass(frozen=True)
-class Original:
+class RawFiles:
     """The original files of a task at `uri`: a file, a folder, a glob or an archive."""
 
     uri: str
@@ -97,12 +97,12 @@ class Original:
         for (split, example), read in self.each(self.examples):
             yield Labelled(split, example, read)
 
-    def each(self, read_file: Callable[[str, IO[bytes]], Iterator[T]]) -> Iterator[tuple[T, int]]:
+    def each(self, read_file: Callable[[str, IO[bytes]], Iterator[Found]]) -> Iterator[tuple[Found, int]]:
         """What `read_file` finds in every file, archives opened, with the bytes read so far. Damage is named."""
         done = 0
         for file in self.files:
             with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
-                for name, stream in members(file.path, raw):
+                for name, stream in archive_members(file.path, raw):
                     for found in read_file(name, stream):
                         yield found, done + min(raw.tell(), file.size)
             done += file.size

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vqscale.data.labelled.format import SAMPLES, Example, Layout
 from vqscale.data.shards import SplitName
-from vqscale.data.tasks.raw_files import Original
+from vqscale.data.tasks.raw_files import RawFiles
 from vqscale.errors import CorpusError
 
 _RATE = 16_000
@@ -25,7 +25,7 @@ _OTHERS = (
 _WAVE = re.compile(r"(?:^|/)([a-z]+)/([^/]+\.wav)$")
 
 
-class SpeechCommands35(Original):
+class SpeechCommands35(RawFiles):
     """All 35 words of version 2: a folder or archive with the official `validation_list.txt` and `testing_list.txt`.
 
     A sequence is one second: shorter recordings are followed by silence, longer ones cut (`length` samples).

@@ -12,8 +12,8 @@ from vqscale.data.archives import forward_stream
 from vqscale.data.labelled.format import BYTES, Example, Layout
 from vqscale.data.shards import SplitName
 from vqscale.data.sources import utf8_chunks
-from vqscale.data.tasks.listops import DIGITS, END, ID_OF, VOCABULARY
-from vqscale.data.tasks.raw_files import Original
+from vqscale.data.tasks.listops import DIGIT_SYMBOLS, END, ID_OF, LISTOPS_VOCABULARY
+from vqscale.data.tasks.raw_files import RawFiles
 from vqscale.data.tokenize import ByteTokenizer
 from vqscale.errors import CorpusError
 
@@ -31,7 +31,7 @@ def _rows(name: str, stream: IO[bytes]) -> Iterator[list[str]]:
         raise CorpusError(f"source: {name} is no readable table ({error}). Fetch it again.") from error
 
 
-class ListOpsRelease(Original):
+class ListOpsRelease(RawFiles):
     """ListOps of the Long Range Arena release: `basic_train.tsv`, `basic_val.tsv`, `basic_test.tsv`."""
 
     name: ClassVar[str] = "listops"
@@ -39,7 +39,7 @@ class ListOpsRelease(Original):
     _FILE: ClassVar[re.Pattern[str]] = re.compile(r"(train|val|test)\.tsv$")
 
     def layout(self) -> Layout:
-        return Layout(classes=DIGITS, labels="sequence", vocabulary=VOCABULARY)
+        return Layout(classes=DIGIT_SYMBOLS, labels="sequence", vocabulary=LISTOPS_VOCABULARY)
 
     def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example]]:
         match = self._FILE.search(name)
@@ -51,7 +51,7 @@ class ListOpsRelease(Original):
                 yield split, self._example(f"{name} line {number}", row)
 
     def _example(self, place: str, row: list[str]) -> Example:
-        if len(row) != 2 or row[1] not in DIGITS:
+        if len(row) != 2 or row[1] not in DIGIT_SYMBOLS:
             raise CorpusError(f"source: {place} is no expression and digit, separated by a tab. Fetch the file again.")
         symbols = [symbol for symbol in row[0].split() if symbol not in {"(", ")"}]
         unknown = next((symbol for symbol in symbols if symbol not in ID_OF or symbol == "<pad>"), None)
@@ -61,7 +61,7 @@ class ListOpsRelease(Original):
         return Example((ids[: self.length],), label=int(row[1]))
 
 
-class Retrieval(Original):
+class Retrieval(RawFiles):
     """Pairs of papers of the ACL Anthology Network, as Long Range Arena lays them out: does one cite the other?
 
     `*.train.tsv`, `*.eval.tsv` and `*.test.tsv` with label, two ids and two texts a row; texts are read as bytes.

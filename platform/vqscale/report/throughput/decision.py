@@ -7,8 +7,8 @@ import pandas as pd
 
 from vqscale.report.charts.style import number, present, whole
 from vqscale.throughput.crossover import Crossover
-from vqscale.throughput.measurement import OK, code_in_words
-from vqscale.throughput.table import BASELINES, COMPARISON, CURVE, LINEAR, crossovers
+from vqscale.throughput.measurement import OK, describe_code
+from vqscale.throughput.table import BASELINES, COMPARISON_COLUMNS, CURVE_COLUMNS, LINEAR, crossovers
 
 Row = dict[str, Any]
 _IN_WORDS = {
@@ -75,15 +75,15 @@ class Decision:
 def decisions(table: pd.DataFrame) -> list[Decision]:
     """One for every curve of a linear-time architecture that was measured or tried."""
     tried = table[table["cell_id"].notna()]
-    curves = list(tried[tried["arch"].isin(LINEAR)].groupby([*COMPARISON, *CURVE], dropna=False, sort=False))
+    curves = list(tried[tried["arch"].isin(LINEAR)].groupby([*COMPARISON_COLUMNS, *CURVE_COLUMNS], dropna=False, sort=False))
     firsts = [rows.iloc[0] for _, rows in curves]
     evens = crossovers(table)
     found = []
     for _, rows in curves:
         first = rows.iloc[0]
-        company = _matching(tried, first, COMPARISON)
+        company = _matching(tried, first, COMPARISON_COLUMNS)
         others = {baseline: _by_context(_baseline_rows(company, first, baseline)) for baseline in BASELINES}
-        own_evens = _matching(evens, first, [*COMPARISON, *CURVE]).to_dict("records")
+        own_evens = _matching(evens, first, [*COMPARISON_COLUMNS, *CURVE_COLUMNS]).to_dict("records")
         found.append(
             Decision(
                 arch=str(first["arch"]),
@@ -110,7 +110,7 @@ def break_evens(table: pd.DataFrame) -> list[str]:
 
 def label(row: "pd.Series[Any]", among: "list[pd.Series[Any]]") -> str:
     """The settings of a row in which rows differ, in words."""
-    settings = (*COMPARISON, *CURVE[1:])
+    settings = (*COMPARISON_COLUMNS, *CURVE_COLUMNS[1:])
     differing = [name for name in settings if len({str(one[name]) for one in among}) > 1]
     names = {"codebook_size": "S = ", "block_length": "L = ", "device_kind": ""}
     return ", ".join(f"{names.get(name, '')}{_plain(row[name])}" for name in differing if present(row[name]))
@@ -197,7 +197,7 @@ def warnings(table: pd.DataFrame) -> list[str]:
 def codes_in_words(rows: pd.DataFrame) -> list[str]:
     """The codes that rows were measured with: commit and versions, each once."""
     known = zip(rows["git"], rows["versions"], strict=True)
-    return list(dict.fromkeys(code_in_words(git if present(git) else None, versions) for git, versions in known))
+    return list(dict.fromkeys(describe_code(git if present(git) else None, versions) for git, versions in known))
 
 
 def _few_repeats(ran: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from vqscale.report.charts.style import GREY, colour
 from vqscale.report.throughput.decision import curve_name, label
 from vqscale.throughput.crossover import crossover
 from vqscale.throughput.measurement import OK
-from vqscale.throughput.table import BASELINES, COMPARISON, CURVE, LINEAR, ORDER, ratio_points
+from vqscale.throughput.table import BASELINES, COMPARISON_COLUMNS, CURVE_COLUMNS, LINEAR, ORDER, ratio_points
 
 MICRO = 1e6
 MOST_TICKS = 9
@@ -19,7 +19,7 @@ MOST_TICKS = 9
 def panels(table: pd.DataFrame) -> list[Panel]:
     """For every comparison (one preset, precision, device and way to fill a step) time a token, speed and ratios."""
     ran = table[table["status"] == OK]
-    groups = [rows for _, rows in ran.groupby(COMPARISON, sort=False)]
+    groups = [rows for _, rows in ran.groupby(COMPARISON_COLUMNS, sort=False)]
     firsts = [rows.iloc[0] for rows in groups]
     found: list[Panel] = []
     for index, rows in enumerate(groups):
@@ -74,7 +74,7 @@ def _levels(heights: Sequence[float]) -> list[tuple[float, str]]:
 
 def _by_curve(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """The curves of a comparison, VQ first."""
-    found = [group.sort_values("context") for _, group in rows.groupby(CURVE, dropna=False, sort=False)]
+    found = [group.sort_values("context") for _, group in rows.groupby(CURVE_COLUMNS, dropna=False, sort=False)]
     return sorted(found, key=lambda group: ORDER.index(group["arch"].iloc[0]))
 
 
