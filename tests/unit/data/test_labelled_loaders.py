@@ -18,8 +18,8 @@ from vqscale.data.labelled.corpus import LabelledCorpus
 from vqscale.data.labelled.prepare import prepare_labelled
 from vqscale.data.shards import SPLITS
 from vqscale.data.tasks.catalogue import LABELLED_LOADERS, raw_files_loader
+from vqscale.data.tasks.images import grey_pixels
 from vqscale.data.tasks.listops import LISTOPS_SYMBOLS
-from vqscale.data.tasks.png import grey_pixels
 from vqscale.errors import CorpusError
 
 
@@ -397,6 +397,28 @@ def test_png_of_any_filter_is_read(kinds):
     assert np.array_equal(grey_pixels(png(image, kinds)), image)
 
 
+@pytest.mark.parametrize(("mode", "file_format"), [("RGB", "png"), ("P", "png"), ("I;16", "png"), ("L", "bmp")])
+def test_image_other_than_an_8_bit_grey_png_is_refused(mode, file_format):
+    target = io.BytesIO()
+    Image.new("L", (4, 4)).convert(mode).save(target, file_format)
+    with pytest.raises(ValueError, match="not 8-bit grey" if file_format == "png" else "no PNG image"):
+        grey_pixels(target.getvalue())
+
+
+@pytest.mark.parametrize("side", [4097, 10_000, 30_000])
+def test_image_that_claims_too_many_pixels_is_refused_before_it_is_decompressed(side):
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    claim = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    small = png(np.zeros((4, 4), np.uint8))
+    with pytest.raises(ValueError, match="more than 16,777,216 pixels"):
+        grey_pixels(small[:8] + claim + small[33:])
+
+
+def test_image_that_ends_early_is_refused():
+    with pytest.raises(ValueError, match="truncated"):
+        grey_pixels(png(np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8))[:-100])
+
+
 def test_pathfinder_release_has_the_labels_of_its_metadata(opened, write):
     random = np.random.default_rng(0)
     images = {f"imgs/{n % 2}/sample_{n}.png": random.integers(0, 256, (4, 4)).astype(np.uint8) for n in range(40)}
@@ -414,7 +436,7 @@ def test_pathfinder_release_has_the_labels_of_its_metadata(opened, write):
     assert found == 40
     with pytest.raises(CorpusError, match="in no file of metadata"):
         opened("pathfinder", write(files | {"metadata/0.npy": lines[0].encode()}, "fewer"), "refused")
-    with pytest.raises(CorpusError, match="no readable image"):
+    with pytest.raises(CorpusError, match=r"sample_0\.png is no readable image \(no PNG image\)"):
         opened("pathfinder", write(files | {"imgs/0/sample_0.png": b"JPEG"}, "damaged"), "refused")
     with pytest.raises(CorpusError, match="line 1 is not folder, file"):
         opened("pathfinder", write(files | {"metadata/0.npy": b"\x93NUMPY"}, "binary"), "refused")

@@ -1,6 +1,8 @@
 """Images as rows of pixels: MNIST, CIFAR-10, Pathfinder. The id of a pixel is its value plus one."""
 
+import io
 import re
+import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from typing import IO, ClassVar
@@ -10,11 +12,13 @@ import numpy.typing as npt
 
 from vqscale.data.labelled.format import PIXELS, Example, Layout
 from vqscale.data.shards import SplitName
-from vqscale.data.tasks.png import grey_pixels
 from vqscale.data.tasks.raw_files import RawFiles
 from vqscale.errors import CorpusError
 
 Bytes = npt.NDArray[np.uint8]
+
+MOST_PIXELS = 1 << 24
+"""Pixels of one image at most: a small file can claim a size that would fill the memory."""
 
 
 def pixels(values: Bytes) -> npt.NDArray[np.uint16]:
@@ -168,3 +172,26 @@ class PathfinderRelease(RawFiles):
         except ValueError as error:
             raise CorpusError(f"source: {name} is no readable image ({error}). Fetch it again.") from error
         yield self.by_hash(image.tobytes()), Example((pixels(image),), label=self._labels[match[1]])
+
+
+def grey_pixels(content: bytes) -> Bytes:
+    """The pixels [rows, columns] of an 8-bit grey PNG image. Raises ValueError that says what is wrong."""
+    from PIL import Image, UnidentifiedImageError  # loaded here: planning a study imports this module and reads no image
+
+    too_large = f"more than {MOST_PIXELS:,} pixels"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of chunks beside the pixels
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                if image.width * image.height > MOST_PIXELS:  # before anything is decompressed
+                    raise ValueError(too_large)
+                if image.mode != "L":
+                    raise ValueError(f"mode {image.mode}, not 8-bit grey")
+                return np.asarray(image)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(too_large) from error
+    except UnidentifiedImageError as error:  # its own text is the address of an object in memory
+        raise ValueError("no PNG image") from error
+    except (OSError, SyntaxError) as error:  # Pillow's for an image that ends early, and for a damaged chunk
+        raise ValueError(str(error)) from error
