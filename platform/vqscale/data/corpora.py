@@ -1,14 +1,14 @@
-"""Corpora by name: the home where prepared ones are found, and `stdlib`, which is made when it is first asked for."""
+"""Corpora by name: the home where prepared ones are found, and `stdlib`, which is made when it is first asked for.
+
+Loaders and the preparation are imported inside functions: a corpus that exists is found without them.
+"""
 
 from pathlib import Path
 
 from vqscale import storage
 from vqscale.data.home import home_folder
-from vqscale.data.loaders import LOADERS, StandardLibrary, python_version
-from vqscale.data.prepare import prepare
 from vqscale.data.publish import ProgressCallback
 from vqscale.data.shards import FORMAT, MANIFEST
-from vqscale.data.tasks.catalogue import LABELLED_LOADERS
 from vqscale.errors import CorpusError
 
 
@@ -19,8 +19,11 @@ def corpora_folder(home: str | None = None) -> Path:
 
 def corpus_folder(name: str, home: str | None = None) -> str:
     """Where the corpus `name` lies once it is prepared; that of `stdlib` is one for each Python and format."""
-    folder = f"stdlib-python{python_version()}-v{FORMAT}" if name == "stdlib" else name
-    return str(corpora_folder(home) / folder)
+    if name != "stdlib":
+        return str(corpora_folder(home) / name)
+    from vqscale.data.loaders import python_version
+
+    return str(corpora_folder(home) / f"stdlib-python{python_version()}-v{FORMAT}")
 
 
 def resolve_corpus(name_or_uri: str, *, home: str | None = None, progress: ProgressCallback | None = None) -> str:
@@ -35,10 +38,16 @@ def resolve_corpus(name_or_uri: str, *, home: str | None = None, progress: Progr
     if storage.exists(storage.join(folder, MANIFEST)):
         return folder
     if name_or_uri == "stdlib":
+        from vqscale.data.loaders import StandardLibrary
+        from vqscale.data.prepare import prepare
+
         prepare(StandardLibrary(), folder, progress=progress)
         return folder
     if storage.exists(storage.join(name_or_uri, MANIFEST)):
         return storage.absolute(name_or_uri)
+    from vqscale.data.loaders import LOADERS
+    from vqscale.data.tasks.catalogue import LABELLED_LOADERS
+
     how = f"FILES --as {name_or_uri}" if name_or_uri in LOADERS | LABELLED_LOADERS else f"SOURCE --out {folder}"
     raise CorpusError(
         f"corpus: {name_or_uri!r} is neither prepared in {corpora_folder(home)} nor a corpus in this folder. "

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from vqscale import storage
 from vqscale.data.labelled.corpus import LabelledCorpus
@@ -132,6 +131,8 @@ def _tokenizer_json(uri: str, manifest: Manifest) -> str | None:
 
 
 def _mapped(path: Path, shard: Shard) -> npt.NDArray[Any]:
+    import pyarrow as pa
+
     try:
         view = map_shard(path)
     except (OSError, pa.ArrowInvalid) as error:

@@ -10,7 +10,6 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from pydantic import Field
 
 from vqscale import storage
@@ -99,6 +98,8 @@ class Manifest(Frozen):
 
 def write_shard(raw: Path, target: Path, dtype: np.dtype[Any], token_bytes: npt.NDArray[np.int64]) -> Shard:
     """Turn a file of raw ids into the Arrow file `target`, atomically and in constant memory."""
+    import pyarrow as pa
+
     tokens = np.memmap(raw, dtype=dtype, mode="r")
     column = pa.Array.from_buffers(pa.from_numpy_dtype(dtype), len(tokens), [None, pa.py_buffer(tokens)])
     batch = pa.record_batch([column], names=["tokens"])
@@ -126,6 +127,8 @@ def write_shard(raw: Path, target: Path, dtype: np.dtype[Any], token_bytes: npt.
 
 def map_shard(path: Path) -> npt.NDArray[Any]:
     """The ids of a shard as a read-only view of the file; OSError or pyarrow's ArrowInvalid if it is no Arrow file."""
+    import pyarrow as pa
+
     column = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column(0)
     view: npt.NDArray[Any] = column.to_numpy(zero_copy_only=True)
     return view

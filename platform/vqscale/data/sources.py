@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import IO, Any, Literal, NamedTuple, Protocol
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vqscale import storage
 from vqscale.data.archives import archive_members, damage_named, forward_stream, is_hidden, seekable
@@ -251,6 +249,9 @@ def _utf8(place: str, column: str, text: object) -> bytes:
 
 def parquet_texts(name: str, stream: IO[bytes], column: str) -> Iterator[bytes]:
     """The text of every row, read a few rows at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with seekable(stream) as whole:
         try:
             table = pq.ParquetFile(whole)

@@ -10,8 +10,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from vqscale.errors import CorpusError
 
@@ -69,6 +67,8 @@ class BpeTokenizer:
     name: TokenizerName = "bpe"
 
     def __init__(self, serialised: str) -> None:
+        import tokenizers  # loaded here: a corpus of bytes needs it not
+
         self.serialised = serialised
         self._model = tokenizers.Tokenizer.from_str(serialised)
         # Text may hold the literal characters "<eos>"; they are text, not the end of a document.
@@ -119,6 +119,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
             f"vocab_size: {vocab_size} leaves no room for merges. "
             f"bpe needs more than {BYTE_VOCAB} (3 specials, 256 bytes)."
         )
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
     model = tokenizers.Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()

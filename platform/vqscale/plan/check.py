@@ -2,14 +2,10 @@
 
 from typing import Any
 
-import torch
-
-from vqkernels import BackendUnavailableError
 from vqscale.costing.trial_cost import estimated_memory_bytes
 from vqscale.data.corpus import Corpus
 from vqscale.data.stream import TokenStream
 from vqscale.errors import CorpusError, StudyError
-from vqscale.models.transformer_vq import attention_backend
 from vqscale.study.spec import Study
 from vqscale.study.trial import TrainConfig, Trial
 
@@ -77,6 +73,8 @@ def check_backend(trial: Trial, study: Study) -> None:
     Workers that are promised GPUs may run Triton, which this machine need not be able to.
     """
     name, gpus = trial.train.backend, study.resources.gpus_per_worker
+    if name == "auto":
+        return
     if not trial.model.quantised:
         if name == "triton":
             raise StudyError("train.backend: triton belongs to models with quantised keys, such as transformer_vq")
@@ -84,6 +82,12 @@ def check_backend(trial: Trial, study: Study) -> None:
     has_kernels = trial.model.causal and trial.model.attention_function != "laplace"
     if name == "triton" and has_kernels and gpus not in ("auto", 0):
         return
+    # Loaded here: planning a study without a named backend needs no torch.
+    import torch
+
+    from vqkernels import BackendUnavailableError
+    from vqscale.models.transformer_vq import attention_backend
+
     try:
         attention_backend(trial.model, name, "cuda" if torch.cuda.is_available() and gpus != 0 else "cpu")
     except BackendUnavailableError as error:

@@ -12,11 +12,11 @@ from vqscale.laws.decisions.predictions import Prediction, read_predictions
 from vqscale.laws.decisions.surface import leading
 from vqscale.laws.io.schema import Frontier, Optimum
 from vqscale.laws.study_fits import default_metric
-from vqscale.plan.estimate import estimate_errors
 from vqscale.report.charts.curves import TrainingCurve, training_curves
 from vqscale.report.charts.style import Scheme, architecture, present
 from vqscale.report.compare import finished
 from vqscale.report.references import References
+from vqscale.results.estimates import estimate_errors
 
 UNITS = {"bpb": "bits a byte", "loss": "nats a token"}
 

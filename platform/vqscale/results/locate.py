@@ -38,7 +38,7 @@ def locate(target: str, out: str | None = None) -> Target:
     if target.endswith((".csv", ".parquet")):
         return Target(folder=out or target.rsplit(".", 1)[0] + ".analysis", table=target, study=None)
     study = load_study(target) if target.endswith((".yaml", ".yml")) else None
-    folder = study.folder if study else storage.absolute(target)
+    folder = study.folder if study else locate_folder(target)
     table = storage.join(folder, TABLE)
     if not storage.exists(table):
         raise StorageError(
@@ -48,3 +48,8 @@ def locate(target: str, out: str | None = None) -> Target:
     if study is None and storage.exists(kept):
         study = load_study(kept)
     return Target(folder=out or folder, table=table, study=study)
+
+
+def locate_folder(target: str) -> str:
+    """The absolute folder that a study file describes, or `target` itself made absolute. Raises StudyError."""
+    return load_study(target).folder if target.endswith((".yaml", ".yml")) else storage.absolute(target)

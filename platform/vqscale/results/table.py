@@ -10,15 +10,15 @@ import math
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, cast
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, cast
 
 from vqscale import storage
 from vqscale.errors import StorageError
 from vqscale.results.result import Result
+
+if TYPE_CHECKING:  # pandas and pyarrow are loaded inside functions: planning reads records and no table
+    import pandas as pd
+    import pyarrow as pa
 
 RESULT_JSON_COLUMNS = (
     *("parameter_groups", "flops_groups", "loss_by_position", "confusion", "class_names"),
@@ -31,6 +31,8 @@ RENAMED_COLUMNS = {"trunk": "shared_prefix"}
 
 def write_table(results: Sequence[Result], uri: str) -> None:
     """Write `results` to `uri` (.parquet or .csv), whole or not at all. An empty study gives an empty table."""
+    import pyarrow.parquet as pq
+
     suffix = _suffix(uri)
     table = _arrow(results)
     buffer = io.BytesIO()
@@ -41,11 +43,14 @@ def write_table(results: Sequence[Result], uri: str) -> None:
     storage.write_bytes(uri, buffer.getvalue())
 
 
-def read_table(uri: str) -> pd.DataFrame:
+def read_table(uri: str) -> "pd.DataFrame":
     """The table at `uri` (.parquet or .csv); a missing number is NaN in the frame, missing text None.
 
     Raises StorageError where the file is missing or is no such table.
     """
+    import pandas as pd
+    import pyarrow as pa
+
     suffix = _suffix(uri)
     if not storage.exists(uri):
         raise StorageError(f"{uri}: no such table. Name a .parquet or .csv file, or run the study first.")
@@ -62,6 +67,8 @@ def convert_table(source: str, target: str) -> None:
 
     Integers stay integers, also where some are missing. Raises StorageError as `read_table`.
     """
+    import pandas as pd
+
     read_table(source)
     data = io.BytesIO(storage.read_bytes(source))
     if _suffix(source) == "parquet":
@@ -76,7 +83,7 @@ def convert_table(source: str, target: str) -> None:
     storage.write_bytes(target, buffer.getvalue())
 
 
-def to_results(table: pd.DataFrame) -> list[Result]:
+def to_results(table: "pd.DataFrame") -> list[Result]:
     """The records of a table that `write_table` wrote. Raises pydantic's ValidationError on any other table."""
     return [Result.model_validate(_record(row)) for row in table.to_dict("records")]
 
@@ -88,7 +95,9 @@ def _suffix(uri: str) -> str:
     return suffix
 
 
-def _arrow(results: Sequence[Result]) -> pa.Table:
+def _arrow(results: Sequence[Result]) -> "pa.Table":
+    import pyarrow as pa
+
     schema = pa.schema([(name, _arrow_type(name)) for name in Result.model_fields])
     rows = [result.model_dump(mode="json") for result in results]
     for row in rows:
@@ -96,7 +105,9 @@ def _arrow(results: Sequence[Result]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _arrow_type(name: str) -> pa.DataType:
+def _arrow_type(name: str) -> "pa.DataType":
+    import pyarrow as pa
+
     kind = _scalar_type(name)
     return {int: pa.int64(), float: pa.float64()}.get(kind, pa.string())
 
@@ -109,12 +120,17 @@ def _scalar_type(name: str) -> type:
     return annotation if annotation in (int, float) else str  # type: ignore[return-value]
 
 
-def _nullable(kind: pa.DataType) -> Any:
+def _nullable(kind: "pa.DataType") -> Any:
     """Keep integers integers in CSV, also where some are missing."""
+    import pandas as pd
+    import pyarrow as pa
+
     return pd.Int64Dtype() if pa.types.is_int64(kind) else None
 
 
-def _read_csv(data: io.BytesIO) -> pd.DataFrame:
+def _read_csv(data: io.BytesIO) -> "pd.DataFrame":
+    import pandas as pd
+
     known = {name: object for name in Result.model_fields if _scalar_type(name) is str}
     known |= {old: object for old, new in RENAMED_COLUMNS.items() if new in known}
     frame = pd.read_csv(data, keep_default_na=False, na_values=[""], dtype=known)
@@ -123,11 +139,11 @@ def _read_csv(data: io.BytesIO) -> pd.DataFrame:
     return frame
 
 
-def _with_new_names(frame: pd.DataFrame) -> pd.DataFrame:
+def _with_new_names(frame: "pd.DataFrame") -> "pd.DataFrame":
     return frame.rename(columns={old: new for old, new in RENAMED_COLUMNS.items() if new not in frame})
 
 
-def _decode(frame: pd.DataFrame) -> pd.DataFrame:
+def _decode(frame: "pd.DataFrame") -> "pd.DataFrame":
     for name in frame.columns.intersection(list(RESULT_JSON_COLUMNS)):
         frame[name] = [json.loads(text) if isinstance(text, str) else text for text in frame[name]]
     return frame

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from vqscale import storage
-from vqscale.plan.estimate import PLAN_FILE, estimate_errors, write_estimates
+from vqscale.plan.estimate import write_estimates
 from vqscale.plan.plan import plan
+from vqscale.results.estimates import PLAN_FILE, estimate_errors
 
 SWEEP = [{"model.preset": ["pico", "nano"]}]
 STATED = {"flops_per_second": 1e9}

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from vqscale.data.labelled.format import AnyArray, Example, LabelledManifest, LabelledShard, LabelledSplitRecord, Layout
 from vqscale.data.shards import SplitName
@@ -29,6 +28,8 @@ class _ShardView:
     """The columns of one shard."""
 
     def __init__(self, path: Path, shard: LabelledShard, layout: Layout) -> None:
+        import pyarrow as pa
+
         try:
             batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
             self.lists = {name: _Rows(batch.column(name)) for name in layout.list_columns}

@@ -8,11 +8,10 @@ memory-mapped and read without a copy. As with text, the manifest is written las
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from pydantic import Field, model_validator
 
 from vqscale import storage
@@ -21,6 +20,9 @@ from vqscale.data.tokenize import BYTE_VOCAB, dtype_name
 from vqscale.data.verify import file_sha256
 from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 AnyArray = npt.NDArray[Any]
 
@@ -155,6 +157,8 @@ class LabelledManifest(Frozen):
 
 def write_labelled_shard(examples: list[Example], layout: Layout, target: Path) -> LabelledShard:
     """Write `examples` to the Arrow file `target`, atomically."""
+    import pyarrow as pa
+
     content = hashlib.sha256()
     columns: dict[str, pa.Array] = {}
     tokens = 0
@@ -191,7 +195,9 @@ def _digest(content: Any, name: str, *parts: AnyArray) -> None:
         content.update(np.ascontiguousarray(part).data)
 
 
-def _write_batch(batch: pa.RecordBatch, target: Path) -> None:
+def _write_batch(batch: "pa.RecordBatch", target: Path) -> None:
+    import pyarrow as pa
+
     with (
         storage.atomic_path(str(target)) as draft,
         pa.OSFile(draft, "wb") as sink,
