@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from local_host import LocalHost
 
 from vqscale.costing.presets import resolve
 from vqscale.data.corpus import open_corpus
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import TrainConfig, Trial
-from vqscale.train.trial import LocalHost, run_trial
+from vqscale.train.trial import run_trial
 
 pytestmark = [
     pytest.mark.gpu,

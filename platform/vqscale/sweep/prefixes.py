@@ -1,21 +1,22 @@
-"""Trunk checkpoints of a study are removed once no trial that is still to be trained can go on from them."""
+"""Removal of shared-prefix checkpoints that no trial still to be trained can continue from."""
 
 from collections.abc import Container
 
 from vqscale import storage
 from vqscale.plan.plan import Plan
-from vqscale.study.shared_prefix import trunks_folder
+from vqscale.study.shared_prefix import OLD_FOLDER, prefixes_folder
 
 
 def discard_unused(plan: Plan, ended: Container[str] = ()) -> None:
-    """Remove the trunks that no trial waits for; `ended`: trials (by id) that are done since the plan was made.
+    """Remove the shared prefixes that no trial waits for; `ended`: ids of trials that have ended since the plan was made.
 
-    Safe while other trials train: a trial that writes or reads a trunk has not ended. A failed trial waits for the
-    next run.
+    Safe while other trials train: a trial that writes or reads a prefix has not ended. The prefix of a failed trial is
+    kept for the next run. What earlier versions left under `OLD_FOLDER` is removed as well.
     """
-    folder = trunks_folder(plan.study.folder)
+    storage.remove(storage.join(plan.study.folder, OLD_FOLDER))
+    folder = prefixes_folder(plan.study.folder)
     left = [one for one in (*plan.pending, *plan.later) if one.sharing is not None and one.trial.id not in ended]
-    wanted = {one.sharing.trunk.folder for one in left if one.sharing is not None}
+    wanted = {one.sharing.prefix.folder for one in left if one.sharing is not None}
     if not wanted:
         storage.remove(folder)
         return

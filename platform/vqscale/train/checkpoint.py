@@ -18,8 +18,8 @@ from torch.distributed import ProcessGroup
 from vqscale import storage
 from vqscale.train.checkpoint_files import (
     MANIFEST,
+    CheckpointManifest,
     FileRecord,
-    Manifest,
     checkpoint_name,
     complete,
     read_manifest,
@@ -54,7 +54,7 @@ def save(
         shutil.rmtree(draft, ignore_errors=True)
     everybodys = _gather(records, group)
     if _rank(group) == 0:
-        manifest = Manifest(
+        manifest = CheckpointManifest(
             trial=trial,
             step=step,
             world=world_size(group),
@@ -95,7 +95,7 @@ def restore(
     warn: Callable[[str], None],
     until: int | None = None,
     group: ProcessGroup | None = None,
-) -> tuple[Manifest, dict[str, Any]] | None:
+) -> tuple[CheckpointManifest, dict[str, Any]] | None:
     """Load the newest whole checkpoint into `engine`; None where there is none. Every rank must call it.
 
     `until`: the last step that may be taken; None: any. A damaged checkpoint is passed over with a warning in favour of
@@ -120,7 +120,7 @@ def restore(
     return None
 
 
-def _fetch(uri: str, manifest: Manifest, local: Path) -> str | None:
+def _fetch(uri: str, manifest: CheckpointManifest, local: Path) -> str | None:
     """Copy the files of a checkpoint to `local`; returns what is wrong with them, if anything."""
     for record in manifest.files:
         path = local / record.name
@@ -133,7 +133,7 @@ def _fetch(uri: str, manifest: Manifest, local: Path) -> str | None:
     return None
 
 
-def _misfit(manifest: Manifest, trial: str, group: ProcessGroup | None) -> str | None:
+def _misfit(manifest: CheckpointManifest, trial: str, group: ProcessGroup | None) -> str | None:
     if manifest.trial != trial:
         return "it belongs to another trial"
     if manifest.world != world_size(group):

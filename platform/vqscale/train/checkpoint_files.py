@@ -14,18 +14,30 @@ class FileRecord(Frozen):
     sha256: str
 
 
-class Manifest(Frozen):
-    """What a checkpoint holds and where the trial stood."""
+class CheckpointManifest(Frozen):
+    """What a checkpoint holds and how far the trial had come."""
 
     trial: str
-    """Fingerprint of the trial, or of the trunk that trials of several horizons share."""
+    """Fingerprint of the trial or, for a branch-off checkpoint, of the shared prefix."""
     step: int
     """Updates done."""
     world: int
+    """Number of workers that wrote it."""
     zero: int
     progress: dict[str, Any]
-    """The loop's own numbers: seconds spent, first loss, attempts ..."""
+    """The loop's own numbers: seconds spent, first loss, revived codes, peak memory, shared updates."""
     files: list[FileRecord]
+
+
+def checkpoints_folder(trial_folder: str) -> str:
+    """Where the checkpoints of the trial in `trial_folder` are."""
+    return storage.join(trial_folder, "checkpoints")
+
+
+def discard_checkpoints(status: str, trial_folder: str) -> None:
+    """Remove the checkpoints of a trial whose record is written and that has nothing left to resume."""
+    if status == "finished":
+        storage.remove(checkpoints_folder(trial_folder))
 
 
 def checkpoint_name(step: int) -> str:
@@ -49,5 +61,5 @@ def steps(folder: str) -> list[int]:
     return [step_of(uri) for uri in complete(folder)]
 
 
-def read_manifest(uri: str) -> Manifest:
-    return Manifest.model_validate_json(storage.read_text(storage.join(uri, MANIFEST)))
+def read_manifest(uri: str) -> CheckpointManifest:
+    return CheckpointManifest.model_validate_json(storage.read_text(storage.join(uri, MANIFEST)))

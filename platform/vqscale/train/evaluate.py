@@ -63,7 +63,7 @@ def _exp(nats: float) -> float:
 
 
 @torch.no_grad()
-def evaluate(
+def evaluate_text(
     model: Any,
     corpus: Any,
     split: str,

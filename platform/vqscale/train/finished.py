@@ -8,13 +8,13 @@ from vqscale.results.records import finite
 from vqscale.results.result import Result
 from vqscale.study.trial import Trial
 from vqscale.train.classify import Classified
-from vqscale.train.trial import Outcome
+from vqscale.train.trial import TrialOutcome
 
 
 def finished_result(
     study: str,
     trial: Trial,
-    outcome: Outcome,
+    outcome: TrialOutcome,
     *,
     attempts: int,
     workers: int,
@@ -57,7 +57,7 @@ def finished_result(
     )
 
 
-def _held_out(outcome: Outcome) -> dict[str, Any]:
+def _held_out(outcome: TrialOutcome) -> dict[str, Any]:
     """What was measured on held-out splits, but for lists; columns of the other task are absent."""
     held_out, test = outcome.held_out, outcome.test
     if not isinstance(held_out, Classified):
@@ -78,7 +78,7 @@ def _held_out(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _nested(outcome: Outcome) -> dict[str, Any]:
+def _nested(outcome: TrialOutcome) -> dict[str, Any]:
     held_out = outcome.held_out
     if not isinstance(held_out, Classified):
         return {"loss_by_position": held_out.by_position if held_out else []}

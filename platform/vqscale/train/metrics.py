@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 from vqscale.train.step import Update
 
 
-class Window:
+class MetricsWindow:
     """Sums over the updates since the last reading, kept on the device until they are read."""
 
     def __init__(self, device: torch.device, group: ProcessGroup | None) -> None:
@@ -94,7 +94,7 @@ def _process() -> psutil.Process:
     return psutil.Process()
 
 
-def memory_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
     """Peak of the allocator since `reset_memory` (CUDA), or the process's resident memory now (CPU)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

@@ -36,21 +36,21 @@ class Part:
     that of the mean over this part, where all have equally many."""
 
 
-class Score(NamedTuple):
+class BatchScore(NamedTuple):
     loss: Tensor
     """Mean cross-entropy, nats a token or label."""
     accuracy: Tensor | None
     """Share of labels that the largest logit names; None for a language model."""
 
 
-class Objective(Protocol):
+class TrainingObjective(Protocol):
     def starts_sequence(self, step: int) -> bool:
         """Whether state carried from the update before must be dropped."""
 
     def batch(self, step: int) -> list[Part]:
         """The micro-batches of this worker, a pure function of seed and step."""
 
-    def score(self, logits: Tensor, part: Part) -> Score: ...
+    def score(self, logits: Tensor, part: Part) -> BatchScore: ...
 
 
 def document_starts(tokens_BT: np.ndarray, documents: str) -> np.ndarray | None:
@@ -72,9 +72,9 @@ def text_parts(tokens_BT: np.ndarray, train: TrainConfig, device: torch.device) 
     return parts
 
 
-def next_token(logits_BTW: Tensor, part: Part) -> Score:
+def next_token(logits_BTW: Tensor, part: Part) -> BatchScore:
     """Cross-entropy of the next token, over all tokens of the micro-batch."""
-    return Score(F.cross_entropy(logits_BTW.flatten(0, 1).float(), part.target.flatten()), None)
+    return BatchScore(F.cross_entropy(logits_BTW.flatten(0, 1).float(), part.target.flatten()), None)
 
 
 class LanguageObjective:
@@ -128,12 +128,12 @@ class ClassificationObjective:
             for tokens, mask, label in pieces
         ]
 
-    def score(self, logits: Tensor, part: Part) -> Score:
+    def score(self, logits: Tensor, part: Part) -> BatchScore:
         """Over labelled tokens alone, each with the same weight wherever in the update it stands."""
         logits_NC, target_N = logits.flatten(0, -2), part.target.flatten()
         weight = 1 / len(target_N) if part.weight is None else part.weight
         loss = F.cross_entropy(logits_NC, target_N, ignore_index=NO_LABEL, reduction="sum") * weight
-        return Score(loss, (logits_NC.detach().argmax(-1) == target_N).sum() * weight)
+        return BatchScore(loss, (logits_NC.detach().argmax(-1) == target_N).sum() * weight)
 
     def _weight(self, label_BT: np.ndarray) -> Tensor:
         """Of a labelled token: one over the labels of an average micro-batch, counted over all workers."""
@@ -151,7 +151,7 @@ def labelled_inputs(tokens_BQT: np.ndarray, mask_BQT: np.ndarray, device: torch.
     return {"tokens_BT": _on(tokens, device)} | ({} if mask.all() else {"mask_BT": _on(mask, device)})
 
 
-def open_objective(trial: Trial, corpus: Corpus | LabelledCorpus, host: Any) -> Objective:
+def open_objective(trial: Trial, corpus: Corpus | LabelledCorpus, host: Any) -> TrainingObjective:
     """The objective of a trial on its corpus; `host` says which share of a batch is this worker's."""
     if isinstance(corpus, LabelledCorpus):
         return ClassificationObjective(corpus, trial, host)

@@ -21,14 +21,16 @@ from torch.distributed import ProcessGroup
 
 from vqscale.clock import utc_now
 from vqscale.errors import StudyInterruptedError
+from vqscale.results.metrics_rows import Row
 from vqscale.results.records import write_result
-from vqscale.study.shared_prefix import Trunk
+from vqscale.study.shared_prefix import SharedPrefix
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
+from vqscale.train.checkpoint_files import discard_checkpoints
 from vqscale.train.device import device_name
 from vqscale.train.engine import import_deepspeed
 from vqscale.train.finished import finished_result
-from vqscale.train.trial import Row, discard_checkpoints, run_trial
+from vqscale.train.trial import run_trial
 
 
 class RayHost:
@@ -79,10 +81,10 @@ def serve(config: dict[str, Any]) -> None:
     """Train function of a lane: every rank runs it until the dispatcher says stop."""
     torch.set_num_threads(config["cpus_per_worker"])
     import_deepspeed()
-    dispatcher, lane = config["dispatcher"], config["lane"]
+    dispatcher, group = config["dispatcher"], config["group"]
     incarnation = _shared_token()
     for turn in itertools.count():
-        order = ray.get(dispatcher.take.remote(lane, incarnation, turn))
+        order = ray.get(dispatcher.take.remote(group, incarnation, turn))
         if order is None:
             return
         _run(order, dispatcher)
@@ -105,9 +107,9 @@ def _run(order: dict[str, Any], dispatcher: Any) -> None:
     try:
         if host.rank == 0:
             host.tell({"kind": "started", "started_at": started_at})
-        options, trunk = RunOptions.model_validate_json(payload["options"]), payload["trunk"]
-        shared = Trunk.model_validate_json(trunk) if trunk else None
-        outcome = run_trial(trial, payload["folder"], options, host, shared)
+        options, prefix = RunOptions.model_validate_json(payload["options"]), payload["shared_prefix"]
+        shared_prefix = SharedPrefix.model_validate_json(prefix) if prefix else None
+        outcome = run_trial(trial, payload["folder"], options, host, shared_prefix)
         if host.rank == 0:
             result = finished_result(
                 payload["study"],

@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 from vqkernels import CodeStatistics, merge_statistics, update_codebooks
 from vqscale.study.trial import TrainConfig
 from vqscale.train.engine import Engine
-from vqscale.train.objective import Part, Score
+from vqscale.train.objective import BatchScore, Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Update:
 def train_step(
     engine: Engine,
     parts: Sequence[Part],
-    score: Callable[[Tensor, Part], Score],
+    score: Callable[[Tensor, Part], BatchScore],
     states: list[Any] | None,
     lr: float,
     train: TrainConfig,

@@ -52,12 +52,12 @@ def test_cosines_and_decays_of_wsd_are_never_in_one_fit():
 
 def test_horizons_of_one_wsd_run_are_resampled_together():
     horizons = [1e6, 2e6, 4e6, 8e6]
-    shared = {"schedule": "wsd", "decay": 0.2, "trunk": [f"trunk{index}" for index in range(len(SIZES))]}
+    shared = {"schedule": "wsd", "decay": 0.2, "shared_prefix": [f"prefix{index}" for index in range(len(SIZES))]}
     table = pd.concat([sweep(tokens=d, shift=2000 * d**-0.6, **shared) for d in horizons], ignore_index=True)
     noise = np.repeat(np.random.default_rng(0).normal(0, 0.01, (1, len(SIZES))), 4, axis=0).ravel()
     table["bpb"] *= np.exp(noise)
     (together,) = fit_study(table, ["chinchilla"], bootstrap=200).fits
-    (apart,) = fit_study(table.drop(columns="trunk"), ["chinchilla"], bootstrap=200).fits
+    (apart,) = fit_study(table.drop(columns="shared_prefix"), ["chinchilla"], bootstrap=200).fits
     widths = [fit.intervals["alpha"].high90 - fit.intervals["alpha"].low90 for fit in (together, apart)]
     assert widths[0] > widths[1]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from local_host import LocalHost
 
 from vqscale.data.corpus import open_corpus
 from vqscale.data.labelled.corpus import LabelledCorpus
@@ -17,7 +19,6 @@ from vqscale.models.build import build
 from vqscale.study.trial import Trial
 from vqscale.train.classify import classify
 from vqscale.train.objective import open_objective
-from vqscale.train.trial import LocalHost
 
 KINDS = ("sequence", "token")
 
@@ -62,7 +63,9 @@ def two_ranks(make_classifier: Any, tmp_path_factory: pytest.TempPathFactory) ->
     trials = {kind: make_classifier(kind, "transformer", accumulation=2) for kind in KINDS}
     for kind, trial in trials.items():
         (folder / f"{kind}.json").write_text(trial.model_dump_json())
-    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(folder)]) for rank in range(2)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # pytest's own path holds tests/support
+    command = (sys.executable, __file__)
+    ranks = [subprocess.Popen([*command, str(rank), str(folder)], env=environment) for rank in range(2)]
     assert [rank.wait(timeout=400) for rank in ranks] == [0, 0]
     return {
         kind: (trial, [torch.load(folder / f"{kind}-{rank}.pt", weights_only=True) for rank in range(2)])

@@ -10,16 +10,18 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from local_host import LocalHost
 
 from vqscale.data.corpus import open_corpus
 from vqscale.data.labelled.corpus import LabelledCorpus
 from vqscale.models.build import build
+from vqscale.results.metrics_rows import Row, read_rows
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
 from vqscale.train.classify import Classified, classify
 from vqscale.train.finished import finished_result
 from vqscale.train.objective import open_objective
-from vqscale.train.trial import LocalHost, Outcome, Row, read_rows, run_trial
+from vqscale.train.trial import TrialOutcome, run_trial
 
 CPU = torch.device("cpu")
 ARCHS = ("transformer_vq", "transformer", "transformer_full", "longvq", "mega", "gla", "transformer_window")
@@ -41,7 +43,7 @@ class BreakingHost(LocalHost):
         return False
 
 
-def run(trial: Trial, folder: Path, host: LocalHost | None = None) -> Outcome:
+def run(trial: Trial, folder: Path, host: LocalHost | None = None) -> TrialOutcome:
     return run_trial(trial, str(folder), OPTIONS, host or LocalHost(device=CPU))
 
 

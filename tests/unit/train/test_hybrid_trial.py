@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from local_host import LocalHost
 
+from vqscale.results.metrics_rows import Row, read_rows
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
-from vqscale.train.trial import LocalHost, Outcome, Row, read_rows, run_trial
+from vqscale.train.trial import TrialOutcome, run_trial
 
 OPTIONS = RunOptions(log_every=2, checkpoint_every=4)
 CPU = torch.device("cpu")
@@ -23,7 +25,7 @@ class StoppingHost(LocalHost):
         return row["step"] >= 6
 
 
-def run(trial: Trial, folder: Path, host: type[LocalHost] = LocalHost) -> Outcome:
+def run(trial: Trial, folder: Path, host: type[LocalHost] = LocalHost) -> TrialOutcome:
     return run_trial(trial, str(folder), OPTIONS, host(device=CPU))
 
 

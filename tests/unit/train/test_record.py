@@ -4,10 +4,10 @@ import math
 from typing import Any
 
 from vqscale.train.finished import finished_result
-from vqscale.train.trial import Outcome
+from vqscale.train.trial import TrialOutcome
 
 
-def outcome(**changes: Any) -> Outcome:
+def outcome(**changes: Any) -> TrialOutcome:
     row: dict[str, float | int] = {
         "step": 4,
         "tokens": 2048,
@@ -21,10 +21,10 @@ def outcome(**changes: Any) -> Outcome:
         "shared_steps": 3, "seconds_training": 9.0, "seconds_training_now": 4.0, "seconds_evaluation": 1.0,
         "peak_memory_bytes": 1, "peak_flops": 1e9, "revived": 3, "backend": "blockwise", "started_at": "2026-01-01",
     }  # fmt: skip
-    return Outcome(**(values | changes))
+    return TrialOutcome(**(values | changes))
 
 
-def record(trial: Any, ended: Outcome) -> Any:
+def record(trial: Any, ended: TrialOutcome) -> Any:
     return finished_result("study", trial, ended, attempts=2, workers=1, device="cpu", seconds_total=7.0)
 
 

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from local_host import LocalHost
 
 from vqscale.errors import CorpusError
+from vqscale.results.metrics_rows import Row, read_rows
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
-from vqscale.train import checkpoint, metrics
-from vqscale.train.trial import LocalHost, Outcome, Row, discard_checkpoints, read_rows, run_trial
+from vqscale.train import checkpoint
+from vqscale.train.ceiling import matmul_ceiling
+from vqscale.train.checkpoint_files import discard_checkpoints
+from vqscale.train.trial import TrialOutcome, run_trial
 
 OPTIONS = RunOptions(log_every=2, checkpoint_every=4)
 
@@ -44,7 +48,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(folder / "model.safetensors")
 
 
-def run(trial: Trial, folder: Path, host: LocalHost | None = None) -> Outcome:
+def run(trial: Trial, folder: Path, host: LocalHost | None = None) -> TrialOutcome:
     return run_trial(trial, str(folder), OPTIONS, host or LocalHost(device=torch.device("cpu")))
 
 
@@ -106,7 +110,7 @@ def test_trial_started_when_the_attempt_did_that_it_goes_on_from(
 
 def test_trial_leaves_nothing_for_the_next_one_in_its_process(make_trial: Any, tmp_path: Path) -> None:
     trial = make_trial(segment=16, model={"dropout_residual": 0.2})
-    metrics.peak_flops.cache_clear()  # as in a fresh process: what is measured once must not draw from the generator
+    matmul_ceiling.cache_clear()  # as in a fresh process: what is measured once must not draw from the generator
     run(trial, tmp_path / "alone")
     run(make_trial("transformer", seed=5), tmp_path / "other")
     run(trial, tmp_path / "after")

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from local_host import LocalHost
 
-from vqscale.study.shared_prefix import Trunk, branch_step, trunk_folder
+from vqscale.results.metrics_rows import Row, read_rows
+from vqscale.study.shared_prefix import SharedPrefix, branch_off_step, prefix_folder
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
 from vqscale.train import checkpoint
-from vqscale.train.trial import LocalHost, Outcome, Row, read_rows, run_trial
+from vqscale.train.trial import TrialOutcome, run_trial
 
 OPTIONS = RunOptions(log_every=3, checkpoint_every=4)
 UPDATE = 64 * 8
@@ -49,8 +51,8 @@ def horizon(make_trial: Any) -> Any:
     return make
 
 
-def run(trial: Trial, folder: Path, trunks: Path | None = None, host: LocalHost | None = None) -> Outcome:
-    trunk = None if trunks is None else Trunk(folder=trunk_folder(str(trunks), trial), keep=True)
+def run(trial: Trial, folder: Path, trunks: Path | None = None, host: LocalHost | None = None) -> TrialOutcome:
+    trunk = None if trunks is None else SharedPrefix(folder=prefix_folder(str(trunks), trial), keep=True)
     return run_trial(trial, str(folder), OPTIONS, host or LocalHost(device=torch.device("cpu")), trunk)
 
 
@@ -72,7 +74,7 @@ def assert_same(left: Path, right: Path) -> None:
 
 
 def left_by(trial: Trial, trunks: Path) -> list[str]:
-    return [uri.rsplit("/", 1)[-1] for uri in checkpoint.complete(trunk_folder(str(trunks), trial))]
+    return [uri.rsplit("/", 1)[-1] for uri in checkpoint.complete(prefix_folder(str(trunks), trial))]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_branched_trial_that_is_interrupted_still_knows_what_it_shared(horizon: 
 def test_trunk_that_is_half_written_is_not_used(lost: str, horizon: Any, tmp_path: Path) -> None:
     short, long = horizon(SHORT), horizon(LONG)
     run(short, tmp_path / "short", tmp_path)
-    (Path(trunk_folder(str(tmp_path), short)) / "step-00000006" / lost).unlink()
+    (Path(prefix_folder(str(tmp_path), short)) / "step-00000006" / lost).unlink()
     outcome = run(long, tmp_path / "long", tmp_path)
     assert (outcome.status, outcome.shared_steps) == ("finished", 0)
 
@@ -131,7 +133,7 @@ def test_trial_killed_while_it_leaves_its_trunk_leaves_it_at_the_next_attempt(
 ) -> None:
     short = horizon(SHORT)
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "Manifest", PulledPlugError)  # all files lie there, the manifest does not
+        patched.setattr(checkpoint, "CheckpointManifest", PulledPlugError)  # all files lie there, the manifest does not
         with pytest.raises(TypeError):
             run(short, tmp_path / "short", tmp_path)
     assert left_by(short, tmp_path) == []
@@ -154,7 +156,7 @@ def test_trial_keeps_its_own_checkpoint_before_a_trunk(horizon: Any, tmp_path: P
 def test_trunk_of_another_number_of_workers_is_replaced(horizon: Any, tmp_path: Path) -> None:
     short = horizon(SHORT)
     run(short, tmp_path / "short", tmp_path)
-    manifest = Path(trunk_folder(str(tmp_path), short)) / "step-00000006" / checkpoint.MANIFEST
+    manifest = Path(prefix_folder(str(tmp_path), short)) / "step-00000006" / checkpoint.MANIFEST
     manifest.write_text(manifest.read_text().replace('"world": 1', '"world": 2'))
     host = LocalHost(device=torch.device("cpu"))
     assert run(horizon(LONG), tmp_path / "long", tmp_path, host).shared_steps == 0
@@ -165,18 +167,18 @@ def test_trunk_of_another_number_of_workers_is_replaced(horizon: Any, tmp_path: 
 
 def test_trial_that_nobody_waits_for_leaves_no_trunk(horizon: Any, tmp_path: Path) -> None:
     short = horizon(SHORT)
-    trunk = Trunk(folder=trunk_folder(str(tmp_path), short), keep=False)
+    trunk = SharedPrefix(folder=prefix_folder(str(tmp_path), short), keep=False)
     run_trial(short, str(tmp_path / "short"), OPTIONS, LocalHost(device=torch.device("cpu")), trunk)
     assert left_by(short, tmp_path) == []
 
 
 def test_trunk_is_the_same_for_horizons_and_decays_with_one_warmup(horizon: Any) -> None:
-    one = horizon(SHORT).trunk
+    one = horizon(SHORT).shared_prefix
     assert one is not None
     assert {
-        horizon(LONG).trunk,
-        horizon(SHORT, decay=0.5).trunk,
-        horizon(20, warmup_tokens=None, warmup=0.1).trunk,
+        horizon(LONG).shared_prefix,
+        horizon(SHORT, decay=0.5).shared_prefix,
+        horizon(20, warmup_tokens=None, warmup=0.1).shared_prefix,
     } == {one}
     others = [
         horizon(SHORT, seed=1),
@@ -184,14 +186,14 @@ def test_trunk_is_the_same_for_horizons_and_decays_with_one_warmup(horizon: Any)
         horizon(SHORT, lr_final=0.0),
         horizon(SHORT, warmup_tokens=UPDATE),
     ]
-    assert one not in {other.trunk for other in others}
+    assert one not in {other.shared_prefix for other in others}
 
 
 def test_cosine_has_no_trunk(make_trial: Any) -> None:
-    assert make_trial().trunk is None
+    assert make_trial().shared_prefix is None
 
 
 def test_branch_step_is_the_last_reading_before_the_decay(horizon: Any) -> None:
     train = horizon(SHORT).train
     assert train.decay_start == 8
-    assert [branch_step(train, every) for every in (1, 3, 4, 8, 9)] == [8, 6, 8, 8, 0]
+    assert [branch_off_step(train, every) for every in (1, 3, 4, 8, 9)] == [8, 6, 8, 8, 0]

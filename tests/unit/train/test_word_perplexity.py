@@ -11,7 +11,7 @@ from vqscale.data.evaluation import text_counts
 from vqscale.data.prepare import prepare
 from vqscale.models import build
 from vqscale.study.trial import TrainConfig
-from vqscale.train.evaluate import evaluate
+from vqscale.train.evaluate import evaluate_text
 
 BOOK = "It was a cold day.\n\nNobody spoke;  nobody\nlistened.\n"
 
@@ -37,7 +37,7 @@ def test_words_and_line_ends_are_those_of_the_predicted_text(books):
 def test_word_perplexity_is_of_total_nats_over_words(books, by):
     train = TrainConfig(context=32, tokens=32, batch_tokens=32, lr=0.1, evaluation_by=by)
     model = build(resolve("transformer", "pico", books.vocab_size, {}), seed=0)
-    held_out = evaluate(model, books, "validation", train, torch.device("cpu"))
+    held_out = evaluate_text(model, books, "validation", train, torch.device("cpu"))
     total = held_out.nats * held_out.tokens
     assert held_out.tokens == 2 * (len(BOOK) + 1) - 1
     assert held_out.word_perplexity == pytest.approx(math.exp(total / 18))
@@ -48,5 +48,5 @@ def test_word_perplexity_is_absent_where_words_are_not_counted(corpus_uri):
     train = TrainConfig(context=32, tokens=32, batch_tokens=32, lr=0.1, evaluation_tokens=256)
     corpus = open_text(corpus_uri)
     model = build(resolve("transformer", "pico", corpus.vocab_size, {}), seed=0)
-    held_out = evaluate(model, corpus, "validation", train, torch.device("cpu"))
+    held_out = evaluate_text(model, corpus, "validation", train, torch.device("cpu"))
     assert (held_out.word_perplexity, held_out.word_perplexity_eol) == (None, None)

@@ -1,0 +1,30 @@
+"""A trial's host on this process alone: `from local_host import LocalHost` (tests/support is on pytest's path)."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch.distributed import ProcessGroup
+
+from vqscale.results.metrics_rows import Row
+
+
+@dataclass
+class LocalHost:
+    """One process on one device; remembers the rows and warnings that a trial sends."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    rank: int = 0
+    world: int = 1
+    group: ProcessGroup | None = None
+    rows: list[Row] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def publish(self, row: Row) -> bool:
+        self.rows.append(row)
+        return False
+
+    def checkpointed(self, uri: str, row: Row) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
