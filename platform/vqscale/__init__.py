@@ -1,1 +1,73 @@
-"""vqscale: scaling-law studies of linear-time, vector-quantised transformers on a Ray cluster."""
+"""vqscale: scaling-law studies of linear-time, vector-quantised transformers on a Ray cluster.
+
+The public Python API, loaded when it is used: `load_study`, `plan`, `run`, `fit`, `predict`, `report`,
+`load_model`, and the types that they take and return.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vqscale.api import (
+        Fit,
+        FitOptions,
+        FitRun,
+        LoadedModel,
+        Plan,
+        PlannedTrial,
+        Predicted,
+        Result,
+        RunEvents,
+        Study,
+        StudyFits,
+        StudyRun,
+        TextScore,
+        ThroughputStudy,
+        fit,
+        load_model,
+        load_study,
+        plan,
+        predict,
+        report,
+        run,
+    )
+
+__all__ = [
+    "Fit",
+    "FitOptions",
+    "FitRun",
+    "LoadedModel",
+    "Plan",
+    "PlannedTrial",
+    "Predicted",
+    "Result",
+    "RunEvents",
+    "Study",
+    "StudyFits",
+    "StudyRun",
+    "TextScore",
+    "ThroughputStudy",
+    "__version__",
+    "fit",
+    "load_model",
+    "load_study",
+    "plan",
+    "predict",
+    "report",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        import importlib.metadata
+
+        return importlib.metadata.version("vqscale")
+    if name in __all__:
+        from vqscale import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,16 +1,16 @@
-"""`vqscale doctor`: what works on this machine, what does not, and how to mend it."""
+"""`vqscale doctor`: what works on this machine, what does not, and how to fix it."""
 
 import dataclasses
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from vqscale.cli.console import make_console
 from vqscale.errors import WorkFailedError
-from vqscale.submit.doctor import Check, diagnose
+
+if TYPE_CHECKING:
+    from vqscale.submit.doctor import Check
 
 _COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
@@ -24,6 +24,8 @@ def doctor(
 
     Example: vqscale doctor study.yaml --deep
     """
+    from vqscale.submit.doctor import diagnose
+
     checks = diagnose(study, deep=deep)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
@@ -31,14 +33,17 @@ def doctor(
         _print(checks)
     broken = [check.name for check in checks if check.state == "broken"]
     if broken:
-        raise WorkFailedError(f"{', '.join(broken)}: broken; the last column says how to mend it")
+        raise WorkFailedError(f"{', '.join(broken)}: broken; the last column says how to fix it")
 
 
-def _print(checks: list[Check]) -> None:
+def _print(checks: "list[Check]") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    for title in ("check", "state", "found", "how to mend it"):
+    for title in ("check", "state", "found", "how to fix it"):
         table.add_column(title, overflow="fold")
     for check in checks:
         colour = _COLOURS[check.state]
-        table.add_row(check.name, f"[{colour}]{check.state}[/{colour}]", escape(check.found), escape(check.mend or ""))
-    Console().print(table)
+        table.add_row(check.name, f"[{colour}]{check.state}[/{colour}]", escape(check.found), escape(check.fix or ""))
+    make_console().print(table)

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vqscale.laws import Exclusion, Fit, Refusal, StudyFits
-from vqscale.laws.decisions.surface import leading
+from vqscale.laws.decisions.surface import leading_fits
 from vqscale.laws.io.schema import (
     ComparedPoint,
     Comparison,
@@ -17,7 +17,7 @@ from vqscale.laws.io.schema import (
     Frontier,
     HoldOut,
     Interval,
-    Isoflop,
+    IsoflopParabolas,
     Optimum,
     Selection,
 )
@@ -35,7 +35,7 @@ def print_fits(fits: StudyFits, console: Console, written: Sequence[str]) -> Non
     """Everything that a person decides by; residuals, influence and variants are in `fits.json` and the report."""
     for law in dict.fromkeys(fit.law for fit in fits.fits):
         console.print(_exponents([fit for fit in fits.fits if fit.law == law]))
-    leaders = leading(fits.fits)
+    leaders = leading_fits(fits.fits)
     in_full = _largest(leaders)
     for fit in leaders:
         shown = fit.frontiers if fit.id in in_full else fit.frontiers[:1]
@@ -45,7 +45,7 @@ def print_fits(fits: StudyFits, console: Console, written: Sequence[str]) -> Non
         console.print(_selection(selection))
         for reason, names in _by_reason((one.reason, one.law) for one in selection.candidates if one.reason):
             console.print(f"[yellow]refused[/yellow] {', '.join(names)}: {escape(reason)}", highlight=False)
-        console.print(escape(selection.words), highlight=False)
+        console.print(escape(selection.description), highlight=False)
     for comparison in fits.comparisons:
         _print_comparison(comparison, console)
     for line in _lines(fits):
@@ -214,7 +214,7 @@ def _lines(fits: StudyFits) -> Iterable[str]:
         yield f"[dim]left out[/dim] {escape(text)}"
 
 
-def _isoflops(found: Sequence[Isoflop]) -> Iterable[str]:
+def _isoflops(found: Sequence[IsoflopParabolas]) -> Iterable[str]:
     """Parabolas, which are a diagnostic and no answer: a line a subset with a slope, one for all others."""
     for one in found:
         if one.a is not None:

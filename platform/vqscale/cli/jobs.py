@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from vqscale.cli.live_table import duration
+from vqscale.cli.console import duration, make_console
 from vqscale.errors import ClusterError, WorkFailedError
-from vqscale.plan.plan import plan
-from vqscale.study.spec import load_study
-from vqscale.submit import jobs
 
 Address = Annotated[
     str, typer.Option(help="The cluster's dashboard: http://HOST:8265.", envvar="RAY_API_SERVER_ADDRESS")
@@ -38,10 +34,12 @@ def submit(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study as a Ray Job on a cluster; it goes on when this machine is switched off.
+    """Run a study as a Ray Job on a cluster; it continues when this machine is switched off.
 
     Example: vqscale submit study.yaml --address http://head:8265
     """
+    from vqscale.submit import jobs
+
     done = jobs.submit(study, address, token=token, shared_storage=shared_storage, again=again)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(done), indent=2))
@@ -64,6 +62,8 @@ def status(
     if address is None:
         _study_status(target, as_json)
         return
+    from vqscale.submit import jobs
+
     state = jobs.status(target, address, token=token)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(state), indent=2))
@@ -76,13 +76,15 @@ def logs(
     target: Target,
     address: Address,
     token: Token = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print what a job has printed. With --follow the exit code is 1 when the job fails.
 
     Example: vqscale logs quickstart-1a2b3c4d --address http://head:8265 --follow
     """
+    from vqscale.submit import jobs
+
     pieces = jobs.logs(target, address, token=token, follow=follow)
     if as_json:
         typer.echo(json.dumps({"id": target, "logs": "".join(pieces)}, indent=2))
@@ -94,10 +96,12 @@ def logs(
 
 
 def stop(target: Target, address: Address, token: Token = None, as_json: AsJson = False) -> None:
-    """Stop a job. What it trained is kept: submit the study again to go on.
+    """Stop a job. What it trained is kept: submit the study again to resume.
 
     Example: vqscale stop quickstart-1a2b3c4d --address http://head:8265
     """
+    from vqscale.submit import jobs
+
     stopped = jobs.stop(target, address, token=token)
     if as_json:
         typer.echo(json.dumps({"id": target, "stopped": stopped}))
@@ -108,13 +112,16 @@ def stop(target: Target, address: Address, token: Token = None, as_json: AsJson 
 def _study_status(path: str, as_json: bool) -> None:
     if not Path(path).suffix and not Path(path).exists():
         raise ClusterError(f"{path}: is no study file. The state of a job needs --address http://HOST:8265.")
+    from vqscale.plan.plan import plan
+    from vqscale.study.spec import load_study
+
     planned = plan(load_study(path), source=path, allow_changed=True)
     counts = Counter("pending" if one.result is None else one.result.status for one in planned.trials)
     if as_json:
         body = {"study": planned.study.study, "folder": planned.study.folder, "trials": len(planned.trials)}
         typer.echo(json.dumps({**body, "states": dict(counts)}, indent=2))
         return
-    console = Console(highlight=False)
+    console = make_console()
     console.print(f"{planned.study.study}: {len(planned.trials)} trials in {planned.study.folder}", markup=False)
     for state, number in counts.most_common():
         console.print(f"  {state:<9} {number}")

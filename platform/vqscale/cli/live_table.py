@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: one line a trial, a bar, and the time left. Plain lines without a terminal."""
+"""What the user sees while a study runs: a line per trial, a bar, and the time left. Plain lines without a terminal."""
 
 import time
 from dataclasses import dataclass
@@ -10,13 +10,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from vqscale.cli.console import duration
 from vqscale.plan.plan import Plan
+from vqscale.results.metrics_rows import Row
 from vqscale.results.result import Result
-from vqscale.study.trial import short_count
-from vqscale.train.trial import Row
+from vqscale.study.trial import Trial, short_count
+from vqscale.sweep.events import Level
+from vqscale.workflow.study import RunEvents
 
 QUALITY = {"language": "bpb", "classification": "accuracy"}
-"""By task, what a trial is known by."""
+"""By task, the measure that people look at first."""
 SHOWN = 16
 """Trials that the live table holds: those that run, then those that ended last."""
 
@@ -29,49 +32,52 @@ class _Line:
     share: float = 0.0
     loss: float | None = None
     quality: float | None = None
-    """Bits a byte, or accuracy."""
+    """Bits per byte, or accuracy."""
     tokens_per_second: float | None = None
     changed: float = 0.0
     ended: bool = False
 
 
-class Progress:
-    """Live table of the trials that a run of a study trains."""
+class LiveTable(RunEvents):
+    """Shows a study's progress on a console: a live table in a terminal or notebook, plain lines elsewhere."""
 
-    def __init__(self, plan: Plan, console: Console) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._lines = {p.trial.id: _Line(p.trial.name, p.cost.flops) for p in plan.pending}
-        self._tokens = {p.trial.id: p.cost.tokens for p in plan.pending}
-        self._quality = QUALITY[plan.study.task]
-        self._done_before = len(plan.trials) - len(plan.pending)
+        self._live: Live | None = None
+        self._lines: dict[str, _Line] = {}
+
+    def stage_started(self, stage: Plan) -> None:
+        self._lines = {p.trial.id: _Line(p.trial.name, p.cost.flops) for p in stage.pending}
+        self._tokens = {p.trial.id: p.cost.tokens for p in stage.pending}
+        self._quality = QUALITY[stage.study.task]
+        self._done_before = len(stage.trials) - len(stage.pending)
         self._started = time.monotonic()
-        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
-
-    def __enter__(self) -> "Progress":
-        if self._console.is_terminal:
+        if self._console.is_terminal or self._console.is_jupyter:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
             self._live.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
+    def stage_ended(self) -> None:
+        if self._live is not None:
             self._live.stop()
+            self._live = None
 
-    def say(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+    def message(self, text: str, level: Level = "info") -> None:
+        style = "yellow" if level == "warning" else None
+        self._console.print(text, style=style, markup=False, highlight=False)
 
-    def row(self, trial_id: str, row: Row) -> None:
-        line = self._lines[trial_id]
-        line.state, line.share = "training", row["tokens"] / self._tokens[trial_id]
+    def row(self, trial: Trial, row: Row) -> None:
+        line = self._lines[trial.id]
+        line.state, line.share = "training", row["tokens"] / self._tokens[trial.id]
         line.loss, line.quality = row["loss"], row.get("bpb", row.get("accuracy"))
         line.tokens_per_second = row["tokens_per_second"]
         line.changed = time.monotonic()
 
-    def retried(self, trial_id: str, error: str) -> None:
-        self._lines[trial_id].state = "retrying"
-        self.say(f"[yellow]{self._lines[trial_id].name}: {escape(last_line(error))}: it is tried again[/yellow]")
+    def retried(self, trial: Trial, error: str) -> None:
+        self._lines[trial.id].state = "retrying"
+        self.message(f"{trial.name}: {last_line(error)}: it is tried again", "warning")
 
-    def ended(self, trial_id: str, result: Result) -> None:
-        line = self._lines[trial_id]
+    def ended(self, trial: Trial, result: Result) -> None:
+        line = self._lines[trial.id]
         line.state, line.quality, line.changed = result.status, quality(result), time.monotonic()
         line.share, line.ended = 1.0, True
         done = sum(line.ended for line in self._lines.values()) + self._done_before
@@ -80,10 +86,11 @@ class Progress:
         measured = (result.error or "") if known is None else f"{known:.3f} {QUALITY[result.task]} held out"
         speed = f", {short_count(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
         colour = {"finished": "green", "stopped": "cyan"}.get(result.status, "red")
-        self.say(
+        self._console.print(
             f"[{colour}]{result.status:>9}[/{colour}] {done:>3}/{total}  {line.name}:"
             f" {escape(last_line(measured))}{speed}"
-            f"  [dim]{self._left()}[/dim]"
+            f"  [dim]{self._left()}[/dim]",
+            highlight=False,
         )
 
     def _share(self) -> float:
@@ -117,7 +124,7 @@ class Progress:
 
 
 def quality(result: Result) -> float | None:
-    """The number that people look at first: `QUALITY` of the task."""
+    """The trial's value of the task's `QUALITY`."""
     return result.accuracy if result.task == "classification" else result.bpb
 
 
@@ -125,11 +132,3 @@ def last_line(text: str) -> str:
     """The line of an error that says what happened."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
     return lines[-1] if lines else ""
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,17 +1,23 @@
-"""The `vqscale` command: parse, call, print. Exit codes: 0 done, 1 the work failed, 2 the request was wrong."""
+"""The `vqscale` command: parse, call, print.
 
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 stopped. Commands import what they need when
+they are called, so that `--help` and usage errors load neither torch nor Ray nor the laws.
+"""
+
+import importlib.metadata
 import os
 import sys
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from vqscale.cli import data
 from vqscale.cli.autotune import autotune
 from vqscale.cli.doctor import doctor
 from vqscale.cli.export import export
 from vqscale.cli.fit import fit
 from vqscale.cli.jobs import logs, status, stop, submit
+from vqscale.cli.lazy import LazyGroup
 from vqscale.cli.next import next_command
 from vqscale.cli.plan import plan
 from vqscale.cli.predict import predict
@@ -29,30 +35,63 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.add_typer(data.app, name="data")
-STUDIES = (plan, run, recipe, fit, predict, export, report, throughput, autotune, ui, doctor)
-for command in (*STUDIES, submit, status, logs, stop):
+
+
+class DataGroup(LazyGroup):
+    MODULE = "vqscale.cli.data"
+
+
+app.add_typer(
+    typer.Typer(no_args_is_help=True, help="Make corpora of text and of labelled examples, and see them."),
+    name="data",
+    cls=DataGroup,
+)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    *(plan, run, recipe, fit, predict, export, report, throughput, autotune, ui, doctor),
+    *(submit, status, logs, stop),
+)
+for command in COMMANDS:
     app.command()(command)
 app.command("next")(next_command)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vqscale {importlib.metadata.version('vqscale')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """Entry point of the console script."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         app(standalone_mode=True)
     except UserError as error:
-        errors.print(f"[red]error:[/red] {_escape(str(error))}")
+        _complain(f"[red]error:[/red] {_escape(str(error))}")
         sys.exit(2)
     except WorkFailedError as error:
-        errors.print(f"[red]failed:[/red] {_escape(str(error))}")
+        _complain(f"[red]failed:[/red] {_escape(str(error))}")
         sys.exit(1)
     except StudyInterruptedError as error:
-        errors.print(f"Stopped. {error} What was trained is kept: the same command goes on from there.")
+        _complain(f"Stopped. {error} What was trained is kept: the same command resumes from there.")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _complain(text: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
 
 
 def _escape(text: str) -> str:

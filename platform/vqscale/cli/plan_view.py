@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vqscale.cli.live_table import duration
+from vqscale.cli.console import duration
 from vqscale.costing.trial_cost import TrialCost
 from vqscale.plan.budget import BudgetCheck
 from vqscale.plan.centre import exact

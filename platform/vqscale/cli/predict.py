@@ -1,35 +1,15 @@
-"""`vqscale predict`: what the fits of a study say of a budget, a size, a horizon, a loss or a sum of money."""
+"""`vqscale predict`: what the fits of a study predict for a budget, a size, training tokens, a loss or money."""
 
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 import typer
 
 from vqscale.cli.console import make_console
-from vqscale.cli.predict_view import print_answers, print_losses
-from vqscale.errors import FitError, StudyError
-from vqscale.laws import Fit, read_fits
-from vqscale.laws.decisions.optimum import Asked
-from vqscale.laws.decisions.predictions import Prediction, read_predictions
-from vqscale.laws.decisions.predictions import score as scored
-from vqscale.laws.decisions.query import Answer, Loss, answer, at, loss_at
-from vqscale.laws.decisions.surface import leading
-from vqscale.plan.budget import parse_allowance
-from vqscale.plan.plan import plan
-from vqscale.results import Target, locate, read_table
-from vqscale.workflow.fit_options import price_of
-from vqscale.workflow.predictions import register_pending, show_scores
 
-ASKED: dict[str, Asked] = {
-    "compute": "compute", "params": "parameters", "tokens": "tokens", "loss": "loss", "money": "money"
-}  # fmt: skip
-"""Options, and what they ask of a law."""
-Question = dict[str, float | str]
-"""Option -> what was given with it."""
-Outcome = Answer | Loss | str
-"""A string is the reason why there is no answer."""
+if TYPE_CHECKING:
+    from vqscale.laws import Fit
+    from vqscale.workflow.queries import Outcome, Predicted
 
 
 def predict(
@@ -54,7 +34,8 @@ def predict(
 
     Name one of compute, params, tokens, loss and money. With both --params and --tokens: the loss of that run.
 
-    --register keeps what the fits say of trials that are planned and not trained; --score compares it with the runs.
+    --register keeps what the fits predict for planned trials that are not trained yet; --score compares it with
+    the runs.
 
     Example: vqscale predict runs/quickstart --compute 1e13
 
@@ -62,104 +43,54 @@ def predict(
 
     Example: vqscale predict runs/quickstart --params 1e6 --tokens 2e7 --arch transformer_vq
     """
-    place = locate(target, fits)
-    table = read_table(place.table)
+    from vqscale.workflow.queries import Selection, predict_target
+
     if register or score:
-        _keep(place, table, register=register, as_json=as_json)
+        _keep(target, fits, register=register, as_json=as_json)
         return
-    asked = _asked(compute=compute, params=params, tokens=tokens, loss=loss, money=money)
-    chosen = choose_fits(read_fits(place.folder).fits, law, arch, context, codebook)
-    fixed = {letter: float(value) for letter, value in (("S", codebook), ("T", context)) if value is not None}
-    outcomes = [(fit, _ask(fit, asked, fixed, table, place)) for fit in chosen]
-    if all(isinstance(outcome, str) for _, outcome in outcomes):
-        reasons = "; ".join(f"{fit.label}: {why}" for fit, why in outcomes)
-        raise FitError(f"{target}: nothing can be predicted. {reasons}")
+    given = {"compute": compute, "params": params, "tokens": tokens, "loss": loss, "money": money}
+    question = {name: value for name, value in given.items() if value is not None}
+    selection = Selection(law=law, arch=arch, context=context, codebook=codebook)
+    predicted = predict_target(target, question, selection, fits=fits)
     if as_json:
-        typer.echo(json.dumps([_as_value(fit, outcome) for fit, outcome in outcomes], indent=2))
+        typer.echo(json.dumps([_as_value(fit, outcome) for fit, outcome in predicted.outcomes], indent=2))
     else:
-        _print(outcomes, table)
+        _print(predicted)
 
 
-def _keep(place: Target, table: pd.DataFrame, *, register: bool, as_json: bool) -> None:
-    """Register what the fits say of a study's pending trials, and show the registry beside the runs."""
-    if place.study is None:
-        raise StudyError(f"{place.table}: is a table without a study: it has no planned trials to register.")
-    new: list[Prediction] = []
-    if register:
-        planned = plan(place.study, source=place.folder, allow_changed=True)
-        new = register_pending(planned, read_fits(place.folder).fits, table)
-    if not as_json:
-        console = make_console()
-        if register:
-            console.print(f"Registered {len(new)} predictions in {place.folder}/predictions.json", markup=False)
-        show_scores(place.folder, table, console)
+def _keep(target: str, fits: str | None, *, register: bool, as_json: bool) -> None:
+    """Register what the fits predict for a study's pending trials, and show the registry beside the runs."""
+    from vqscale.cli.predict_view import print_scores
+    from vqscale.workflow.queries import keep_predictions
+
+    place, new, registry = keep_predictions(target, fits=fits, register=register)
+    if as_json:
+        registered = [one.model_dump(mode="json") for one in new]
+        scores = [one.model_dump(mode="json") for one in registry.scores]
+        typer.echo(json.dumps({"registered": registered, "scores": scores}, indent=2))
         return
-    scores = scored(read_predictions(place.folder), table)
-    values = {"registered": [one.model_dump(mode="json") for one in new]}
-    typer.echo(json.dumps(values | {"scores": [one.model_dump(mode="json") for one in scores]}, indent=2))
-
-
-def choose_fits(
-    fits: Sequence[Fit], law: str | None, arch: str | None, context: int | None, codebook: int | None
-) -> list[Fit]:
-    """Of every architecture the fit with most runs among those that are asked for. Raises FitError where none is."""
-    pool = [fit for fit in fits if fit.law == law] if law else leading(fits) or list(fits)
-    wanted = {"arch": arch, "context": context, "codebook_size": codebook}
-    found: dict[Any, Fit] = {}
-    for fit in pool:
-        agrees = all(value is None or fit.where.get(key, value) in (value, None) for key, value in wanted.items())
-        key = (fit.where.get("arch"), fit.where.get("head"))
-        if agrees and (key not in found or fit.n_runs > found[key].n_runs):
-            found[key] = fit
-    if not found:
-        known = "; ".join(f"{fit.law} of {fit.label}" for fit in fits) or "none"
-        of = f"of law {law} and " if law else ""
-        raise FitError(f"no fit is {of}what --arch, --context and --codebook say. There are: {known}.")
-    return list(found.values())
-
-
-def _asked(**options: float | str | None) -> Question:
-    """What was asked: one option, or params and tokens. Raises FitError for anything else."""
-    asked = {name: value for name, value in options.items() if value is not None}
-    if len(asked) != 1 and set(asked) != {"params", "tokens"}:
-        named = " ".join(f"--{name}" for name in asked) or "nothing"
-        raise FitError(f"{named}: name one of --compute, --params, --tokens, --loss and --money, or params and tokens")
-    return asked
-
-
-def _ask(fit: Fit, asked: Question, fixed: dict[str, float], table: pd.DataFrame, place: Target) -> Outcome:
-    letters = {"params": "N", "tokens": "D", "compute": "C"}
-    try:
-        if not {"N", "D"} <= set(fit.letters) or len(asked) == 2:
-            x = {letters[name]: float(value) for name, value in asked.items() if name in letters}
-            return loss_at(fit, x | fixed)
-        ((name, value),) = asked.items()
-        amount = _money(str(value), place) if name == "money" else float(value)
-        return answer(at(fit, fixed), ASKED[name], amount, table, price_of(place.study) if place.study else None)
-    except FitError as error:
-        return str(error)
-
-
-def _money(text: str, place: Target) -> float:
-    currency = place.study.resources.currency if place.study else "USD"
-    allowance = parse_allowance(text, currency, "--money")
-    if allowance.unit != "money":
-        raise FitError(f"--money {text}: write an amount in the study's currency, such as 50{currency.lower()}")
-    return allowance.amount
-
-
-def _print(outcomes: Sequence[tuple[Fit, Outcome]], table: pd.DataFrame) -> None:
     console = make_console()
-    answers = [one for _, one in outcomes if isinstance(one, Answer)]
+    if register:
+        console.print(f"Registered {len(new)} predictions in {place.folder}/predictions.json", markup=False)
+    print_scores(registry.scores, registry.pending, console)
+
+
+def _print(predicted: "Predicted") -> None:
+    from vqscale.cli.predict_view import print_answers, print_losses
+    from vqscale.laws.decisions.query import LossResult, OptimumResult
+
+    console = make_console()
+    outcomes = [outcome for _, outcome in predicted.outcomes]
+    answers = [one for one in outcomes if isinstance(one, OptimumResult)]
     if answers:
-        print_answers(answers, table, console)
-    print_losses([one for _, one in outcomes if isinstance(one, Loss)], console)
-    for fit, why in outcomes:
+        print_answers(answers, predicted.table, console)
+    print_losses([one for one in outcomes if isinstance(one, LossResult)], console)
+    for fit, why in predicted.outcomes:
         if isinstance(why, str):
             console.print(f"refused {fit.law}, {fit.label}: {why}", markup=False)
 
 
-def _as_value(fit: Fit, outcome: Outcome) -> dict[str, Any]:
+def _as_value(fit: "Fit", outcome: "Outcome") -> dict[str, Any]:
     if isinstance(outcome, str):
         return {"fit": fit.id, "law": fit.law, "label": fit.label, "where": fit.where, "refused": outcome}
     return outcome.model_dump(mode="json")

@@ -6,20 +6,20 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
+from vqscale.cli.console import duration
 from vqscale.cli.fit_view import percent, plain_table, short, with_interval
-from vqscale.cli.live_table import duration
-from vqscale.laws.decisions.predictions import Prediction, Score
-from vqscale.laws.decisions.query import Answer, Loss
-from vqscale.laws.io.schema import Where
+from vqscale.laws.decisions.predictions import Prediction, PredictionScore
+from vqscale.laws.decisions.query import LossResult, OptimumResult
+from vqscale.laws.fitting.run_filter import rows_of
 
 
-def print_answers(answers: Sequence[Answer], table: pd.DataFrame, console: Console) -> None:
-    """A column an architecture, a row a quantity, the 90 % interval below the value."""
+def print_answers(answers: Sequence[OptimumResult], table: pd.DataFrame, console: Console) -> None:
+    """A column per architecture, a row per quantity, the 90 % interval below the value."""
     shown = plain_table("The best configuration; 90 % intervals below the values")
     shown.add_column("")
     for one in answers:
         shown.add_column(escape(one.label), justify="right")
-    rows: dict[str, Callable[[Answer], str]] = {
+    rows: dict[str, Callable[[OptimumResult], str]] = {
         "C (FLOPs)": lambda one: with_interval(one.flops, lambda value: f"{value:.4g}"),
         "N*": lambda one: with_interval(one.optimum.parameters, short),
         "D*": lambda one: with_interval(one.optimum.tokens, short),
@@ -40,8 +40,8 @@ def print_answers(answers: Sequence[Answer], table: pd.DataFrame, console: Conso
         console.print(f"FLOPs: {words}", style="dim", markup=False)
 
 
-def print_losses(losses: Sequence[Loss], console: Console) -> None:
-    """The loss of one run, an architecture a row."""
+def print_losses(losses: Sequence[LossResult], console: Console) -> None:
+    """The loss of one run, a row per architecture."""
     if not losses:
         return
     shown = plain_table("The loss of one run; 90 % intervals, with the scatter of single runs")
@@ -55,7 +55,7 @@ def print_losses(losses: Sequence[Loss], console: Console) -> None:
     console.print(shown)
 
 
-def print_scores(scores: Sequence[Score], open_ones: Sequence[Prediction], console: Console) -> None:
+def print_scores(scores: Sequence[PredictionScore], open_ones: Sequence[Prediction], console: Console) -> None:
     """What was predicted before its run, beside what the run gave."""
     if scores:
         shown = plain_table("Registered predictions, and what their runs gave")
@@ -77,8 +77,8 @@ def print_scores(scores: Sequence[Score], open_ones: Sequence[Prediction], conso
         console.print(f"{len(open_ones)} registered predictions are open: their runs have not finished.", style="dim")
 
 
-def when(one: Score) -> str:
-    """A prediction made while its run already trained is worth less: somebody may have seen its training loss."""
+def when(one: PredictionScore) -> str:
+    """A prediction made while its run already trained is worth less: its training loss may have been seen."""
     return "" if one.before_start is None else "before its start" if one.before_start else "while it trained"
 
 
@@ -86,18 +86,10 @@ def _beyond(times: float) -> str:
     return "no: within it" if times <= 1 else f"[yellow]{times:.3g} x: extrapolated[/yellow]"
 
 
-def _updates(one: Answer, table: pd.DataFrame) -> str:
+def _updates(one: OptimumResult, table: pd.DataFrame) -> str:
     """Updates at the batch of the fit's runs, where the table says it and all have one."""
-    runs = of(table, one.where)
+    runs = rows_of(table, one.where)
     batches = list(runs["batch_tokens"].unique()) if "batch_tokens" in runs else []
     if len(batches) != 1:
         return "no single batch"
     return f"{short(one.optimum.tokens.value / float(batches[0]))} of {short(float(batches[0]))} tokens"
-
-
-def of(table: pd.DataFrame, where: Where) -> pd.DataFrame:
-    """The rows of a subset."""
-    for column, value in where.items():
-        if column in table:
-            table = table[table[column].isna() if value is None else table[column] == value]
-    return table

@@ -2,26 +2,33 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vqscale.report.throughput.decision import (
+from vqscale.cli.console import make_console
+from vqscale.cli.messages import Messages
+from vqscale.cli.progress import RoundsBar
+from vqscale.report.throughput.speed_comparison import (
     break_evens,
-    codes_in_words,
+    measured_codes,
     curve_name,
-    decisions,
+    speed_comparisons,
     filling,
-    provenance,
-    warnings,
+    measurement_provenance,
+    measurement_warnings,
 )
+from vqscale.study.throughput_study import ThroughputStudy
 from vqscale.study.trial import short_count
 from vqscale.throughput.measurement import OK, current_code
-from vqscale.throughput.plan import ThroughputPlan
 from vqscale.throughput.table import BASELINES, COMPARISON_COLUMNS, CURVE_COLUMNS, crossovers
+
+if TYPE_CHECKING:
+    from vqscale.throughput.plan import ThroughputPlan
 
 
 def as_values(table: pd.DataFrame, folder: str, measured: int) -> dict[str, Any]:
@@ -46,7 +53,7 @@ def show(table: pd.DataFrame, written: Sequence[str], measured: int, console: Co
         console.print(f"{name} at T = {row['context']}: {row['status']}", style="yellow", markup=False)
     for sentence in conclusions(table):
         console.print(sentence, markup=False, highlight=False)
-    for sentence in [*provenance(table), *warnings(table)]:
+    for sentence in [*measurement_provenance(table), *measurement_warnings(table)]:
         console.print(sentence, style="dim", markup=False, highlight=False)
     if not measured:
         console.print(kept_in_words(table), markup=False, highlight=False)
@@ -56,14 +63,14 @@ def show(table: pd.DataFrame, written: Sequence[str], measured: int, console: Co
 
 def kept_in_words(table: pd.DataFrame) -> str:
     """What a run that measured nothing shows: made by which code, and whether that is the present one."""
-    codes = codes_in_words(table[table["cell_id"].notna()])
+    codes = measured_codes(table[table["cell_id"].notna()])
     now = "the same as now" if codes == [current_code()] else f"now {current_code()}"
-    return f"Nothing was measured now: this was measured with {'; '.join(codes)} ({now}). --again measures anew."
+    return f"Nothing was measured now: this was measured with {'; '.join(codes)} ({now}). --again measures once more."
 
 
 def conclusions(table: pd.DataFrame) -> list[str]:
     """At the longest T of every comparison, and where it breaks even."""
-    found = decisions(table)
+    found = speed_comparisons(table)
     return [*(sentence for one in found for sentence in one.at(one.longest)), *break_evens(table)]
 
 
@@ -83,7 +90,7 @@ def speeds(rows: pd.DataFrame) -> Table:
     return shown
 
 
-def cells(plan: ThroughputPlan, done: Sequence[bool]) -> Table:
+def cells(plan: "ThroughputPlan", done: Sequence[bool]) -> Table:
     """What will be measured, what is, and what planning refused."""
     shown = Table(title=f"{plan.study.study}: {plan.study.question}".rstrip(": "), title_justify="left")
     for name in ("model", "preset", "precision", "device", "T", "sequences", "tokens a step", "state"):
@@ -133,3 +140,34 @@ def _memory(size: float | None) -> str:
 def _ratio(row: dict[Any, Any], baseline: str) -> str:
     value = row[f"ratio_to_{baseline}"]
     return "" if pd.isna(value) else f"{value:.2f}"
+
+
+def run_and_show(
+    study: ThroughputStudy,
+    folder: str,
+    tracking: str | None,
+    *,
+    source: str,
+    own_page: bool = True,
+    again: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Measure what is not measured yet with a progress bar, write and log it, and print it."""
+    from vqscale.workflow.throughput import run_throughput  # loads torch, which the views of this module do not need
+
+    messages = Messages(Console(stderr=True))
+    with RoundsBar() as bar:
+        done = run_throughput(
+            study,
+            folder,
+            tracking,
+            source=source,
+            events=messages,
+            progress=bar.update,
+            own_page=own_page,
+            again=again,
+        )
+    if as_json:
+        typer.echo(json.dumps(as_values(done.table, folder, done.measured_now), indent=2))
+    else:
+        show(done.table, done.written, done.measured_now, make_console())

@@ -10,15 +10,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import requests
 import typer
 
 from vqscale.errors import TrackingError, WorkFailedError
-from vqscale.study.spec import Study
-from vqscale.study.throughput_study import ThroughputStudy, load_any
-from vqscale.track.tracker import check_reachable
+
+if TYPE_CHECKING:
+    from vqscale.study.spec import Study
+    from vqscale.study.throughput_study import ThroughputStudy
 
 START_SECONDS = 180
 """MLflow's server imports for half a minute on a busy machine, and may have to bring its database up to date."""
@@ -36,6 +36,9 @@ def ui(
 
     Example: vqscale ui study.yaml --port 5001
     """
+    from vqscale.study.throughput_study import load_any
+    from vqscale.track.tracker import check_reachable
+
     loaded = load_any(study)
     uri = check_reachable(loaded.tracking.uri)
     if uri.startswith(("http://", "https://")):
@@ -55,6 +58,8 @@ def experiment_address(server: str, study: str) -> str:
 
     Raises TrackingError where the server has no such experiment.
     """
+    import requests
+
     api = f"{server.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
     answer = requests.get(api, params={"experiment_name": study}, timeout=30)
     if answer.status_code == 404:
@@ -64,7 +69,7 @@ def experiment_address(server: str, study: str) -> str:
     return f"{server.rstrip('/')}/#/experiments/{answer.json()['experiment']['experiment_id']}"
 
 
-def _require_runs(study: Study | ThroughputStudy, uri: str) -> None:
+def _require_runs(study: "Study | ThroughputStudy", uri: str) -> None:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise TrackingError(
             f"tracking.uri: {study.tracking.uri} does not exist yet: nothing was run. Make runs: vqscale run STUDY"
@@ -105,7 +110,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 
 def _wait(server: subprocess.Popen[bytes]) -> None:
-    """Stay until a person ends it, which is how it is meant to end."""
+    """Wait until the user ends it, which is how it is meant to end."""
     with contextlib.suppress(KeyboardInterrupt):
         if code := server.wait():
             raise WorkFailedError(f"the MLflow server ended with exit code {code}")
@@ -120,10 +125,12 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], port: int) -> None:
+    import requests
+
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise WorkFailedError(f"the MLflow server ended with exit code {server.returncode}; its words stand above")
+            raise WorkFailedError(f"the MLflow server ended with exit code {server.returncode}; its output is above")
         with contextlib.suppress(requests.RequestException):
             if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
                 return

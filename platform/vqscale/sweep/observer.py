@@ -1,4 +1,4 @@
-"""What the driver does with the news of a trial: show it, and mirror it to MLflow.
+"""A study's trials in MLflow while they train.
 
 MLflow is a view of the study's folder: while its store fails, training goes on, and what the store missed is sent
 once it answers. A run is ended last, after all its rows and final numbers, so that an ended run is a complete one.
@@ -7,17 +7,15 @@ once it answers. A run is ended last, after all its rows and final numbers, so t
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from rich.markup import escape
-
-from vqscale.cli.live_table import Progress, last_line
 from vqscale.errors import TrackingError
 from vqscale.plan.plan import Plan
 from vqscale.provenance import git_commit, versions
+from vqscale.results.metrics_rows import Row, read_rows
 from vqscale.results.records import read_result
 from vqscale.results.result import Result
 from vqscale.study.trial import Trial
+from vqscale.sweep.events import StudyEvents
 from vqscale.track.tracker import RunStatus, Tracker, TrialRun
-from vqscale.train.trial import Row, read_rows
 
 PAUSE_SECONDS = 60.0
 """Nothing is sent for so long after a failure: each try would hold up the driver until MLflow gives up."""
@@ -31,38 +29,30 @@ FINAL = (
 )
 
 
-class Observer:
-    """Progress on the screen and runs in MLflow for the trials of one plan."""
+class TrackingObserver(StudyEvents):
+    """Runs in MLflow for the trials of one plan. Failures of the store are reported as messages to `events`."""
 
-    def __init__(self, plan: Plan, progress: Progress, tracker: Tracker) -> None:
+    def __init__(self, plan: Plan, events: StudyEvents, tracker: Tracker) -> None:
         self._plan = plan
         self._trials = {planned.trial.id: planned for planned in plan.trials}
-        self._progress, self._tracker = progress, tracker
+        self._events, self._tracker = events, tracker
         self._runs: dict[str, str] = {}
-        self._silent_until, self._told = 0.0, False
+        self._silent_until, self._reported = 0.0, False
         self._parent = tracker.study_run()
         tracker.begin(self._parent)
         if plan.study.question:
             tracker.set_tags(self._parent, {"mlflow.note.content": plan.study.question})
 
-    def row(self, trial_id: str, row: Row) -> None:
-        self._progress.row(trial_id, row)
-        self._send(trial_id, lambda run: self._tracker.log_row(run, row, tokens=int(row["tokens"])))
+    def row(self, trial: Trial, row: Row) -> None:
+        self._send(trial.id, lambda run: self._tracker.log_row(run, row, tokens=int(row["tokens"])))
 
-    def warn(self, trial_id: str, message: str) -> None:
-        self._progress.say(f"[yellow]{self._trials[trial_id].trial.name}: {escape(message)}[/yellow]")
-
-    def retried(self, trial_id: str, error: str) -> None:
-        self._progress.retried(trial_id, error)
-
-    def ended(self, trial_id: str, result: Result) -> None:
-        self._progress.ended(trial_id, result)
-        self._send(trial_id, lambda run: self._finish(run, result))
+    def ended(self, trial: Trial, result: Result) -> None:
+        self._send(trial.id, lambda run: self._finish(run, result))
 
     def catch_up(self) -> None:
         """Send what the store lacks of the trials that have a record; a search and no more when it lacks nothing.
 
-        A store that still fails is told on the screen. Raises StorageError for a study that cannot be read.
+        A store that still fails is reported as a message. Raises StorageError for a study that cannot be read.
         """
         try:
             shown = self._tracker.trials()
@@ -71,25 +61,23 @@ class Observer:
                 if result and not _complete(shown.get(trial_id), result):
                     self._finish(self._run(trial_id), result)
         except TrackingError as error:
-            self._progress.say(
-                f"[yellow]MLflow lacks a part of this study ({escape(str(error))}); the results in"
-                f" {escape(self._plan.study.folder)} are complete.[/yellow]"
+            self._events.message(
+                f"MLflow lacks a part of this study ({error}); the results in {self._plan.study.folder} are complete.",
+                "warning",
             )
 
     def _send(self, trial_id: str, write: Callable[[str], None]) -> None:
-        """Write to a trial's run; a failure is told once and never reaches the training."""
+        """Write to a trial's run; a failure is reported once and never reaches the training."""
         if time.monotonic() < self._silent_until:
             return
         try:
             write(self._run(trial_id))
         except TrackingError as error:
-            self._runs.pop(trial_id, None)  # opened again, it tells what it holds
+            self._runs.pop(trial_id, None)  # found again when it is opened, with what it holds
             self._silent_until = time.monotonic() + PAUSE_SECONDS
-            if not self._told:
-                self._progress.say(
-                    f"[yellow]{escape(str(error))} Training goes on; MLflow gets what it missed later.[/yellow]"
-                )
-            self._told = True
+            if not self._reported:
+                self._events.message(f"{error} Training continues; MLflow gets what it missed later.", "warning")
+            self._reported = True
 
     def _finish(self, run: str, result: Result) -> None:
         trial = self._trials[result.trial_id].trial
@@ -100,7 +88,7 @@ class Observer:
         for name, lines in _tables(result).items():
             self._tracker.log_text(run, "".join(",".join(map(str, line)) + "\n" for line in lines), f"{name}.csv")
         tags = {"status": result.status, "device": result.device or "", "backend": result.backend or ""}
-        tags |= {"error": last_line(result.error)} if result.error else {}
+        tags |= {"error": _last_line(result.error)} if result.error else {}
         tags |= _code_tags(result.versions, result.git)
         self._tracker.set_tags(run, {key: value for key, value in tags.items() if value})
         self._tracker.end(run, _run_status(result))
@@ -168,3 +156,9 @@ def _complete(run: TrialRun | None, result: Result) -> bool:
     if run is None or run.status != _run_status(result) or run.tags.get("status") != result.status:
         return False
     return result.loss is None or "final/loss" in run.metrics
+
+
+def _last_line(text: str) -> str:
+    """The line of an error that says what happened."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -8,7 +8,9 @@ from vqscale.study.shared_prefix import OLD_FOLDER, prefixes_folder
 
 
 def discard_unused(plan: Plan, ended: Container[str] = ()) -> None:
-    """Remove the shared prefixes that no trial waits for; `ended`: ids of trials that have ended since the plan was made.
+    """Remove the shared prefixes that no trial waits for.
+
+    `ended`: ids of trials that have ended since the plan was made.
 
     Safe while other trials train: a trial that writes or reads a prefix has not ended. The prefix of a failed trial is
     kept for the next run. What earlier versions left under `OLD_FOLDER` is removed as well.

@@ -3,29 +3,27 @@
 import re
 from collections.abc import Iterable
 
-from rich.console import Console
-from rich.markup import escape
-
 from vqscale import storage
 from vqscale.errors import TrackingError
 from vqscale.laws import StudyFits
 from vqscale.results import Target
-from vqscale.throughput.table import CSV
+from vqscale.sweep.events import StudyEvents
+from vqscale.throughput.table import THROUGHPUT_CSV
 from vqscale.track.tracker import Tracker
-from vqscale.workflow.study import open_tracker
+from vqscale.workflow.training import open_tracker
 
 FILES = (
-    *("results.parquet", "results.csv", "fits.json", "fits.csv", "predictions.json", "references.json", CSV),
+    *("results.parquet", "results.csv", "fits.json", "fits.csv", "predictions.json", "references.json", THROUGHPUT_CSV),
     "report.html",
 )
-"""Of a study's folder, where they are there."""
+"""Of a study's folder, as far as they exist."""
 
 
-def mirror(place: Target, written: Iterable[str], fits: StudyFits, console: Console) -> None:
+def mirror(place: Target, written: Iterable[str], fits: StudyFits, events: StudyEvents) -> None:
     """Show what was `written` to a study's folder in its MLflow run, if the study has one already.
 
     A table from elsewhere, and an analysis that went to another folder, have none. A store that does not answer is
-    said, not raised: the files are there.
+    reported as a message, not raised: the files are there.
     """
     study = place.study
     if study is None or place.folder != study.folder or not _may_have_runs(study.tracking.uri):
@@ -33,7 +31,7 @@ def mirror(place: Target, written: Iterable[str], fits: StudyFits, console: Cons
     try:
         log_files(open_tracker(study), place.folder, written, fits)
     except TrackingError as error:
-        console.print(f"[yellow]MLflow lacks these files: {escape(str(error))}[/yellow]")
+        events.message(f"MLflow lacks these files: {error}", "warning")
 
 
 def log_files(tracker: Tracker, folder: str, written: Iterable[str], fits: StudyFits) -> str:

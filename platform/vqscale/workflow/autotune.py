@@ -3,19 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-
 from vqscale.errors import StudyError, WorkFailedError
 from vqscale.results.result import Result
 from vqscale.study.model import QUANTISED
 from vqscale.study.spec import Study
-from vqscale.sweep.driver.stopping import WithinTolerance
-from vqscale.workflow.study import run
+from vqscale.sweep.events import StudyEvents
+from vqscale.sweep.protocol import EarlyStopping
+from vqscale.workflow.training import train_study
 
 MARGIN = 3.0
 """A trial is stopped early only when it trails by this many tolerances: training loss only hints at held-out loss."""
 RUNGS = (0.25, 0.5, 0.75)
-"""Shares of the horizon at which trials are compared."""
+"""Shares of the training tokens at which trials are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ class CodebookChoice:
     trials: list[Result]
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a codebook size; `pareto`: no other is at least as good in bpb, speed and decode memory."""
+        """One row per codebook size; `pareto`: no other is at least as good in bpb, speed and decode memory."""
         return [
             {
                 "codebook_size": result.codebook_size,
@@ -77,20 +76,22 @@ def tuning_study(study: Study) -> Study:
     )
 
 
-def autotune(study: Study, *, source: str, address: str | None = None, console: Console) -> CodebookChoice:
+def tune_codebook(study: Study, *, source: str, address: str | None = None, events: StudyEvents) -> CodebookChoice:
     """Train the tuning trials (those that exist are not trained again) and choose.
 
-    Raises WorkFailedError when no trial reached the end of its horizon.
+    Raises WorkFailedError when no trial used up its training tokens.
     """
     tuning = tuning_study(study)
     assert study.autotune is not None
     tokens = int(tuning.train["tokens"])
-    scheduler = WithinTolerance([int(share * tokens) for share in RUNGS], MARGIN * study.autotune.tolerance)
-    outcome = run(tuning, source=source, address=address, console=console, allow_changed=True, scheduler=scheduler)
-    return choose(outcome.results, study.autotune.tolerance)
+    stopping = EarlyStopping(
+        rungs=tuple(int(share * tokens) for share in RUNGS), margin=MARGIN * study.autotune.tolerance
+    )
+    outcome = train_study(tuning, source=source, address=address, events=events, allow_changed=True, stopping=stopping)
+    return choose_codebook(outcome.results, study.autotune.tolerance)
 
 
-def choose(results: list[Result], tolerance: float) -> CodebookChoice:
+def choose_codebook(results: list[Result], tolerance: float) -> CodebookChoice:
     """The smallest codebook whose finished trial is within `tolerance` bits per byte of the best one.
 
     With several seeds a size counts by its worst.
@@ -100,7 +101,7 @@ def choose(results: list[Result], tolerance: float) -> CodebookChoice:
         if result.status == "finished" and result.bpb is not None and result.codebook_size is not None:
             sizes[result.codebook_size] = max(result.bpb, sizes.get(result.codebook_size, result.bpb))
     if not sizes:
-        raise WorkFailedError("no trial of the codebook sweep reached the end of its horizon; there is no best size")
+        raise WorkFailedError("no trial of the codebook sweep used up its training tokens; there is no best size")
     best_size = min(sizes, key=lambda size: (sizes[size], size))
     return CodebookChoice(
         codebook_size=min(size for size, bpb in sizes.items() if bpb <= sizes[best_size] + tolerance),
@@ -122,5 +123,5 @@ def _on_front(result: Result, others: list[Result]) -> bool:
 
 
 def _measures(result: Result) -> tuple[float, float, float]:
-    """Bits per byte, seconds a token, decode memory: less is better in each."""
+    """Bits per byte, seconds per token, decode memory: less is better in each."""
     return result.bpb or 0.0, 1 / (result.tokens_per_second or 1e-9), float(result.state_bytes or 0)

@@ -1,161 +1,131 @@
-"""`run(plan)`: train what is not trained yet, and write the study's table. Safe to call any number of times."""
+"""A study from its file to its report: train, fit, measure, draw, log."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import yaml
-from ray.tune.schedulers import TrialScheduler
-from rich.console import Console
+import pandas as pd
 
 from vqscale import storage
-from vqscale.cli.live_table import Progress
-from vqscale.errors import StudyInterruptedError
-from vqscale.plan.estimate import write_estimates
-from vqscale.plan.plan import Plan, plan
-from vqscale.results.result import Result
-from vqscale.results.table import write_table
+from vqscale.data.corpus import open_text
+from vqscale.data.references import text_references
+from vqscale.errors import TrackingError
+from vqscale.laws import StudyFits, fit_study, write_fits
+from vqscale.results import Result, locate, read_table
 from vqscale.study.spec import Study
-from vqscale.sweep.driver import cluster
-from vqscale.sweep.driver.tuning import Trained, train
-from vqscale.sweep.observer import Observer
-from vqscale.sweep.prefixes import discard_unused
-from vqscale.track.tracker import Tracker, check_reachable
-
-TABLES = ("results.parquet", "results.csv")
+from vqscale.sweep.events import StudyEvents
+from vqscale.workflow.artifacts import log_files
+from vqscale.workflow.fit_options import study_settings
+from vqscale.workflow.predictions import Registry, before_stage, scored_registry
+from vqscale.workflow.reporting import make_report
+from vqscale.workflow.training import TrainingRun, train_study
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyResults:
-    """A study after its trials: one result a trial, in the order of the study file."""
+class StudyRun:
+    """A study that was run, and what was made of it."""
 
     study: Study
-    results: list[Result]
-    trained: Trained
-    """What this run trained."""
-    seconds: float
-    """From connecting to the cluster to the last trial's end."""
-    tracker: Tracker
+    training: TrainingRun
+    fits: StudyFits
+    registry: Registry
+    """Predictions registered before their runs, beside what the runs gave."""
+    throughput: pd.DataFrame | None
+    """The measurement of the study's `throughput` section, if it has one."""
+    written: list[str]
+    """URIs of figures and page, the page last."""
 
     @property
-    def trained_now(self) -> int:
-        return len(self.trained.results)
+    def results(self) -> list[Result]:
+        """One per trial, in the order of the study file."""
+        return self.training.results
 
     @property
-    def failed(self) -> list[Result]:
-        return [result for result in self.results if result.status == "failed"]
+    def report(self) -> str:
+        """URI of the HTML page."""
+        return self.written[-1]
+
+    def table(self) -> pd.DataFrame:
+        """The study's table of results, one row per trial."""
+        return read_table(storage.join(self.study.folder, "results.parquet"))
 
 
-def check(study: Study, address: str | None) -> None:
-    """Everything outside the study file that a run needs, looked at before anything starts or is written.
+class RunEvents(StudyEvents):
+    """Events of a whole study: those of its training, and the results of each later step as soon as it is done."""
 
-    Raises StorageError, TrackingError or ClusterError.
+    def trained(self, training: TrainingRun) -> None:
+        """All trials have ended and the table is written."""
+
+    def fitted(self, fits: StudyFits, registry: Registry) -> None:
+        """Laws are fitted, and registered predictions are compared with the runs."""
+
+    def throughput_round(self, text: str, done: int, total: int) -> None:
+        """The throughput of `text` is measured next, after `done` of `total` rounds."""
+
+    def throughput_measured(self, table: pd.DataFrame) -> None:
+        """The throughput section is measured."""
+
+
+def run_study(
+    study: Study, *, source: str = "study", address: str | None = None, allow_changed: bool = False, events: RunEvents
+) -> StudyRun:
+    """Train what is not trained yet, then fit, measure and report. Safe to call any number of times.
+
+    `address`: of a Ray cluster; None: one that is started on this machine for the training and ended with it.
+    `allow_changed`: leave out finished trials that the study no longer describes.
+    Raises UserError before anything is started when the request is wrong, StudyInterruptedError when the user stopped
+    it, WorkFailedError when the driver process died. A failed trial is no error: its result says `failed`.
     """
-    storage.require_writable(study.folder)
-    check_reachable(study.tracking.uri)
-    cluster.check_local_size(study.resources, address)
-
-
-def run(
-    study: Study,
-    *,
-    source: str = "study",
-    address: str | None = None,
-    console: Console,
-    allow_changed: bool = False,
-    scheduler: TrialScheduler | None = None,
-    before_stage: Callable[[Plan, Console], None] | None = None,
-) -> StudyResults:
-    """Train the pending trials of a study and write its table to the study's folder.
-
-    `before_stage` is called with what is about to be trained, and with all that is done.
-
-    Raises UserError before anything is started when the request is wrong; StudyInterruptedError when a person stopped
-    it, with the table of what had ended by then written.
-    """
-    planned = plan(study, source=source, allow_changed=allow_changed)
-    check(study, address)
-    discard_unused(planned)  # of trials that ended in a run that was killed before it could
-    started, trained = time.monotonic(), Trained(results=[], lanes=0, training_seconds=0.0)
-    try:
-        if planned.pending:
-            with cluster.connected(address):
-                cluster.require_room(study.resources)
-                tracker = open_tracker(study)
-                write_study(study)
-                trained = _train_in_stages(
-                    lambda: plan(study, source=source, allow_changed=allow_changed),
-                    console,
-                    tracker,
-                    scheduler,
-                    before_stage,
-                )
-        else:
-            tracker = open_tracker(study)
-    except StudyInterruptedError:
-        collect(study, source=source)
-        raise
-    return StudyResults(
-        study=study,
-        results=collect(study, source=source),
-        trained=trained,
-        seconds=time.monotonic() - started,
-        tracker=tracker,
+    training = train_study(
+        study,
+        source=source,
+        address=address,
+        events=events,
+        allow_changed=allow_changed,
+        before_stage=before_stage,
+    )
+    events.trained(training)
+    fits = analyse(study, training.results)
+    registry = scored_registry(study.folder, read_table(storage.join(study.folder, "results.parquet")))
+    events.fitted(fits, registry)
+    throughput = _measured(study, training, events)
+    written = make_report(locate(study.folder, None))
+    _log(training, written, fits, events)
+    return StudyRun(
+        study=study, training=training, fits=fits, registry=registry, throughput=throughput, written=written
     )
 
 
-def _train_in_stages(
-    make_plan: Callable[[], Plan],
-    console: Console,
-    tracker: Tracker,
-    scheduler: TrialScheduler | None,
-    before_stage: Callable[[Plan, Console], None] | None = None,
-) -> Trained:
-    """Train budget after budget, planning anew before each: a re-centred design chooses sizes by the smaller budgets.
+def _measured(study: Study, training: TrainingRun, events: RunEvents) -> pd.DataFrame | None:
+    if study.throughput is None:
+        return None
+    from vqscale.workflow.throughput import measure_section  # loads torch, which a study without the section need not
 
-    A budget is trained once, also when trials of it failed: the next run of the study tries those again.
-    """
-    total = Trained(results=[], lanes=0, training_seconds=0.0)
-    trained: set[float | None] = set()
-    while True:
-        planned = make_plan()
-        stage = planned.stage(trained)
-        if stage is None:
-            return total
-        write_estimates(planned)
-        if before_stage is not None:
-            before_stage(stage, console)
-        with Progress(stage, console) as progress:
-            now = _train(stage, Observer(stage, progress, tracker), scheduler)
-        total = Trained(
-            results=total.results + now.results,
-            lanes=max(total.lanes, now.lanes),
-            training_seconds=total.training_seconds + now.training_seconds,
-        )
-        trained |= {None, *(planned.stage for planned in stage.pending)}
+    table = measure_section(study, training.tracker, events, events.throughput_round)
+    events.throughput_measured(table)
+    return table
 
 
-def _train(planned: Plan, observer: Observer, scheduler: TrialScheduler | None) -> Trained:
+def analyse(study: Study, results: list[Result]) -> StudyFits:
+    """Fit the study's laws and compress its held-out text; both are written to its folder."""
+    table = read_table(storage.join(study.folder, "results.parquet"))
+    settings = study_settings(study, table)
+    fits = fit_study(table, study.fit.laws, bootstrap=study.fit.bootstrap, **settings)
+    write_fits(fits, study.folder)
+    if study.task == "classification":  # there is no text to compress
+        return fits
+    uri = storage.join(study.folder, "references.json")
+    known: dict[str, dict[str, float]] = storage.read_json(uri) if storage.exists(uri) else {}
+    tokens = int(study.train.get("evaluation_tokens", 65536))
+    texts = {f"{result.corpus_fingerprint[:12]}/{tokens}": result.corpus for result in results}
+    if set(texts) != set(known):
+        measured_now = {key: text_references(open_text(c).split("validation"), tokens) for key, c in texts.items()}
+        storage.write_json(uri, measured_now)
+    return fits
+
+
+def _log(training: TrainingRun, written: list[str], fits: StudyFits, events: StudyEvents) -> None:
+    """The study's files as artifacts of its MLflow run. By now the work is done: a store that fails is reported."""
     try:
-        return train(planned, observer, scheduler=scheduler)
-    finally:
-        observer.catch_up()
-
-
-def write_study(study: Study) -> None:
-    """A copy of the study, every default in place, beside its results."""
-    values = study.model_dump(mode="json") | {"storage": storage.absolute(study.storage)}
-    storage.write_text(storage.join(study.folder, "study.yaml"), yaml.safe_dump(values, sort_keys=False))
-
-
-def open_tracker(study: Study) -> Tracker:
-    artifacts = storage.join(storage.absolute(study.storage), "artifacts", study.study)
-    return Tracker(study.tracking.uri, study.study, artifacts=artifacts)
-
-
-def collect(study: Study, *, source: str = "study") -> list[Result]:
-    """The records of a study's trials in the order of its file, written as its table."""
-    results = plan(study, source=source, allow_changed=True).results
-    for name in TABLES:
-        write_table(results, storage.join(study.folder, name))
-    return results
+        parent = log_files(training.tracker, training.study.folder, written, fits)
+        training.tracker.end(parent, "FAILED" if training.failed else "FINISHED")
+    except TrackingError as error:
+        events.message(f"MLflow lacks this study's files: {error}", "warning")

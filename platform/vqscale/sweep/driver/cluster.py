@@ -18,13 +18,13 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_RESULT_BUFFER_LENGTH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in every process
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the controller's poll: its 2 s are felt at the end of every lane
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the controller's poll; 2 s delay the end of every group
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 s are too short on a busy machine
 }
 """What Ray reads when it starts; a user's own values win."""
 LOCAL_ENVIRONMENT = {
-    "RAY_maximum_startup_concurrency": "8",  # a lane starts several small processes; Ray warns at 4 x the cores
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody reclaims the machine it runs on; saves a process a lane
+    "RAY_maximum_startup_concurrency": "8",  # a worker group starts several small processes; Ray warns at 4 x the cores
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # the machine is the user's own; saves a process per worker group
 }
 """For a cluster of this process's own."""
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
@@ -66,10 +66,10 @@ def gpus_per_worker(resources: Resources) -> int:
 
 def require_room(resources: Resources) -> None:
     """Raise ClusterError unless the connected cluster holds at least one trial; before anything is written."""
-    lane_count(resources, gpus_per_worker(resources), 1)
+    group_count(resources, gpus_per_worker(resources), 1)
 
 
-def lane_count(resources: Resources, gpus: int, trials: int) -> int:
+def group_count(resources: Resources, gpus: int, trials: int) -> int:
     """Trials that the connected cluster holds at once.
 
     Raises ClusterError when it holds not even one, or when no node of it holds one worker.
@@ -101,14 +101,3 @@ def _check_worker_fits_a_node(resources: Resources, gpus: int) -> None:
         f" node of the cluster has {most_cpus:g} CPUs and {most_gpus:g} GPUs. Lower resources.cpus_per_worker or"
         " resources.gpus_per_worker, or name a cluster with larger nodes with --address."
     )
-
-
-def check_local_size(resources: Resources, address: str | None) -> None:
-    """Refuse, before Ray is started, what this machine alone cannot hold."""
-    cores = os.cpu_count() or 1
-    need = resources.workers * resources.cpus_per_worker
-    if address is None and "RAY_ADDRESS" not in os.environ and not ray.is_initialized() and need > cores:
-        raise ClusterError(
-            f"resources: {resources.workers} workers x {resources.cpus_per_worker} CPUs need {need}, but this machine"
-            f" has {cores}. Lower resources.workers, or name a cluster with --address."
-        )

@@ -1,36 +1,33 @@
-"""The trials of a plan through Ray Tune: queueing, retries, early stopping, records; the lanes do the training."""
+"""The trials of a stage through Ray Tune: queueing, retries, early stopping; the warm worker groups train them."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow.fs
 import ray
 from ray import tune
-from ray.tune.schedulers import TrialScheduler
 
 from vqscale import storage
 from vqscale.clock import utc_now
 from vqscale.costing.facts import failed_result
 from vqscale.errors import StudyInterruptedError
-from vqscale.plan.designs import DONE
-from vqscale.plan.plan import Plan, PlannedTrial
 from vqscale.results.records import write_result
-from vqscale.results.result import Result
 from vqscale.sweep.driver import cluster
 from vqscale.sweep.driver.dispatcher import Dispatcher
-from vqscale.sweep.driver.worker_groups import Lanes
-from vqscale.sweep.observer import Observer
-from vqscale.sweep.prefixes import discard_unused
+from vqscale.sweep.driver.stopping import WithinTolerance
+from vqscale.sweep.driver.worker_groups import WorkerGroups
+from vqscale.sweep.protocol import Stage
 
+Emit = Callable[[dict[str, Any]], None]
 WAITING = 1
-"""Trials that Tune has submitted beside those in the lanes, so that a lane never waits for Tune's loop."""
-LANE_STOP_SECONDS = 5.0
-"""How long to wait for a lane to end by itself; its workers are free by then, Ray's own helpers may take longer."""
+"""Trials that Tune has submitted beside those in the worker groups, so that a group never waits for Tune's loop."""
+GROUP_STOP_SECONDS = 5.0
+"""How long to wait for a group to end by itself; its workers are free by then, Ray's own helpers may take longer."""
 
 
 FOLLOWER_RESOURCES = {"node:__internal_head__": 0.001}
-"""A trial's follower only waits: it sits on the head node and leaves every CPU to the lanes."""
+"""A trial's follower only waits: it sits on the head node and leaves every CPU to the worker groups."""
 
 
 class TrialFailedError(Exception):
@@ -38,7 +35,7 @@ class TrialFailedError(Exception):
 
 
 def submit_and_follow(config: dict[str, Any], dispatcher: Any = None, payloads: dict[str, Any] | None = None) -> None:
-    """Ray Tune's trainable: hand the trial to the dispatcher and report what its lane tells."""
+    """Ray Tune's trainable: hand the trial to the dispatcher and report the events of the group that trains it."""
     assert payloads is not None
     trial_id = config["trial"]
     ray.get(dispatcher.submit.remote(trial_id, payloads[trial_id], payloads[trial_id]["place"]))
@@ -54,32 +51,22 @@ def submit_and_follow(config: dict[str, Any], dispatcher: Any = None, payloads: 
                 raise TrialFailedError(event["error"])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What one run trained."""
-
-    results: list[Result]
-    lanes: int
-    """Worker groups that trained side by side."""
-    training_seconds: float
-    """Spent in training steps by this run, over all lanes."""
-
-
 class _Bridge(tune.Callback):  # type: ignore[misc]
-    """Ray Tune's callbacks in the driver's words: rows, retries, ends. An end of Tune's making reaches the lane."""
+    """Ray Tune's callbacks as events: rows, retries, ends. An end that Tune decides on reaches the worker group."""
 
-    def __init__(self, plan: Plan, dispatcher: Any, observer: Observer) -> None:
-        self._plan, self._dispatcher, self._observer = plan, dispatcher, observer
-        self._trials = {planned.trial.id: planned.trial for planned in plan.trials}
+    def __init__(self, stage: Stage, dispatcher: Any, emit: Emit) -> None:
+        self._study, self._dispatcher, self._emit = stage.study, dispatcher, emit
+        self._orders = {order.trial.id: order for order in stage.orders}
         self._started: dict[str, str] = {}
         self._errors: dict[str, str] = {}
-        self.results: dict[str, Result] = {}
+        self.ended: set[str] = set()
+        """Trials with a record."""
         self.completed: set[str] = set()
-        """Trials that Tune has ended, be it early."""
+        """Trials that Tune has ended, possibly early."""
         self.training_seconds = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune stores its callbacks for a restore of its own; the study's folder is what a run goes on from."""
+        """Tune stores its callbacks for a restore of its own; a run resumes from the study's folder instead."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -92,109 +79,101 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
         if event is None:
             return
         if event["kind"] == "metrics":
-            self._observer.row(trial_id, event["row"])
+            self._emit({"kind": "row", "trial": trial_id, "row": event["row"]})
         elif event["kind"] == "warning":
-            self._observer.warn(trial_id, event["message"])
+            self._emit({"kind": "warning", "trial": trial_id, "message": event["message"]})
         elif event["kind"] == "failed":
             self._errors[trial_id] = event["error"]
         elif event["kind"] == "finished":
             self.finished(trial_id, event)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._observer.retried(trial.config["trial"], self._error(trial))
+        self._emit({"kind": "retried", "trial": trial.config["trial"], "error": self._error(trial)})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.completed.add(trial.config["trial"])
         self._dispatcher.cancel.remote(trial.config["trial"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        failed = self._trials[trial.config["trial"]]
+        order = self._orders[trial.config["trial"]]
         result = failed_result(
-            self._plan.study.study,
-            failed,
+            self._study.study,
+            order.trial,
             error=self._error(trial),
             attempts=trial.num_failures,
-            workers=self._plan.study.resources.workers,
-            started_at=self._started[failed.id],
+            workers=self._study.resources.workers,
+            started_at=self._started[order.trial.id],
         )
-        write_result(result, self._plan.folder(failed))
-        self._end(failed.id, result)
+        write_result(result, order.folder)
+        self._end(order.trial.id, result.model_dump(mode="json"))
 
     def finished(self, trial_id: str, event: dict[str, Any]) -> None:
-        """Take the record of a trial that a lane has ended: finished, diverged or stopped."""
+        """Take the record of a trial that a worker group has ended: finished, diverged or stopped."""
         self.training_seconds += event["training_seconds"]
-        self._end(trial_id, Result.model_validate_json(json.dumps(event["result"])))
+        self._end(trial_id, event["result"])
 
     def _error(self, trial: Any) -> str:
         return self._errors.get(trial.config["trial"]) or str(trial.get_error())
 
-    def _end(self, trial_id: str, result: Result) -> None:
-        self.results[trial_id] = result
-        self._observer.ended(trial_id, result)
-        if self._trials[trial_id].trunk is not None:
-            discard_unused(self._plan, {name for name, ended in self.results.items() if ended.status in DONE})
+    def _end(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.ended.add(trial_id)
+        self._emit({"kind": "ended", "trial": trial_id, "result": json.dumps(result)})
 
 
-def train(plan: Plan, observer: Observer, *, scheduler: TrialScheduler | None = None) -> Trained:
-    """Train the pending trials of a plan on the connected cluster.
+def train(stage: Stage, emit: Emit) -> dict[str, Any]:
+    """Train the trials of a stage on the connected cluster; returns `worker_groups` and `training_seconds`.
 
-    Raises ClusterError when the cluster is too small, StudyInterruptedError when a person stopped it; what was trained
-    by then stays, and the same call goes on from there.
+    Raises ClusterError when the cluster is too small, StudyInterruptedError when the user stopped it; what was trained
+    by then stays, and the same stage resumes from there.
     """
-    resources, options = plan.study.resources, plan.study.run
-    pending = plan.queue
-    gpus = cluster.gpus_per_worker(resources)
-    count = cluster.lane_count(resources, gpus, len(pending))
+    study = stage.study
+    gpus = cluster.gpus_per_worker(study.resources)
+    count = cluster.group_count(study.resources, gpus, len(stage.orders))
     dispatcher = ray.remote(Dispatcher).options(num_cpus=0).remote()
-    attempts = len(pending) * (options.max_retries + 1)
-    lanes = Lanes(plan.study, dispatcher, count=count, gpus_per_worker=gpus, failures=attempts)
-    lanes.start()
-    bridge = _Bridge(plan, dispatcher, observer)
+    attempts = len(stage.orders) * (study.run.max_retries + 1)
+    groups = WorkerGroups(study, dispatcher, count=count, gpus_per_worker=gpus, failures=attempts)
+    groups.start()
+    bridge = _Bridge(stage, dispatcher, emit)
     try:
-        _tuner(plan, pending, dispatcher, bridge, count + WAITING, scheduler).fit()
+        _tuner(stage, dispatcher, bridge, count + WAITING).fit()
         _await_stopped(dispatcher, bridge)
     finally:
         ray.get(dispatcher.close.remote())
-        lanes.join(timeout=LANE_STOP_SECONDS)
-    unfinished = [planned.trial.name for planned in pending if planned.trial.id not in bridge.results]
+        groups.join(timeout=GROUP_STOP_SECONDS)
+    unfinished = [order.trial.name for order in stage.orders if order.trial.id not in bridge.ended]
     if unfinished:
-        raise StudyInterruptedError(f"{len(unfinished)} of {len(pending)} trials are not finished.")
-    storage.remove(storage.join(plan.study.folder, "ray"))
-    return Trained(results=list(bridge.results.values()), lanes=count, training_seconds=bridge.training_seconds)
+        raise StudyInterruptedError(f"{len(unfinished)} of {len(stage.orders)} trials are not finished.")
+    storage.remove(storage.join(study.folder, "ray"))
+    return {"worker_groups": count, "training_seconds": bridge.training_seconds}
 
 
 def _await_stopped(dispatcher: Any, bridge: _Bridge) -> None:
-    """Take the records of the trials that Tune ended early: their lanes evaluate them after that."""
-    for trial_id in sorted(bridge.completed - set(bridge.results)):
+    """Take the records of the trials that Tune ended early: their groups evaluate them after that."""
+    for trial_id in sorted(bridge.completed - bridge.ended):
         event = ray.get(dispatcher.final.remote(trial_id))
         if event["kind"] == "finished":
             bridge.finished(trial_id, event)
 
 
-def _tuner(
-    plan: Plan,
-    pending: list[PlannedTrial],
-    dispatcher: Any,
-    bridge: _Bridge,
-    concurrent: int,
-    scheduler: TrialScheduler | None,
-) -> tune.Tuner:
+def _tuner(stage: Stage, dispatcher: Any, bridge: _Bridge, concurrent: int) -> tune.Tuner:
+    study, stopping = stage.study, stage.stopping
+    scheduler = WithinTolerance(list(stopping.rungs), stopping.margin) if stopping else None
     payloads = {
-        planned.trial.id: {
+        order.trial.id: {
             "place": place,
-            "study": plan.study.study,
-            "trial": planned.trial.model_dump_json(),
-            "options": plan.study.run.model_dump_json(),
-            "folder": plan.folder(planned.trial),
-            "trunk": planned.sharing.trunk.model_dump_json() if planned.sharing else None,
+            "study": study.study,
+            "trial": order.trial.model_dump_json(),
+            "options": study.run.model_dump_json(),
+            "folder": order.folder,
+            "shared_prefix": order.prefix.model_dump_json() if order.prefix else None,
         }
-        for place, planned in enumerate(pending)
+        for place, order in enumerate(stage.orders)
     }
-    fs, path = storage.filesystem(storage.join(plan.study.folder, "ray"))
+    fs, path = storage.filesystem(storage.join(study.folder, "ray"))
     follow = tune.with_parameters(submit_and_follow, dispatcher=dispatcher, payloads=payloads)
     return tune.Tuner(
         tune.with_resources(follow, FOLLOWER_RESOURCES),
-        param_space={"trial": tune.grid_search([planned.trial.id for planned in pending])},
+        param_space={"trial": tune.grid_search([order.trial.id for order in stage.orders])},
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
             max_concurrent_trials=concurrent,
@@ -206,7 +185,7 @@ def _tuner(
             name="tune",
             storage_path=path,
             storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)),
-            failure_config=tune.FailureConfig(max_failures=plan.study.run.max_retries),
+            failure_config=tune.FailureConfig(max_failures=study.run.max_retries),
             callbacks=[bridge],
             verbose=0,
         ),

@@ -1,0 +1,76 @@
+"""`python -m vqscale.sweep.driver`: requests on standard input, events on standard output, one JSON object per line."""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from vqscale.errors import StudyInterruptedError, UserError
+from vqscale.sweep.driver import cluster
+from vqscale.sweep.driver.tuning import train
+from vqscale.sweep.protocol import Close, Connect, Request
+
+
+class Pipe:
+    """The two ends that lead to the study's process."""
+
+    def __init__(self) -> None:
+        # Ray and its workers print to standard output; events get a descriptor of their own, the rest goes to the log.
+        self._out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="requests", daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            request = Request.model_validate_json(line)
+            self._requests.put(request)
+            if isinstance(request.request, Close):
+                return
+        # End of input without `Close`: the study's process has died, and nobody would read what is trained from here.
+        os.killpg(0, signal.SIGKILL)
+
+    def next(self) -> Request:
+        return self._requests.get()
+
+    def emit(self, event: dict[str, Any]) -> None:
+        self._out.write(json.dumps(event) + "\n")
+
+
+def main() -> None:
+    """Serve one study until it closes the connection."""
+    pipe = Pipe()
+    with _reported(pipe):
+        first = pipe.next().request
+        assert isinstance(first, Connect), "the first request connects"
+        with cluster.connected(first.address):
+            cluster.require_room(first.resources)
+            pipe.emit({"kind": "connected"})
+            while not isinstance(request := pipe.next().request, Close):
+                assert not isinstance(request, Connect), "connected already"
+                with _reported(pipe):
+                    pipe.emit({"kind": "trained", **train(request, pipe.emit)})
+
+
+@contextlib.contextmanager
+def _reported(pipe: Pipe) -> Iterator[None]:
+    """Turn what is raised into an event: the other process decides what it means for the study."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pipe.emit({"kind": "interrupted"})
+    except (UserError, StudyInterruptedError) as error:
+        pipe.emit({"kind": "error", "type": type(error).__name__, "message": str(error)})
+    except Exception as error:
+        traceback.print_exc()
+        pipe.emit({"kind": "error", "type": type(error).__name__, "message": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What happens while a study runs, for whoever wants to show or record it."""
+
+from typing import Literal
+
+from vqscale.plan.plan import Plan
+from vqscale.results.metrics_rows import Row
+from vqscale.results.result import Result
+from vqscale.study.trial import Trial
+
+Level = Literal["info", "warning"]
+
+
+class StudyEvents:
+    """Override what is of interest; every method does nothing by default.
+
+    Methods are called in the thread that runs the study. What they raise ends the study.
+    """
+
+    def stage_started(self, stage: Plan) -> None:
+        """Training of the pending trials of `stage` begins."""
+
+    def row(self, trial: Trial, row: Row) -> None:
+        """A trial has read its metrics."""
+
+    def retried(self, trial: Trial, error: str) -> None:
+        """An attempt of a trial failed and is tried again."""
+
+    def ended(self, trial: Trial, result: Result) -> None:
+        """A trial has ended and its record is written."""
+
+    def stage_ended(self) -> None:
+        """No trial of the stage trains any more; called also when the stage was interrupted."""
+
+    def message(self, text: str, level: Level = "info") -> None:
+        """A sentence for the user, without markup."""
+
+
+class Broadcast(StudyEvents):
+    """Several listeners as one, called in order."""
+
+    def __init__(self, *listeners: StudyEvents) -> None:
+        self._listeners = listeners
+
+    def stage_started(self, stage: Plan) -> None:
+        for listener in self._listeners:
+            listener.stage_started(stage)
+
+    def row(self, trial: Trial, row: Row) -> None:
+        for listener in self._listeners:
+            listener.row(trial, row)
+
+    def retried(self, trial: Trial, error: str) -> None:
+        for listener in self._listeners:
+            listener.retried(trial, error)
+
+    def ended(self, trial: Trial, result: Result) -> None:
+        for listener in self._listeners:
+            listener.ended(trial, result)
+
+    def stage_ended(self) -> None:
+        for listener in self._listeners:
+            listener.stage_ended()
+
+    def message(self, text: str, level: Level = "info") -> None:
+        for listener in self._listeners:
+            listener.message(text, level)

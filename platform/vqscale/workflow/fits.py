@@ -1,0 +1,99 @@
+"""Scaling laws of a study or of a table from elsewhere: fitted, drawn, written, shown in the study's MLflow run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from vqscale.errors import FitError
+from vqscale.laws import LAWS, StudyFits, fit_study, write_fits
+from vqscale.laws.fitting.problem import Objective
+from vqscale.report import gather, write_figures
+from vqscale.results import Target, locate, read_table
+from vqscale.sweep.events import StudyEvents
+from vqscale.workflow.artifacts import mirror
+from vqscale.workflow.fit_options import study_settings
+
+DEFAULT_BOOTSTRAP = 200
+"""Refits for the intervals of a table that no study file describes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """What to fit, and how; None leaves it to the study file, or to the defaults of a table from elsewhere."""
+
+    laws: Sequence[str] | None = None
+    bootstrap: int | None = None
+    group: Sequence[str] | None = None
+    """Columns to split by, for the law's own."""
+    metric: str | None = None
+    """Column to fit; bits per byte where complete, else the loss."""
+    n_column: str = "parameters_non_embedding"
+    columns: Sequence[str] = ()
+    """NAME=YOUR_COLUMN, for a table with other names."""
+    seed: int = 0
+    """Of the bootstrap."""
+    objective: Objective = field(default_factory=Objective)
+    hold_out_from: float | None = None
+    """Training FLOPs from which runs are only predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRun:
+    """What was fitted, and where it is."""
+
+    place: Target
+    table: pd.DataFrame
+    fits: StudyFits
+    written: list[str]
+    """URIs."""
+
+
+def fit_target(target: str, options: FitOptions, *, out: str | None = None, events: StudyEvents) -> FitRun:
+    """Fit the laws of a study folder, a study file or a table of runs; writes fits and figures to its folder or `out`.
+
+    Laws that the data cannot support are refusals among the fits, with reasons. Raises StorageError where no table is
+    found, FitError for options that do not fit the table.
+    """
+    place = locate(target, out)
+    table = rename_columns(read_table(place.table), options.columns)
+    spec = place.study.fit if place.study else None
+    bootstrap = spec.bootstrap if spec else DEFAULT_BOOTSTRAP
+    fits = fit_study(
+        table,
+        options.laws or (spec.laws if spec else fittable_laws(table, options.n_column)),
+        bootstrap=bootstrap if options.bootstrap is None else options.bootstrap,
+        group=options.group,
+        metric=options.metric,
+        n_column=options.n_column,
+        seed=options.seed,
+        objective=options.objective,
+        **study_settings(place.study, table, options.hold_out_from),
+    )
+    figures = write_figures(gather(study={}, table=table, fits=fits), place.folder)
+    written = [*write_fits(fits, place.folder), *figures]
+    mirror(place, written, fits, events)
+    return FitRun(place=place, table=table, fits=fits, written=written)
+
+
+def rename_columns(table: pd.DataFrame, pairs: Sequence[str]) -> pd.DataFrame:
+    """The table with the columns that NAME=YOUR_COLUMN pairs name under the names that the laws know."""
+    for pair in pairs:
+        name, _, own = pair.partition("=")
+        if own not in table:
+            raise FitError(
+                f"--column {pair}: the table has no column {own!r}, only {', '.join(map(str, table.columns))}"
+            )
+        table = table.assign(**{name: table[own]})
+    return table
+
+
+def fittable_laws(table: pd.DataFrame, n_column: str) -> list[str]:
+    """The laws whose axes a table from elsewhere has, without those on request; power_n where it has none, to be
+    refused by name."""
+    axes = {
+        name: [n_column if axis == "parameters_non_embedding" else axis for axis in law.axes]
+        for name, law in LAWS.items()
+        if not law.on_request
+    }
+    return [name for name, needed in axes.items() if set(needed) <= set(table.columns)] or ["power_n"]

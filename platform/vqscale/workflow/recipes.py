@@ -1,0 +1,27 @@
+"""The learning rate of every size, fitted to a sweep and written as a recipe."""
+
+import yaml
+
+from vqscale import storage
+from vqscale.errors import FitError
+from vqscale.laws.recipe_law import fit_recipe
+from vqscale.results import locate, read_table
+from vqscale.study.recipe import Recipe
+from vqscale.workflow.fits import rename_columns
+
+
+def recipe_of(target: str, *, out: str | None = None, metric: str | None = None, columns: list[str]) -> Recipe:
+    """Fit the best learning rate by size from the sweep in `target`; written to `out` where any rule has a law.
+
+    `columns`: NAME=YOUR_COLUMN, for a table with other names. Raises FitError for a table without such a sweep.
+    """
+    place = locate(target)
+    table = rename_columns(read_table(place.table), columns)
+    name = place.study.study if place.study else place.name
+    try:
+        found = fit_recipe(table, study=name, metric=metric)
+    except FitError as error:
+        raise FitError(f"{target}: {error}") from error
+    if out is not None and any(rule.lr is not None for rule in found.rules):
+        storage.write_text(out, yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return found

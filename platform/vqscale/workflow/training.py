@@ -1,0 +1,238 @@
+"""Train what is not trained yet, and write the study's table. Safe to call any number of times."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import yaml
+
+from vqscale import storage
+from vqscale.errors import StudyInterruptedError
+from vqscale.plan.designs import DONE
+from vqscale.plan.estimate import write_estimates
+from vqscale.plan.plan import Plan, plan
+from vqscale.results.records import read_result
+from vqscale.results.result import Result
+from vqscale.results.table import write_table
+from vqscale.study.spec import Study
+from vqscale.sweep.client import DriverDiedError, Event, RayDriver
+from vqscale.sweep.events import Broadcast, StudyEvents
+from vqscale.sweep.local_size import check_local_size
+from vqscale.sweep.observer import TrackingObserver
+from vqscale.sweep.prefixes import discard_unused
+from vqscale.sweep.protocol import EarlyStopping, Order, Stage
+from vqscale.track.tracker import Tracker, check_reachable
+
+TABLES = ("results.parquet", "results.csv")
+BeforeStage = Callable[[Plan, StudyEvents], None]
+
+
+@dataclass(kw_only=True)
+class Trained:
+    """What one run has trained so far."""
+
+    results: list[Result] = field(default_factory=list)
+    worker_groups: int = 0
+    """The most that trained side by side."""
+    seconds: float = 0.0
+    """Spent in training steps, over all worker groups."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A study after its trials: one result per trial, in the order of the study file."""
+
+    study: Study
+    results: list[Result]
+    trained: Trained
+    """What this run trained."""
+    seconds: float
+    """From connecting to the cluster to the end of the last trial."""
+    tracker: Tracker
+
+    @property
+    def trained_now(self) -> int:
+        return len(self.trained.results)
+
+    @property
+    def failed(self) -> list[Result]:
+        return [result for result in self.results if result.status == "failed"]
+
+
+def check_surroundings(study: Study, address: str | None) -> None:
+    """Everything outside the study file that a run needs, looked at before anything starts or is written.
+
+    Raises StorageError, TrackingError or ClusterError.
+    """
+    storage.require_writable(study.folder)
+    check_reachable(study.tracking.uri)
+    check_local_size(study.resources, address)
+
+
+def train_study(
+    study: Study,
+    *,
+    source: str = "study",
+    address: str | None = None,
+    events: StudyEvents,
+    allow_changed: bool = False,
+    stopping: EarlyStopping | None = None,
+    before_stage: BeforeStage | None = None,
+) -> TrainingRun:
+    """Train the pending trials of a study and write its table to the study's folder.
+
+    `before_stage` is called with what is about to be trained, and with all that is done.
+
+    Raises UserError before anything is started when the request is wrong; StudyInterruptedError when the user stopped
+    it and WorkFailedError when the driver process died, with the table of what had ended by then written.
+    """
+    planned = plan(study, source=source, allow_changed=allow_changed)
+    check_surroundings(study, address)
+    discard_unused(planned)  # shared prefixes of trials that ended in a run that was killed before it could
+    started = time.monotonic()
+    run = _Stages(planned, lambda: plan(study, source=source, allow_changed=allow_changed), events, stopping)
+    if planned.pending:
+        run.train(address, before_stage)
+    else:
+        run.write_tables()
+    return TrainingRun(
+        study=study,
+        results=run.planned.results,
+        trained=run.trained,
+        seconds=time.monotonic() - started,
+        tracker=open_tracker(study),
+    )
+
+
+class _Stages:
+    """Budget after budget of a study: a re-centred design takes its sizes from the results of smaller budgets."""
+
+    def __init__(
+        self, planned: Plan, plan_again: Callable[[], Plan], events: StudyEvents, stopping: EarlyStopping | None
+    ) -> None:
+        self.planned, self.trained = planned, Trained()
+        self._plan_again, self._events, self._stopping = plan_again, events, stopping
+        self._driver: RayDriver | None = None
+        self._address: str | None = None
+
+    def train(self, address: str | None, before_stage: BeforeStage | None) -> None:
+        """Train every stage; the table is written however it ends.
+
+        A budget is trained once, also when trials of it failed: the next run of the study tries those again.
+        """
+        self._address = address
+        try:
+            self._connect()  # before anything is written: it refuses a cluster that is too small
+        except KeyboardInterrupt:
+            raise StudyInterruptedError("Nothing was trained yet.") from None
+        write_study(self.planned.study)
+        try:
+            tracker = open_tracker(self.planned.study)
+            budgets: set[float | None] = set()
+            while (stage := self.planned.stage(budgets)) is not None:
+                write_estimates(self.planned)
+                if before_stage is not None:
+                    before_stage(stage, self._events)
+                self._train_stage(stage, tracker)
+                budgets |= {None, *(one.stage for one in stage.pending)}
+                if any(one.stage is not None for one in self.planned.pending):
+                    self.planned = self._plan_again()
+        finally:
+            self._disconnect()
+            self.write_tables()
+
+    def write_tables(self) -> None:
+        for name in TABLES:
+            write_table(self.planned.results, storage.join(self.planned.study.folder, name))
+
+    def _train_stage(self, stage: Plan, tracker: Tracker) -> None:
+        observer = TrackingObserver(stage, self._events, tracker)
+        listeners = Broadcast(self._events, observer)
+        listeners.stage_started(stage)
+        ended: dict[str, Result] = {}
+        try:
+            for event in self._connect().train(_request(stage, self._stopping)):
+                self._take(event, stage, listeners, ended)
+        except KeyboardInterrupt:  # while an event was awaited, or while one was shown or logged
+            self._events.message("Stopping ...")
+            self._connect().stop()
+            missing = [one for one in stage.pending if one.trial.id not in ended]
+            raise StudyInterruptedError(f"{len(missing)} of {len(stage.pending)} trials are not finished.") from None
+        except DriverDiedError as error:
+            self._disconnect()
+            self._judge_by_records(error, stage, listeners, ended)
+        finally:
+            listeners.stage_ended()
+            self._keep(ended)
+            observer.catch_up()
+
+    def _take(self, event: Event, stage: Plan, events: StudyEvents, ended: dict[str, Result]) -> None:
+        kind = event["kind"]
+        if kind == "trained":
+            self.trained.worker_groups = max(self.trained.worker_groups, event["worker_groups"])
+            self.trained.seconds += event["training_seconds"]
+            return
+        trial = next(one.trial for one in stage.pending if one.trial.id == event["trial"])
+        if kind == "row":
+            events.row(trial, event["row"])
+        elif kind == "warning":
+            events.message(f"{trial.name}: {event['message']}", "warning")
+        elif kind == "retried":
+            events.retried(trial, event["error"])
+        elif kind == "ended":
+            ended[trial.id] = Result.model_validate_json(event["result"])
+            events.ended(trial, ended[trial.id])
+            if trial.shared_prefix is not None:
+                discard_unused(stage, {name for name, one in ended.items() if one.status in DONE})
+
+    def _judge_by_records(
+        self, error: DriverDiedError, stage: Plan, events: StudyEvents, ended: dict[str, Result]
+    ) -> None:
+        """The trials' records say what was trained, not how the driver ended. Raises its error if one is missing."""
+        for one in stage.pending:
+            record = None if one.trial.id in ended else read_result(stage.folder(one.trial))
+            if record is not None and record != one.result:  # a failed record of an earlier run is no news
+                ended[one.trial.id] = record
+                events.ended(one.trial, record)
+        missing = [one.trial.name for one in stage.pending if one.trial.id not in ended]
+        if missing:
+            raise DriverDiedError(
+                f"{len(missing)} of {len(stage.pending)} trials have no result yet: {error} Checkpoints are kept: the"
+                " same command resumes from them."
+            ) from error
+        events.message(f"{str(error).splitlines()[0]} All trials of this stage have their results.", "warning")
+
+    def _keep(self, ended: dict[str, Result]) -> None:
+        self.trained.results += ended.values()
+        trials = [dataclasses.replace(one, result=ended.get(one.trial.id, one.result)) for one in self.planned.trials]
+        self.planned = dataclasses.replace(self.planned, trials=trials)
+
+    def _connect(self) -> RayDriver:
+        if self._driver is None:
+            self._driver = RayDriver(self._address, self.planned.study.resources).__enter__()
+        return self._driver
+
+    def _disconnect(self) -> None:
+        if self._driver is not None:
+            self._driver.__exit__(None, None, None)
+            self._driver = None
+
+
+def _request(stage: Plan, stopping: EarlyStopping | None) -> Stage:
+    orders = tuple(
+        Order(trial=one.trial, folder=stage.folder(one.trial), prefix=one.sharing.prefix if one.sharing else None)
+        for one in stage.queue
+    )
+    return Stage(study=stage.study, orders=orders, stopping=stopping)
+
+
+def write_study(study: Study) -> None:
+    """A copy of the study, every default in place, beside its results."""
+    values = study.model_dump(mode="json") | {"storage": storage.absolute(study.storage)}
+    storage.write_text(storage.join(study.folder, "study.yaml"), yaml.safe_dump(values, sort_keys=False))
+
+
+def open_tracker(study: Study) -> Tracker:
+    artifacts = storage.join(storage.absolute(study.storage), "artifacts", study.study)
+    return Tracker(study.tracking.uri, study.study, artifacts=artifacts)
