@@ -14,9 +14,10 @@ from scipy import stats
 
 from vqscale import storage
 from vqscale.errors import StudyError
-from vqscale.report.charts.style import count, number, percent
+from vqscale.formatting import percent, short_count
+from vqscale.report.charts.style import number
 from vqscale.report.compare import finished
-from vqscale.report.sections.classes import Seeds, best_run, corpus_name, guess, over_seeds, pooled
+from vqscale.report.sections.classes import SeedGroup, best_run, corpus_name, guess, over_seeds, pooled
 from vqscale.results.table import read_table
 
 LEVEL = 0.9
@@ -48,7 +49,7 @@ def _of_corpus(runs: pd.DataFrame, against: str | None, name: str) -> list[str]:
     return lines
 
 
-def _base(groups: Sequence[Seeds], against: str | None) -> Seeds:
+def _base(groups: Sequence[SeedGroup], against: str | None) -> SeedGroup:
     named = [one for one in groups if one.label == against]
     if against is not None and not named:
         known = "; ".join(one.label for one in groups)
@@ -63,7 +64,7 @@ def _facts(runs: pd.DataFrame, parts: Sequence[pd.DataFrame], command: str) -> l
     versions = runs["versions"].iloc[0]
     started = sorted(str(value)[:10] for value in runs["started_at"])
     found = {
-        "runs": f"{len(runs)} of study {runs['study'].iloc[0]}, {count(float(runs['flops'].sum()))}FLOPs in all",
+        "runs": f"{len(runs)} of study {runs['study'].iloc[0]}, {short_count(float(runs['flops'].sum()))}FLOPs in all",
         "training": f"context {_values(runs, 'context')}, {_values(runs, 'tokens')} tokens, updates of"
         f" {_values(runs, 'batch_tokens')} tokens (padding up to the context counted), learning rate {_rates(runs)}",
         "held out": f"validation split, {_values(runs, 'examples')} examples; {naive}",
@@ -93,7 +94,7 @@ def _rates(runs: pd.DataFrame) -> str:
     return "; ".join(f"{number(rate, 2)} for {', '.join(archs)}" for rate, archs in by_rate.items())
 
 
-def _accuracies(groups: Sequence[Seeds], base: Seeds) -> list[str]:
+def _accuracies(groups: Sequence[SeedGroup], base: SeedGroup) -> list[str]:
     heads = ["model", "N", "seeds", "accuracy", "lowest to highest", f"minus {base.label}", "test", "nats a label"]
     heads += ["FLOPs a run", "tokens/s"]
     lines = [
@@ -109,7 +110,7 @@ def _accuracies(groups: Sequence[Seeds], base: Seeds) -> list[str]:
         spread = f" ± {100 * float(accuracy.std()):.1f}" if len(accuracy) > 1 else ""
         cells = [
             one.label,
-            count(float(one["parameters_non_embedding"])),
+            short_count(float(one["parameters_non_embedding"])),
             str(len(accuracy)),
             f"{percent(one.mean('accuracy'))}{spread}",
             f"{percent(accuracy.min())} to {percent(accuracy.max())}" if len(accuracy) > 1 else "",
@@ -123,7 +124,7 @@ def _accuracies(groups: Sequence[Seeds], base: Seeds) -> list[str]:
     return lines
 
 
-def _difference(one: Seeds, base: Seeds) -> str:
+def _difference(one: SeedGroup, base: SeedGroup) -> str:
     """Of seeds that both have, in percentage points."""
     pairs = one.rows.set_index("seed")["accuracy"].sub(base.rows.set_index("seed")["accuracy"]).dropna()
     if pairs.empty:
@@ -135,7 +136,7 @@ def _difference(one: Seeds, base: Seeds) -> str:
     return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
 
 
-def _buckets(groups: Sequence[Seeds], column: str, heading: str) -> list[str]:
+def _buckets(groups: Sequence[SeedGroup], column: str, heading: str) -> list[str]:
     """Accuracy by bucket, all seeds' labels together; nothing where all fall into one."""
     by_group = {one.label: pooled(one.rows[column]) for one in groups if column in one.rows}
     buckets = sorted({bucket for found in by_group.values() for bucket in found})
@@ -147,7 +148,7 @@ def _buckets(groups: Sequence[Seeds], column: str, heading: str) -> list[str]:
         shares = [percent(found[one][1] / found[one][0]) if one in found else "" for one in buckets]
         lines.append(f"| {label} | {' | '.join(shares)} |")
     most = next(iter(by_group.values()))
-    labels = [count(most[one][0]) if one in most else "" for one in buckets]
+    labels = [short_count(most[one][0]) if one in most else "" for one in buckets]
     return [*lines, f"| labels of {next(iter(by_group))} | {' | '.join(labels)} |"]
 
 

@@ -19,9 +19,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.document import facts, publish
 from vqscale.errors import FitError
-from vqscale.laws.decisions.token_cost import TokenCost, fit_token_cost
 from vqscale.laws.decisions.frontier import frontier
 from vqscale.laws.decisions.surface import Surface, surface
+from vqscale.laws.decisions.token_cost import TokenCost, fit_token_cost
 from vqscale.laws.fitting.bootstrap import bootstrap
 from vqscale.laws.fitting.fit import FitStatus, solve
 from vqscale.laws.fitting.problem import make_problem
@@ -34,8 +34,8 @@ TRUTH = np.array([1.82, 482.0, 0.348, 2085.0, 0.366])
 NOISE = 0.003
 """Standard deviation of log loss."""
 WIDTH_FLOPS = 4e4
-"""FLOPs a token and root of N beside 6N: two fifths of all at the best size of the smallest budget, a fifth at that of
-the largest."""
+"""FLOPs per token are 6 N + this times sqrt(N): the second term is two fifths of all at the best size of the smallest
+budget, a fifth at that of the largest."""
 STUDIES = 1000
 REFITS = 200
 FILE = "interval_coverage"
@@ -115,11 +115,11 @@ def _truth(plan: Plan, asked: Sequence[float]) -> Frontier:
 
 
 def _runs(plan: Plan, seed: int) -> tuple[Array, Array, TokenCost]:
-    """N and D [R, 2], noisy losses [R], and the FLOPs a token through the sizes."""
+    """N and D [R, 2], noisy losses [R], and the FLOPs per token through the sizes."""
     rng = np.random.default_rng(seed)
     rough = np.geomspace(1e7, 1e11, 50)
     law = _true_law(np.stack([rough, 20 * rough], axis=1), np.ones(len(rough)))
-    log_best = law.best(fit_token_cost(rough, _flops_per_token(rough), "exact FLOPs a token"), plan.budgets)[0][0]
+    log_best = law.best(fit_token_cost(rough, _flops_per_token(rough), "exact FLOPs per token"), plan.budgets)[0][0]
     rows: list[tuple[float, float]] = []
     for index, (budget, log_n) in enumerate(zip(plan.budgets, log_best.tolist(), strict=True)):
         guess = np.exp(log_n + rng.uniform(-np.log(1.5), np.log(1.5)))
@@ -128,7 +128,7 @@ def _runs(plan: Plan, seed: int) -> tuple[Array, Array, TokenCost]:
             rows.append((size, budget / float(_flops_per_token(np.array([size]))[0])))
     x_RA = np.array(rows)
     loss_R = evaluate_law(LAW, TRUTH, x_RA) * np.exp(rng.normal(0, NOISE, len(x_RA)))
-    return x_RA, loss_R, fit_token_cost(x_RA[:, 0], _flops_per_token(x_RA[:, 0]), "exact FLOPs a token")
+    return x_RA, loss_R, fit_token_cost(x_RA[:, 0], _flops_per_token(x_RA[:, 0]), "exact FLOPs per token")
 
 
 def _flops_per_token(n: Array) -> Array:

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.document import facts, publish
 from vqscale.laws.fitting.bootstrap import bootstrap
-from vqscale.laws.fitting.crosscheck import check
+from vqscale.laws.fitting.crosscheck import cross_check
 from vqscale.laws.fitting.fit import solve
 from vqscale.laws.fitting.problem import Objective, make_problem
 from vqscale.laws.forms.catalogue import LAWS, Array, evaluate_law
@@ -55,7 +55,7 @@ def measure_laws(
             minimum = solve(problem, check=False)
             key = name, len(loss_R), delta
             steps[*key, "search"] = functools.partial(_timed, solve, problem, check=False)
-            steps[*key, "cross-check"] = functools.partial(_timed, check, problem)
+            steps[*key, "cross-check"] = functools.partial(_timed, cross_check, problem)
             steps[*key, f"bootstrap of {refits} refits"] = functools.partial(
                 _timed, bootstrap, minimum, x_RA, refits, 0
             )

@@ -1,4 +1,4 @@
-"""The time of day as records hold it."""
+"""The current time in the form that records hold."""
 
 import datetime
 

@@ -1,4 +1,4 @@
-"""What a user can cause: each message names the field, the value, the rule and the remedy."""
+"""Errors that a user can cause: each message names the field, the value, the rule and the remedy."""
 
 
 class UserError(Exception):
@@ -6,7 +6,7 @@ class UserError(Exception):
 
 
 class StudyError(UserError):
-    """A study file that cannot be run as it stands."""
+    """A study file that cannot be run as it is."""
 
 
 class CorpusError(UserError):
@@ -14,7 +14,7 @@ class CorpusError(UserError):
 
 
 class StorageError(UserError):
-    """A place that cannot be read or written."""
+    """A file or folder that cannot be read or written."""
 
 
 class ClusterError(UserError):
@@ -26,15 +26,11 @@ class TrackingError(UserError):
 
 
 class FitError(UserError):
-    """A law that the data cannot support."""
-
-
-class BackendError(UserError):
-    """A named implementation that cannot run here."""
+    """A law that the data cannot identify."""
 
 
 class StudyInterruptedError(Exception):
-    """A person stopped the work; what was done is kept. Exit code 130."""
+    """The user stopped the work; what was done is kept. Exit code 130."""
 
 
 class WorkFailedError(Exception):

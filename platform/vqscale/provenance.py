@@ -1,4 +1,4 @@
-"""What produced a number: versions, commit, processor. Nothing here says where the machine stands, or loads torch."""
+"""What produced a number: versions, commit, processor. Nothing here identifies the machine itself. Loads no torch."""
 
 import functools
 import importlib.metadata
@@ -12,6 +12,7 @@ import psutil
 
 @functools.cache
 def versions() -> dict[str, str]:
+    """Versions of Python, vqscale and the packages that may change a result; a package that is absent is left out."""
     names = ("vqscale", "torch", "deepspeed", "ray", "mlflow", "numpy")
     found = {"python": platform.python_version()}
     for name in names:
@@ -42,7 +43,7 @@ def git_commit() -> str | None:
 
 
 def cpu_model() -> str:
-    """The processor's own name, or the instruction set where the system does not tell."""
+    """The processor's own name, or its instruction set where the system does not report a name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -19,7 +19,7 @@ from vqscale.errors import StorageError
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system that holds `uri`, and the path inside it."""
+    """The file system that holds `uri`, and the path inside it. Raises StorageError for an unknown protocol."""
     try:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
@@ -45,9 +45,9 @@ def join(uri: str, *parts: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder is there. Only "not found" is no: an error of the network is raised."""
+    """Whether a file or folder exists. Only "not found" means no: a network error is raised."""
     fs, path = filesystem(uri)
-    fs.invalidate_cache()
+    fs.invalidate_cache()  # fsspec keeps listings: without this, what another process wrote or removed is not seen
     try:
         fs.info(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -80,7 +80,7 @@ def read_json(uri: str) -> Any:
 
 @contextlib.contextmanager
 def atomic_path(path: str) -> Iterator[str]:
-    """A local file name to write to; it takes the place of `path` when the block ends well, and vanishes otherwise."""
+    """A local file name to write to. It replaces `path` when the block succeeds and is removed otherwise."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
@@ -94,7 +94,7 @@ def atomic_path(path: str) -> Iterator[str]:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write a whole file atomically (local: draft and rename; object stores: a put is atomic by itself)."""
+    """Write a whole file atomically (local: draft and rename; object stores: a single put is atomic)."""
     fs, path = filesystem(uri)
     try:
         if isinstance(fs, LocalFileSystem):
@@ -133,16 +133,16 @@ def download(uri: str, local_path: str) -> None:
 
 
 def remove(uri: str) -> None:
-    """Remove a file or a folder with all that is in it; what is absent stays absent."""
+    """Remove a file, or a folder with everything in it; does nothing where there is none."""
     fs, path = filesystem(uri)
     if fs.exists(path):
         fs.rm(path, recursive=True)
 
 
 def require_writable(uri: str) -> None:
-    """Raise StorageError unless a file can be made under `uri`; leaves nothing behind, not even folders."""
+    """Raise StorageError unless a file can be created under `uri`; leaves nothing behind, not even folders."""
     fs, path = filesystem(uri)
-    if isinstance(fs, LocalFileSystem):  # the nearest folder that exists decides: what it holds can be made
+    if isinstance(fs, LocalFileSystem):  # the nearest folder that exists decides: missing ones below it can be created
         path = str(next(parent for parent in (Path(path), *Path(path).parents) if parent.exists()))
     probe = f"{path.rstrip('/')}/.write-probe-{uuid.uuid4().hex[:8]}"
     try:
@@ -150,4 +150,6 @@ def require_writable(uri: str) -> None:
         fs.rm_file(probe)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StorageError(f"storage: {uri} cannot be written ({reason}). Name a place that you can write.") from error
+        raise StorageError(
+            f"storage: {uri} cannot be written ({reason}). Name a folder or URI that you can write."
+        ) from error

@@ -154,7 +154,7 @@ def test_job_of_a_small_study_trains_every_trial_and_is_not_started_twice(head, 
     assert submitted.returncode == 0, submitted.stderr
     job = json.loads(submitted.stdout)["id"]
     twice = head.vqscale("submit", study)
-    assert (twice.returncode, "submitted already" in twice.stderr) == (2, True)
+    assert (twice.returncode, "already been submitted" in twice.stderr) == (2, True)
 
     assert head.wait(job, {"SUCCEEDED", "FAILED", "STOPPED"}, seconds=180) == "SUCCEEDED", head.vqscale(
         "logs", job

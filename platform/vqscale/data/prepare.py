@@ -125,7 +125,9 @@ def _source(source: str | Source, loader: str | None, files: FileSource) -> Sour
 class _Preparation:
     """One run, from the recorded state to a complete `corpus` folder in the workplace."""
 
-    def __init__(self, place: Workplace, source: Source, recipe: PreparationOptions, request: str, report: ProgressCallback) -> None:
+    def __init__(
+        self, place: Workplace, source: Source, recipe: PreparationOptions, request: str, report: ProgressCallback
+    ) -> None:
         self._place, self._source, self._recipe, self._report = place, source, recipe, report
         self._files = source.files()
         self._size = sum(file.size for file in self._files) or None

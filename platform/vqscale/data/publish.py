@@ -25,7 +25,12 @@ def silent(stage: Stage, done: int, total: int | None) -> None:
 
 
 def publish(
-    out: str, request: str, kind: type[AnyKind], overwrite: bool, report: ProgressCallback, make: Callable[[Path], AnyKind]
+    out: str,
+    request: str,
+    kind: type[AnyKind],
+    overwrite: bool,
+    report: ProgressCallback,
+    make: Callable[[Path], AnyKind],
 ) -> AnyKind:
     """The corpus asked for by `request` at `out`: the complete one found there, or what `make(folder)` leaves in
     `folder/corpus`.

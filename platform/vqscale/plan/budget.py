@@ -25,9 +25,7 @@ class Budget:
         value = {"FLOPs": cost.flops, "device-hours": cost.device_hours, "money": cost.money}[self.unit]
         if value is None:
             need = "price_per_device_hour" if self.unit == "money" else "flops_per_second"
-            raise StudyError(
-                f"--budget: {self.unit} cannot be counted without resources.{need}: set it in the study."
-            )
+            raise StudyError(f"--budget: {self.unit} cannot be counted without resources.{need}: set it in the study.")
         return value
 
 

@@ -1,6 +1,6 @@
 """Where the compute-optimal size of a budget is expected: from a first guess, or from smaller budgets already trained.
 
-Pure. N is without embeddings, C exact training FLOPs.
+Reads and writes nothing. N is without embeddings, C exact training FLOPs.
 """
 
 import math
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 USUAL_EXPONENT = 0.5
-"""Of N*(C) where the data do not say (Hoffmann et al. 2022, approaches 1 and 2: 0.50, 0.49)."""
+"""Exponent of N*(C) where the data do not determine it (Hoffmann et al. 2022, approaches 1 and 2: 0.50, 0.49)."""
 PLAUSIBLE_EXPONENT = (0.2, 0.8)
-"""Outside, a line through few noisy budgets is not extrapolated by its own slope."""
+"""Outside this range, a line through few noisy budgets is not extrapolated with its own slope."""
 MINIMUM_RUNGS = 3
-"""Finished sizes of a budget from which a best one is taken."""
+"""Finished sizes that a budget needs before its best size is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,15 @@ class Centre:
     """The expected optimum of one budget."""
 
     parameters: float
-    words: str
-    """Where it comes from."""
+    source: str
+    """What it was derived from, as text."""
 
 
 def guessed(budget: float, rungs: Sequence[tuple[float, float]], tokens_per_parameter: float) -> Centre:
-    """The size that has `tokens_per_parameter` tokens a parameter at `budget`.
+    """The size that has `tokens_per_parameter` tokens per parameter at `budget`.
 
-    `rungs`: (N, exact FLOPs a token) of the sizes. FLOPs are interpolated between them in the logarithms; beyond the
-    smallest and the largest, N grows as the root of the compute.
+    `rungs`: (N, exact FLOPs per token) of the sizes. FLOPs are interpolated between them in the logarithms; beyond the
+    smallest and the largest, N grows with the square root of the compute.
     """
     rungs = sorted(rungs)
     log_n = np.log([n for n, _ in rungs])
@@ -38,12 +38,12 @@ def guessed(budget: float, rungs: Sequence[tuple[float, float]], tokens_per_para
     target = math.log(budget)
     inside = float(np.interp(target, log_c, log_n))
     beyond = min(target - log_c[0], 0.0) + max(target - log_c[-1], 0.0)
-    words = f"{tokens_per_parameter:g} tokens a parameter"
-    return Centre(parameters=math.exp(inside + USUAL_EXPONENT * beyond), words=words)
+    source = f"{tokens_per_parameter:g} tokens per parameter"
+    return Centre(parameters=math.exp(inside + USUAL_EXPONENT * beyond), source=source)
 
 
 def best_size(losses: Mapping[float, float]) -> float:
-    """N of least loss: the vertex of the parabola through the best size and its neighbours in log N.
+    """N of lowest loss: the vertex of the parabola through the best size and its neighbours in log N.
 
     `losses`: loss by N. Where the best size is the smallest or largest, that size itself.
     """
@@ -57,7 +57,7 @@ def best_size(losses: Mapping[float, float]) -> float:
 
 
 def extrapolated(budget: float, trained: Mapping[float, Mapping[float, float]]) -> Centre | None:
-    """The optimum of `budget` from the smaller budgets in `trained` (loss by N by budget); None where there is none.
+    """The optimum of `budget` from the smaller budgets in `trained` (budget -> N -> loss); None where there is none.
 
     A line through their best sizes in log N and log C; through the largest budget's, with exponent 0.5, where there is
     only one or the line's exponent is outside 0.2 to 0.8.
@@ -72,9 +72,9 @@ def extrapolated(budget: float, trained: Mapping[float, Mapping[float, float]]) 
         slope, level = np.polyfit(np.log(list(best)), np.log(list(best.values())), 1)
         if PLAUSIBLE_EXPONENT[0] <= slope <= PLAUSIBLE_EXPONENT[1]:
             n = math.exp(level + slope * math.log(budget))
-            return Centre(parameters=n, words=f"line through {len(best)} trained budgets, N ~ C^{slope:.2f}")
+            return Centre(parameters=n, source=f"line through {len(best)} trained budgets, N ~ C^{slope:.2f}")
     n = best[last] * (budget / last) ** USUAL_EXPONENT
-    return Centre(parameters=n, words=f"best size at {exact(last)} FLOPs, N ~ C^{USUAL_EXPONENT:g}")
+    return Centre(parameters=n, source=f"best size at {exact(last)} FLOPs, N ~ C^{USUAL_EXPONENT:g}")
 
 
 def exact(number: float) -> str:

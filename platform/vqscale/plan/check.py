@@ -1,4 +1,4 @@
-"""What the parts of a trial demand of each other, of the workers and of the corpus."""
+"""Whether the parts of a trial fit each other, the workers and the corpus."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ DEEPSPEED_OWNED = {
     "optimizer": "train.lr, beta1, beta2, adam_eps and weight_decay",
     "scheduler": "train.schedule, train.warmup, train.decay and train.lr_final",
 }
-"""DeepSpeed's keys for what the training loop itself decides, and the study's keys that set it."""
+"""DeepSpeed's keys for what the training loop itself sets, and the study's keys for the same."""
 
 
 class GridPointError(StudyError):
@@ -26,7 +26,7 @@ class GridPointError(StudyError):
 
 
 def check_trial(trial: Trial, study: Study) -> None:
-    """What a trial's parts demand of each other.
+    """Check that the parts of a trial fit each other and the workers.
 
     Raises GridPointError for settings that do not fit together, StudyError for a mistake in the study.
     """
@@ -34,7 +34,7 @@ def check_trial(trial: Trial, study: Study) -> None:
     block, size = model.block_length, model.codebook_size
     if block and train.segment_length % block:
         raise GridPointError(
-            f"train.context: {train.segment_length} tokens an update are no multiple of model.block_length {block}:"
+            f"train.context: {train.segment_length} tokens per update are no multiple of model.block_length {block}:"
             f" VQ attention works in whole blocks. Use a multiple of {block}, or a block_length that divides it."
         )
     if size and size > train.batch_tokens:
@@ -46,9 +46,9 @@ def check_trial(trial: Trial, study: Study) -> None:
     micro = train.batch_size // train.accumulation
     share = workers * train.segment_length * train.accumulation * model.sequences
     if micro % (workers * model.sequences):
-        pairs = ", two an example," if model.sequences == 2 else ""
+        pairs = ", two per example," if model.sequences == 2 else ""
         raise GridPointError(
-            f"train.batch_tokens: {micro} sequences of {train.segment_length} tokens a micro-batch{pairs} cannot be"
+            f"train.batch_tokens: {micro} sequences of {train.segment_length} tokens per micro-batch{pairs} cannot be"
             f" shared by {workers} workers. Make train.batch_tokens a multiple of {share}."
         )
     check_memory(trial, study)
@@ -58,19 +58,19 @@ def check_trial(trial: Trial, study: Study) -> None:
 
 
 def check_memory(trial: Trial, study: Study) -> None:
-    """Whether the estimated peak of a worker is within the stated limit. Raises GridPointError."""
+    """Check that the estimated peak memory of a worker is within the stated limit. Raises GridPointError."""
     limit, needed = study.resources.memory_gib_per_worker, estimated_memory_bytes(trial, study)
     if limit is not None and needed > limit * 2**30:
         raise GridPointError(
-            f"resources.memory_gib_per_worker: about {needed / 2**30:.3g} GiB are needed and {limit:g} GiB are there."
+            f"resources.memory_gib_per_worker: about {needed / 2**30:.3g} GiB are needed, the limit is {limit:g} GiB."
             " Use more train.accumulation, a higher train.zero with more workers, or train.activation_checkpointing."
         )
 
 
 def check_backend(trial: Trial, study: Study) -> None:
-    """Whether the named implementation of VQ attention can run in the study's workers. Raises StudyError.
+    """Check that the named implementation of VQ attention can run in the study's workers. Raises StudyError.
 
-    Workers that are promised GPUs may run Triton, which this machine need not be able to.
+    Workers with GPUs may run Triton even where this machine cannot.
     """
     name, gpus = trial.train.backend, study.resources.gpus_per_worker
     if name == "auto":
@@ -96,7 +96,7 @@ def check_backend(trial: Trial, study: Study) -> None:
 
 
 def check_deepspeed(overrides: dict[str, Any]) -> None:
-    """Overrides may not move what the training loop counts on. Raises StudyError that names the key to use instead."""
+    """Check that overrides change nothing that the training loop relies on. Raises StudyError with the key to use."""
     zero = overrides.get("zero_optimization", {})
     if not isinstance(zero, dict):
         raise StudyError(
@@ -107,13 +107,13 @@ def check_deepspeed(overrides: dict[str, Any]) -> None:
         section, name = (zero, "stage") if key == "zero_optimization.stage" else (overrides, key)
         if name in section:
             raise StudyError(
-                f"train.deepspeed: {key}: {section[name]!r} would override what the training loop decides."
+                f"train.deepspeed: {key}: {section[name]!r} would override what the training loop sets."
                 f" Leave it out and set {instead}."
             )
 
 
 def check_length(train: TrainConfig, corpus: Corpus) -> None:
-    """Whether the training split holds a sequence, by the rule of the stream that cuts it. Raises GridPointError."""
+    """Check that the training split holds a sequence, by the rule of the stream that cuts it. Raises GridPointError."""
     try:
         TokenStream(
             corpus.split("train"),

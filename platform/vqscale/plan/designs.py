@@ -1,7 +1,7 @@
-"""From a design to its trials: horizons from exact FLOPs, sizes around the expected optimum, reasons for the rest.
+"""From a design to its trials: training tokens from exact FLOPs, sizes around the expected optimum, dropped points.
 
-C = tokens x FLOPs a token, exactly as `models.counts` counts them; a horizon is the whole number of updates nearest to
-the budget. N is without embeddings.
+C = tokens x FLOPs per token, exactly as `vqscale.costing.counts` counts them; training tokens are the whole number of
+updates nearest to the budget. N is without embeddings.
 """
 
 import dataclasses
@@ -28,18 +28,18 @@ DONE = ("finished", "diverged", "stopped")
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """A trial of the study, and what named it."""
+    """A trial of the study, and the sweep or designs that it comes from."""
 
     trial: Trial
     origins: tuple[str, ...]
     """`sweep` or types of designs."""
     budget: float | None = None
-    """Training FLOPs that the horizon was solved for; None where it was given in tokens."""
+    """Training FLOPs that the training tokens were solved for; None where tokens were given."""
     stage: float | None = None
     """Budget of a re-centred design: trained once all smaller ones are; None: at any time."""
 
     def merged(self, other: "Selected") -> "Selected":
-        """The same trial named once more: what may be trained at any time waits for no other design."""
+        """This trial with the origins of `other`, the same trial in another design; a stage only if both have one."""
         staged = self.stage is not None and other.stage is not None
         return dataclasses.replace(
             self,
@@ -59,12 +59,12 @@ class Dropped:
     budget: float | None
     reason: str
     fingerprint: str | None = None
-    """Of the trial that it would have been; None where there is none."""
+    """Fingerprint of the trial that it would have been; None where the settings make no trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expanded:
-    """What a design stands for, given the results so far."""
+    """The trials of one design, given the results so far."""
 
     selected: list[Selected]
     dropped: list[Dropped]
@@ -73,20 +73,20 @@ class Expanded:
 
 @dataclass(frozen=True, kw_only=True)
 class _Request:
-    """A point before its horizon is known: one of the three is set."""
+    """A grid point before its training tokens are known: one of `budget`, `tokens` and `multiple` is set."""
 
     settings: dict[str, Any]
     budget: float | None = None
     tokens: int | None = None
     multiple: float | None = None
-    """Tokens a parameter."""
+    """Tokens per parameter."""
     seeds: list[int] | None = None
     """None: the study's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
-    """A point that can be trained: one trial a seed."""
+    """A grid point that can be trained: one trial per seed."""
 
     request: _Request
     trials: list[Trial]
@@ -95,12 +95,12 @@ class _Candidate:
 
     @property
     def family(self) -> str:
-        """The row of sizes that it belongs to: everything but its size and budget."""
+        """The row of sizes that it belongs to: all its settings without size and budget, as text."""
         return json.dumps({k: v for k, v in self.request.settings.items() if k != "model.preset"}, sort_keys=True)
 
 
 def expand_design(resolver: Resolver, design: Design, *, source: str, results: Mapping[str, Result | None]) -> Expanded:
-    """The trials of one design. Raises StudyError for a mistake that no choice of grid points could mend."""
+    """The trials of one design. Raises StudyError for a mistake in the study itself."""
     candidates: list[_Candidate] = []
     dropped: list[Dropped] = []
     for request in _requests(design):
@@ -120,7 +120,7 @@ def expand_design(resolver: Resolver, design: Design, *, source: str, results: M
 
 
 def _requests(design: Design) -> Iterator[_Request]:
-    """Every point of a design, axes outermost and sizes innermost."""
+    """Every grid point of a design, axes outermost and sizes innermost."""
     for axes in grid_settings(design.axes):
         if isinstance(design, IsoflopDesign):
             for budget in sorted(design.budgets):
@@ -148,7 +148,7 @@ def _compared(design: ContextDesign | CodebookDesign, axes: dict[str, Any]) -> I
 
 
 def _candidate(resolver: Resolver, design: Design, request: _Request) -> _Candidate:
-    """Raises GridPointError for a point that cannot be trained, StudyError for a mistake in the study."""
+    """The trials of one grid point. Raises GridPointError where it cannot be trained, StudyError for a mistake."""
     point = grid_point(resolver.study, request.settings)
     if isinstance(design, CodebookDesign) and point["model"].get("arch") not in QUANTISED:
         raise GridPointError(f"model.arch: {point['model'].get('arch')} has no codebook")
@@ -163,26 +163,26 @@ def _candidate(resolver: Resolver, design: Design, request: _Request) -> _Candid
             f"train.batch_tokens: {batch} tokens hold no sequence of {segment or context}: batch too small"
         )
     n, flops = parameters_non_embedding(model), sum(flops_per_token(model, context, segment).values())
-    tokens = _horizon(request, n, flops, batch, design.minimum_steps)
+    tokens = _solved_tokens(request, n, flops, batch, design.minimum_steps)
     _require_epochs(resolver, point, design, tokens)
     seeds = request.seeds or seeds_of(point)
     trials = [resolver.trial(point, model, train | {"tokens": tokens}, seed) for seed in seeds]
     return _Candidate(request=request, trials=trials, parameters=n, flops_per_token=flops)
 
 
-def _horizon(request: _Request, n: int, flops: float, batch: int, minimum_steps: int) -> int:
-    """Tokens of the whole number of updates nearest to what is asked for.
+def _solved_tokens(request: _Request, n: int, flops: float, batch: int, minimum_steps: int) -> int:
+    """Training tokens of the whole number of updates nearest to what is asked for.
 
-    Raises GridPointError where they are too few.
+    `flops`: per token. Raises GridPointError for fewer updates than `minimum_steps`.
     """
     if request.budget is not None:
         wanted = request.budget / flops
     else:
         wanted = float(request.tokens) if request.tokens is not None else n * (request.multiple or 0.0)
-    steps = math.floor(wanted / batch + 0.5)
+    steps = math.floor(wanted / batch + 0.5)  # round() would take halves to even numbers
     if steps < minimum_steps:
         raise GridPointError(
-            f"horizon too short: {steps} updates of {batch} tokens, fewer than minimum_steps {minimum_steps}"
+            f"too few training tokens: {steps} updates of {batch} tokens, fewer than minimum_steps {minimum_steps}"
         )
     return steps * batch
 
@@ -192,20 +192,22 @@ def _require_epochs(resolver: Resolver, point: GridPoint, design: Design, tokens
     held = training_tokens(corpus, _whole(point["train"], "context"))
     if design.max_epochs is not None and tokens > design.max_epochs * held:
         raise GridPointError(
-            f"horizon too long: {tokens} tokens read the {held} tokens of the training split {tokens / held:.3g} times,"
-            f" more than max_epochs {design.max_epochs:g}"
+            f"too many training tokens: {tokens} read the {held} tokens of the training split {tokens / held:.3g}"
+            f" times, more than max_epochs {design.max_epochs:g}"
         )
 
 
 def _whole(train: dict[str, Any], key: str) -> int:
     value = train.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise StudyError(f"train.{key}: {value!r} is no positive whole number, and a design solves horizons with it")
+        raise StudyError(
+            f"train.{key}: {value!r} is no positive whole number, which a design needs to solve the training tokens"
+        )
     return value
 
 
 def _require_ascending(design: LadderDesign, candidates: list[_Candidate], source: str) -> None:
-    """Raises StudyError unless the sizes of every architecture stand in ascending N: the last ones are held out."""
+    """Raises StudyError unless the sizes of an architecture are in ascending order of N: the last are held out."""
     rows: dict[str, dict[str, int]] = {}
     for one in candidates:
         rows.setdefault(one.family, {})[one.request.settings["model.preset"]] = one.parameters
@@ -217,47 +219,49 @@ def _require_ascending(design: LadderDesign, candidates: list[_Candidate], sourc
 def _around_optimum(
     design: IsoflopDesign, candidates: list[_Candidate], dropped: list[Dropped], results: Mapping[str, Result | None]
 ) -> Expanded:
-    """At every budget the sizes nearest to the expected optimum; what was trained elsewhere on the grid stays."""
+    """At every budget the sizes nearest to the expected optimum; trials already trained elsewhere on the grid stay."""
     selected: list[Selected] = []
     notes: list[str] = []
     rows: dict[tuple[str, float], list[_Candidate]] = {}
     for one in candidates:
         rows.setdefault((one.family, one.request.budget or 0.0), []).append(one)
     for (family, budget), row in rows.items():
-        kin = [one for one in candidates if one.family == family]
-        centre = _centre(design, budget, kin, results)
-        chosen = sorted(row, key=lambda one: abs(math.log(one.parameters / centre.parameters)))[: design.per_budget]
+        same_family = [one for one in candidates if one.family == family]
+        centre = _centre(design, budget, same_family, results)
+        nearest = sorted(row, key=lambda one: abs(math.log(one.parameters / centre.parameters)))[: design.per_budget]
         notes.append(
-            f"{_named(family)}C = {exact(budget)}: optimum expected at N = {centre.parameters:.3g} ({centre.words})"
+            f"{_named(family)}C = {exact(budget)}: optimum expected at N = {centre.parameters:.3g} ({centre.source})"
         )
-        reason = f"not among the {design.per_budget} sizes nearest to N = {centre.parameters:.3g} ({centre.words})"
+        reason = f"not among the {design.per_budget} sizes nearest to N = {centre.parameters:.3g} ({centre.source})"
         for one in row:
             for trial in one.trials:
                 result = results.get(trial.id)
-                if one in chosen or (result is not None and result.status in DONE):
+                if one in nearest or (result is not None and result.status in DONE):
                     selected.append(_select(design, one, trial))
                 else:
                     dropped.append(_drop(design, one.request, reason, trial))
     return Expanded(selected=selected, dropped=dropped, notes=notes)
 
 
-def _centre(design: IsoflopDesign, budget: float, kin: list[_Candidate], results: Mapping[str, Result | None]) -> Centre:
-    """The expected optimum of one budget for one family, `kin` being its grid points at every budget."""
+def _centre(
+    design: IsoflopDesign, budget: float, same_family: list[_Candidate], results: Mapping[str, Result | None]
+) -> Centre:
+    """The expected optimum of one budget; `same_family`: the grid points of its family at every budget."""
     if design.recentre:
         trained: dict[float, dict[float, float]] = {}
-        for one in kin:
+        for one in same_family:
             loss = _mean_loss(one, results)
             if loss is not None:
                 trained.setdefault(one.request.budget or 0.0, {})[float(one.parameters)] = loss
         centre = extrapolated(budget, trained)
         if centre is not None:
             return centre
-    rungs = {(float(one.parameters), one.flops_per_token) for one in kin}
+    rungs = {(float(one.parameters), one.flops_per_token) for one in same_family}
     return guessed(budget, sorted(rungs), design.tokens_per_parameter)
 
 
 def _mean_loss(one: _Candidate, results: Mapping[str, Result | None]) -> float | None:
-    """Held-out loss, mean over the seeds that finished; None where none did."""
+    """Held-out loss, mean over the seeds that finished; None where no seed did."""
     found = [result for result in (results.get(trial.id) for trial in one.trials) if result is not None]
     losses = [result.loss for result in found if result.status == "finished" and result.loss is not None]
     return sum(losses) / len(losses) if losses else None

@@ -1,4 +1,4 @@
-"""From a study to its trials: every point of sweep and designs, resolved, checked, and dropped only with a reason."""
+"""From a study to its trials: every grid point of sweep and designs, resolved, checked, or dropped with a reason."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from vqscale.study.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class Expansion:
-    """The trials of a study, each once whatever names it, in the order of the file: sweep, then designs."""
+    """The trials of a study, each once even if several designs have it, in the order sweep, then designs."""
 
     selected: list[Selected]
     dropped: list[Dropped]
     notes: list[str]
-    """What a person should know of how grid points were chosen."""
+    """Notes for the user on how grid points were selected."""
 
     @property
     def trials(self) -> list[Trial]:
@@ -28,32 +28,33 @@ class Expansion:
 
 
 def expand(study: Study, *, source: str, results: Mapping[str, Result | None] | None = None) -> Expansion:
-    """Every trial of a study; `results` (by trial id) are what its designs are re-centred by.
+    """Every trial of a study; designs are re-centred by `results` (by trial id).
 
-    Raises StudyError with the file's name, the key, the value and the rule; CorpusError for a corpus that is not there.
+    Raises StudyError with the file's name, the key, the value and the rule, and CorpusError for a corpus that does not
+    exist.
     """
     resolver = Resolver(study)
-    chosen: dict[str, Selected] = {}
+    selected: dict[str, Selected] = {}
     dropped: list[Dropped] = []
     notes: list[str] = []
     for one in _swept(resolver, source):
-        chosen.setdefault(one.trial.fingerprint, one)
+        selected.setdefault(one.trial.fingerprint, one)
     for index, design in enumerate(study.design):
         found = expand_design(resolver, design, source=f"{source}: design.{index}", results=results or {})
         for one in found.selected:
-            known = chosen.get(one.trial.fingerprint)
-            chosen[one.trial.fingerprint] = known.merged(one) if known else one
+            known = selected.get(one.trial.fingerprint)
+            selected[one.trial.fingerprint] = known.merged(one) if known else one
         dropped += found.dropped
         notes += found.notes
     if study.recipe is not None:
-        notes += recipe_notes(study.recipe, (one.trial for one in chosen.values()))
-    notes += cut_notes((one.trial for one in chosen.values()), resolver.corpora)
-    left = [one for one in dropped if one.fingerprint not in chosen]
-    return Expansion(selected=list(chosen.values()), dropped=left, notes=notes)
+        notes += recipe_notes(study.recipe, (one.trial for one in selected.values()))
+    notes += cut_notes((one.trial for one in selected.values()), resolver.corpora)
+    left = [one for one in dropped if one.fingerprint not in selected]
+    return Expansion(selected=list(selected.values()), dropped=left, notes=notes)
 
 
 def _swept(resolver: Resolver, source: str) -> list[Selected]:
-    """The trials of the sweep, in which a point that cannot be trained is a mistake."""
+    """The trials of the sweep. A grid point that cannot be trained is a mistake here, not dropped."""
     found = []
     for axes in resolver.study.sweep:
         for settings in grid_settings(axes):

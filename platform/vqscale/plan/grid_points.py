@@ -1,4 +1,4 @@
-"""One point of a study: its settings, and the trial that they are."""
+"""One grid point of a study: its settings, and the trial that they make."""
 
 import itertools
 from collections.abc import Iterator
@@ -25,13 +25,13 @@ GridPoint = dict[str, dict[str, Any]]
 
 
 def grid_settings(axes: Axes) -> Iterator[dict[str, Any]]:
-    """Every combination of the values of `axes`, by dotted path; one empty one for no axes."""
+    """Every combination of the values of `axes`, by dotted path; for no axes, one empty combination."""
     for values in itertools.product(*axes.values()):
         yield dict(zip(axes, values, strict=True))
 
 
 def grid_point(study: Study, settings: dict[str, Any]) -> GridPoint:
-    """The study's sections with `settings` (by dotted path) in them."""
+    """The study's sections, with `settings` (by dotted path) in place of the values there."""
     point: GridPoint = {"model": dict(study.model), "train": dict(study.train), "data": study.data.model_dump()}
     for axis, value in settings.items():
         section, _, key = axis.partition(".")
@@ -40,14 +40,14 @@ def grid_point(study: Study, settings: dict[str, Any]) -> GridPoint:
 
 
 def grid_points(study: Study) -> Iterator[tuple[GridPoint, frozenset[str]]]:
-    """Every point of the sweep, with the axes that were set by the sweep."""
+    """Every grid point of the sweep, with the axes that the sweep sets there."""
     for axes in study.sweep:
         for settings in grid_settings(axes):
             yield grid_point(study, settings), frozenset(settings)
 
 
 def where(settings: dict[str, Any]) -> str:
-    """A point for a message."""
+    """The settings of a grid point, as the end of a message; empty where it has none."""
     return (
         f" (in the grid point {', '.join(f'{axis} = {settings[axis]}' for axis in sorted(settings))})"
         if settings
@@ -56,14 +56,14 @@ def where(settings: dict[str, Any]) -> str:
 
 
 class Resolver:
-    """From grid points to trials; a corpus is opened once. Errors do not yet name the file and the point."""
+    """From grid points to trials; every corpus is opened once. The caller adds file and grid point to messages."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
         self._corpora: dict[str, tuple[str, AnyCorpus]] = {}
 
     def corpus(self, point: GridPoint) -> tuple[str, AnyCorpus]:
-        """Where the point's corpus lies, and the corpus. Raises StudyError, CorpusError."""
+        """Address of the grid point's corpus, and the corpus. Raises StudyError, CorpusError."""
         try:
             name = DataSpec(**point["data"]).corpus
         except ValidationError as error:
@@ -77,17 +77,17 @@ class Resolver:
 
     @property
     def corpora(self) -> dict[str, AnyCorpus]:
-        """All that were opened, by URI."""
+        """All corpora that were opened, by URI."""
         return dict(self._corpora.values())
 
     def model(self, point: GridPoint, axes: frozenset[str]) -> ModelConfig:
-        """The point's model, every dimension decided; `axes` were set by the sweep or the design. Raises StudyError."""
+        """The grid point's model with every dimension set; `axes` come from sweep or design. Raises StudyError."""
         model = dict(point["model"])
         arch, preset = model.pop("arch", None), model.pop("preset", None)
         for key, value in (("arch", arch), ("preset", preset)):
             if not isinstance(value, str):
                 raise StudyError(
-                    f"model.{key}: is missing or no text; write `model: {{arch: transformer_vq, preset: nano}}`"
+                    f"model.{key}: is missing or is no text; write `model: {{arch: transformer_vq, preset: nano}}`"
                 )
         _, corpus = self.corpus(point)
         if not isinstance(corpus, LabelledCorpus):
@@ -97,7 +97,7 @@ class Resolver:
         return resolve(str(arch), str(preset), corpus.vocab_size, settings, classifier(corpus, own))
 
     def train(self, point: GridPoint, model: ModelConfig) -> dict[str, Any]:
-        """The point's `train` settings without seeds, completed by the study's recipe. Raises StudyError."""
+        """The grid point's `train` settings without seeds, completed by the study's recipe. Raises StudyError."""
         train = {key: value for key, value in point["train"].items() if key != "seeds"}
         check_keys(self.study.task, train)
         recipe = self.study.recipe
@@ -106,7 +106,7 @@ class Resolver:
         rule = recipe.rule(model)
         if rule is not None and rule.batch_tokens is not None and "batch_tokens" in self.study.train:
             raise StudyError(
-                f"train.batch_tokens: {self.study.train['batch_tokens']!r} stands beside recipe, which decides the"
+                f"train.batch_tokens: {self.study.train['batch_tokens']!r} is set beside recipe, which sets the"
                 f" batch of {rule.name}. Remove it, or set it by an axis train.batch_tokens."
             )
         return with_recipe(recipe, train, model)
@@ -137,7 +137,7 @@ class Resolver:
 
 
 def seeds_of(point: GridPoint) -> list[int]:
-    """Raises StudyError for what is no list of whole numbers."""
+    """The seeds of a grid point. Raises StudyError for a value that is no list of whole numbers."""
     seeds = point["train"].get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise StudyError(f"train.seeds: {seeds!r} is no list of whole numbers, such as [0, 1, 2]")
@@ -145,11 +145,11 @@ def seeds_of(point: GridPoint) -> list[int]:
 
 
 def _known_fields(arch: str, axes: frozenset[str], model: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the file's `model` section that mean something to `arch`.
+    """Settings of the file's `model` section that apply to `arch`.
 
-    A study that compares architectures writes what one of them has, such as a codebook, once, in the section; a point
-    of another leaves it aside, and so does one that an axis deprives of it. Set by a sweep axis, or unknown to every
-    architecture, it stays and is refused with its reason.
+    A study that compares architectures writes a setting that only some of them have, such as a codebook, once, in the
+    section. Grid points of other architectures ignore it, and so do those where an axis switches it off. A setting that
+    comes from a sweep axis, or that no architecture knows, is kept here and refused later with its reason.
     """
     elsewhere = fields_of_others(arch, model)
     return {key: value for key, value in model.items() if key not in elsewhere or f"model.{key}" in axes}

@@ -1,7 +1,7 @@
 """The study that trains one optimum of a fitted study: nearest trainable shape, the study's own settings, exact budget.
 
-The horizon is left to the planner: the new study is an isoflop design of one budget and one size, so that it is solved
-from exact FLOPs like every other.
+The planner solves the training tokens: the new study is an isoflop design of one budget and one size, so that they
+follow from exact FLOPs as in every other study.
 """
 
 import bisect
@@ -25,23 +25,23 @@ from vqscale.study.spec import Study, parse_study
 
 WIDTH_STEP = 4
 SIZE_SLACK, RATIO_SLACK = 0.1, 0.3
-"""A shape 10 % off in N is as bad as one 35 % off in width over depth: at an optimum loss hardly moves with N."""
+"""A shape 10 % off in N counts as much as one 35 % off in width over depth: at an optimum loss hardly depends on N."""
 REACH = 3.0
 """Depths are tried whose width over depth is within this factor of what the study's sizes suggest."""
-VALUES_A_SQUARE = 13
+VALUES_PER_SQUARE = 13
 """Parameters without embeddings are about 13 depth width^2 (`vqscale.costing.presets`)."""
 SIZE_KEYS = frozenset({"preset", "d_model", "n_layer"})
-"""What a shape decides."""
+"""Keys of `model` that a shape sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NextStudy:
-    """A study of one run, and how it was made."""
+    """A study of one run, and how its settings were derived."""
 
     study: Study
     shape: str
     notes: list[str]
-    """Where shape and learning rate come from, a sentence each."""
+    """How shape and learning rate were derived, one sentence each."""
 
 
 def next_study(study: Study, runs: Sequence[Result], parameters: float, budget: float, question: str) -> NextStudy:
@@ -78,7 +78,7 @@ def next_study(study: Study, runs: Sequence[Result], parameters: float, budget: 
 
 
 def _require_variant(near: Result, shape: str, model: Mapping[str, Any], vocabulary: int) -> None:
-    """Raise StudyError unless `model` is the variant that was fitted: a table has its name, not its settings."""
+    """Raise StudyError unless `model` is the variant that was fitted: a table holds its name, not its settings."""
     made = _resolved(shape, model, vocabulary).variant
     if made != near.variant:
         raise StudyError(
@@ -88,13 +88,13 @@ def _require_variant(near: Result, shape: str, model: Mapping[str, Any], vocabul
 
 
 def nearest_shape(n: float, runs: Sequence[Result], model: Mapping[str, Any], vocabulary: int) -> tuple[str, str]:
-    """The shape such as `d96x3` for a model of `n` parameters without embeddings, and why in a sentence.
+    """The shape, such as `d96x3`, for a model of `n` parameters without embeddings, and a sentence that says why.
 
-    Near in N, and with a width over depth near to what the sizes of `runs` have at that N (interpolated in the
-    logarithms; beyond them, that of the last). Raises StudyError where no shape fits the settings of `model`.
+    It is near in N, and its width over depth is near that of the sizes of `runs` at that N (interpolated in the
+    logarithms; beyond them, that of the nearest size). Raises StudyError where no shape fits the settings of `model`.
     """
     aspect = _aspect(n, runs)
-    shallowest, deepest = ((n / (VALUES_A_SQUARE * (aspect * by) ** 2)) ** (1 / 3) for by in (REACH, 1 / REACH))
+    shallowest, deepest = ((n / (VALUES_PER_SQUARE * (aspect * by) ** 2)) ** (1 / 3) for by in (REACH, 1 / REACH))
     depths = range(max(1, math.floor(shallowest)), math.ceil(deepest) + 1)
     found = [shape for depth in depths for shape in _of_depth(n, depth, model, vocabulary)]
     if not found:
@@ -123,7 +123,7 @@ def _aspect(n: float, runs: Sequence[Result]) -> float:
 
 def _of_depth(n: float, depth: int, model: Mapping[str, Any], vocabulary: int) -> list[str]:
     """The shapes of this depth just below and just above `n` parameters."""
-    usual = math.sqrt(n / (VALUES_A_SQUARE * depth))
+    usual = math.sqrt(n / (VALUES_PER_SQUARE * depth))
     first = WIDTH_STEP * max(1, math.floor(usual / 2 / WIDTH_STEP))
     shapes = [f"d{width}x{depth}" for width in range(first, 2 * first + 8 * WIDTH_STEP, WIDTH_STEP)]
     shapes = [shape for shape in shapes if _keys_fill(shape, model)]
@@ -132,7 +132,7 @@ def _of_depth(n: float, depth: int, model: Mapping[str, Any], vocabulary: int) -
 
 
 def _keys_fill(shape: str, model: Mapping[str, Any]) -> bool:
-    """Whether heads fill the width with keys of at least half the width that presets have there."""
+    """Whether heads fill the width with keys at least half as wide as those of presets of that width."""
     size = size_of(shape)
     if "d_key" in model:
         return bool(size.d_model % model["d_key"] == 0)
@@ -150,7 +150,7 @@ def _resolved(shape: str, model: Mapping[str, Any], vocabulary: int) -> ModelCon
 
 
 def _corpus(study: Study, near: Result) -> tuple[str, int]:
-    """The study's name for the corpus that the run read, or else its address; and its vocabulary."""
+    """The study's name for the corpus that the run read, or else the corpus's address; and its vocabulary size."""
     named = open_text(storage.absolute(resolve_corpus(study.data.corpus)))
     if named.fingerprint == near.corpus_fingerprint:
         return study.data.corpus, named.vocab_size
@@ -158,7 +158,7 @@ def _corpus(study: Study, near: Result) -> tuple[str, int]:
 
 
 def _train(study: Study, near: Result) -> tuple[dict[str, Any], str]:
-    """The study's recipe for one run, and where its learning rate comes from."""
+    """The study's `train` section for one run, and how its learning rate was derived."""
     left = {key: value for key, value in study.train.items() if key not in ("tokens", "seeds", "lr", "segment")}
     train = left | {"context": near.context, "precision": near.precision, "seeds": [near.seed]}
     if near.segment != near.context:
@@ -166,7 +166,7 @@ def _train(study: Study, near: Result) -> tuple[dict[str, Any], str]:
     tuned = study.recipe is not None and any(rule.batch_tokens for rule in study.recipe.rules if rule.arch == near.arch)
     train = {key: value for key, value in train.items() if key != "batch_tokens"} if tuned else train
     if study.recipe is not None:
-        return train | ({} if tuned else {"batch_tokens": near.batch_tokens}), "The learning rate is the recipe's."
+        return train | ({} if tuned else {"batch_tokens": near.batch_tokens}), "The recipe sets the learning rate."
     return train | {"batch_tokens": near.batch_tokens, "lr": near.lr}, (
         f"The learning rate {near.lr:g} is that of {near.name}, the nearest size trained; no recipe scales it."
     )

@@ -1,4 +1,4 @@
-"""What fits say of the planned trials that have not been trained: to be registered before they are."""
+"""Predictions of fitted laws for planned trials that have not been trained, to be registered before they are."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,12 +10,14 @@ from vqscale.laws.io.schema import Fit
 from vqscale.plan.plan import PlannedTrial
 
 
-def predict_pending(planned: Iterable[PlannedTrial], fits: Sequence[Fit], known: Sequence[Prediction]) -> list[Prediction]:
-    """A prediction for every trial without a record, by every law in N and D that was fitted to runs of its kind.
+def predict_pending(
+    planned: Iterable[PlannedTrial], fits: Sequence[Fit], known: Sequence[Prediction]
+) -> list[Prediction]:
+    """A prediction for every trial without a record, by every law in N and D that was fitted to a subset it belongs to.
 
-    `known`: what is registered already; a law registers nothing twice that it has said before in the same words.
+    `known`: predictions that are registered already; the same value of the same law is not registered twice.
     """
-    said = {(one.trial_id, one.law, one.metric, one.predicted) for one in known}
+    registered = {(one.trial_id, one.law, one.metric, one.predicted) for one in known}
     laws = [fit for fit in fits if {"N", "D"} <= set(fit.letters)]
     found = (
         predict_run(fit, _place(fit, one), name=one.trial.name, trial_id=one.trial.id)
@@ -23,11 +25,11 @@ def predict_pending(planned: Iterable[PlannedTrial], fits: Sequence[Fit], known:
         for fit in laws
         if one.result is None and covers(fit, one)
     )
-    return [one for one in found if (one.trial_id, one.law, one.metric, one.predicted) not in said]
+    return [one for one in found if (one.trial_id, one.law, one.metric, one.predicted) not in registered]
 
 
 def covers(fit: Fit, planned: PlannedTrial) -> bool:
-    """Whether a trial is one of the subset that was fitted."""
+    """Whether a trial belongs to the subset of runs that was fitted."""
     columns = _columns(planned)
     return {*fit.where, *fit.axes} <= set(columns) and all(columns[key] == value for key, value in fit.where.items())
 
@@ -38,6 +40,6 @@ def _place(fit: Fit, planned: PlannedTrial) -> dict[str, float]:
 
 
 def _columns(planned: PlannedTrial) -> dict[str, Any]:
-    """What the results table will hold of the trial, as far as it is known before training."""
+    """The columns of the results table that are known before the trial is trained."""
     train = planned.trial.train
     return trial_facts("", planned.trial) | {SEGMENT_SHARE: train.segment_length / train.context}

@@ -26,11 +26,11 @@ class PlannedTrial:
     origins: tuple[str, ...] = ("sweep",)
     """`sweep` or types of designs that name it."""
     budget: float | None = None
-    """Training FLOPs that its horizon was solved for."""
+    """Training FLOPs that its training tokens were solved for; None where they were given."""
     stage: float | None = None
     """Budget of a re-centred design: trained once all smaller ones are; None: at any time."""
     sharing: Sharing | None = None
-    """What it has in common with other horizons; None where that is nothing, or it is done."""
+    """Updates in common with trials of other token budgets; None where there are none, or the trial is done."""
 
     @property
     def done(self) -> bool:
@@ -43,7 +43,7 @@ class PlannedTrial:
 
     @property
     def cost_to_train(self) -> TrialCost:
-        """`cost`, which is of the whole horizon, without the updates that it takes over."""
+        """`cost`, which covers all its training tokens, without the updates that it takes over."""
         return self.cost.part(1 - self.shared_steps / self.cost.steps) if self.shared_steps else self.cost
 
 
@@ -52,20 +52,21 @@ class Plan:
     study: Study
     trials: list[PlannedTrial]
     speed_source: str
-    """Where the estimate of time comes from, in words."""
+    """What the estimate of time is based on, as text."""
     dropped: list[Dropped] = field(default_factory=list)
-    """Cells of designs that are not trained, with the reason."""
+    """Grid points of designs that are not trained, with the reason."""
     notes: list[str] = field(default_factory=list)
-    """What a person should know of how grid points were chosen."""
+    """Notes for the user on how grid points were selected."""
     later: list[PlannedTrial] = field(default_factory=list)
-    """Of a stage: trials of the study that are left to train and not in it."""
+    """For one stage of a plan: trials of the study that are still to be trained and not in this stage."""
 
     @property
     def queue(self) -> list[PlannedTrial]:
-        """The pending trials in the order in which they are given to the cluster.
+        """The pending trials in the order in which they are submitted to the cluster.
 
-        First the shortest trial of every shared prefix, then the next longer of each, so that a trial seldom starts
-        before the one that it continues from is past its stable part; within a turn long ones first, so that the lanes end together.
+        First the shortest trial of every shared prefix, then the next longer one of each, so that a trial seldom starts
+        before the branch-off checkpoint that it continues from exists. Within a turn the most expensive ones come
+        first, so that the worker groups finish at about the same time.
         """
         return sorted(self.pending, key=lambda one: (one.sharing.turn if one.sharing else 0, -one.cost_to_train.flops))
 
@@ -85,37 +86,38 @@ class Plan:
         )
 
     def stage(self, trained: Container[float | None]) -> "Plan | None":
-        """What is trained next, with all that is done: the smallest budget of re-centred designs that is not among
-        `trained`, and what belongs to none (None in `trained` once that was). None where nothing is left."""
+        """The part of the plan that is trained next, with all done trials: the smallest budget of re-centred designs
+        that is not in `trained`, and the trials without a stage (until `trained` holds None). None where nothing is
+        left."""
         left = [planned for planned in self.pending if planned.stage not in trained]
         now = {None, min((planned.stage for planned in left if planned.stage is not None), default=None)}
-        chosen = [planned for planned in self.trials if planned.done or (planned in left and planned.stage in now)]
-        later = [planned for planned in self.trials if planned not in chosen]
-        return replace(self, trials=chosen, later=later) if left else None
+        selected = [planned for planned in self.trials if planned.done or (planned in left and planned.stage in now)]
+        later = [planned for planned in self.trials if planned not in selected]
+        return replace(self, trials=selected, later=later) if left else None
 
     def folder(self, trial: Trial) -> str:
         return storage.join(self.study.folder, "trials", trial.id)
 
 
 def plan(study: Study, *, source: str = "study", allow_changed: bool = False) -> Plan:
-    """Expand, check and price a study.
+    """Expand a study into trials, check them and estimate their cost.
 
-    Raises StudyError for a study that cannot run as it stands, also when its folder holds finished trials that the
-    file no longer describes (unless `allow_changed`, which leaves them out).
+    Raises StudyError for a study that cannot run as it is, also when its folder holds finished trials that the file no
+    longer describes (unless `allow_changed`, which leaves them out).
     """
     folder = storage.join(study.folder, "trials")
     results = {name: read_result(storage.join(folder, name)) for name in storage.listdir(folder)}
     found = expand(study, source=source, results=results)
     known = {trial.id for trial in found.trials}
-    strangers = [name for name, result in results.items() if name not in known and result and result.status in DONE]
-    if strangers and not allow_changed:
+    unrecognised = [name for name, result in results.items() if name not in known and result and result.status in DONE]
+    if unrecognised and not allow_changed:
         raise StudyError(
-            f"{source}: study {study.study!r} in {study.folder} has {len(strangers)} finished trials that this file no"
-            f" longer describes (such as {strangers[0]}): the study was changed under the same name. Give it another"
-            " name, or add --allow-changed to go on without them."
+            f"{source}: study {study.study!r} in {study.folder} has {len(unrecognised)} finished trials that this file"
+            f" no longer describes (such as {unrecognised[0]}): the study was changed under the same name. Give it"
+            " another name, or add --allow-changed to continue without them."
         )
     ran = [result for name, result in results.items() if result and name in known and result.flops_per_second]
-    unmeasured, words = _speed(study, ran)
+    unmeasured, speed_source = _speed(study, ran)
     planned = [
         PlannedTrial(
             trial=one.trial,
@@ -131,24 +133,24 @@ def plan(study: Study, *, source: str = "study", allow_changed: bool = False) ->
     return Plan(
         study=study,
         trials=[replace(one, sharing=shared.get(one.trial.id)) for one in planned],
-        speed_source=words,
+        speed_source=speed_source,
         dropped=found.dropped,
         notes=[*found.notes, *warmup_notes(found.trials)],
     )
 
 
 def _speed(study: Study, ran: list[Result]) -> tuple[float | None, str]:
-    """FLOP/s of a trial's workers where no trial was measured, and in words where the estimates of time come from."""
+    """FLOP/s of a trial's workers where no trial was measured, and what the estimates of time are based on."""
     resources = study.resources
     if ran:
         return None, f"the speed of the most similar of {len(ran)} trials that ran"
     if resources.flops_per_second is not None:
         stated = resources.flops_per_second * resources.workers
-        return stated, f"the stated resources.flops_per_second of {resources.flops_per_second:.4g} a worker"
+        return stated, f"the stated resources.flops_per_second of {resources.flops_per_second:.4g} per worker"
     peak = processor_peak_flops() * resources.workers
     cores = os.cpu_count() or 1
     share = min(resources.cpus_per_worker / cores, 1.0)
     return (
         peak * share * UNMEASURED_SHARE,
-        f"{UNMEASURED_SHARE:.0%} of this machine's matrix-product peak; measured speeds replace it once trials ran",
+        f"{UNMEASURED_SHARE:.0%} of this machine's matrix-product peak, until trials have been measured",
     )

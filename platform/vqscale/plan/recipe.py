@@ -1,19 +1,20 @@
-"""A study's recipe at work: what it decides of a grid point, and what a person should know of it before training."""
+"""A study's recipe applied: what it sets in a grid point, and notes on it for the user before training."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from vqscale.costing.counts import parameters_non_embedding
 from vqscale.errors import StudyError
+from vqscale.formatting import short_count
 from vqscale.study.model import ModelConfig
 from vqscale.study.recipe import Recipe, RecipeLaw, RecipeRule
-from vqscale.study.trial import Trial, short_count
+from vqscale.study.trial import Trial
 
 OWN_AXIS = "or set train.lr of these grid points by an axis of sweep or design"
 
 
 def with_recipe(recipe: Recipe, train: dict[str, Any], model: ModelConfig) -> dict[str, Any]:
-    """`train` with the learning rate, and the batch where the recipe tuned it; what an axis has set stays.
+    """`train` with the learning rate, and the batch where the recipe tuned it; values that an axis has set are kept.
 
     Raises StudyError for a size or an architecture that the recipe has no value for.
     """
@@ -34,7 +35,7 @@ def with_recipe(recipe: Recipe, train: dict[str, Any], model: ModelConfig) -> di
 
 
 def recipe_notes(recipe: Recipe, trials: Iterable[Trial]) -> list[str]:
-    """Where the rates of `trials` come from, and where they lie outside of what was tuned."""
+    """How the rates of `trials` were derived, and where they are outside the range that was tuned."""
     used: dict[str, tuple[RecipeRule, list[Trial]]] = {}
     trials = list(trials)
     for trial in trials:
@@ -44,14 +45,14 @@ def recipe_notes(recipe: Recipe, trials: Iterable[Trial]) -> list[str]:
         if trial.train.lr == rule.learning_rate(parameters_non_embedding(trial.model)):
             used.setdefault(rule.name, (rule, []))[1].append(trial)
     notes = [note for rule, own in used.values() for note in _rule_notes(recipe, rule, own)]
-    strangers = {trial.corpus_fingerprint for trial in trials} - {recipe.corpus_fingerprint}
-    if used and strangers:
+    other_corpora = {trial.corpus_fingerprint for trial in trials} - {recipe.corpus_fingerprint}
+    if used and other_corpora:
         notes.append(f"recipe: it was tuned by {recipe.study} on another corpus than that of these trials.")
     return notes
 
 
 def _known(recipe: Recipe, rule: RecipeRule | None, model: ModelConfig, n: int) -> RecipeRule:
-    """The rule, if it has a value for the size. Raises StudyError that says why not, and what would help."""
+    """The rule, if it has a value for the size. Raises StudyError with the reason and the remedy otherwise."""
     if rule is None:
         head = f" with head {model.head}" if model.head else ""
         known = ", ".join(one.name for one in recipe.rules)
@@ -64,13 +65,13 @@ def _known(recipe: Recipe, rule: RecipeRule | None, model: ModelConfig, n: int) 
 
 
 def _rule_notes(recipe: Recipe, rule: RecipeRule, trials: list[Trial]) -> list[str]:
-    """One rule in a sentence, and a sentence for every way in which trials leave what was tuned."""
+    """One sentence on the rule, and one for every way in which trials are outside the range that was tuned."""
     assert rule.lr is not None
     tuned, law = rule.tuned, rule.lr
     runs = sum(one.runs for one in tuned)
-    horizons = _range([one.tokens_per_parameter for one in tuned])
+    multiples = _range([one.tokens_per_parameter for one in tuned])
     head = f"recipe of {recipe.study}, {rule.name}"
-    notes = [f"{head}: lr = {formula(law)}, from {law.sizes} sizes ({runs} runs at D/N {horizons})."]
+    notes = [f"{head}: lr = {formula(law)}, from {law.sizes} sizes ({runs} runs at D/N {multiples})."]
     if rule.batch_tokens is not None:
         notes.append(f"{head}: batch = {formula(rule.batch_tokens)} tokens, rounded to whole sequences.")
     sizes = sorted({parameters_non_embedding(trial.model) for trial in trials})
@@ -83,12 +84,12 @@ def _rule_notes(recipe: Recipe, rule: RecipeRule, trials: list[Trial]) -> list[s
     if rule.batch_tokens is None and (others := set(batches) - {one.batch_tokens for one in tuned}):
         known = ", ".join(map(str, sorted({one.batch_tokens for one in tuned})))
         shown = ", ".join(map(str, sorted(others)))
-        notes.append(f"{head}: tuned at batch_tokens {known}, used at {shown}: the best rate moves with the batch.")
+        notes.append(f"{head}: tuned at batch_tokens {known}, used at {shown}: the best rate changes with the batch.")
     return notes
 
 
 def formula(law: RecipeLaw) -> str:
-    """A law as people write it, with the interval of its exponent where there is one."""
+    """A law as text, with the interval of its exponent where there is one."""
     text = f"{law.reference:.4g} (N / {short_count(law.reference_n)})^{law.exponent:.3f}"
     return text if law.low90 is None else f"{text} (exponent {law.low90:.2f} to {law.high90:.2f}, 90 %)"
 

@@ -1,4 +1,4 @@
-"""What a study's task demands of its corpus, its settings and, for classifiers, decides of the model."""
+"""What a study's task requires of its corpus and settings and, for classifiers, sets in the model."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from vqscale.study.trial import Task, Trial
 AnyCorpus = Corpus | LabelledCorpus
 
 OWN_SETTINGS = ("causal", "pooling")
-"""Of a classifier's model, which a study may set beside what `presets.resolve` takes."""
+"""Settings of a classifier's model that a study may give beside those of `presets.resolve`."""
 
 _NOT_FOR: dict[Task, dict[str, str]] = {
     "language": {
@@ -24,7 +24,7 @@ _NOT_FOR: dict[Task, dict[str, str]] = {
         "evaluation_tokens": "held-out splits are counted in examples. Set train.evaluation_examples, or leave it out",
     },
 }
-"""Keys of `train` that mean nothing under a task, and why."""
+"""Keys of `train` that have no meaning under a task, and why."""
 
 
 def check_corpus(task: Task, name: str, corpus: AnyCorpus) -> None:
@@ -43,14 +43,14 @@ def check_corpus(task: Task, name: str, corpus: AnyCorpus) -> None:
 
 
 def check_keys(task: Task, train: Mapping[str, Any]) -> None:
-    """Raises StudyError for a setting of `train` that means nothing under this task."""
+    """Raises StudyError for a setting of `train` that has no meaning under this task."""
     for key, why in _NOT_FOR[task].items():
         if key in train:
             raise StudyError(f"train.{key}: {train[key]!r} has no meaning for task: {task}: {why}.")
 
 
 def classifier(corpus: LabelledCorpus, own: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model must be to classify the corpus's examples; `own`: the study's `OWN_SETTINGS`. Raises StudyError."""
+    """Settings of a model that classifies the corpus's examples; `own`: those of the study. Raises StudyError."""
     of_tokens = corpus.labels == "token"
     values: dict[str, Any] = {"causal": of_tokens, "pooling": "none" if of_tokens else "mean"} | dict(own)
     if (values["pooling"] == "none") != of_tokens:
@@ -63,13 +63,13 @@ def classifier(corpus: LabelledCorpus, own: Mapping[str, Any]) -> dict[str, Any]
 
 
 def training_tokens(corpus: AnyCorpus, context: int) -> int:
-    """Tokens of one epoch; of labelled examples nominal ones, every sequence counting as `context` tokens."""
+    """Tokens of one epoch. For labelled examples a nominal count: every sequence counts as `context` tokens."""
     examples_or_tokens = len(corpus.split("train"))
     return examples_or_tokens * (corpus.sequences * context if isinstance(corpus, LabelledCorpus) else 1)
 
 
 def cut_notes(trials: Iterable[Trial], corpora: Mapping[str, AnyCorpus]) -> list[str]:
-    """Which corpora have training examples that are longer than a context, and so are cut; `corpora` by URI."""
+    """Notes on corpora with training examples that are longer than a context, and so are cut; `corpora` by URI."""
     notes: dict[str, None] = {}
     for trial in trials:
         corpus, context = corpora[trial.corpus], trial.train.context

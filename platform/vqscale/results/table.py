@@ -101,7 +101,9 @@ def _arrow(results: Sequence[Result]) -> "pa.Table":
     schema = pa.schema([(name, _arrow_type(name)) for name in Result.model_fields])
     rows = [result.model_dump(mode="json") for result in results]
     for row in rows:
-        row.update({name: json.dumps(row[name], allow_nan=False) for name in RESULT_JSON_COLUMNS if row[name] is not None})
+        row.update(
+            {name: json.dumps(row[name], allow_nan=False) for name in RESULT_JSON_COLUMNS if row[name] is not None}
+        )
     return pa.Table.from_pylist(rows, schema=schema)
 
 

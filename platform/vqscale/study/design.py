@@ -1,7 +1,7 @@
-"""Designs: what a study trains beside its plain sweep. Budgets are exact numbers; no name of one is an identity.
+"""Designs: what a study trains beside its plain sweep. Budgets are exact numbers; a rounded name never identifies one.
 
-A design says which cells there are; `vqscale.plan.designs` solves their horizons from exact FLOPs and drops, with the
-reason, what cannot be trained.
+A design says which grid points there are; `vqscale.plan.designs` solves their training tokens from exact FLOPs and
+drops, with the reason, what cannot be trained.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,20 +16,20 @@ TrainingFlops = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 TokenCount = Annotated[int, Field(gt=0)]
 
 HOLD_OUT_MARGIN = 0.97
-"""Runs from this share of the smallest held-out budget on are held out: horizons are whole updates, so that a run's
-FLOPs lie within half an update of its budget, on either side."""
+"""Runs from this share of the smallest held-out budget upwards are held out: training takes whole updates, so a run's
+FLOPs are within half an update of its budget, on either side."""
 
 WHOLE_UPDATES = 0.02
-"""Relative distance of a horizon in whole updates, at least the default 30 of them, from what was asked for."""
+"""Largest relative distance of training tokens in whole updates (by default at least 30) from the number asked for."""
 
 
 class _Design(Frozen):
     sizes: list[str] = Field(min_length=1)
-    """Rungs: presets, or shapes such as d56x3."""
+    """Presets, or shapes such as d56x3."""
     minimum_steps: int = Field(default=30, gt=0)
-    """A cell with fewer updates is dropped: its schedule is mostly warm-up."""
+    """A grid point with fewer updates is dropped: its schedule is mostly warm-up."""
     max_epochs: float | None = Field(default=None, gt=0)
-    """A cell that reads the training split more often is dropped; None: no limit."""
+    """A grid point that reads the training split more often is dropped; None: no limit."""
     axes: Axes = Field(default_factory=dict)
     """Further axes, as in `sweep`: every combination of their values gets the whole design."""
 
@@ -58,11 +58,11 @@ class IsoflopDesign(_Design):
     tokens_per_parameter: float = Field(default=20.0, gt=0)
     """First guess of D / N at the optimum, N without embeddings."""
     recentre: bool = True
-    """Expect the optimum where the budgets already trained say, and train budgets in ascending order."""
+    """Expect the optimum where the budgets already trained put it, and train budgets in ascending order."""
     smallest_budget_seeds: list[int] | None = Field(default=None, min_length=1)
     """Seeds at the smallest budget, where noise is cheapest to measure; None: `train.seeds`, as at the others."""
     hold_out: int = Field(default=1, ge=0)
-    """The largest budgets, as many, are held out of the fit and predicted."""
+    """How many of the largest budgets are held out of the fit and predicted."""
 
     @field_validator("budgets")
     @classmethod
@@ -93,7 +93,7 @@ class LadderDesign(_Design):
     tokens_per_parameter: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
     """Multiples D / N, N without embeddings."""
     hold_out: int = Field(default=1, ge=0)
-    """The last sizes, as many, are held out of the fit; sizes stand in ascending order."""
+    """How many of the last sizes are held out of the fit; sizes are listed in ascending order."""
 
     @field_validator("tokens_per_parameter")
     @classmethod
@@ -107,7 +107,7 @@ class LadderDesign(_Design):
         return self
 
     def holds_out(self, preset: str | None, multiple: float) -> bool:
-        """Whether a run of this size and D / N is one of the ladder's and on a rung that is held out."""
+        """Whether a run of this size and D / N belongs to the ladder and its size is held out."""
         near = any(abs(multiple / asked - 1) <= WHOLE_UPDATES for asked in self.tokens_per_parameter)
         return near and preset in self.sizes[len(self.sizes) - self.hold_out :]
 
@@ -160,8 +160,8 @@ Design = Annotated[IsoflopDesign | LadderDesign | ContextDesign | CodebookDesign
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    """`values` as they are. Raises ValueError where one stands twice."""
+    """`values` unchanged. Raises ValueError where one occurs twice."""
     for value in values:
         if values.count(value) > 1:
-            raise ValueError(f"{value!r} stands twice")
+            raise ValueError(f"{value!r} is listed twice")
     return values

@@ -1,4 +1,4 @@
-"""Identity: the sha256 of a value's canonical JSON. What cannot be written canonically is an error, never a string."""
+"""Identity: the sha256 of a value's canonical JSON. A value without a canonical form is an error, never its `str`."""
 
 import hashlib
 import json

@@ -11,9 +11,10 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     ADDED: ClassVar[frozenset[str]] = frozenset()
-    """Fields that came after identities were first written down: at their default they are no part of one."""
+    """Fields added after fingerprints were first stored: at their default they do not enter the fingerprint, so that
+    fingerprints of earlier versions stay valid."""
 
     def identity(self) -> dict[str, Any]:
-        """The values that decide a fingerprint."""
+        """The values that enter the fingerprint."""
         default = {name: type(self).model_fields[name].default for name in self.ADDED}
         return self.model_dump(exclude={name for name in self.ADDED if getattr(self, name) == default[name]})

@@ -1,4 +1,4 @@
-"""A model as one frozen value: every dimension decided, nothing left to a default elsewhere."""
+"""A model as one frozen value: every dimension is set here, none by a default elsewhere."""
 
 from typing import ClassVar, Literal
 
@@ -13,16 +13,16 @@ Pooling = Literal["mean", "last", "none"]
 HEADED = ("transformer_vq", "transformer_full")
 """Architectures with a choice of head type."""
 PLAIN = ("transformer", "transformer_window", "gla")
-"""Architectures in the practitioner's frame: pre-norm, several heads, SwiGLU, no relative bias."""
+"""Architectures of the usual block: pre-norm, several heads, SwiGLU, no relative bias."""
 GATED_HYBRIDS = ("longvq", "mega")
 """Architectures whose gated attention reads a structured memory (EMA or state space)."""
 DECAY_RANK = 16
-"""Rank of the projection that decides the decay of `gla` (the paper's, at every width)."""
+"""Rank of the projection that gives the decay of `gla` (the paper's, at every width)."""
 FULL_ATTENTION_CHUNK = 256
 """Queries that `transformer_full` scores at once. Each chunk is recomputed in the backward pass, so that no T x U
-matrix is ever kept; recomputation and peak memory are counted by it."""
+matrix is ever kept. The counts of recomputation and peak memory use this number too."""
 STATE_DIM = 16
-"""Numbers of state a channel of the structured memory, unless a study says otherwise (Mega's n_dim)."""
+"""State numbers per channel of the structured memory, unless a study sets another (Mega's n_dim)."""
 QUANTISED = ("transformer_vq", "longvq")
 """Architectures that may quantise keys; `ModelConfig.quantised` says whether one does."""
 
@@ -66,13 +66,13 @@ class ModelConfig(Frozen):
     revive_below: float = Field(default=0.05, ge=0, lt=1)
     """A code is dead when its EMA count is below this share of the mean count; 0 turns revival off."""
     structured_memory: Literal["ema", "s4d", "none"] | None = None
-    """`longvq`, `mega`: what a token knows of its past before attention; damped EMA (Mega) or diagonal state space."""
+    """`longvq`, `mega`: the recurrence before attention; damped EMA (Mega) or diagonal state space (S4D)."""
     state_dim: int | None = Field(default=None, gt=0)
-    """Numbers of state a channel of the structured memory: real ones for ema, pairs of real ones for s4d."""
+    """State numbers per channel of the structured memory: real for ema, complex (pairs of real numbers) for s4d."""
     global_memory: bool | None = None
-    """`longvq`: attention to quantised keys beyond the window; False leaves the window alone."""
+    """`longvq`: attention to quantised keys beyond the window; False: the window only."""
     local_window: bool | None = None
-    """`longvq`: a window with position bias; False leaves quantised keys without positions."""
+    """`longvq`: a window with position bias; False: quantised keys only, without positions."""
     gates: bool | None = None
     """`longvq`, `mega`: reset and update gates."""
     attention_function: Literal["softmax", "laplace"] | None = None
@@ -86,7 +86,7 @@ class ModelConfig(Frozen):
     causal: bool = True
     """False: every token sees the whole sequence; classifiers only."""
     classes: int | None = Field(default=None, gt=1)
-    """Classes that the head tells apart; None: a language model over the vocabulary."""
+    """Classes that the head distinguishes; None: a language model over the vocabulary."""
     pooling: Pooling | None = None
     """Classifiers: mean over a sequence's tokens, its last token, or none (a class for every token)."""
     sequences: int = Field(default=1, ge=1, le=2)
@@ -108,11 +108,9 @@ class ModelConfig(Frozen):
     def _consistent(self) -> "ModelConfig":
         quantised = self.arch == "transformer_vq" or (self.arch == "longvq" and self.global_memory is True)
         if quantised != (self.codebook_size is not None):
-            raise ValueError(
-                f"codebook_size belongs to models with quantised keys and to them alone, not to {self.arch}"
-            )
+            raise ValueError(f"codebook_size belongs to models with quantised keys only, not to {self.arch}")
         if (self.arch in QUANTISED) != (self.block_length is not None):
-            raise ValueError(f"block_length belongs to {' and '.join(QUANTISED)} and to them alone, not to {self.arch}")
+            raise ValueError(f"block_length belongs to {' and '.join(QUANTISED)} only, not to {self.arch}")
         if (self.head is None) != (self.arch not in HEADED):
             raise ValueError(f"head: {self.head} does not fit {self.arch}")
         if self.n_head % self.n_kv_head:
@@ -129,7 +127,7 @@ class ModelConfig(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _settings_of_one_kind_alone(self) -> "ModelConfig":
+    def _settings_of_one_kind_only(self) -> "ModelConfig":
         hybrid = ("structured_memory", "gates", "attention_function", "norm", "prenorm")
         kinds: dict[str, bool] = dict.fromkeys(hybrid, self.arch in GATED_HYBRIDS)
         kinds |= dict.fromkeys(("global_memory", "local_window"), self.arch == "longvq")
@@ -177,8 +175,8 @@ class ModelConfig(Frozen):
 
     @property
     def variant(self) -> str | None:
-        """In a word or two, how an architecture with options differs from its usual form; None where it does not."""
-        said = {
+        """How an architecture with options differs from its usual form, as a short name; None where it does not."""
+        names = {
             "no-memory": self.structured_memory == "none",
             "s4d": self.structured_memory == "s4d",
             f"state{self.state_dim}": self.state_dim not in (None, STATE_DIM),
@@ -192,5 +190,4 @@ class ModelConfig(Frozen):
             "causal": self.classes is not None and self.pooling != "none" and self.causal,
             "last": self.pooling == "last",
         }
-        words = [word for word, differs in said.items() if differs]
-        return "+".join(words) or None
+        return "+".join(name for name, differs in names.items() if differs) or None

@@ -1,7 +1,7 @@
-"""A recipe: learning rate, and where it was tuned the batch, as power laws of the size, with their reference runs.
+"""A recipe: learning rate, and the batch where it was tuned, as power laws of the size, with their reference runs.
 
 value(N) = reference (N / reference_n)^exponent, N parameters without embeddings. Laws are fitted, not derived as in
-muP, because depth and horizon change with the size here and the architectures differ.
+muP, because depth and training tokens change with the size here and the architectures differ.
 `vqscale.laws.recipe_law` fits them.
 """
 
@@ -13,12 +13,12 @@ from vqscale.study.frozen import Frozen
 from vqscale.study.model import Arch, Head, ModelConfig
 
 RATE_DIGITS = 4
-"""Significant digits of a resolved learning rate. Powers differ in the last bit between machines; a trial's identity,
-which holds the resolved number, must not."""
+"""Significant digits of a resolved learning rate. Powers differ in the last bit between machines; the trial's
+fingerprint, which the resolved number enters, must not."""
 
 
 class RecipeLaw(Frozen):
-    """A line in log value and log N."""
+    """A straight line in log value over log N."""
 
     reference: float = Field(gt=0)
     """The value at `reference_n`."""
@@ -40,7 +40,7 @@ class RecipeLaw(Frozen):
         return float(self.reference * (n / self.reference_n) ** self.exponent)
 
     def beyond(self, n: float) -> float:
-        """How many times `n` lies outside the fitted sizes; 1 within them."""
+        """The factor by which `n` is outside the range of fitted sizes; 1 within it."""
         return max(n / self.largest, self.smallest / n, 1.0)
 
 
@@ -51,18 +51,18 @@ class RecipeReference(Frozen):
     """N without embeddings."""
     preset: str | None
     tokens: int = Field(gt=0)
-    """Horizon at which the rate was tuned."""
+    """Training tokens of the runs that tuned the rate."""
     tokens_per_parameter: float = Field(gt=0)
     batch_tokens: int = Field(gt=0)
     context: int | None
     rates: list[float] = Field(min_length=1)
     """Ascending."""
     losses: list[float | None]
-    """One a rate, mean over the seeds that all rates have; None where a run diverged."""
+    """One per rate: mean over the seeds that all rates have; None where a run diverged."""
     runs: int = Field(gt=0)
     trial_ids: list[str]
     best: float | None
-    """The best rate: vertex of the parabola in log rate through the best tried one and its neighbours."""
+    """The best rate: vertex of the parabola in log rate through the best one tried and its neighbours."""
     best_loss: float | None
     """The parabola at its vertex."""
     refused: str | None
@@ -74,10 +74,10 @@ class RecipeRule(Frozen):
 
     arch: Arch
     head: Head | None
-    """None: whatever the head."""
+    """None: for any head."""
     lr: RecipeLaw | None
     batch_tokens: RecipeLaw | None
-    """None: the batch was not tuned, and the study's own holds."""
+    """None: the batch was not tuned, and the study's own applies."""
     refused: str | None
     """Why there is no law; None where there is one."""
     references: list[RecipeReference] = Field(min_length=1)
@@ -96,7 +96,7 @@ class RecipeRule(Frozen):
 
     @property
     def tuned(self) -> list[RecipeReference]:
-        """The references that the laws rest on."""
+        """The references that the laws were fitted to."""
         return [one for one in self.references if one.refused is None]
 
     def refusal(self, n: int) -> str | None:
@@ -111,12 +111,12 @@ class RecipeRule(Frozen):
         return float(f"{self.lr.at(n):.{RATE_DIGITS}g}")
 
     def batch(self, n: int, unit: int) -> int | None:
-        """Tokens of one update, the multiple of `unit` nearest to the law; None where the batch was not tuned."""
+        """Tokens per update: the multiple of `unit` nearest to the law; None where the batch was not tuned."""
         return None if self.batch_tokens is None else max(1, round(self.batch_tokens.at(n) / unit)) * unit
 
 
 class Recipe(Frozen):
-    """How the learning rate of every size of a study is chosen, and where that comes from."""
+    """The learning rate of every size of a study, and the runs that it was fitted to."""
 
     version: Literal[1] = 1
     study: str
@@ -131,7 +131,7 @@ class Recipe(Frozen):
     rules: list[RecipeRule] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _one_rule_a_model(self) -> "Recipe":
+    def _one_rule_per_model(self) -> "Recipe":
         names = [rule.name for rule in self.rules]
         for name in names:
             if names.count(name) > 1:
@@ -139,6 +139,6 @@ class Recipe(Frozen):
         return self
 
     def rule(self, model: ModelConfig) -> RecipeRule | None:
-        """The rule of a model: of its head, or of any; None where the recipe does not know its architecture."""
+        """The rule for a model: that of its head, or else of any head; None where the recipe lacks its architecture."""
         found = [rule for rule in self.rules if rule.arch == model.arch and rule.head in (model.head, None)]
         return max(found, key=lambda rule: rule.head is not None, default=None)

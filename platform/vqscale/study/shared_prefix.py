@@ -33,10 +33,10 @@ def prefix_folder(study_folder: str, trial: Trial) -> str:
 
 
 def branch_off_step(train: TrainConfig, log_every: int) -> int:
-    """Updates that a trial can leave to longer ones: up to the last reading of its metrics before the decay.
+    """Updates that a trial can leave to longer ones: up to the last row of its metrics before the decay.
 
-    At a reading no window of metrics is half full, so the longer trial has exactly the rows that it would have had
-    alone.
+    When metrics are logged no window of updates is partly filled, so the longer trial has exactly the rows that it
+    would have had alone.
     """
     every = min(log_every, train.steps)
     return train.decay_start // every * every

@@ -1,4 +1,4 @@
-"""The study file (version 1) as frozen values: every key known, every value typed, messages in the user's words."""
+"""The study file (version 1) as frozen values: every key known, every value typed, messages in the file's own terms."""
 
 import re
 from collections.abc import Iterable
@@ -47,7 +47,7 @@ class DataSpec(Frozen):
 
 
 TRAIN_KEYS = frozenset(TrainConfig.model_fields) - {"seed"} | {"seeds"}
-"""What a study may set in `train`: a study lists seeds, a trial has one."""
+"""Keys that a study may set in `train`: a study lists seeds, a trial has one."""
 AXIS_KEYS = {"train": TRAIN_KEYS, "data": frozenset(DataSpec.model_fields)}
 """Keys of the sections that are the same for every architecture; those of `model` are checked with its architecture."""
 
@@ -63,9 +63,9 @@ class Resources(Frozen):
     memory_gib_per_worker: float | None = Field(default=None, gt=0)
     """Trials that are estimated to need more are dropped from a design and refused in a sweep; None: no limit."""
     flops_per_second: float | None = Field(default=None, gt=0)
-    """FLOP/s that one worker is stated to reach in training, for estimates before any trial was measured."""
+    """FLOP/s that one worker is expected to reach in training, for estimates before any trial was measured."""
     price_per_device_hour: float | None = Field(default=None, gt=0)
-    """Price of one worker's devices for an hour: its GPU, or its CPUs."""
+    """Price of one worker's devices per hour: its GPU, or its CPUs."""
     currency: str = Field(default="USD", min_length=1)
 
 
@@ -100,9 +100,9 @@ class ThroughputSpec(Frozen):
 class AutotuneSpec(Frozen):
     codebook_sizes: list[int] = Field(min_length=2)
     tolerance: float = Field(default=0.01, ge=0)
-    """The smallest S whose held-out bits per byte are within this of the best is chosen."""
+    """The smallest S is chosen whose held-out bits per byte are at most this much above the best."""
     tokens: int | None = Field(default=None, gt=0)
-    """Horizon of a tuning trial; None: the study's own."""
+    """Training tokens of a tuning trial; None: the study's own."""
 
 
 class Tracking(Frozen):
@@ -124,7 +124,8 @@ class Study(Frozen):
     train: dict[str, Any]
     """`TrainConfig` by field, with `seeds` (a list) in place of `seed`."""
     recipe: Recipe | None = None
-    """Decides `train.lr` by architecture and size, and the batch where it was tuned; a file may name the recipe's."""
+    """Sets `train.lr` by architecture and size, and the batch where it was tuned. A study file may give the path of a
+    recipe file here."""
     design: list[Design] = Field(default_factory=list)
     """isoflop, ladder, context and codebook designs, beside or in place of the sweep."""
     sweep: list[Axes] = Field(default=[{}])
@@ -170,37 +171,39 @@ class Study(Frozen):
         return train
 
     @model_validator(mode="after")
-    def _the_recipe_alone_decides_the_rate(self) -> "Study":
+    def _only_the_recipe_sets_the_rate(self) -> "Study":
         if self.recipe is not None and "lr" in self.train:
             raise ValueError(
-                f"train.lr: {self.train['lr']!r} stands beside recipe, which decides the learning rate. Remove one of"
-                " the two, or set the rate of single cells by an axis train.lr."
+                f"train.lr: {self.train['lr']!r} is set beside recipe, which sets the learning rate. Remove one of the"
+                " two, or set the rate of single grid points by an axis train.lr."
             )
         return self
 
     @property
     def folder(self) -> str:
-        """Where the study lives: an absolute path or a URI."""
+        """The study's folder: an absolute path or a URI."""
         return storage.join(storage.absolute(self.storage), self.study)
 
     @property
     def budgets(self) -> list[float]:
         """Training FLOPs at which the designs compare runs, each once, ascending."""
-        compared = [design for design in self.design if isinstance(design, IsoflopDesign | ContextDesign | CodebookDesign)]
+        compared = [
+            design for design in self.design if isinstance(design, IsoflopDesign | ContextDesign | CodebookDesign)
+        ]
         return sorted({budget for design in compared for budget in design.budgets})
 
     @property
     def hold_out_from(self) -> float | None:
         """Training FLOPs from which runs are held out of fits: 0.97 of the smallest budget that an isoflop design
-        holds out; None where none does. A ladder holds out sizes: see `hold_out_from_runs`."""
+        holds out; None where none does. A ladder holds out sizes instead: see `hold_out_from_runs`."""
         limits = [design.hold_out_from for design in self.design if isinstance(design, IsoflopDesign)]
         return min((limit for limit in limits if limit is not None), default=None)
 
     def hold_out_from_runs(self, runs: Iterable[tuple[str | None, float, float]]) -> float | None:
-        """As `hold_out_from`, with the ladders: no run of a rung that a ladder holds out is fitted.
+        """As `hold_out_from`, with the ladders: no run of a size that a ladder holds out is fitted.
 
-        `runs`: preset, D / N (N without embeddings) and training FLOPs of every run. A rung is held out by the FLOPs of
-        its cheapest run, so that the longest runs of smaller rungs, where they cost more, are held out with it.
+        `runs`: preset, D / N (N without embeddings) and training FLOPs of every run. A size is held out from
+        the FLOPs of its cheapest run on, so that longer runs of smaller sizes that cost more are held out with it.
         """
         ladders = [design for design in self.design if isinstance(design, LadderDesign)]
         limits = [
@@ -243,7 +246,7 @@ def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[An
     keys = [loader.construct_object(key) for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", node.start_mark)
     return dict(zip(keys, (loader.construct_object(value, deep=True) for _, value in node.value), strict=True))
 
 
@@ -264,7 +267,7 @@ def load_study(path: str) -> Study:
 
 
 def read_values(path: str) -> dict[str, Any]:
-    """The plain values of a study file of any kind. Raises StudyError for what is no mapping in YAML."""
+    """The plain values of a study file of any kind. Raises StudyError for a file that is no YAML mapping."""
     try:
         text = storage.read_text(path)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -281,7 +284,10 @@ def read_values(path: str) -> dict[str, Any]:
 
 
 def parse_study(value: dict[str, Any], *, source: str) -> Study:
-    """Validate a study given as plain values; `source` names it in messages, and a recipe's file lies beside it."""
+    """Validate a study given as plain values.
+
+    `source` names it in messages; the path of a recipe is relative to its folder. Raises StudyError.
+    """
     if isinstance(value.get("recipe"), str):
         value = value | {"recipe": load_recipe(_beside(source, value["recipe"]))}
     try:

@@ -24,7 +24,7 @@ class CellSettings(Frozen):
     context: int = Field(gt=0)
     """Context length T: tokens of a training sequence."""
     tokens_per_step: int | None = Field(default=None, gt=0)
-    """Tokens of one update, as many at every T as whole sequences allow, but at least one sequence."""
+    """Tokens of one update: at every T as many whole sequences as fit, but at least one."""
     batch: int | None = Field(default=None, gt=0)
     """Sequences of one update at every T, in place of `tokens_per_step`."""
     head: Head = "shga"
@@ -32,7 +32,7 @@ class CellSettings(Frozen):
     precision: Precision = "fp32"
     device: Literal["auto"] | Device = "auto"
     backend: Literal["auto", "naive", "blockwise", "triton"] = "auto"
-    """Implementation of VQ attention; what ran is in the table."""
+    """Implementation of VQ attention; the table holds the one that ran."""
     codebook_size: int | None = Field(default=None, gt=0)
     """Of `transformer_vq` and `longvq`; None: the preset's."""
     block_length: int | None = Field(default=None, gt=0)
@@ -46,7 +46,8 @@ class CellSettings(Frozen):
 
     @property
     def effective(self) -> "CellSettings":
-        """Without what its architecture does not have: a file that compares writes the codebook once, for all."""
+        """The cell without settings that its architecture does not have: a file that compares architectures writes the
+        codebook once, for all."""
         unused: dict[str, Any] = {}
         if self.arch not in QUANTISED:
             unused |= {"codebook_size": None, "block_length": None, "backend": "auto"}
@@ -61,8 +62,8 @@ class CellSettings(Frozen):
 
     @property
     def batching(self) -> str:
-        """How a step is filled, in words: cells of one curve over T agree in it."""
-        return f"batch {self.batch}" if self.batch else f"{self.tokens_per_step} tokens a step"
+        """How a step is filled, as text: cells of one curve over T agree in it."""
+        return f"batch {self.batch}" if self.batch else f"{self.tokens_per_step} tokens per step"
 
 
 KEYS = frozenset(CellSettings.model_fields)
@@ -82,15 +83,16 @@ class ThroughputStudy(Frozen):
     seconds_per_repeat: float = Field(default=0.25, gt=0)
     """A repeat holds as many updates as take this long, at least one."""
     seconds_per_cell: float = Field(default=60.0, gt=0)
-    """Repeats of a cell end once they have taken this long; a cell whose single update takes longer is skipped."""
+    """A cell gets no further repeat once its repeats have taken this long; a cell whose single update takes longer is
+    skipped."""
     threads: int | None = Field(default=None, gt=0)
-    """Threads of the CPU; None: as many as PyTorch takes."""
+    """CPU threads; None: PyTorch's default."""
     vocab_size: int | None = Field(default=None, gt=0)
-    """None: that of bytes."""
+    """None: the vocabulary of bytes."""
     price_per_device_hour: float | None = Field(default=None, gt=0)
     currency: str = Field(default="USD", min_length=1)
     watts: float | None = Field(default=None, gt=0)
-    """Power of the device for the energy where none is measured; the table says that it was stated."""
+    """Power of the device, from which energy is estimated where none is measured; the table marks it as stated."""
     storage: str = "./runs"
     tracking: Tracking = Tracking()
 
@@ -135,7 +137,8 @@ def _require_known(key: str) -> None:
 
 
 def _grids(study: ThroughputStudy) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The settings of every cell and what the sweep set of them; an axis of one way to fill a step drops the other."""
+    """The settings of every cell, and those of them that the sweep set. An axis `batch` removes the shared
+    `tokens_per_step`, and the other way round."""
     for axes in study.sweep:
         base = {key: value for key, value in study.cell.items() if not (key in _FILLS and _FILLS & set(axes))}
         for values in itertools.product(*axes.values()):
@@ -154,7 +157,7 @@ def parse_throughput(value: dict[str, Any], *, source: str) -> ThroughputStudy:
 
 
 def load_any(path: str) -> Study | ThroughputStudy:
-    """The study of a file, of the kind that it says. Raises StudyError."""
+    """The study in a file, of the kind that the file names. Raises StudyError."""
     values = read_values(path)
     if values.get("kind") == "throughput":
         return parse_throughput(values, source=path)

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from vqscale.formatting import short_count
 from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
 from vqscale.study.model import ModelConfig
@@ -20,28 +21,28 @@ TOKEN_BUDGET_FIELDS = ("tokens", "warmup", "warmup_tokens", "decay")
 
 
 class TrainConfig(Frozen):
-    """How one model is trained. Lengths and sizes are in tokens, schedules in shares of the horizon."""
+    """How one model is trained. Lengths and sizes are in tokens, schedules in shares of the training tokens."""
 
     context: int = Field(gt=0)
     """Context length T: tokens a sequence holds in training."""
     segment: int | None = Field(default=None, gt=0)
     """Tokens between optimiser updates; shorter than `context` means truncated back-propagation with carried state."""
     tokens: int = Field(gt=0)
-    """Horizon D: training tokens of the trial. The learning-rate schedule ends exactly there."""
+    """D: training tokens of the trial. The learning-rate schedule ends exactly there."""
     batch_tokens: int = Field(gt=0)
     """Tokens of one optimiser update, over all workers."""
     accumulation: int = Field(default=1, gt=0)
     """Micro-batches of one update."""
     lr: float = Field(gt=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Linear warm-up, as a share of the horizon."""
+    """Linear warm-up, as a share of the training tokens."""
     warmup_tokens: int | None = Field(default=None, gt=0)
-    """Linear warm-up in tokens, the same at every horizon; None: `warmup` says."""
+    """Linear warm-up in tokens, the same for every token budget; None: `warmup` applies."""
     schedule: Schedule = "cosine"
-    """cosine, linear: from warm-up to the horizon. wsd: warm-up, then stable at `lr`, then decay: runs of several
-    horizons are one run up to the decay of the shortest."""
+    """cosine, linear: from the warm-up to the last update. wsd: warm-up, then stable at `lr`, then decay: runs with
+    different token budgets are identical up to the decay of the shortest."""
     decay: float = Field(default=0.2, gt=0, le=1)
-    """wsd: share of the horizon, at its end, in which the rate falls."""
+    """wsd: share of the training tokens, at the end, in which the rate falls."""
     lr_final: float = Field(default=0.1, ge=0, le=1)
     """The decay ends at this share of `lr` (0.1 in the Transformer-VQ recipes)."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -55,7 +56,7 @@ class TrainConfig(Frozen):
     zero: int = Field(default=1, ge=0, le=3)
     activation_checkpointing: bool = False
     backend: Literal["auto", "naive", "blockwise", "triton"] = "auto"
-    """Implementation of VQ attention; what ran is in the result."""
+    """Implementation of VQ attention; the result holds the one that ran."""
     documents: Documents = "isolated"
     """isolated: nothing is seen across a document's end; packed: attention runs across it, as in the paper."""
     evaluation_tokens: int = Field(default=65536, gt=0)
@@ -92,12 +93,12 @@ class TrainConfig(Frozen):
 
     @property
     def decay_steps(self) -> int:
-        """Updates of the decay of wsd; under a cosine or a line all that follow the warm-up."""
+        """Updates of the decay of wsd; for cosine and linear all updates after the warm-up."""
         return max(1, round(self.decay * self.steps)) if self.schedule == "wsd" else self.steps - self.warmup_steps
 
     @property
     def decay_start(self) -> int:
-        """Updates before the decay: under wsd they do not depend on the horizon."""
+        """Updates before the decay: under wsd they do not depend on the token budget."""
         return self.steps - self.decay_steps
 
     @model_validator(mode="after")
@@ -114,7 +115,7 @@ class TrainConfig(Frozen):
         if self.warmup_steps + max(self.decay_steps, 0) > self.steps:
             raise ValueError(
                 f"a warm-up of {self.warmup_steps} and a decay of {self.decay_steps} updates do not fit the"
-                f" {self.steps} updates of the horizon: shorten warmup_tokens or decay"
+                f" {self.steps} updates of train.tokens: shorten warmup_tokens or decay"
             )
         return self
 
@@ -126,7 +127,7 @@ class Trial(Frozen):
     train: TrainConfig
     preset: str | None = None
     corpus: str
-    """Where the corpus lies; its fingerprint, not this address, is part of the trial's identity."""
+    """Address of the corpus; its fingerprint, not this address, is part of the trial's identity."""
     corpus_fingerprint: str
 
     @cached_property
@@ -135,7 +136,7 @@ class Trial(Frozen):
 
     @cached_property
     def setup(self) -> str:
-        """Fingerprint of all but the seed: runs that share it are repetitions of one another."""
+        """Fingerprint of everything except the seed: runs that share it are repetitions of one another."""
         train = {key: value for key, value in self.train.identity().items() if key != "seed"}
         return fingerprint({"model": self.model, "train": train, "corpus": self.corpus_fingerprint})
 
@@ -171,11 +172,3 @@ class Trial(Frozen):
         parts += [f"S{model.codebook_size}" if model.codebook_size else None]
         parts += [f"T{train.context}", f"D{short_count(train.tokens)}", f"seed{train.seed}"]
         return "-".join(part for part in parts if part)
-
-
-def short_count(number: float) -> str:
-    """A count for people: 1536 -> '1.54k', 1000000 -> '1M'."""
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:g}"

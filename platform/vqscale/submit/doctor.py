@@ -1,4 +1,4 @@
-"""What works on this machine, what does not, and how to mend it."""
+"""What works on this machine, what does not, and how to fix it."""
 
 import importlib.metadata
 import importlib.util
@@ -28,8 +28,8 @@ from vqscale.track.tracker import check_reachable
 
 CheckState = Literal["ok", "warning", "broken"]
 GIB = 2**30
-LITTLE_DISK = 5 * GIB
-LITTLE_MEMORY = 2 * GIB
+LOW_DISK_BYTES = 5 * GIB
+LOW_MEMORY_BYTES = 2 * GIB
 SUBPROCESS_SECONDS = 120
 SHOWN_VERSIONS = ("torch", "ray", "deepspeed", "mlflow", "numpy", "pyarrow", "tokenizers")
 
@@ -52,16 +52,17 @@ ray.shutdown()
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     state: CheckState
     found: str
-    mend: str | None = None
+    fix: str | None = None
+    """What to do about it; None where nothing needs fixing."""
 
 
 def diagnose(study_path: str | None = None, *, deep: bool = False) -> list[Check]:
-    """Look at everything a study needs. Writes nothing to keep; starts a Ray cluster only if `deep`."""
+    """Check everything a study needs. Leaves no files behind; starts a Ray cluster only if `deep`."""
     return list(_checks(study_path, deep))
 
 
@@ -83,7 +84,7 @@ def _checks(study_path: str | None, deep: bool) -> Iterator[Check]:
     try:
         study = load_study(study_path)
     except UserError as error:
-        yield Check(name="study", state="broken", found=str(error), mend="correct the study file")
+        yield Check(name="study", state="broken", found=str(error), fix="correct the study file")
         return
     yield planned(study, study_path)
     yield disk(study.folder)
@@ -107,8 +108,8 @@ def packages(distribution: str = "vqscale") -> Check:
         elif not need.specifier.contains(have, prereleases=True):
             wrong.append(f"{need.name} {have} is not {need.specifier}")
     if wrong:
-        mend = "pip install -c constraints.txt vqscale"
-        return Check(name="packages", state="broken", found="; ".join(wrong), mend=mend)
+        fix = "pip install -c constraints.txt vqscale"
+        return Check(name="packages", state="broken", found="; ".join(wrong), fix=fix)
     shown = [f"{name} {have}" for name in (distribution, *SHOWN_VERSIONS) if (have := _version(name))]
     return Check(name="packages", state="ok", found=", ".join(shown))
 
@@ -117,9 +118,9 @@ def processor() -> Check:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = psutil.virtual_memory()
     found = f"{cores} cores, {memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB memory free, bf16"
-    if memory.available < LITTLE_MEMORY:
-        mend = "end other programs: a worker of a trial alone takes about 0.7 GiB"
-        return Check(name="cpu", state="warning", found=found, mend=mend)
+    if memory.available < LOW_MEMORY_BYTES:
+        fix = "end other programs: one worker of a trial takes about 0.7 GiB"
+        return Check(name="cpu", state="warning", found=found, fix=fix)
     return Check(name="cpu", state="ok", found=found)
 
 
@@ -134,8 +135,8 @@ def cuda() -> Check:
     return Check(
         name="cuda",
         state="warning",
-        found=f"a GPU driver is here, but torch {torch.__version__} cannot use it",
-        mend="install a CUDA build of torch that fits the driver: https://pytorch.org/get-started",
+        found=f"a GPU driver is installed, but torch {torch.__version__} cannot use it",
+        fix="install a CUDA build of torch that fits the driver: https://pytorch.org/get-started",
     )
 
 
@@ -153,19 +154,19 @@ def attention() -> Check:
 
 
 def ray_installed() -> Check:
-    """Ray with its dashboard, and what in the environment steers it."""
+    """Ray with its dashboard, and the environment variables that change what it does."""
     missing = [name for name in ("ray.dashboard", "aiohttp", "opencensus") if importlib.util.find_spec(name) is None]
     if missing:
-        mend = "pip install -c constraints.txt 'ray[default,train,tune]'"
-        return Check(name="ray", state="broken", found=f"{', '.join(missing)} missing", mend=mend)
+        fix = "pip install -c constraints.txt 'ray[default,train,tune]'"
+        return Check(name="ray", state="broken", found=f"{', '.join(missing)} missing", fix=fix)
     address = os.environ.get("RAY_ADDRESS")
     where = f"RAY_ADDRESS: runs join {address}" if address else "runs start a cluster of their own on this machine"
     shared = Path("/dev/shm")
-    room = shutil.disk_usage(shared).free if shared.is_dir() else GIB
-    if room < GIB // 2:
-        found = f"{where}; /dev/shm has {room / 2**20:.0f} MiB free"
-        mend = "give the container more shared memory (docker run --shm-size=2g)"
-        return Check(name="ray", state="warning", found=found, mend=mend)
+    free = shutil.disk_usage(shared).free if shared.is_dir() else GIB
+    if free < GIB // 2:
+        found = f"{where}; /dev/shm has {free / 2**20:.0f} MiB free"
+        fix = "give the container more shared memory (docker run --shm-size=2g)"
+        return Check(name="ray", state="warning", found=found, fix=fix)
     return Check(name="ray", state="ok", found=where)
 
 
@@ -174,20 +175,20 @@ def ray_starts() -> Check:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     error = _python(_START_RAY, environment)[1]
     if error:
-        mend = "look for other Ray processes (`ray status`), room in /tmp and /dev/shm, and a writable home folder"
-        return Check(name="ray cluster", state="broken", found=f"does not start: {error}", mend=mend)
+        fix = "look for other Ray processes (`ray status`), free space in /tmp and /dev/shm, and a writable home folder"
+        return Check(name="ray cluster", state="broken", found=f"does not start: {error}", fix=fix)
     return Check(name="ray cluster", state="ok", found=f"starts and ends in {time.monotonic() - started:.0f} s")
 
 
 def deepspeed_ops() -> Check:
-    """DeepSpeed imports; its compiled operators are extras: vqscale needs none of them and builds none."""
+    """Whether DeepSpeed imports. Its compiled operators are extras: vqscale needs none of them and builds none."""
     output, error = _python(
         _LIST_OPS, {**os.environ, **({} if torch.cuda.is_available() else {"DS_ACCELERATOR": "cpu"})}
     )
     marker = output.rfind("\nops ")
     if error or marker < 0:
-        mend = "pip install -c constraints.txt deepspeed; or use train: {engine: plain}"
-        return Check(name="deepspeed", state="broken", found=f"does not import: {error}", mend=mend)
+        fix = "pip install -c constraints.txt deepspeed; or use train: {engine: plain}"
+        return Check(name="deepspeed", state="broken", found=f"does not import: {error}", fix=fix)
     ops: dict[str, bool] = json.loads(output[marker + 5 :])
     able = [name for name, compatible in ops.items() if compatible]
     found = (
@@ -203,7 +204,7 @@ def extensions_folder() -> Path:
 
 
 def stale_locks(folder: Path) -> Check:
-    """Lock files of builds that ended badly: whoever builds that extension next waits for ever, in silence."""
+    """Lock files of builds that were killed: the next build of such an extension waits for ever, without a message."""
     locks = sorted(folder.glob("**/lock")) if folder.is_dir() else []
     if not locks:
         return Check(name="torch extensions", state="ok", found=f"no stale lock in {folder}")
@@ -212,7 +213,7 @@ def stale_locks(folder: Path) -> Check:
         name="torch extensions",
         state="warning",
         found=f"{len(locks)} locked builds: a program that needs one of them waits for ever",
-        mend=f"if nothing is being built now: rm {names}",
+        fix=f"if nothing is being built now: rm {names}",
     )
 
 
@@ -220,34 +221,34 @@ def compiler() -> Check:
     have = {name: shutil.which(name) for name in ("c++", "ninja")}
     absent = [name for name, path in have.items() if path is None]
     if absent:
-        mend = "only for DeepSpeed's own operators (train.deepspeed): install g++ and ninja"
-        return Check(name="compiler", state="warning", found=f"{' and '.join(absent)} not found", mend=mend)
+        fix = "only for DeepSpeed's own operators (train.deepspeed): install g++ and ninja"
+        return Check(name="compiler", state="warning", found=f"{' and '.join(absent)} not found", fix=fix)
     return Check(name="compiler", state="ok", found=", ".join(str(path) for path in have.values()))
 
 
 def planned(study: Study, source: str) -> Check:
-    """The study expands and its corpus is there."""
+    """Whether the study expands into trials and its corpus exists."""
     try:
         trials = plan(study, source=source, allow_changed=True)
     except UserError as error:
-        return Check(name="study", state="broken", found=str(error), mend="correct the study file or its corpus")
+        return Check(name="study", state="broken", found=str(error), fix="correct the study file or its corpus")
     done = len(trials.trials) - len(trials.pending)
     return Check(name="study", state="ok", found=f"{study.study}: {len(trials.trials)} trials, {done} of them done")
 
 
 def disk(folder: str) -> Check:
-    """The place where results go can be written, and has room. Nothing is left there."""
+    """Whether the results folder can be written and has free space. Nothing is left there."""
     if not storage.is_local(folder):
         return _remote_storage(folder)
     path = Path(folder)
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        mend = "name a folder you can write (storage:)"
-        return Check(name="storage", state="broken", found=f"{existing} cannot be written", mend=mend)
+        fix = "name a folder you can write (storage:)"
+        return Check(name="storage", state="broken", found=f"{existing} cannot be written", fix=fix)
     free = shutil.disk_usage(existing).free
     found = f"{folder}: {free / GIB:.1f} GiB free"
-    if free < LITTLE_DISK:
-        return Check(name="storage", state="warning", found=found, mend="make room, or name another storage:")
+    if free < LOW_DISK_BYTES:
+        return Check(name="storage", state="warning", found=found, fix="free some space, or name another storage:")
     return Check(name="storage", state="ok", found=found)
 
 
@@ -255,30 +256,35 @@ def _remote_storage(uri: str) -> Check:
     try:
         storage.require_writable(uri)
     except UserError as error:
-        mend = "check the address, the credentials (AWS_*) and the endpoint (FSSPEC_S3_ENDPOINT_URL)"
-        return Check(name="storage", state="broken", found=str(error), mend=mend)
+        fix = "check the address, the credentials (AWS_*) and the endpoint (FSSPEC_S3_ENDPOINT_URL)"
+        return Check(name="storage", state="broken", found=str(error), fix=fix)
     return Check(name="storage", state="ok", found=f"{uri} can be written")
 
 
 def tracking(uri: str) -> Check:
-    """The tracking store answers; a SQLite file was not left half-migrated by two first users at once."""
+    """Whether the tracking store answers.
+
+    A SQLite file that two processes created at the same time may have been left half-migrated: that is broken too.
+    """
     try:
         resolved = check_reachable(uri)
     except TrackingError as error:
-        return Check(name="tracking", state="broken", found=str(error), mend="start the server or name another store")
+        return Check(name="tracking", state="broken", found=str(error), fix="start the server or name another store")
     file = Path(resolved.removeprefix("sqlite:///"))
     if not resolved.startswith("sqlite:///") or not file.exists():
-        return Check(name="tracking", state="ok", found=f"{uri}" + ("" if file.exists() else ": made by the first run"))
+        return Check(
+            name="tracking", state="ok", found=f"{uri}" + ("" if file.exists() else ": created by the first run")
+        )
     try:
         with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as database:
             rows = database.execute("select name from sqlite_master where name like '\\_alembic\\_tmp%' escape '\\'")
             half = [str(name) for (name,) in rows]
     except sqlite3.DatabaseError as error:
-        mend = f"move {file} away: the next run makes a new store from the study's own records"
-        return Check(name="tracking", state="broken", found=f"{file}: {error}", mend=mend)
+        fix = f"move {file} away: the next run creates a new store from the study's own records"
+        return Check(name="tracking", state="broken", found=f"{file}: {error}", fix=fix)
     if half:
-        mend = f"move {file} away: the next run makes a new store"
-        return Check(name="tracking", state="broken", found=f"{file} is half-migrated ({half[0]})", mend=mend)
+        fix = f"move {file} away: the next run creates a new store"
+        return Check(name="tracking", state="broken", found=f"{file} is half-migrated ({half[0]})", fix=fix)
     return Check(name="tracking", state="ok", found=f"{file}, {file.stat().st_size / 2**20:.1f} MiB")
 
 
@@ -290,11 +296,11 @@ def _version(name: str) -> str | None:
 
 
 def _python(code: str, environment: dict[str, str]) -> tuple[str, str]:
-    """Run code in a fresh interpreter: its output, and the last line of its error ("" when it ended well)."""
+    """Run code in a fresh interpreter: its output, and the last line of its error ("" when it succeeded)."""
     command = [sys.executable, "-W", "ignore", "-c", code]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SUBPROCESS_SECONDS)
     except subprocess.TimeoutExpired:
-        return "", f"no end after {SUBPROCESS_SECONDS} s"
+        return "", f"did not end within {SUBPROCESS_SECONDS} s"
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     return done.stdout, "" if done.returncode == 0 else (lines[-1] if lines else f"exit code {done.returncode}")

@@ -1,4 +1,4 @@
-"""A study as a Ray Job: the platform travels as a wheel, the study file beside it, and the cluster runs it.
+"""A study as a Ray Job: a wheel of the platform and the study file are uploaded, and the cluster runs the study.
 
 The job's id is the study's name and a hash of its file, so that the same study is not started twice by mistake.
 """
@@ -29,9 +29,9 @@ ENTRYPOINT = "python -m vqscale run study.yaml --address auto"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _UPLOAD_LIMIT = 100 * 2**20
-"""Bytes that a Ray dashboard takes in one upload."""
+"""Most bytes that a Ray dashboard accepts in one upload."""
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-_TALKATIVE = (
+_VERBOSE_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
@@ -40,7 +40,7 @@ _TALKATIVE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A study that was handed to a cluster."""
+    """A study that was submitted to a cluster."""
 
     id: str
     address: str
@@ -50,7 +50,7 @@ class Submission:
 
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
-    """What the cluster says of a job."""
+    """What the cluster reports about a job."""
 
     id: str
     status: str
@@ -71,8 +71,8 @@ def submit(
     """Start the study at `path` as a job of the cluster whose dashboard is at `address` (http://HOST:8265).
 
     `shared_storage`: local paths in the study mean the same on every node. `again`: a study whose job has ended is
-    submitted once more, under a numbered id; what it has trained is kept.
-    Raises StudyError for a study that cannot travel or is there already, ClusterError when nothing answers.
+    submitted again, under a numbered id; what it has trained is kept.
+    Raises StudyError for a study that cannot run there or is submitted already, ClusterError when nothing answers.
     """
     study = study_for_cluster(load_study(path), source=path, shared=shared_storage or _is_this_machine(address))
     client = _client(address, token)
@@ -85,7 +85,7 @@ def submit(
         (working / "study.yaml").write_text(text, encoding="utf-8")
         size = wheel.stat().st_size + (working / "study.yaml").stat().st_size
         assert size < _UPLOAD_LIMIT, f"the platform's wheel and study take {size} bytes"
-        with _in_user_words(address):
+        with _as_cluster_error(address):
             client.submit_job(
                 entrypoint=ENTRYPOINT,
                 submission_id=submission_id,
@@ -106,7 +106,7 @@ def logs(target: str, address: str, *, token: str | None = None, follow: bool = 
     client = _client(address, token)
     submission_id = _resolve(client, target)
     _info(client, submission_id, address)
-    with _in_user_words(address):
+    with _as_cluster_error(address):
         if follow:
             yield from _followed(client, submission_id)
         else:
@@ -114,12 +114,12 @@ def logs(target: str, address: str, *, token: str | None = None, follow: bool = 
 
 
 def stop(target: str, address: str, *, token: str | None = None) -> bool:
-    """Ask a job to end; False when it had ended already. What it trained is kept."""
+    """Ask a job to stop; False when it had ended already. What it has trained is kept."""
     client = _client(address, token)
     submission_id = _resolve(client, target)
     if _info(client, submission_id, address).ended:
         return False
-    with _in_user_words(address):
+    with _as_cluster_error(address):
         return bool(client.stop_job(submission_id))
 
 
@@ -130,7 +130,7 @@ def job_id(path: str) -> str:
 
 
 def study_for_cluster(study: Study, *, source: str, shared: bool) -> Study:
-    """The study as the cluster is to run it: local paths made absolute.
+    """The study as the cluster will run it, with local paths made absolute.
 
     Raises StudyError for a local path when the cluster does not share this machine's files.
     """
@@ -142,7 +142,7 @@ def study_for_cluster(study: Study, *, source: str, shared: bool) -> Study:
     paths = [f"{key}: {value!r}" for key, value in local.items() if value is not None]
     if paths and not shared:
         raise StudyError(
-            f"{source}: {' and '.join(paths)} would mean another disk on each node of the cluster. Name an address"
+            f"{source}: {' and '.join(paths)} would be a different disk on every node of the cluster. Name an address"
             " that every node reaches (storage: s3://BUCKET/PREFIX, tracking: {uri: http://HOST:5000}), or add"
             " --shared-storage when the path is the same shared folder on every node."
         )
@@ -158,9 +158,9 @@ def study_for_cluster(study: Study, *, source: str, shared: bool) -> Study:
 
 
 def find_token(token: str | None) -> str | None:
-    """The token of a cluster: the one given, else where Ray itself looks for it; None when there is none.
+    """The token of a cluster: the one given, else the one that Ray itself would find; None when there is none.
 
-    Order as Ray's own: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.
+    In Ray's own order: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.
     """
     if token or os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
         return token
@@ -180,7 +180,7 @@ def _is_local_corpus(corpus: str) -> bool:
 
 
 def _is_this_machine(address: str) -> bool:
-    """Whether the dashboard itself listens on this machine; a tunnel to another one only looks like it."""
+    """Whether the dashboard itself listens on this machine: an ssh tunnel to another one has a local address too."""
     parts = urlsplit(address)
     if parts.hostname not in LOOPBACK:
         return False
@@ -197,7 +197,7 @@ def _command_line(pid: int) -> list[str]:
 
 
 def _client(address: str, token: str | None) -> Any:
-    """A client of the cluster at `address`, after a look whether it answers and takes the token."""
+    """A client of the cluster at `address`, after checking that the cluster answers and accepts the token."""
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ClusterError(
@@ -206,11 +206,11 @@ def _client(address: str, token: str | None) -> Any:
     found = find_token(token)
     headers = {"Authorization": f"Bearer {found}"} if found else {}
     _check_answers(address.rstrip("/"), headers)
-    from ray.job_submission import JobSubmissionClient  # a second of import that other commands need not wait for
+    from ray.job_submission import JobSubmissionClient  # takes a second to import; other commands need not wait for it
 
-    for name in _TALKATIVE:
+    for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    with _environment_without(_OVERRIDES), _in_user_words(address):
+    with _environment_without(_OVERRIDES), _as_cluster_error(address):
         return JobSubmissionClient(address, headers=headers)
 
 
@@ -219,12 +219,12 @@ def _check_answers(address: str, headers: dict[str, str]) -> None:
         answer = requests.get(f"{address}/api/jobs/", headers=headers, timeout=DASHBOARD_TIMEOUT_SECONDS)
     except requests.RequestException as error:
         raise ClusterError(
-            f"--address {address}: no Ray cluster answers there within {DASHBOARD_TIMEOUT_SECONDS} s ({type(error).__name__})."
-            " Check the address and the port of the dashboard (8265 unless it was changed), and that it is reachable"
-            " from here: `ray start --head --dashboard-host=0.0.0.0`, or an ssh tunnel."
+            f"--address {address}: no Ray cluster answers there within {DASHBOARD_TIMEOUT_SECONDS} s"
+            f" ({type(error).__name__}). Check the address and the port of the dashboard (8265 unless it was changed),"
+            " and that it is reachable from here: `ray start --head --dashboard-host=0.0.0.0`, or an ssh tunnel."
         ) from error
     if answer.status_code in (401, 403):
-        what = "asks for a token" if answer.status_code == 401 else "does not take this token"
+        what = "asks for a token" if answer.status_code == 401 else "rejects this token"
         raise ClusterError(
             f"--address {address}: the cluster {what}. Give the cluster's token with --token, in RAY_AUTH_TOKEN, in a"
             " file named by RAY_AUTH_TOKEN_PATH, or in ~/.ray/auth_token (`ray get-auth-token` on the head prints it)."
@@ -238,7 +238,7 @@ def _check_answers(address: str, headers: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def _environment_without(names: tuple[str, ...]) -> Iterator[None]:
-    """Hide variables for a while: Ray lets these override an address that was given explicitly."""
+    """Remove variables within the block: Ray lets these override an address that was given explicitly."""
     kept = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
@@ -247,8 +247,8 @@ def _environment_without(names: tuple[str, ...]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _in_user_words(address: str) -> Iterator[None]:
-    """Ray's job client raises RuntimeError and ConnectionError for whatever the cluster answers."""
+def _as_cluster_error(address: str) -> Iterator[None]:
+    """ClusterError in place of the RuntimeError and ConnectionError that Ray's job client raises for any refusal."""
     try:
         yield
     except (RuntimeError, ConnectionError, requests.RequestException) as error:
@@ -272,18 +272,19 @@ def _free_id(client: Any, first: str, again: bool) -> str:
     state = str(client.get_job_status(ids[-1]).value)
     if state not in ENDED:
         raise StudyError(
-            f"{ids[-1]}: this study is submitted already (status {state}). Watch it: vqscale logs {ids[-1]} --follow"
+            f"{ids[-1]}: this study has already been submitted (status {state}). Watch it:"
+            f" vqscale logs {ids[-1]} --follow"
         )
     if not again:
         raise StudyError(
-            f"{ids[-1]}: this study was submitted already (status {state}). Add --again to submit it once more; its"
+            f"{ids[-1]}: this study was already submitted (status {state}). Add --again to submit it again; its"
             " finished trials are kept."
         )
     return f"{first}-{len(ids) + 1}"
 
 
 def _resolve(client: Any, target: str) -> str:
-    """The submission that a person means: an id, or a study file's latest submission."""
+    """The submission that the user means: an id, or a study file's latest submission."""
     if not Path(target).is_file():
         return target
     first = job_id(target)
@@ -297,8 +298,8 @@ def _info(client: Any, submission_id: str, address: str) -> JobStatus:
         if "404" in str(error):
             known = [job.submission_id for job in client.list_jobs() if job.submission_id]
             raise ClusterError(
-                f"{submission_id}: the cluster at {address} knows no such job."
-                f" It knows: {', '.join(sorted(known)) or 'none'}."
+                f"{submission_id}: the cluster at {address} has no such job."
+                f" It has: {', '.join(sorted(known)) or 'none'}."
             ) from error
         raise ClusterError(f"{submission_id}: the cluster at {address} refused ({error})") from error
     return JobStatus(

@@ -1,7 +1,7 @@
-"""The platform as a wheel, made from the files that are imported right now: what a cluster runs is what ran here.
+"""The platform as a wheel, made from the files that this process imports: a cluster runs the code that ran here.
 
-An editable checkout cannot travel (a worker would import whatever its own disk holds), and building one with pip needs
-a network; so the archive is written here, from the two packages' files and the installed metadata.
+An editable checkout cannot be sent (a worker would import whatever its own disk holds), and building a wheel with pip
+needs a network. So the archive is written here, from the files of the two packages and the installed metadata.
 """
 
 import base64
@@ -16,7 +16,7 @@ from pathlib import Path
 DISTRIBUTION = "vqscale"
 WHEEL_PACKAGES = ("vqscale", "vqkernels")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The earliest time a zip entry can bear: one for all, so that equal files give equal bytes."""
+"""The earliest time that a zip entry can have, the same for all entries, so that equal files give equal bytes."""
 _LEFT_OUT = {"__pycache__"}
 _DEPENDENCY_FIELDS = ("Requires-Dist:", "Provides-Extra:")
 
@@ -24,10 +24,10 @@ _DEPENDENCY_FIELDS = ("Requires-Dist:", "Provides-Extra:")
 def build_wheel(folder: str | Path) -> Path:
     """Write the platform's wheel into `folder` and return its path. The same files give the same name and bytes.
 
-    The name bears a build tag made of the content's hash: a cluster knows a wheel by its name alone and would go on
-    running an older one of the same name.
-    The wheel names no dependencies: Ray installs it with a plain `pip install --target`, which ignores what the node
-    has and would download torch again into every job. The cluster's image brings them (`constraints.txt`).
+    The name has a build tag made from the content's hash: a cluster identifies a wheel by its name alone and would
+    keep running an older one of the same name.
+    The wheel lists no dependencies: Ray installs it with a plain `pip install --target`, which ignores what the node
+    has and would download torch again for every job. The cluster's image provides them (`constraints.txt`).
     """
     distribution = importlib.metadata.distribution(DISTRIBUTION)
     stem = f"{DISTRIBUTION}-{distribution.version}"
@@ -61,7 +61,7 @@ def _package_files() -> list[tuple[str, Path]]:
 
 
 def _metadata(distribution: importlib.metadata.Distribution) -> dict[str, bytes]:
-    """The files of the dist-info folder but RECORD."""
+    """The files of the dist-info folder, without RECORD."""
     head, separator, body = (distribution.read_text("METADATA") or "").partition("\n\n")
     fields = [line for line in head.splitlines() if not line.startswith(_DEPENDENCY_FIELDS)]
     wheel = "Wheel-Version: 1.0\nGenerator: vqscale\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

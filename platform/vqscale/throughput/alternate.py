@@ -1,4 +1,4 @@
-"""Timing several pieces of work so that what disturbs the machine disturbs them alike."""
+"""Timing several pieces of work in turn, so that a disturbance of the machine affects all of them alike."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -13,13 +13,14 @@ def alternate(
     *,
     budget: float = float("inf"),
     is_result: Callable[[BaseException], bool] = lambda _error: False,
-    left_out: Callable[[Key], None] = lambda _key: None,
+    on_failure: Callable[[Key], None] = lambda _key: None,
 ) -> dict[Key, list[float]]:
-    """Seconds of every repeat: repeat after repeat goes through all the work in its order.
+    """Seconds of every repeat, by key: each repeat goes through all the work in the given order.
 
-    Work whose next repeat would end after `budget` seconds of its own gets no further one (the first is always made).
-    Work that raises an error which `is_result` is left out of the answer, and `left_out` is called with its key once
-    the error, whose traceback holds what the work held, is gone. Any other error is raised.
+    Work gets no further repeat once that would take its own total beyond `budget` seconds (the first is always made).
+    Work that raises an error accepted by `is_result` is left out of the returned times. `on_failure` is then called
+    with its key, after the error is gone, because its traceback holds whatever the work held (such as the memory of a
+    model). Any other error is raised.
     """
     times: dict[Key, list[float]] = {key: [] for key in work}
     for repeat in range(repeats):
@@ -31,12 +32,12 @@ def alternate(
                 times[key].append(clock() - start)
             else:
                 del times[key]
-                left_out(key)
+                on_failure(key)
     return times
 
 
 def _done(work: Callable[[], None], is_result: Callable[[BaseException], bool]) -> bool:
-    """Whether the work ended without an error that `is_result`."""
+    """Whether the work succeeded; False for an error accepted by `is_result`."""
     try:
         work()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""From a plan and its measurements to the table: speeds, shares, ratios within a repeat, cost and energy."""
+"""From a plan and its measurements to the table: speeds, ratios within a repeat, cost and energy."""
 
 import statistics
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ JOULES_PER_KWH = 3.6e6
 
 
 def make_table(plan: ThroughputPlan, measured: dict[str, Measurement]) -> pd.DataFrame:
-    """One row a cell: what was measured and what follows from it, then the cells that planning refused."""
+    """One row per cell: what was measured and what follows from it, then the cells that planning refused."""
     rows = [_row(plan.study, cell, one.id(cell), measured[one.id(cell)]) for one in plan.rounds for cell in one.cells]
     rows += [_refused_row(plan.study, refused) for refused in plan.refused]
     return throughput_frame(_with_ratios(rows))
 
 
 def cost_per_billion(seconds_per_token: float, price_per_hour: float) -> float:
-    """Price of a billion tokens on one device."""
+    """Price of a billion tokens on one device, from seconds per token and the price of a device-hour."""
     return seconds_per_token * 1e9 / 3600 * price_per_hour
 
 
@@ -71,7 +71,7 @@ def _row(study: ThroughputStudy, cell: Cell, cell_id: str, measured: Measurement
 
 
 def _speed(cell: Cell, measured: Measurement, flops_per_token: float) -> dict[str, Any]:
-    """What follows from the seconds of an update; nothing where there are none."""
+    """Columns that follow from the seconds of an update; none where there are no seconds."""
     if not measured.step_seconds:
         return {}
     tokens, seconds = cell.tokens_per_step, statistics.median(measured.step_seconds)
@@ -92,7 +92,7 @@ def _speed(cell: Cell, measured: Measurement, flops_per_token: float) -> dict[st
 
 
 def _expense(study: ThroughputStudy, cell: Cell, measured: Measurement) -> dict[str, Any]:
-    """Cost where the study gives a price; energy where a counter measured it, or the study states a power."""
+    """Cost where the study gives a price; energy where a counter measured it or the study states a power."""
     if not measured.step_seconds:
         return {}
     seconds = statistics.median(measured.step_seconds) / cell.tokens_per_step
@@ -152,7 +152,7 @@ def _ratios(row: ThroughputRow, ran: Sequence[ThroughputRow]) -> dict[str, float
         other = _baseline(row, baseline, ran)
         if other is None or row.arch == baseline:
             continue
-        # a cell that was cut short has the first repeats of its round: their places still agree
+        # A cell that was cut short has the first repeats of its round, so the pairs still belong to one repeat.
         ratios = [theirs / ours for ours, theirs in zip(row.step_seconds, other.step_seconds, strict=False)]
         name = f"ratio_to_{baseline}"
         values |= {name: statistics.median(ratios), f"{name}_low": min(ratios), f"{name}_high": max(ratios)}
@@ -160,7 +160,9 @@ def _ratios(row: ThroughputRow, ran: Sequence[ThroughputRow]) -> dict[str, float
 
 
 def _baseline(row: ThroughputRow, arch: str, ran: Sequence[ThroughputRow]) -> ThroughputRow | None:
-    """The row of a baseline in the same round; of several head types the row's own."""
-    same = [one for one in ran if one.arch == arch and all(getattr(one, key) == getattr(row, key) for key in ROUND_COLUMNS)]
+    """The row of a baseline in the same round; where it has several head types, the one with the row's own head."""
+    same = [
+        one for one in ran if one.arch == arch and all(getattr(one, key) == getattr(row, key) for key in ROUND_COLUMNS)
+    ]
     own = [one for one in same if one.head == row.head]
     return next(iter(own or same), None)

@@ -1,4 +1,4 @@
-"""The context length from which one model trains faster than another, from the lengths that were measured."""
+"""The context length from which on one model trains faster than another, from the lengths that were measured."""
 
 import math
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Outside = Literal["below", "beyond"]
-"""Not within the measured lengths: faster at the shortest already, or at the longest not yet."""
+"""Outside the measured lengths: already faster at the shortest, or not yet faster at the longest."""
 
 
 class RatioPoint(NamedTuple):
-    """Speed of one model over that of another at one T: median, lowest and highest of the repeats."""
+    """Ratio of the speeds of two models at one T: median, lowest and highest of the repeats."""
 
     context: int
     ratio: float
@@ -20,11 +20,11 @@ class RatioPoint(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Crossover:
-    """Break-even in tokens of context, or on which side of the measured lengths it lies. Never extrapolated."""
+    """Break-even in tokens of context, or on which side of the measured lengths it is. Never extrapolated."""
 
     at: float | Outside
     low: float | Outside
-    """Where the highest ratios of the repeats would cross; `high`: where the lowest would."""
+    """Where the highest ratios of the repeats cross 1; `high`: where the lowest ones do."""
     high: float | Outside
     shortest: int
     """The shortest and the longest length at which both ran."""
@@ -43,7 +43,7 @@ class Crossover:
 
 
 def crossover(points: Sequence[RatioPoint]) -> Crossover | None:
-    """Break-even of a ratio over T; None where it was measured nowhere."""
+    """Break-even of a ratio over T; None where it was not measured at all."""
     if not points:
         return None
     ordered = sorted(points)
@@ -58,9 +58,10 @@ def crossover(points: Sequence[RatioPoint]) -> Crossover | None:
 
 
 def last_rise(contexts: Sequence[int], ratios: Sequence[float]) -> float | Outside:
-    """The T from which on the ratio stays at 1 or above, linear in log ratio over log T between two measured lengths.
+    """The T from which on the ratio remains at 1 or above; log ratio is interpolated linearly over log T between two
+    measured lengths.
 
-    `contexts` ascend. A ratio of exactly 1 is break-even itself.
+    `contexts` ascend. A ratio of exactly 1 counts as break-even.
     """
     if ratios[-1] < 1:
         return "beyond"

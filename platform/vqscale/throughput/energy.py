@@ -1,7 +1,7 @@
 """Energy of a device from its own counters, where it has any: NVML on a GPU, RAPL on a processor.
 
-Both count whole devices: idle power is included, and so is what other processes do at the time. Nothing is estimated:
-without a counter there is no figure.
+Both count the whole device: idle power and the work of other processes are included. Nothing is estimated: without a
+counter there is no figure.
 """
 
 import ctypes
@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import torch
 
 RAPL = Path("/sys/class/powercap")
-_NVML = "libnvidia-ml.so.1"  # NVIDIA's driver brings it
+_NVML = "libnvidia-ml.so.1"  # installed by NVIDIA's driver
 
 
 class Meter(Protocol):
-    """A counter of energy; only differences mean something."""
+    """A counter of energy; only differences of its readings are meaningful."""
 
     source: str
 
@@ -24,7 +24,7 @@ class Meter(Protocol):
 
 
 class NvmlMeter:
-    """The energy counter of one GPU (`nvmlDeviceGetTotalEnergyConsumption`: millijoules since the driver came)."""
+    """The energy counter of one GPU (`nvmlDeviceGetTotalEnergyConsumption`: millijoules since the driver started)."""
 
     source = "NVML, the whole GPU"
 
@@ -42,19 +42,19 @@ class NvmlMeter:
 
 
 class RaplMeter:
-    """The energy counters of all processor packages (Linux `powercap`: microjoules, back to zero at a known value)."""
+    """The energy counters of all processor packages (Linux `powercap`, in microjoules; they wrap at a known value)."""
 
     source = "RAPL, whole processor packages"
 
     def __init__(self, packages: Sequence[Path]) -> None:
-        """Raises OSError where a counter cannot be read: usually only the administrator may."""
+        """Raises OSError where a counter cannot be read: usually only root may read it."""
         self._counters = [package / "energy_uj" for package in packages]
         self._ranges = [int((package / "max_energy_range_uj").read_text()) for package in packages]
         self._last = self._read()
         self._total = 0
 
     def joules(self) -> float:
-        """Has to be called more often than a counter wraps (about every 15 minutes under full load)."""
+        """Joules so far. Call it more often than a counter wraps (about every 15 minutes under full load)."""
         now = self._read()
         for before, after, size in zip(self._last, now, self._ranges, strict=True):
             self._total += after - before if after >= before else after - before + size
@@ -66,7 +66,7 @@ class RaplMeter:
 
 
 def open_meter(device: torch.device, *, rapl: Path = RAPL) -> Meter | None:
-    """The counter of a device, None where it has none that we may read."""
+    """The counter of a device; None where it has none that this process may read."""
     try:
         if device.type == "cuda":
             uuid = torch.cuda.get_device_properties(device).uuid
@@ -79,4 +79,4 @@ def open_meter(device: torch.device, *, rapl: Path = RAPL) -> Meter | None:
 
 def _succeed(code: int) -> None:
     if code:
-        raise OSError(f"NVML answers with error {code}")
+        raise OSError(f"NVML returned error {code}")

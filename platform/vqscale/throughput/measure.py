@@ -1,8 +1,8 @@
 """Training speed and peak memory of the cells of a throughput study, over architectures and context lengths.
 
-What is timed is the product's own update (forward, backward, clipping, AdamW, codebooks) on random tokens, in one
-process, in alternation: the models of a round (one context length, one size, one device) are warmed up, then repeat
-after repeat goes through all of them. Compare within a round only.
+The update of `vqscale.train` itself (forward, backward, clipping, AdamW, codebooks) is timed on random tokens, in one
+process, in alternation: the models of a round (one context length, one size, one device) are warmed up, then every
+repeat goes through all of them. Compare within a round only.
 """
 
 import functools
@@ -35,17 +35,17 @@ from vqscale.train.device import device_name
 
 
 class Stepper(Protocol):
-    """The model of one cell."""
+    """The model of one cell, ready to train."""
 
     def warm_up(self) -> int:
-        """Bring everything to its steady state; returns the peak memory of one update in bytes."""
+        """Bring the model to its steady state; returns the peak memory of one update in bytes."""
 
     def run(self, updates: int) -> None:
-        """Train for so many updates, and wait until the device has done them."""
+        """Train for `updates` updates, and wait until the device has finished them."""
 
 
 class MeasurementTools(NamedTuple):
-    """What a measurement is made with; tests put clocks and models of their own in."""
+    """What a measurement uses; tests substitute clocks and models of their own."""
 
     open_cell: Callable[[Cell], Stepper] = TrainingCell
     clock: Callable[[], float] = time.perf_counter
@@ -54,21 +54,21 @@ class MeasurementTools(NamedTuple):
 
 
 RoundCallback = Callable[[Round, int, int], None]
-"""Progress: the round that is about to be measured, how many of them are done, how many there are."""
+"""Called before every round: the round, how many rounds are done, how many there are."""
 Slow = dict[Cell, tuple[int, int]]
 """By curve: the shortest context length that was too slow, and the tokens of its step."""
 DEFAULT_TOOLS = MeasurementTools()
 WELL_OVER = 2
-"""A warm-up that takes this many times the limit of an update, besides COMPILING_SECONDS, is not followed by one."""
+"""After a warm-up longer than this many times the limit of an update, plus COMPILING_SECONDS, no update is timed."""
 COMPILING_SECONDS = 60.0
 """What kernels may take to compile during warm-up."""
 
 
 class Measured(NamedTuple):
     by_cell: dict[str, Measurement]
-    """Every cell of the plan by its id."""
+    """Every cell of the plan, by its id."""
     now: int
-    """How many of them were measured now."""
+    """How many of them this call measured."""
 
 
 def load_or_measure(
@@ -79,9 +79,9 @@ def load_or_measure(
     on_round: RoundCallback = lambda _round, _done, _total: None,
     tools: MeasurementTools = DEFAULT_TOOLS,
 ) -> Measured:
-    """The measurements of all cells: those that `folder` holds (unless `again`), the others made now and kept there.
+    """The measurements of all cells: read from `folder` where it has them (unless `again`), else measured and kept.
 
-    A round is measured as a whole. Interrupted, what its finished rounds have measured is kept.
+    A round is measured as a whole. After an interruption the measurements of finished rounds are kept.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads(plan.study))
@@ -113,7 +113,7 @@ def _kept(one: Round, folder: str) -> list[Measurement] | None:
 
 
 class _Ready:
-    """A model that is warmed up: what a repeat runs, and the energy that its repeats took."""
+    """A warmed-up model: what a repeat runs, and the energy that its repeats took."""
 
     def __init__(self, cell: Stepper, peak: int, updates: int, meter: Meter | None) -> None:
         self.peak, self.updates, self.joules, self.runs = peak, updates, 0.0, 0
@@ -121,7 +121,7 @@ class _Ready:
         self._meter = meter
 
     def close(self) -> None:
-        """Let the model go: it is not run again."""
+        """Release the model: it is not run again."""
         self._cell = None
 
     def __call__(self) -> None:
@@ -136,8 +136,8 @@ class _Ready:
 def measure_round(one: Round, slow: Slow, tools: MeasurementTools = DEFAULT_TOOLS) -> list[Measurement]:
     """The cells of one round, in its order. `slow`: curves that took too long at a shorter context length.
 
-    Memory that does not suffice and time that does not are measurements without a speed. The models are in memory
-    together: their weights and moments, while activations come one after another.
+    Too little memory and too long an update are measurements without a speed. The weights and moments of all models of
+    the round are in memory together; activations are there for one model at a time.
     """
     device, study = one.cells[0].torch_device, one.study
     peak = tools.ceiling(device.type, one.cells[0].precision)
@@ -152,21 +152,21 @@ def measure_round(one: Round, slow: Slow, tools: MeasurementTools = DEFAULT_TOOL
             refused[cell] = _measurement(cell, one, **opened)
     timed: dict[Cell, Callable[[], None]] = {**ready}
 
-    def starve(cell: Cell) -> None:
+    def release(cell: Cell) -> None:
         ready[cell].close()
-        _give_back(cell)
+        _free_memory_of(cell)
 
     seconds = alternate(
         *(timed, study.repeats, tools.clock),
         budget=study.seconds_per_cell,
         is_result=is_out_of_memory,
-        left_out=starve,
+        on_failure=release,
     )
-    starved = _no_room(len(ready) - 1)
+    out_of_memory = _out_of_memory(len(ready) - 1)
     measured = {
         cell: _timed(cell, one, ready[cell], seconds[cell], peak, meter)
         if cell in seconds
-        else _measurement(cell, one, status=starved)
+        else _measurement(cell, one, status=out_of_memory)
         for cell in ready
     }
     return [(refused | measured)[cell] for cell in one.cells]
@@ -189,51 +189,52 @@ def _timed(
 
 
 def _too_slow_before(cell: Cell, slow: Slow, limit: float) -> dict[str, Any] | None:
-    """A longer context with as many tokens a step takes no less time than the shorter one that was too slow."""
+    """The status of a cell whose curve was too slow at a shorter context with no more tokens per step: it cannot be
+    faster. None for others."""
     context, tokens = slow.get(cell.curve, (cell.context, 0))
     if context >= cell.context or cell.tokens_per_step < tokens:
         return None
-    return {"status": f"{SKIPPED} {limit:g} s an update already at T = {context}"}
+    return {"status": f"{SKIPPED} {limit:g} s per update already at T = {context}"}
 
 
 def _warm_up(
     cell: Cell, one: Round, meter: Meter | None, tools: MeasurementTools, others: dict[Cell, _Ready]
 ) -> _Ready | dict[str, Any]:
-    """A model ready to be timed, or why it is not."""
-    opened: _Ready | dict[str, Any] = {"status": _no_room(len(others))}
+    """A model ready to be timed, or the status and measurements that say why it is not."""
+    opened: _Ready | dict[str, Any] = {"status": _out_of_memory(len(others))}
     try:
         opened = _ready(tools.open_cell(cell), one, meter, tools.clock)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
     if not isinstance(opened, _Ready):
-        _give_back(cell)
+        _free_memory_of(cell)
     return opened
 
 
-def _give_back(cell: Cell) -> None:
-    """Memory of a model that nothing refers to any more, so that the next one finds it: no traceback may hold it."""
+def _free_memory_of(cell: Cell) -> None:
+    """Free the memory of a model that nothing refers to any more (no traceback either), for the next model."""
     gc.collect()
     if cell.device == "cuda":
         torch.cuda.empty_cache()
 
 
-def _no_room(others: int) -> str:
+def _out_of_memory(others: int) -> str:
     return f"{OUT_OF_MEMORY} beside the weights of {others} other model(s)" if others else OUT_OF_MEMORY
 
 
 def _ready(cell: Stepper, one: Round, meter: Meter | None, clock: Callable[[], float]) -> _Ready | dict[str, Any]:
-    """Warm up, time one update, and choose how many of them make a repeat."""
+    """Warm up, time one update, and set how many of them make a repeat."""
     limit, start = one.study.seconds_per_cell, clock()
     peak = cell.warm_up()
     taken = clock() - start
-    if taken > WELL_OVER * limit + COMPILING_SECONDS:  # it holds one whole update
-        return {"status": f"{SKIPPED} {limit:g} s an update (warm-up: {taken:.0f} s)", "peak_memory_bytes": peak}
+    if taken > WELL_OVER * limit + COMPILING_SECONDS:  # a warm-up includes one whole update
+        return {"status": f"{SKIPPED} {limit:g} s per update (warm-up: {taken:.0f} s)", "peak_memory_bytes": peak}
     start = clock()
     cell.run(1)
     taken = clock() - start
     if taken > limit:
-        return {"status": f"{SKIPPED} {limit:g} s an update", "peak_memory_bytes": peak}
+        return {"status": f"{SKIPPED} {limit:g} s per update", "peak_memory_bytes": peak}
     return _Ready(cell, peak, max(1, math.ceil(one.study.seconds_per_repeat / max(taken, 1e-6))), meter)
 
 

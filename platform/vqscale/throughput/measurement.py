@@ -1,4 +1,4 @@
-"""What was measured of one cell, kept as a file of its own, so that a study goes on where it stopped."""
+"""The measurement of one cell, kept in its own file: a stopped study resumes with the cells that are missing."""
 
 import functools
 import importlib.metadata
@@ -18,12 +18,12 @@ SPEED_PACKAGES = ("torch", "triton", "vqscale")
 
 
 class Measurement(Frozen):
-    """The facts of one cell. What was not measured is None, or absent from the list."""
+    """The measured values of one cell. What was not measured is None, or absent from the list."""
 
     status: str
-    """"ok", "out of memory" (and beside what), or "skipped: longer than ..."."""
+    """"ok", "out of memory" (with what else was in memory), or "skipped: longer than ..."."""
     step_seconds: list[float] = Field(default_factory=list)
-    """Seconds of one update in every repeat; the repeats of a round's cells belong together by their place."""
+    """Seconds of one update in every repeat; the n-th repeats of all cells of a round were timed together."""
     updates_per_repeat: int | None = None
     peak_memory_bytes: int | None = None
     """Bytes of tensors alive at the peak of one update, without those of other models."""
@@ -60,7 +60,7 @@ def current_versions() -> dict[str, str]:
 
 
 def describe_code(git: str | None, versions: Mapping[str, str]) -> str:
-    """The code of a measurement: its commit, and the versions that may change a speed."""
+    """The code that a measurement ran, as text: its commit, and the versions that may change a speed."""
     packages = [f"{name} {versions[name]}" for name in SPEED_PACKAGES if name in versions]
     return ", ".join([f"commit {git or 'unknown'}", *packages])
 

@@ -22,7 +22,7 @@ from vqscale.train.device import device_name
 
 
 class Cell(Frozen):
-    """One model at one context length, every dimension decided."""
+    """One model at one context length, with every dimension set."""
 
     model: ModelConfig
     preset: str
@@ -43,9 +43,13 @@ class Cell(Frozen):
     def torch_device(self) -> torch.device:
         return torch.device(self.device)
 
+    def identity(self) -> dict[str, Any]:
+        """With the text of `batching` that earlier versions wrote, so that their measurements stay valid."""
+        return super().identity() | {"batching": self.batching.replace("tokens per step", "tokens a step")}
+
     @property
-    def company(self) -> tuple[Any, ...]:
-        """What cells that are timed together share."""
+    def round_key(self) -> tuple[Any, ...]:
+        """What cells that are timed in one round share."""
         return self.device, self.precision, self.preset, self.batching, self.context, self.model.vocab_size
 
     @property
@@ -62,14 +66,14 @@ class Cell(Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """Cells that are timed in alternation: a ratio between two of them is one within a round."""
+    """Cells that are timed in alternation, so that a ratio of two of them is taken within one round."""
 
     cells: tuple[Cell, ...]
     study: ThroughputStudy
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """How it is measured and on what. Unlike a trial's identity it holds the device: another has another speed."""
+        """How and on what it is measured. Unlike a trial's identity it includes the device, which decides the speed."""
         study, first = self.study, self.cells[0]
         return {
             "settings": [study.repeats, study.seconds_per_repeat, study.seconds_per_cell],
@@ -79,7 +83,7 @@ class Round:
         }
 
     def id(self, cell: Cell) -> str:
-        """Name and fingerprint of one cell, which changes with the company that it is timed in."""
+        """Name and fingerprint of one cell; the fingerprint depends on the cells that it is timed with."""
         return f"{cell.name}-{fingerprint({'cell': cell, 'round': self._identity})[:12]}"
 
 
@@ -104,8 +108,8 @@ class ThroughputPlan:
 def plan_throughput(study: ThroughputStudy, *, source: str = "study") -> ThroughputPlan:
     """Resolve the cells of a study. Nothing is measured.
 
-    Raises StudyError for a preset that does not exist, more threads than cores, and a study of which no cell can be
-    measured.
+    Raises StudyError for a preset that does not exist, more threads than cores, and a study without a cell that can
+    be measured.
     """
     _check_threads(study, source)
     found: dict[Cell, None] = {}
@@ -129,7 +133,7 @@ def _check_preset(preset: str, source: str) -> None:
 
 
 def threads(study: ThroughputStudy) -> int:
-    """Threads of the CPU that the study is measured on."""
+    """CPU threads that the study is measured with."""
     return study.threads or torch.get_num_threads()
 
 
@@ -145,7 +149,7 @@ def _check_threads(study: ThroughputStudy, source: str) -> None:
 def _rounds(cells: Iterable[Cell], study: ThroughputStudy) -> list[Round]:
     together: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        together.setdefault(cell.company, []).append(cell)
+        together.setdefault(cell.round_key, []).append(cell)
     return [Round(cells=tuple(together[key]), study=study) for key in sorted(together)]
 
 
@@ -153,8 +157,8 @@ def _resolve(settings: CellSettings, vocab_size: int) -> Cell:
     """The cell of settings that fit together. Raises StudyError with the reason where they do not."""
     device = _device(settings)
     overrides: dict[str, Any] = {"head": settings.head} if settings.arch in HEADED else {}
-    chosen = {"codebook_size": settings.codebook_size, "block_length": settings.block_length}
-    overrides |= {key: value for key, value in chosen.items() if value is not None}
+    stated = {"codebook_size": settings.codebook_size, "block_length": settings.block_length}
+    overrides |= {key: value for key, value in stated.items() if value is not None}
     model = resolve(settings.arch, settings.preset, vocab_size, overrides)
     cell = Cell(
         model=model,
@@ -186,7 +190,7 @@ def _backend(model: ModelConfig, name: str, device: Device) -> str | None:
 
 
 def _check(cell: Cell) -> None:
-    """What training would refuse as well (`vqscale.plan.expand.check`)."""
+    """Refuses what training would refuse as well (`vqscale.plan.check.check_trial`)."""
     block, size = cell.model.block_length, cell.model.codebook_size
     if block and cell.context % block:
         raise StudyError(

@@ -1,4 +1,5 @@
-"""Throughput studies that nobody wrote as such: of the `throughput` section of a study that trains, and of options."""
+"""Throughput studies without a file of their own: from the `throughput` section of a study that trains, and from
+options of the command line."""
 
 from typing import Any
 
@@ -15,7 +16,7 @@ DEFAULT_TOKENS = 4096
 
 
 def default_study(name: str = "throughput") -> ThroughputStudy:
-    """What is measured without any file: VQ and both baselines at three context lengths."""
+    """The study that is measured without any file: VQ and both baselines at three context lengths."""
     return parse_throughput(
         {
             "kind": "throughput",
@@ -28,14 +29,14 @@ def default_study(name: str = "throughput") -> ThroughputStudy:
 
 
 def study_of_section(study: Study, spec: ThroughputSpec | None) -> ThroughputStudy:
-    """The measurement that a study which trains asks for: head, precision, vocabulary and places are its own.
+    """The throughput study of a study that trains, with that study's head, precision, vocabulary, storage and tracking.
 
     Raises StudyError or CorpusError.
     """
     if study.task != "language":
         raise StudyError(
-            f"task: {study.task}: throughput is measured of language models. Write a study of `kind: throughput`, or"
-            " call vqscale throughput without a study and name --arch, --preset and --contexts."
+            f"task: {study.task}: throughput is measured for language models only. Write a study of `kind: throughput`,"
+            " or call vqscale throughput without a study and name --arch, --preset and --contexts."
         )
     contexts, preset = DEFAULT_CONTEXTS, study.model.get("preset", DEFAULT_PRESET)
     cell: dict[str, Any] = {"preset": preset, "tokens_per_step": DEFAULT_TOKENS}
@@ -60,7 +61,7 @@ def study_of_section(study: Study, spec: ThroughputSpec | None) -> ThroughputStu
 
 
 def with_options(study: ThroughputStudy, axes: dict[str, list[Any]], values: dict[str, Any]) -> ThroughputStudy:
-    """The study with the options of a command line: an axis takes the place of its setting in every grid.
+    """The study with options of the command line: an axis replaces its setting in every grid.
 
     Raises StudyError.
     """
@@ -70,6 +71,6 @@ def with_options(study: ThroughputStudy, axes: dict[str, list[Any]], values: dic
 
 
 def _replaced(key: str, axes: dict[str, list[Any]]) -> bool:
-    """Whether options decide a setting; tokens and sequences of a step are two ways to say one thing."""
+    """Whether options replace a setting; tokens and sequences of a step are two ways to set the same thing."""
     ways = {"tokens_per_step", "batch"}
     return key in axes or (key in ways and bool(ways & set(axes)))

@@ -1,4 +1,4 @@
-"""The table of a throughput study: its columns, its files, and what follows from them."""
+"""The table of a throughput study: its columns, its files, and the break-even lengths that follow from it."""
 
 import io
 import json
@@ -22,15 +22,15 @@ THROUGHPUT_PARQUET = "throughput.parquet"
 THROUGHPUT_CSV = "throughput.csv"
 BASELINES = ("transformer_full", "transformer")
 LINEAR = ("transformer_vq", "longvq", "gla", "transformer_window")
-"""Architectures whose time a token does not grow with T: each is compared with the baselines."""
+"""Architectures whose time per token does not grow with T: each is compared with the baselines."""
 ORDER = ("transformer_vq", *BASELINES, "longvq", "mega", "gla", "transformer_window")
-"""Of curves on a page."""
+"""Order of the curves on a page."""
 ROUND_COLUMNS = ["preset", "context", "batching", "precision", "device_kind"]
-"""What rows share that were timed in alternation."""
+"""Columns in which rows agree that were timed in one round."""
 CURVE_COLUMNS = ["arch", "head", "codebook_size", "block_length", "backend"]
-"""What tells the curves over T of one comparison apart."""
+"""Columns that distinguish the curves over T of one comparison."""
 COMPARISON_COLUMNS = ["preset", "batching", "precision", "device_kind"]
-"""What the curves of one comparison share."""
+"""Columns in which the curves of one comparison agree."""
 THROUGHPUT_JSON_COLUMNS = ("step_seconds", "versions")
 """Columns that hold JSON text in the file."""
 
@@ -53,14 +53,14 @@ class ThroughputRow(Frozen):
     context: int
     batch: int
     batching: str
-    """How a step is filled over T: so many tokens, or so many sequences."""
+    """How a step is filled over T: `N tokens per step`, or `batch N` sequences."""
     tokens_per_step: int
     precision: str
     device_kind: str
     device: str | None
     threads: int | None
     status: str
-    """"ok", "out of memory ...", "skipped: longer than ...", or "refused: ..." in planning."""
+    """"ok", "out of memory ...", "skipped: longer than ...", or, from planning, "refused: ..."."""
     repeats: int
     updates_per_repeat: int | None
     tokens_per_second: float | None = None
@@ -75,12 +75,12 @@ class ThroughputRow(Frozen):
     """Forward and backward, counted from the mathematics (`vqscale.costing.counts`)."""
     flops_per_second: float | None = None
     peak_flops: float | None
-    """Highest FLOP/s of large matrix products in `precision` on `device`, measured first in the same process."""
+    """Highest FLOP/s of large matrix products in `precision` on `device`, measured first, in the same process."""
     mfu: float | None = None
     """`flops_per_second / peak_flops`."""
     peak_memory_bytes: int | None
     ratio_to_transformer_full: float | None = None
-    """Speed over that of the baseline at the same T: the median of the ratios within one repeat; its range beside."""
+    """Speed over that of the baseline at the same T: median of the ratios within a repeat; `_low`, `_high`: range."""
     ratio_to_transformer_full_low: float | None = None
     ratio_to_transformer_full_high: float | None = None
     ratio_to_transformer: float | None = None
@@ -102,7 +102,7 @@ class ThroughputRow(Frozen):
 
 
 def write_throughput_table(table: pd.DataFrame, folder: str) -> None:
-    """Write both files to `folder`; lists and mappings are JSON text in them."""
+    """Write both files to `folder`; they hold lists and mappings as JSON text."""
     encoded = table.assign(**{name: [json.dumps(value) for value in table[name]] for name in THROUGHPUT_JSON_COLUMNS})
     arrow = pa.Table.from_pandas(encoded, schema=_schema(), preserve_index=False)
     buffer = io.BytesIO()
@@ -113,23 +113,27 @@ def write_throughput_table(table: pd.DataFrame, folder: str) -> None:
 
 
 def stored_throughput_table(folder: str) -> pd.DataFrame | None:
-    """The table in `folder`, None where there is none.
+    """The table in `folder`; None where there is none.
 
-    Raises StorageError for a file that is no such table, or one of another version.
+    Raises StorageError for a file that is no such table, or of another version.
     """
     uri = storage.join(folder, THROUGHPUT_PARQUET)
     return read_throughput_table(uri) if storage.exists(uri) else None
 
 
 def read_throughput_table(uri: str) -> pd.DataFrame:
-    """The table of a .parquet or .csv file. Raises StorageError where it is no table of this version."""
+    """The table of a .parquet or .csv file. Raises StorageError where it is no table of this version.
+
+    `batching` of earlier versions, `N tokens a step`, is read as `N tokens per step`.
+    """
     table = read_table(uri)
     if missing := sorted(set(ThroughputRow.model_fields) - set(table.columns)):
         raise StorageError(
-            f"{uri}: no throughput table of this version (without the column {missing[0]}). Measure again: vqscale"
+            f"{uri}: is no throughput table of this version (it lacks the column {missing[0]}). Measure again: vqscale"
             " throughput STUDY"
         )
-    return table.assign(step_seconds=[json.loads(text) for text in table["step_seconds"]])
+    batching = [text.replace("tokens a step", "tokens per step") for text in table["batching"]]
+    return table.assign(batching=batching, step_seconds=[json.loads(text) for text in table["step_seconds"]])
 
 
 def crossovers(table: pd.DataFrame) -> pd.DataFrame:
@@ -154,7 +158,7 @@ def ratio_points(curve: pd.DataFrame, baseline: str) -> list[RatioPoint]:
 
 
 def throughput_frame(rows: Sequence[ThroughputRow]) -> pd.DataFrame:
-    """The rows as a table with the types that reading it back gives."""
+    """The rows as a table, with the types that reading it back gives."""
     values = [row.model_dump() for row in rows]
     encoded = [value | {name: json.dumps(value[name]) for name in THROUGHPUT_JSON_COLUMNS} for value in values]
     table: pd.DataFrame = pa.Table.from_pylist(encoded, schema=_schema()).to_pandas()

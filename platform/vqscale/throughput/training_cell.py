@@ -1,4 +1,4 @@
-"""One model at one context length, trained on random tokens with the product's own step.
+"""One model at one context length, trained on random tokens with the training step of `vqscale.train`.
 
 Legend: B sequences of an update, T tokens of a sequence.
 """
@@ -42,7 +42,7 @@ class TrainingCell:
     def warm_up(self) -> int:
         """Build the model and bring it to its steady state; returns the bytes alive at the peak of one update.
 
-        They are its weights, gradients, moments and activations, without those of other models.
+        These are its weights, gradients, moments and activations, without those of other models.
         """
         if self._device.type == "cuda":
             others = torch.cuda.memory_allocated(self._device)
@@ -51,7 +51,7 @@ class TrainingCell:
             return int(torch.cuda.max_memory_allocated(self._device) - others)
         free = free_memory()
         if self._least_bytes > free:
-            raise OutOfMemoryError(f"{self._least_bytes} bytes at least are needed; there is room for {free:.0f}")
+            raise OutOfMemoryError(f"{self._least_bytes} bytes at least are needed; {free:.0f} are free")
         tensors = LiveTensors(limit=free)
         with tensors:
             self._prepare()
@@ -59,9 +59,10 @@ class TrainingCell:
 
     @property
     def _least_bytes(self) -> int:
-        """What an update certainly takes on the CPU, known before it runs (`LiveTensors` looks after an operation).
+        """Bytes that an update needs at least on the CPU, known before it runs (`LiveTensors` counts only after an
+        operation has allocated).
 
-        Weights, gradients and moments; one copy of the logits; of the naive attention, a layer's float32 scores and
+        Weights, gradients and moments; one copy of the logits; for the naive attention, one layer's float32 scores and
         their softmax.
         """
         tokens = self._train.batch_tokens
@@ -76,13 +77,14 @@ class TrainingCell:
         module.activation_checkpointing = self._train.activation_checkpointing
         module.train()
         self._engine = PlainEngine(module, self._train)
-        # AdamW makes its moments at the first update: a tiny one, so that the next is whole and its peak the peak.
+        # AdamW allocates its moments at the first update. A tiny one comes first, so that the second has all of them
+        # allocated and its peak is that of every later update.
         self._update(self._tokens_BT[:1, : PRIMING_TOKENS + 1])
         self._update(self._tokens_BT)
         synchronise(self._device)
 
     def run(self, updates: int) -> None:
-        """Train for so many updates, and wait until the device has done them."""
+        """Train for `updates` updates, and wait until the device has finished them."""
         for _ in range(updates):
             self._update(self._tokens_BT)
         synchronise(self._device)

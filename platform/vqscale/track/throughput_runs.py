@@ -66,7 +66,9 @@ def _track_crossover(tracker: Tracker, parent: str, row: Known) -> None:
     at: Crossover = row["crossover"]
     known = _known({key: value for key, value in row.items() if key != "crossover"})
     # all that tells two curves apart; those of transformer_vq were the only ones once, and keep their keys
-    names = [name for name in (*COMPARISON_COLUMNS, *CURVE_COLUMNS) if name != "arch" or known["arch"] != "transformer_vq"]
+    names = [
+        name for name in (*COMPARISON_COLUMNS, *CURVE_COLUMNS) if name != "arch" or known["arch"] != "transformer_vq"
+    ]
     key = f"break_even/{row['baseline']}/{'-'.join(str(known[name]) for name in names if name in known)}"
     tracker.set_tags(parent, {key: str(at)})
     if isinstance(at.at, float):

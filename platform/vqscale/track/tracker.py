@@ -69,8 +69,8 @@ def _check_server(uri: str) -> None:
         answer = requests.get(uri.rstrip("/") + "/health", timeout=STORE_TIMEOUT_SECONDS)
     except requests.RequestException as error:
         raise TrackingError(
-            f"tracking.uri: {uri} does not answer within {STORE_TIMEOUT_SECONDS} s ({type(error).__name__}). Start the MLflow"
-            " server, or use tracking: {uri: sqlite:///runs/mlflow.db}."
+            f"tracking.uri: {uri} does not answer within {STORE_TIMEOUT_SECONDS} s ({type(error).__name__}). Start the"
+            " MLflow server, or use tracking: {uri: sqlite:///runs/mlflow.db}."
         ) from error
     if answer.status_code >= 400:
         raise TrackingError(f"tracking.uri: {uri} answers {answer.status_code} to /health: is it an MLflow server?")

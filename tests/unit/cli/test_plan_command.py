@@ -47,7 +47,7 @@ def test_plan_shows_kept_and_dropped_cells_with_reasons_and_columns(study: str) 
     text = shown(study)
     for word in (
         *("width/depth", "lr", "batch", "D/N", "x 6ND", "0.01", "0.02", "relative bias", "quantiser"),
-        *("learning rate", "peak 0.01 to 0.02", "Dropped: ", "not among the 3 sizes", "horizon too short"),
+        *("learning rate", "peak 0.01 to 0.02", "Dropped: ", "not among the 3 sizes", "too few training"),
         *("optimum expected at N", "held out of the fits", "device-hours", "EUR", "ZeRO stage 1", "stated"),
     ):
         assert word in text, word

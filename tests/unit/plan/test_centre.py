@@ -36,7 +36,7 @@ def test_extrapolation_follows_the_line_through_two_budgets() -> None:
     centre = extrapolated(1e12, trained)
     assert centre is not None
     assert centre.parameters == pytest.approx(2e4 * 100**0.4)
-    assert "C^0.40" in centre.words
+    assert "C^0.40" in centre.source
 
 
 def test_extrapolation_from_one_budget_takes_the_usual_exponent() -> None:

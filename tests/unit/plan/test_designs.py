@@ -30,7 +30,7 @@ def test_isoflop_horizon_is_within_half_an_update_of_the_budget(make: Any) -> No
 def test_isoflop_without_per_budget_takes_all_sizes_that_can_be_trained(make: Any) -> None:
     planned = plan(make(design=[ISOFLOP]))
     assert len(planned.trials) + len(planned.dropped) == len(SIZES) * len(BUDGETS)
-    assert {one.reason.split(":")[0] for one in planned.dropped} == {"horizon too short"}
+    assert {one.reason.split(":")[0] for one in planned.dropped} == {"too few training tokens"}
     assert all(one.cost.steps >= 30 for one in planned.trials)
     assert all(one.stage is None for one in planned.trials)
 
@@ -155,8 +155,8 @@ def test_codebook_compares_at_equal_compute(make: Any) -> None:
 @pytest.mark.parametrize(
     ("design", "sections", "words"),
     [
-        ({"minimum_steps": 10_000}, {}, "horizon too short"),
-        ({"max_epochs": 0.1}, {}, "horizon too long"),
+        ({"minimum_steps": 10_000}, {}, "too few training tokens"),
+        ({"max_epochs": 0.1}, {}, "too many training tokens"),
         ({"axes": {"train.context": [1024]}}, {}, "batch too small"),
         ({"axes": {"train.context": [48]}}, {}, "batch_tokens 512 is no multiple of 48"),
         ({"axes": {"model.block_length": [48]}}, {}, "no multiple of model.block_length 48"),
@@ -199,7 +199,7 @@ def test_mistake_in_a_design_is_an_error(make: Any, design: dict[str, Any], word
 
 
 def test_memory_beyond_the_limit_is_an_error_in_a_sweep(make: Any) -> None:
-    with pytest.raises(StudyError, match=r"memory_gib_per_worker: about .* GiB are needed and 0\.001 GiB"):
+    with pytest.raises(StudyError, match=r"memory_gib_per_worker: about .* GiB are needed, the limit is 0\.001 GiB"):
         plan(make(resources={"memory_gib_per_worker": 1e-3}))
 
 

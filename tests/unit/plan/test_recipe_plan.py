@@ -69,7 +69,7 @@ def test_axis_wins_over_the_recipe(make: Any) -> None:
 
 
 def test_rate_beside_a_recipe_is_refused(make: Any) -> None:
-    with pytest.raises(StudyError, match=r"test: train\.lr: 0\.01 stands beside recipe"):
+    with pytest.raises(StudyError, match=r"test: train\.lr: 0\.01 is set beside recipe"):
         make(recipe=recipe_of(table()), train=TRAIN | {"lr": 0.01})
 
 
@@ -96,7 +96,7 @@ def test_recipe_decides_the_batch_that_it_tuned_and_refuses_another_beside_it(ma
     train = {key: value for key, value in TRAIN.items() if key != "batch_tokens"}
     (one,) = plan(make(recipe=values, train=train)).trials
     assert (one.trial.train.batch_tokens, one.trial.train.lr) == (512, 0.004)
-    with pytest.raises(StudyError, match=r"train\.batch_tokens: 512 stands beside recipe"):
+    with pytest.raises(StudyError, match=r"train\.batch_tokens: 512 is set beside recipe"):
         plan(make(recipe=values, train=TRAIN))
     (axis,) = plan(make(recipe=values, train=train, sweep=[{"train.batch_tokens": [256]}])).trials
     assert axis.trial.train.batch_tokens == 256

@@ -65,7 +65,7 @@ def test_study_may_set_causal_and_pooling_in_its_section_or_by_an_axis(make_task
         ("sequence", {"train": TRAIN | {"evaluation_by": "documents"}}, r"train\.evaluation_by"),
         ("sequence", {"train": TRAIN | {"evaluation_tokens": 10}}, r"Set train\.evaluation_examples"),
         ("sequence", {"model": {"arch": "transformer", "preset": "pico", "classes": 4}}, r"model\.classes"),
-        ("pair", {"train": TRAIN | {"batch_tokens": 64 * 3}}, r"two an example.*multiple of 128"),
+        ("pair", {"train": TRAIN | {"batch_tokens": 64 * 3}}, r"two per example.*multiple of 128"),
         ("pair", {"resources": {"workers": 3}}, r"cannot be shared by 3 workers.*multiple of 384"),
     ],
 )
@@ -102,7 +102,7 @@ def test_design_counts_epochs_of_labelled_examples_at_full_length(make_task: Any
     ladder = {"type": "ladder", "sizes": ["pico"], "tokens_per_parameter": [20.0], "hold_out": 0, "minimum_steps": 1}
     found = plan(make_task(design=[ladder | {"max_epochs": 4.0}]))
     assert [one.reason for one in found.dropped] == [
-        f"horizon too long: {tokens} tokens read the {epoch} tokens of the training split {tokens / epoch:.3g} times,"
+        f"too many training tokens: {tokens} read the {epoch} tokens of the training split {tokens / epoch:.3g} times,"
         " more than max_epochs 4"
         for tokens in (628736,)
     ]

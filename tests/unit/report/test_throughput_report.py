@@ -6,8 +6,14 @@ import pytest
 
 from vqscale.report import write_throughput_figures, write_throughput_report
 from vqscale.report.charts.style import Scheme, architecture
-from vqscale.report.throughput.decision import break_evens, decisions, filling, provenance, warnings
 from vqscale.report.throughput.panels import panels, tick_name
+from vqscale.report.throughput.speed_comparison import (
+    break_evens,
+    filling,
+    measurement_provenance,
+    measurement_warnings,
+    speed_comparisons,
+)
 from vqscale.throughput.request import default_study
 
 
@@ -16,7 +22,7 @@ def without_scripts(page):
 
 
 def test_decision_at_a_measured_length_gives_ratio_break_even_cost_and_memory(throughput):
-    (decision,) = decisions(throughput)
+    (decision,) = speed_comparisons(throughput)
     assert decision.contexts == [512, 2048, 8192, 32768]
     against_full, against_transformer = decision.at(8192)
     assert against_full == (
@@ -29,7 +35,7 @@ def test_decision_at_a_measured_length_gives_ratio_break_even_cost_and_memory(th
 
 
 def test_decision_beside_a_baseline_that_did_not_fit_gives_the_reason_and_no_ratio(throughput):
-    (decision,) = decisions(throughput)
+    (decision,) = speed_comparisons(throughput)
     assert decision.longest == 32768
     assert decision.at(32768)[0] == (
         "At T = 32,768 transformer_vq trains on 4,000 tokens a second, and transformer_full has no speed to compare"
@@ -38,16 +44,16 @@ def test_decision_beside_a_baseline_that_did_not_fit_gives_the_reason_and_no_rat
 
 
 def test_decision_without_price_or_counter_names_neither(make_throughput):
-    (decision,) = decisions(make_throughput())
+    (decision,) = speed_comparisons(make_throughput())
     assert "cost" not in " ".join(decision.at(8192))
     assert "kWh" not in " ".join(decision.at(8192))
 
 
 def test_decision_of_a_vq_model_that_did_not_fit_says_so(make_throughput):
-    (decision,) = decisions(make_throughput(starving=[("transformer_vq", 512)]))
+    (decision,) = speed_comparisons(make_throughput(starving=[("transformer_vq", 512)]))
     assert decision.at(512)[0] == "At T = 512 transformer_vq has no speed (out of memory)."
     everywhere = [("transformer_vq", context) for context in (512, 2048, 8192, 32768)]
-    (nowhere,) = decisions(make_throughput(starving=everywhere))
+    (nowhere,) = speed_comparisons(make_throughput(starving=everywhere))
     assert nowhere.break_even == {}
     (once,) = nowhere.at(nowhere.longest)  # the same against every baseline
     assert "has no speed" in once
@@ -66,7 +72,7 @@ PEERS = ["transformer_vq", "transformer_full", "mega", "gla", "transformer_windo
 
 def test_decisions_compare_every_linear_time_architecture_with_the_baselines(make_throughput):
     table = make_throughput(archs=PEERS, starving=())
-    found = {one.arch: one for one in decisions(table)}
+    found = {one.arch: one for one in speed_comparisons(table)}
     assert list(found) == ["transformer_vq", "gla", "transformer_window"]
     (sentence,) = found["gla"].at(8192)
     full = table[(table["arch"] == "transformer_full") & (table["context"] == 8192)].iloc[0]
@@ -87,8 +93,8 @@ def test_panels_of_several_linear_time_architectures_name_each_and_keep_their_or
 
 
 def test_provenance_says_what_the_architectures_of_the_table_are_and_no_others(throughput, make_throughput):
-    assert "gla" not in " ".join(provenance(throughput))
-    text = " ".join(provenance(make_throughput(archs=PEERS)))
+    assert "gla" not in " ".join(measurement_provenance(throughput))
+    text = " ".join(measurement_provenance(make_throughput(archs=PEERS)))
     assert "gla is gated linear attention" in text
     assert "longvq is" not in text
 
@@ -103,7 +109,7 @@ def test_scheme_gives_peers_colours_of_their_own_and_leaves_the_first_three_thei
 
 
 def test_provenance_names_machine_versions_and_what_was_not_measured(throughput):
-    text = " ".join(provenance(throughput))
+    text = " ".join(measurement_provenance(throughput))
     for words in ("AdamW", "a processor, 2 cores usable", "torch 2.13.0", "0123456789abcdef", "2026-01-02"):
         assert words in text
     assert "1 TFLOP/s in fp32" in text
@@ -112,32 +118,33 @@ def test_provenance_names_machine_versions_and_what_was_not_measured(throughput)
 
 
 def test_warnings_say_what_a_cpu_and_few_repeats_cannot_tell(throughput, make_throughput):
-    assert any("say nothing about a GPU" in text for text in warnings(throughput))
-    assert not any("repeats" in text for text in warnings(throughput))
+    assert any("say nothing about a GPU" in text for text in measurement_warnings(throughput))
+    assert not any("repeats" in text for text in measurement_warnings(throughput))
     few = make_throughput()
     few.loc[0, "repeats"] = 1
     assert any(
-        "1 cell(s) have fewer than 3 repeats (1 of them because the time limit" in text for text in warnings(few)
+        "1 cell(s) have fewer than 3 repeats (1 of them because the time limit" in text
+        for text in measurement_warnings(few)
     )
-    asked = warnings(few.assign(repeats=2))
+    asked = measurement_warnings(few.assign(repeats=2))
     assert any("cell(s) have fewer than 3 repeats: their range says little" in text for text in asked)
-    assert warnings(few.assign(device_kind="cuda", repeats=3)) == []
+    assert measurement_warnings(few.assign(device_kind="cuda", repeats=3)) == []
 
 
 def test_warnings_name_the_codes_of_a_table_that_was_measured_with_several(throughput, make_throughput):
-    assert not any("different code" in text for text in warnings(throughput))
+    assert not any("different code" in text for text in measurement_warnings(throughput))
     mixed = make_throughput()
     mixed.loc[0, "git"] = "fedc"
     mixed.at[1, "versions"] = {"torch": "2.11.0", "triton": "3.6.0"}
-    (text,) = [text for text in warnings(mixed) if "different code" in text]
+    (text,) = [text for text in measurement_warnings(mixed) if "different code" in text]
     for words in ("commit fedc", "torch 2.11.0, triton 3.6.0", "torch 2.13.0", "--again"):
         assert words in text
 
 
 def test_filling_of_a_step_says_where_it_holds_other_than_the_stated_tokens(throughput):
-    assert filling(throughput[:1].assign(batching="512 tokens a step", tokens_per_step=512)) == "512 tokens a step"
-    longer = throughput[:2].assign(batching="512 tokens a step", tokens_per_step=[512, 2048])
-    assert filling(longer) == "512 tokens a step in whole sequences, at least one sequence (here 512 to 2048 tokens)"
+    assert filling(throughput[:1].assign(batching="512 tokens per step", tokens_per_step=512)) == "512 tokens per step"
+    longer = throughput[:2].assign(batching="512 tokens per step", tokens_per_step=[512, 2048])
+    assert filling(longer) == "512 tokens per step in whole sequences, at least one sequence (here 512 to 2048 tokens)"
     assert filling(throughput[:1].assign(batching="batch 2", tokens_per_step=1024)) == "batch 2"
 
 
@@ -158,8 +165,8 @@ def test_panels_of_an_empty_measurement_are_none(make_throughput):
                   for context in (512, 2048, 8192, 32768)]  # fmt: skip
     table = make_throughput(starving=everything)
     assert panels(table) == []
-    assert provenance(table) == ["Nothing could be measured."]
-    assert warnings(table) == []
+    assert measurement_provenance(table) == ["Nothing could be measured."]
+    assert measurement_warnings(table) == []
 
 
 def test_figures_are_png_and_svg_and_equal_every_time(throughput, tmp_path):

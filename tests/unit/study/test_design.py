@@ -61,10 +61,10 @@ def test_hold_out_of_a_ladder_begins_at_the_cheapest_run_of_its_largest_rung() -
     ("design", "words"),
     [
         ({"type": "isoflops"}, r"design\.0: .*'isoflop', 'ladder', 'context', 'codebook'"),
-        (ISOFLOP | {"budgets": [1e10, 1e10]}, r"budgets: .*stands twice"),
+        (ISOFLOP | {"budgets": [1e10, 1e10]}, r"budgets: .*is listed twice"),
         (ISOFLOP | {"budgets": [1e10, -1]}, r"budgets\.1: .*greater than 0"),
         (ISOFLOP | {"budgets": [float("inf"), 1]}, r"budgets\.0: .*finite"),
-        (ISOFLOP | {"sizes": ["pico", "pico"]}, r"sizes: 'pico' stands twice"),
+        (ISOFLOP | {"sizes": ["pico", "pico"]}, r"sizes: 'pico' is listed twice"),
         (ISOFLOP | {"hold_out": 3}, r"hold_out 3 leaves no budget of 3"),
         (ISOFLOP | {"per_budget": 2}, r"per_budget: .*greater than or equal to 3"),
         (ISOFLOP | {"seeds": [1]}, r"isoflop\.seeds: is not a known key"),

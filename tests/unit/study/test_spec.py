@@ -47,7 +47,7 @@ def test_study_reads_scientific_numbers(tmp_path: Path) -> None:
         ("model.preset: [pico, nano]", "data.anything: [1]", ["'data.anything'", "unknown key 'anything'", "corpus"]),
         ("model.preset: [pico, nano]", "train.seeds: [0, 1]", ["'train.seeds'", "[0, 1]", "[[0, 1], [2]]"]),
         ("study: quick", "study: ../quick", ["study", "pattern"]),
-        ("question: How?", "study: again", ["stands twice"]),
+        ("question: How?", "study: again", ["is written twice"]),
         ("study: quick\n", "", ["study", "required"]),
         ("data:  {corpus: stdlib}", "data: [", ["not valid YAML"]),
     ],

@@ -69,7 +69,7 @@ def test_sequences_fill_a_step_but_are_one_at_least() -> None:
         ],
     )
     assert [cell.sequences for cell in study.cells()] == [4, 1, 1, 3]
-    assert {cell.batching for cell in study.cells()} == {"512 tokens a step", "batch 3"}
+    assert {cell.batching for cell in study.cells()} == {"512 tokens per step", "batch 3"}
 
 
 @pytest.mark.parametrize(

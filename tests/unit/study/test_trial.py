@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from vqscale.formatting import short_count
 from vqscale.study.model import ModelConfig
-from vqscale.study.trial import TrainConfig, Trial, short_count
+from vqscale.study.trial import TrainConfig, Trial
 
 RECIPE: dict[str, Any] = {"context": 256, "tokens": 100_000, "batch_tokens": 4096, "lr": 0.003}
 MODEL = ModelConfig(

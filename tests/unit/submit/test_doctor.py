@@ -4,10 +4,9 @@ import sqlite3
 import pytest
 from typer.testing import CliRunner
 
-from vqscale.cli import doctor as doctor_command
 from vqscale.cli.main import app
-from vqscale.submit.doctor import Check, deepspeed_ops, disk, packages, stale_locks, tracking
 from vqscale.submit import doctor
+from vqscale.submit.doctor import Check, deepspeed_ops, disk, packages, stale_locks, tracking
 
 
 def test_packages_of_this_installation_are_as_asked_for():
@@ -23,7 +22,7 @@ def test_packages_missing_and_too_old_are_named(monkeypatch):
     assert check.state == "broken"
     assert "is not >=999" in check.found
     assert "no-such-package is missing" in check.found
-    assert check.mend is not None
+    assert check.fix is not None
 
 
 def test_deepspeed_imports_and_needs_no_operator():
@@ -39,7 +38,7 @@ def test_stale_locks_are_found_and_named(tmp_path):
     lock.touch()
     check = stale_locks(tmp_path)
     assert check.state == "warning"
-    assert f"rm {lock}" in (check.mend or "")
+    assert f"rm {lock}" in (check.fix or "")
 
 
 def test_disk_of_a_folder_to_be_made_is_ok_and_nothing_is_made(tmp_path):
@@ -53,7 +52,7 @@ def test_disk_below_a_file_is_broken(tmp_path):
 
 
 def test_disk_that_is_nearly_full_is_a_warning(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "LITTLE_DISK", 2**80)
+    monkeypatch.setattr(doctor, "LOW_DISK_BYTES", 2**80)
     assert disk(str(tmp_path)).state == "warning"
 
 
@@ -90,8 +89,8 @@ def test_study_that_cannot_be_read_is_a_broken_check(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("state", "code"), [("ok", 0), ("warning", 0), ("broken", 1)])
 def test_doctor_ends_with_1_only_when_something_is_broken(monkeypatch, state, code):
-    checks = [Check(name="disk", state=state, found="[brackets] stay", mend="mend it")]
-    monkeypatch.setattr(doctor_command, "diagnose", lambda *_, **__: checks)
+    checks = [Check(name="disk", state=state, found="[brackets] stay", fix="fix it")]
+    monkeypatch.setattr(doctor, "diagnose", lambda *_, **__: checks)
     plain = CliRunner().invoke(app, ["doctor"])
     assert (plain.exit_code, "[brackets] stay" in plain.stdout) == (code, True)
     answer = CliRunner().invoke(app, ["doctor", "--json"])

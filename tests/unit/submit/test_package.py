@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vqscale.submit.package import build_wheel
 from vqscale.submit import package
+from vqscale.submit.package import build_wheel
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def test_status_at_an_address_of_another_kind_says_which_is_right(wrong):
         jobs.status("tiny-00000000", wrong)
 
 
-@pytest.mark.parametrize(("answer", "words"), [(401, "asks for a token"), (403, "does not take this token")])
+@pytest.mark.parametrize(("answer", "words"), [(401, "asks for a token"), (403, "rejects this token")])
 def test_status_without_the_right_token_says_how_to_give_it(no_tokens, server, answer, words):
     server.answer = (answer, b"")
     with pytest.raises(ClusterError, match=f"{words}.*--token.*RAY_AUTH_TOKEN"):

@@ -51,7 +51,7 @@ def test_alternate_error_that_is_a_result_leaves_the_piece_out_and_goes_on():
         2,
         clock,
         is_result=lambda error: isinstance(error, MemoryError),
-        left_out=lambda key: gone.append((key, sys.exc_info()[0])),
+        on_failure=lambda key: gone.append((key, sys.exc_info()[0])),
     )
     assert times == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
     assert gone == [("bad", None)]  # once, and after the error

@@ -116,7 +116,7 @@ def test_measurement_repeats_cycle_through_all_models_after_every_warm_up(tmp_pa
 def test_measurement_rows_hold_speeds_shares_and_memory_by_the_clock(tmp_path):
     frame = measure(Bench(), tmp_path, {"context": [256, 1024]})
     assert list(frame.columns) == list(ThroughputRow.model_fields)
-    assert frame["batch"].tolist() == [2] * 3 + [1] * 3  # 512 tokens a step, but one sequence at least
+    assert frame["batch"].tolist() == [2] * 3 + [1] * 3  # 512 tokens per step, but one sequence at least
     for row in frame.to_dict("records"):
         assert row["tokens_per_second"] == pytest.approx(1 / SECONDS_A_TOKEN[row["arch"]])
         assert row["seconds_per_token"] == pytest.approx(SECONDS_A_TOKEN[row["arch"]])
@@ -359,7 +359,7 @@ def test_section_of_a_study_takes_its_head_precision_and_vocabulary(tmp_path):
     plan = plan_throughput(study_of_section(study, ThroughputSpec(contexts=[64], preset="pico", repeats=2)))
     assert {cell.model.arch for _, cell in plan.cells} == set(ARCHS)
     for _, cell in plan.cells:
-        assert (cell.precision, cell.batching) == ("bf16", "4096 tokens a step")
+        assert (cell.precision, cell.batching) == ("bf16", "4096 tokens per step")
         assert 259 < cell.model.vocab_size <= 270
         assert cell.model.head == (None if cell.model.arch == "transformer" else "mqa")
     assert plan.study.repeats == 2

@@ -52,7 +52,9 @@ def prepare_labelled(
     return publish(storage.absolute(out), request, LabelledManifest, overwrite, report, make)
 
 
-def _write(source: LabelledSource, folder: Path, limit: int, request: str, report: ProgressCallback) -> LabelledManifest:
+def _write(
+    source: LabelledSource, folder: Path, limit: int, request: str, report: ProgressCallback
+) -> LabelledManifest:
     layout = source.layout()
     files, total = source.extent()
     writers = {name: _SplitWriter(folder, name, layout, limit) for name in SPLITS}

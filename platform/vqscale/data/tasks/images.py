@@ -176,7 +176,10 @@ class PathfinderRelease(RawFiles):
 
 def grey_pixels(content: bytes) -> Bytes:
     """The pixels [rows, columns] of an 8-bit grey PNG image. Raises ValueError that says what is wrong."""
-    from PIL import Image, UnidentifiedImageError  # loaded here: planning a study imports this module and reads no image
+    from PIL import (  # loaded here: planning a study imports this module and reads no image
+        Image,
+        UnidentifiedImageError,
+    )
 
     too_large = f"more than {MOST_PIXELS:,} pixels"
     try:
