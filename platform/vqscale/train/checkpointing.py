@@ -22,15 +22,15 @@ from vqscale.train.trial_progress import TrialProgress
 
 
 def log_every(options: RunOptions, train: TrainConfig) -> int:
-    """Updates between two readings of the metrics; a short trial has at least the one at its end."""
+    """Updates between two rows of metrics; a short trial has at least the row at its end."""
     return min(options.log_every, train.steps)
 
 
 def checkpoint_every(options: RunOptions, train: TrainConfig) -> int:
     """Updates between two checkpoints, by default a tenth of the trial but at least 100.
 
-    A multiple of `log_every`: at a reading no window of metrics is half full, so the rows of metrics do not depend on
-    where checkpoints are.
+    A multiple of `log_every`: when metrics are logged no window of updates is partly filled, so rows of metrics do not
+    depend on where checkpoints are.
     """
     wanted = options.checkpoint_every or max(100, math.ceil(train.steps / 10))
     every = log_every(options, train)
@@ -122,8 +122,8 @@ class Checkpointing:
             progress=_numbers(progress),
             group=self._host.group,
         )
-        # An engine may draw random numbers while it saves. The attempt that goes on from here must see the same draws
-        # as one that is resumed from the checkpoint.
+        # An engine may draw random numbers while it saves. This attempt must see the same draws afterwards as one that
+        # is resumed from the checkpoint.
         _set_generators(generators, self._host.device)
         return uri
 

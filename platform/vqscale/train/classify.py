@@ -1,6 +1,6 @@
-"""Held-out classification: cross-entropy a label, accuracy and what it hides, on whole examples.
+"""Held-out classification on whole examples: cross-entropy per label, accuracy, and accuracy by class and length.
 
-Legend: B examples of a pass, Q sequences of one, T tokens, C classes, N labels.
+Letters: B examples of a pass, Q sequences of one, T tokens, C classes, N labels.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from vqscale.train.objective import labelled_inputs
 MOST_CONFUSED = 50
 """Classes up to which a confusion matrix is kept."""
 _BUCKETS = 64
-"""Bucket k of lengths and distances holds [2^k, 2^(k+1)); the first one 0 as well."""
+"""Bucket k of lengths and distances holds [2^k, 2^(k+1)); the first one also holds 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +34,20 @@ class Classified:
     """What was measured on a held-out split; every rank holds the same value."""
 
     nats: float
-    """Mean cross-entropy a label."""
+    """Mean cross-entropy, nats per label."""
     examples: int
     accuracy: float
     balanced_accuracy: float
     """Mean recall of the classes that occur."""
     macro_f1: float
-    """Mean F1 of the classes that occur or are named."""
+    """Mean F1 of the classes that occur or are predicted."""
     confusion: list[list[int]] | None
-    """Labels by true class (row) and named class (column); None where there are more than 50 classes."""
+    """Labels by true class (row) and predicted class (column); None where there are more than 50 classes."""
     class_names: list[str] | None
     """Of the rows and columns of the confusion matrix."""
     by_length: list[AccuracyBucket]
     by_distance: list[AccuracyBucket]
-    """Empty where the corpus says no distances."""
+    """Empty where the corpus has no distances."""
 
 
 @dataclass
@@ -58,10 +58,10 @@ class _Tally:
     """Of all classes."""
     nats: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
     by_class: Tensor = field(init=False)
-    """Labels of every class, labels named so, and both at once, [3, C]."""
+    """True labels, predictions and correct predictions by class, [3, C]."""
     confusion: Tensor = field(init=False)
     length: Tensor = field(default_factory=lambda: torch.zeros(2, _BUCKETS, dtype=torch.float64))
-    """Labels and right ones of every bucket."""
+    """Labels and correctly predicted ones by bucket."""
     distance: Tensor = field(default_factory=lambda: torch.zeros(2, _BUCKETS, dtype=torch.float64))
 
     def __post_init__(self) -> None:
@@ -73,13 +73,16 @@ class _Tally:
     def classes(self) -> int:
         return len(self.names)
 
-    def add(self, true_N: Tensor, named_N: Tensor, nats_N: Tensor, length_N: Tensor, distance_N: Tensor | None) -> None:
-        right_N = true_N == named_N
+    def add(
+        self, true_N: Tensor, predicted_N: Tensor, nats_N: Tensor, length_N: Tensor, distance_N: Tensor | None
+    ) -> None:
+        right_N = true_N == predicted_N
         self.nats += nats_N.double().sum()
-        for row, ids in zip(self.by_class, (true_N, named_N, true_N[right_N]), strict=True):
+        for row, ids in zip(self.by_class, (true_N, predicted_N, true_N[right_N]), strict=True):
             row += torch.bincount(ids, minlength=self.classes)
         if len(self.confusion):
-            pairs = torch.bincount(true_N * self.classes + named_N, minlength=self.classes**2)
+            # One bincount of pairs numbered row by row gives the whole matrix.
+            pairs = torch.bincount(true_N * self.classes + predicted_N, minlength=self.classes**2)
             self.confusion += pairs.view(self.classes, self.classes)
         _add_buckets(self.length, length_N, right_N)
         if distance_N is not None:
@@ -89,14 +92,15 @@ class _Tally:
         """Over all ranks."""
         parts = (self.nats, self.by_class, self.confusion, self.length, self.distance)
         nats, by_class, confusion, length, distance = (total(part, device, group) for part in parts)
-        true_C, named_C, right_C = by_class
-        labels, occurs, known = float(true_C.sum()), true_C > 0, true_C + named_C > 0
+        true_C, predicted_C, right_C = by_class
+        # Classes without a label have no recall; F1 is 2 tp / (true + predicted), 0 / 0 where a class has neither.
+        labels, occurs, known = float(true_C.sum()), true_C > 0, true_C + predicted_C > 0
         return Classified(
             nats=float(nats) / labels,
             examples=examples,
             accuracy=float(right_C.sum()) / labels,
             balanced_accuracy=float((right_C / true_C)[occurs].mean()),
-            macro_f1=float((2 * right_C / (true_C + named_C))[known].mean()),
+            macro_f1=float((2 * right_C / (true_C + predicted_C))[known].mean()),
             confusion=confusion.long().tolist() if len(confusion) else None,
             class_names=list(self.names) if len(confusion) else None,
             by_length=_buckets(length),
@@ -115,51 +119,54 @@ def classify(
 ) -> Classified:
     """Evaluate on `evaluation_examples` of a split, each cut to `evaluation_context` tokens.
 
-    Examples of like length share a pass. One that is longer than the training context is read in segments with carried
-    state where single tokens are labelled and the model is causal, else whole. All ranks share the examples and return
-    the same result.
+    Examples of similar length share a pass. One that is longer than the training context is read in segments with
+    carried state if single tokens are labelled and the model is causal, else whole. The examples are divided among the
+    ranks; all ranks return the same result.
     """
     held_out, context = corpus.split(split), train.evaluation_context or train.context
-    chosen = _chosen(held_out, train.evaluation_examples)
+    drawn = _drawn(held_out, train.evaluation_examples)
     was_training = model.training
     model.eval()
     tally, world, rank = _Tally(corpus.classes), world_size(group), rank_of(group)
     # Every rank runs the same passes, of the same number of segments: ZeRO-3 gathers parameters in each of them.
-    for passed in _passes(held_out, chosen, context, world):
+    for passed in _passes(held_out, drawn, context, world):
         width = padded_length(held_out, passed, context)
         own = passed[rank::world]
-        # A rank without a share runs somebody else's first example, and does not count it.
+        # A rank without an example of its own runs the first one all the same, and does not count it.
         batch = collate(held_out, own if len(own) else passed[:1], context=context, length=width)
-        named, nats = _predict(model, batch, train, device)
+        predicted, nats = _predict(model, batch, train, device)
         if len(own):
-            _add(tally, batch, named, nats)
+            _add(tally, batch, predicted, nats)
     model.train(was_training)
-    return tally.result(len(chosen), device, group)
+    return tally.result(len(drawn), device, group)
 
 
-def _chosen(split: LabelledSplit, limit: int | None) -> np.ndarray:
-    """Examples to be evaluated, by length: all, or a draw that is the same for every trial (files come sorted)."""
+def _drawn(split: LabelledSplit, limit: int | None) -> np.ndarray:
+    """Examples to be evaluated, sorted by length: all, or a random draw that is the same for every trial.
+
+    A draw, not the first ones: files often come sorted by class.
+    """
     count = len(split) if limit is None else min(limit, len(split))
     drawn = Permutation(len(split), 0)(np.arange(count)) if count < len(split) else np.arange(count)
     return drawn[np.argsort(split.lengths[drawn], kind="stable")]
 
 
-def _passes(split: LabelledSplit, chosen: np.ndarray, context: int, world: int) -> list[np.ndarray]:
-    """`chosen` in passes of about `ROW_TOKENS` a rank, the longest first: memory that does not suffice shows early."""
-    passes, stop = [], len(chosen)
+def _passes(split: LabelledSplit, examples: np.ndarray, context: int, world: int) -> list[np.ndarray]:
+    """`examples` in passes of about `ROW_TOKENS` per rank, the longest first: a lack of memory shows at once."""
+    passes, stop = [], len(examples)
     while stop:
-        tokens = padded_length(split, chosen[stop - 1 : stop], context) * split.corpus.sequences
+        tokens = padded_length(split, examples[stop - 1 : stop], context) * split.corpus.sequences
         start = max(0, stop - max(1, ROW_TOKENS // tokens) * world)
-        passes.append(chosen[start:stop])
+        passes.append(examples[start:stop])
         stop = start
     return passes
 
 
 def _predict(model: Any, batch: LabelledBatch, train: TrainConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The named class and the cross-entropy of every label ([B], or [B, T] with garbage where there is no label)."""
+    """Predicted class and cross-entropy of every label: [B], or [B, T] with meaningless values where no label is."""
     if batch.label_BT is None or not model.config.carries_state or batch.tokens_BQT.shape[2] <= train.context:
         output = model(**labelled_inputs(batch.tokens_BQT, batch.mask_BQT, device))
-        return _judge(output["logits"], batch.label, device)
+        return _score(output["logits"], batch.label, device)
     state, found = None, []
     width = batch.tokens_BQT.shape[2]
     for start in range(0, width, train.context):
@@ -167,31 +174,31 @@ def _predict(model: Any, batch: LabelledBatch, train: TrainConfig, device: torch
         inputs = labelled_inputs(batch.tokens_BQT[..., here], batch.mask_BQT[..., here], device)
         output = model(**inputs, state=state, return_state=here.stop < width)
         state = output["state"]
-        found.append(_judge(output["logits"], batch.label_BT[:, here], device))
-    named, nats = zip(*found, strict=True)
-    return torch.cat(named, dim=1), torch.cat(nats, dim=1)
+        found.append(_score(output["logits"], batch.label_BT[:, here], device))
+    predicted, nats = zip(*found, strict=True)
+    return torch.cat(predicted, dim=1), torch.cat(nats, dim=1)
 
 
-def _judge(logits: Tensor, label: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+def _score(logits: Tensor, label: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
     logits_NC = at_least_float32(logits.flatten(0, -2))
     true_N = torch.from_numpy(label.copy()).to(device).flatten()
     nats_N = F.cross_entropy(logits_NC, true_N, ignore_index=NO_LABEL, reduction="none")
     return logits_NC.argmax(-1).view(label.shape).cpu(), nats_N.view(label.shape).cpu()
 
 
-def _add(tally: _Tally, batch: LabelledBatch, named: Tensor, nats: Tensor) -> None:
+def _add(tally: _Tally, batch: LabelledBatch, predicted: Tensor, nats: Tensor) -> None:
     true = torch.from_numpy(batch.label)
     real = true != NO_LABEL
-    length_B = torch.from_numpy(batch.mask_BQT.sum(2).max(1))
+    length_B = torch.from_numpy(batch.mask_BQT.sum(2).max(1))  # of a pair, the longer sequence
     length = length_B if true.ndim == 1 else length_B[:, None].expand(true.shape)
     distance = None if batch.distance_BT is None else torch.from_numpy(batch.distance_BT)[real]
-    tally.add(true[real], named[real], nats[real], length[real], distance)
+    tally.add(true[real], predicted[real], nats[real], length[real], distance)
 
 
 def _add_buckets(counts: Tensor, size_N: Tensor, right_N: Tensor) -> None:
     bucket_N = size_N.double().clamp(min=1).log2().floor().long()
-    for row, chosen in zip(counts, (bucket_N, bucket_N[right_N]), strict=True):
-        row += torch.bincount(chosen, minlength=_BUCKETS)
+    for row, buckets in zip(counts, (bucket_N, bucket_N[right_N]), strict=True):
+        row += torch.bincount(buckets, minlength=_BUCKETS)
 
 
 def _buckets(counts: Tensor) -> list[AccuracyBucket]:

@@ -1,4 +1,4 @@
-"""The device that a worker trains on."""
+"""The name of the device that a worker trains on."""
 
 import torch
 

@@ -2,7 +2,8 @@
 
 `plain` is torch on one device; `deepspeed` shards optimiser state, gradients and parameters over workers (ZeRO 0-3).
 Both keep parameters and optimiser state in fp32; `precision: bf16` is autocast in the model, as in the paper
-(fp32 parameters, bf16 activations), so every engine and every ZeRO stage computes the same numbers.
+(fp32 parameters, bf16 activations), so every engine and every ZeRO stage computes the same numbers. The learning rate
+is set before every update; DeepSpeed's own schedulers are not used (its warm-ups make the first two updates at rate 0).
 """
 
 import contextlib
@@ -28,10 +29,13 @@ class Engine(Protocol):
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]: ...
 
     def accumulate(self, loss: Tensor) -> None:
-        """Back-propagate the mean loss of one micro-batch."""
+        """Back-propagate the mean loss of one micro-batch; the update is by the mean over micro-batches and workers."""
 
     def step(self, lr: float) -> Tensor:
-        """Clip, update, clear the gradients; returns the global gradient norm before clipping (a scalar)."""
+        """Clip, update, clear the gradients; returns the global gradient norm (a scalar on the device).
+
+        The norm is that before clipping: after it, a run that is about to diverge looks like any other.
+        """
 
     def save(self, folder: Path) -> None:
         """Write this rank's share of parameters, buffers and optimiser state."""
@@ -42,15 +46,15 @@ class Engine(Protocol):
     def weights(self) -> dict[str, Tensor]:
         """Whole parameters and buffers on the CPU (all ranks must call it; only rank 0's is meaningful)."""
 
-    def whole_parameters(self) -> contextlib.AbstractContextManager[None]:
-        """Within it every rank may read every parameter (evaluation)."""
-
     def close(self) -> None:
         """Release what the engine holds, so that the next one starts clean."""
 
 
 def _adamw(module: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only (tensors with one dimension are never decayed, as in the reference)."""
+    """AdamW with weight decay on matrices only: gains, biases and scalars are never decayed (Transformer-VQ's code).
+
+    torch's own class under DeepSpeed too: DeepSpeed's fused and CPU versions are compiled at run time.
+    """
     matrices = [p for p in module.parameters() if p.ndim > 1]
     vectors = [p for p in module.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -75,13 +79,13 @@ class PlainEngine:
         return output
 
     def accumulate(self, loss: Tensor) -> None:
-        torch.autograd.backward(loss / self._train.accumulation)
+        torch.autograd.backward(loss / self._train.accumulation)  # gradients add up, so each loss takes its share
 
     def step(self, lr: float) -> Tensor:
         norm = clip(self.module.parameters(), self._train.clip)
         set_rate(self._optimizer, lr)
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)  # None, not zero: an unused parameter is then left as it is
         return norm
 
     def save(self, folder: Path) -> None:
@@ -97,33 +101,31 @@ class PlainEngine:
     def weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
 
-    def whole_parameters(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
     def close(self) -> None:
-        self._optimizer.state.clear()
+        self._optimizer.state.clear()  # twice the parameters' memory, which references to the engine would keep
 
 
 def deepspeed_config(train: TrainConfig, world: int) -> dict[str, Any]:
     """The DeepSpeed configuration of a trial: generated, then overridden by the study's `train.deepspeed`.
 
-    `train_batch_size` counts sequences of the whole update; what a worker holds follows from `world`.
+    `train_batch_size` counts the sequences of the whole update, over `world` workers and all micro-batches.
     """
     config: dict[str, Any] = {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.batch_size // train.accumulation // world,
         "gradient_accumulation_steps": train.accumulation,
+        # Always stated: left out it means 1.0 (since June 2026), not off. At stage 0 this engine clips; see `step`.
         "gradient_clipping": train.clip if train.clip and train.zero > 0 else 0.0,
         "zero_optimization": {"stage": train.zero},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 10**12,
+        "zero_allow_untested_optimizer": True,  # torch's AdamW
+        "steps_per_print": 10**12,  # never
         "wall_clock_breakdown": False,
     }
     return merged(config, train.deepspeed)
 
 
 def merged(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the leaves of `override` put in place."""
+    """`base` with the leaves of `override` in place of its own; keys that neither names stay."""
     result = dict(base)
     for key, value in override.items():
         old = result.get(key)
@@ -132,7 +134,11 @@ def merged(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
 
 
 class DeepSpeedEngine:
-    """DeepSpeed around a client `torch.optim.AdamW`: no op is compiled at run time."""
+    """DeepSpeed around a client `torch.optim.AdamW`: no op is compiled at run time.
+
+    An update with a NaN or infinite gradient is skipped by ZeRO 1 to 3, which report an infinite norm for it; stage 0
+    and the plain engine apply it, and parameters are NaN from then on.
+    """
 
     def __init__(self, module: nn.Module, train: TrainConfig, world: int) -> None:
         deepspeed = import_deepspeed()
@@ -141,7 +147,9 @@ class DeepSpeedEngine:
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=module, optimizer=_adamw(module, train), config=deepspeed_config(train, world)
             )
-        with torch.no_grad():  # a user's `bf16` or `fp16` override casts buffers; codebooks stay in fp32
+        # A user's `bf16` or `fp16` override may cast buffers along with parameters, depending on DeepSpeed's version.
+        # Codebooks must stay in fp32: in bf16 a moving average with decay 0.99 ignores changes below a fifth of itself.
+        with torch.no_grad():
             for name, buffer in module.named_buffers():
                 buffer.data = buffers[name].to(buffer.device)
         self.module = module
@@ -152,32 +160,37 @@ class DeepSpeedEngine:
         return output
 
     def accumulate(self, loss: Tensor) -> None:
-        self._engine.backward(loss)
+        self._engine.backward(loss)  # divides by the number of micro-batches itself
+        # DeepSpeed counts micro-batches in `step`; only the call after the last one updates, and that is ours to make.
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
 
     def step(self, lr: float) -> Tensor:
         set_rate(self._optimizer, lr)
-        if self._train.zero == 0:  # DeepSpeed keeps no norm at stage 0: gradients are whole here, so it is ours to clip
+        # Stage 0 clips but reports no norm (None). Its gradients are whole and already averaged over the workers here,
+        # so that clipping them outside gives the same update.
+        if self._train.zero == 0:
             norm = clip(self.module.parameters(), self._train.clip)
             self._engine.step()
             return norm
         self._engine.step()
+        # Of the mean over micro-batches, before clipping; in float64 at stage 3.
         return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
 
     def save(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder), tag=DEEPSPEED_TAG)
 
     def load(self, folder: Path) -> None:
+        # With optimiser state: at stage 3 `load_module_only=True` returns a path and loads nothing.
         self._engine.load_checkpoint(str(folder), tag=DEEPSPEED_TAG)
 
     def weights(self) -> dict[str, Tensor]:
-        with self.whole_parameters():
+        with self._whole_parameters():
             return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
 
     @contextlib.contextmanager
-    def whole_parameters(self) -> Iterator[None]:
-        if self._train.zero < 3:
+    def _whole_parameters(self) -> Iterator[None]:
+        if self._train.zero < 3:  # only stage 3 shards parameters
             yield
             return
         with import_deepspeed().zero.GatheredParameters(list(self.module.parameters())):
@@ -188,8 +201,11 @@ class DeepSpeedEngine:
 
 
 def import_deepspeed() -> Any:
-    """DeepSpeed, told not to compile its shared-memory collective (30-200 s; gloo serves as well)."""
-    if not torch.cuda.is_available():
+    """DeepSpeed with its shared-memory collective switched off: that is compiled at first use, for 30 to 200 seconds.
+
+    gloo takes its place. Must be called before anything else imports DeepSpeed.
+    """
+    if not torch.cuda.is_available():  # spares DeepSpeed its search for every kind of accelerator it knows
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     with _without_deprecations():
@@ -202,7 +218,7 @@ def import_deepspeed() -> Any:
 
 @contextlib.contextmanager
 def _without_deprecations() -> Iterator[None]:
-    """Hide what DeepSpeed's own (late) imports warn of: nothing that a user of vqscale can act on."""
+    """Hide deprecation warnings of DeepSpeed's own imports, some of which come late: no user can act on them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
@@ -215,12 +231,12 @@ def set_rate(optimizer: Any, lr: float) -> None:
 
 
 def clip(parameters: Iterable[nn.Parameter], largest: float | None) -> Tensor:
-    """Clip whole gradients in place to a global norm; returns the norm before."""
+    """Scale whole gradients in place to a global norm of at most `largest`, if given; returns the norm before."""
     return nn.utils.clip_grad_norm_(list(parameters), largest if largest is not None else float("inf")).detach()
 
 
 def open_engine(module: nn.Module, train: TrainConfig, world: int) -> Engine:
     if train.engine == "plain":
-        assert world == 1, "the plain engine serves one worker; planning refuses more"
+        assert world == 1, "the plain engine runs on one worker; planning refuses more"
         return PlainEngine(module, train)
     return DeepSpeedEngine(module, train, world)

@@ -1,4 +1,4 @@
-"""Held-out loss on whole documents or contiguous text, with carried state, and where in the context it falls."""
+"""Held-out loss on whole documents or contiguous text, with carried state, in total and by position."""
 
 import itertools
 import math
@@ -19,6 +19,7 @@ from vqscale.train.metrics import world_size
 from vqscale.train.objective import document_starts
 
 PAD = 0
+"""Any valid id: padded positions are masked and their losses have weight zero."""
 ROW_TOKENS = 16384
 """Tokens that one forward pass of the evaluation holds, over all its rows."""
 
@@ -28,7 +29,7 @@ class HeldOut:
     """Loss over held-out tokens; every rank holds the same value."""
 
     nats: float
-    """Mean cross-entropy a token."""
+    """Mean cross-entropy, nats per token."""
     tokens: int
     text_bytes: int
     """Bytes of text that the predicted tokens stand for."""
@@ -59,7 +60,7 @@ class HeldOut:
 
 
 def _exp(nats: float) -> float:
-    return math.exp(min(nats, 700.0))
+    return math.exp(min(nats, 700.0))  # exp(710) overflows float64: a diverged model gets a huge, finite perplexity
 
 
 @torch.no_grad()
@@ -74,7 +75,7 @@ def evaluate_text(
     """Evaluate on the first `evaluation_tokens` of a split, in sequences of `evaluation_context`.
 
     A sequence is read in segments of the training context with the state carried between them, so that a model with
-    constant state may be evaluated on any length. All ranks share the sequences and return the same result.
+    constant state can be evaluated on any length. Ranks divide the sequences among them; all return the same result.
     """
     context = train.evaluation_context or train.context
     tokens = corpus.split(split)
@@ -83,6 +84,7 @@ def evaluate_text(
     else:
         held_out = sequences(tokens, context, limit_tokens=train.evaluation_tokens)
     longest = max(length for _, length in held_out)
+    # float64 sums: float32 loses digits after some 10^7 tokens, and ranks must add up to what one rank would have.
     nats_T = torch.zeros(longest, dtype=torch.float64)
     count_T = torch.zeros(longest, dtype=torch.float64)
     text_bytes = torch.zeros(1, dtype=torch.float64)
@@ -119,7 +121,10 @@ def _add_batch(
     nats_T: Tensor,
     count_T: Tensor,
 ) -> None:
-    """Add the losses of `batch` (rows of at most `width` tokens, padded on the right) to the sums by position."""
+    """Add the losses of `batch` (rows of at most `width` tokens, padded on the right) to the sums by position.
+
+    An empty batch runs one row of padding: the other ranks' passes may contain collectives.
+    """
     padded = np.full((max(len(batch), 1), width), PAD, dtype=np.int64)
     mask = np.zeros(padded.shape, dtype=bool)
     for index, row in enumerate(batch):

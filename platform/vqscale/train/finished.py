@@ -1,4 +1,4 @@
-"""From a trial and how it went to its row of the study's table."""
+"""From a trial and its outcome to its row of the study's table."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def finished_result(
     """The record of a trial that ran; `seconds_total` is its whole time on the workers."""
     row = outcome.row
     facts = trial_facts(study, trial)
-    speed = row["tokens"] / outcome.seconds_training
+    speed = row["tokens"] / outcome.seconds_training  # over all attempts; both include the shared updates
     measured: dict[str, Any] = {
         **_held_out(outcome),
         "train_loss": row["loss"],
@@ -58,7 +58,7 @@ def finished_result(
 
 
 def _held_out(outcome: TrialOutcome) -> dict[str, Any]:
-    """What was measured on held-out splits, but for lists; columns of the other task are absent."""
+    """Single numbers measured on held-out splits; columns of the other task keep their defaults or are None."""
     held_out, test = outcome.held_out, outcome.test
     if not isinstance(held_out, Classified):
         if held_out is None:
@@ -79,6 +79,7 @@ def _held_out(outcome: TrialOutcome) -> dict[str, Any]:
 
 
 def _nested(outcome: TrialOutcome) -> dict[str, Any]:
+    """Lists measured on the validation split."""
     held_out = outcome.held_out
     if not isinstance(held_out, Classified):
         return {"loss_by_position": held_out.by_position if held_out else []}

@@ -1,4 +1,4 @@
-"""The training loop: update, read the metrics, stop if the trial diverges or is asked to, leave checkpoints."""
+"""The training loop: update, log the metrics, stop if the trial diverges or is asked to, leave checkpoints."""
 
 import math
 from typing import Literal
@@ -10,8 +10,8 @@ from vqscale.train.checkpointing import Checkpointing, log_every
 from vqscale.train.engine import Engine
 from vqscale.train.host import Host
 from vqscale.train.metrics import agree
+from vqscale.train.metrics_logger import MetricsLogger
 from vqscale.train.objective import TrainingObjective
-from vqscale.train.readings import Readings
 from vqscale.train.schedule import learning_rate
 from vqscale.train.step import train_step
 from vqscale.train.trial_progress import TrialProgress
@@ -29,12 +29,12 @@ class TrainingLoop:
         *,
         engine: Engine,
         objective: TrainingObjective,
-        readings: Readings,
+        logger: MetricsLogger,
         checkpointing: Checkpointing,
         options: RunOptions,
     ) -> None:
         self._trial, self._host, self._engine, self._objective = trial, host, engine, objective
-        self._readings, self._checkpointing = readings, checkpointing
+        self._logger, self._checkpointing = logger, checkpointing
         self._log_every = log_every(options, trial.train)
 
     def run(self, progress: TrialProgress) -> tuple[End, str | None]:
@@ -47,7 +47,7 @@ class TrainingLoop:
             self._update(progress)
             if progress.step % self._log_every and progress.step < steps:
                 continue
-            row = self._readings.read(progress)
+            row = self._logger.log(progress)
             if reason := self._divergence(row, progress):
                 return "diverged", reason
             stop = self._host.publish(row) if self._host.rank == 0 else False
@@ -62,7 +62,7 @@ class TrainingLoop:
 
     def _update(self, progress: TrialProgress) -> None:
         train, step = self._trial.train, progress.step
-        with self._readings.timed():
+        with self._logger.timed():
             parts = self._objective.batch(step)
             update, progress.states = train_step(
                 self._engine,
@@ -75,7 +75,7 @@ class TrainingLoop:
                 self._host.device,
                 self._host.group,
             )
-            self._readings.add(update)
+            self._logger.add(update)
             progress.step += 1
 
     def _divergence(self, row: Row, progress: TrialProgress) -> str | None:
@@ -83,11 +83,11 @@ class TrainingLoop:
         loss, norm, step = row["loss"], row["gradient_norm"], progress.step
         if not math.isfinite(loss) or not math.isfinite(norm):
             return f"loss {loss:g}, gradient norm {norm:g} at step {step}: not a number any more"
-        if norm == 0.0:  # dead activations: every later update would be the same
+        if norm == 0.0:  # every activation is dead: no gradient reaches any parameter
             return f"gradient norm 0 at step {step}, loss {loss:.3g}: nothing is learned any more"
         if progress.first_loss is None:
             progress.first_loss = loss
-        # At least three times a uniform prediction: a first reading after many updates does not lower the limit.
+        # At least three times a uniform prediction's: a first loss logged after many updates does not lower the limit.
         limit = 3 * max(progress.first_loss, _uniform_nats(self._trial))
         if loss > limit:
             return f"loss {loss:.3g} nats at step {step} is above {limit:.3g}, three times where it began"

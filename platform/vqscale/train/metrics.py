@@ -1,4 +1,4 @@
-"""What a trial measures of itself: means over a window of updates, speed, memory, codebook health."""
+"""Measurements of a running trial: means over a window of updates, memory, codebook health, system load."""
 
 import functools
 from typing import Any
@@ -13,7 +13,10 @@ from vqscale.train.step import Update
 
 
 class MetricsWindow:
-    """Sums over the updates since the last reading, kept on the device until they are read."""
+    """Sums over the updates since the last row of metrics, kept on the device until they are read.
+
+    Adding an update makes no host wait; on a GPU the next update can be queued while this one still runs.
+    """
 
     def __init__(self, device: torch.device, group: ProcessGroup | None) -> None:
         self._group = group
@@ -35,7 +38,10 @@ class MetricsWindow:
         return self._updates
 
     def read(self) -> dict[str, float]:
-        """Means over all workers (the one host sync of the window), then start anew."""
+        """Means over updates and workers, of the norm the last value; then the window is empty again.
+
+        The only time that the host waits for the device.
+        """
         sums = self._sums.clone()
         if world_size(self._group) > 1:
             dist.all_reduce(sums, group=self._group)
@@ -52,7 +58,7 @@ def world_size(group: ProcessGroup | None = None) -> int:
 
 
 def agree(flag: bool, device: torch.device, group: ProcessGroup | None) -> bool:
-    """True on every worker when it is true on any."""
+    """True on every worker if it is true on any: workers that disagree would wait in different collectives."""
     if world_size(group) == 1:
         return flag
     vote = torch.tensor(float(flag), device=device)
@@ -61,7 +67,10 @@ def agree(flag: bool, device: torch.device, group: ProcessGroup | None) -> bool:
 
 
 def codebook_telemetry(codebooks: list[Any]) -> dict[str, float]:
-    """Means over the layers of perplexity, dead share and quantisation error; codes revived so far in all of them."""
+    """Means over the layers of perplexity, dead share, quantisation error and revival threshold; codes revived in all.
+
+    Empty for a model without codebooks.
+    """
     if not codebooks:
         return {}
     layers = [codebook.telemetry() for codebook in codebooks]

@@ -1,6 +1,6 @@
-"""What a model is trained for: what one update reads, and how its logits are judged.
+"""Training objectives: the micro-batches of an update, and the loss and accuracy of a model's logits on them.
 
-Legend: B sequences (of a classifier: examples) of this worker's micro-batch, Q sequences of an example, T tokens,
+Letters: B sequences (of a classifier: examples) of this worker's micro-batch, Q sequences of an example, T tokens,
 W vocabulary, C classes.
 """
 
@@ -18,9 +18,10 @@ from vqscale.data.labelled.corpus import LabelledCorpus
 from vqscale.data.labelled.stream import NO_LABEL, LabelledStream
 from vqscale.data.stream import TokenStream
 from vqscale.study.trial import TrainConfig, Trial
+from vqscale.train.host import Host
 
 EOS = 1
-"""Document end in every corpus; it opens the next document as its prompt (reference: targets shifted, EOS first)."""
+"""Ends a document in every corpus and is the first input of the next (reference code: targets shifted, EOS first)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +31,17 @@ class Part:
     inputs: dict[str, Any]
     """Arguments of the model, but for the carried state."""
     target: Tensor
-    """[B, T] tokens or labels, or [B] labels; NO_LABEL where nothing is asked."""
+    """[B, T] tokens or labels, or [B] labels; NO_LABEL where a token has none."""
     weight: Tensor | float | None = None
-    """Of one label, so that the mean over micro-batches and workers is the mean over all labels of the update; None:
-    that of the mean over this part, where all have equally many."""
+    """Weight of one label such that the mean over micro-batches and workers is the mean over all labels of the update.
+    None: one over the labels of this part, which is the same where all parts have equally many."""
 
 
 class BatchScore(NamedTuple):
     loss: Tensor
-    """Mean cross-entropy, nats a token or label."""
+    """Mean cross-entropy, nats per token or label."""
     accuracy: Tensor | None
-    """Share of labels that the largest logit names; None for a language model."""
+    """Share of labels that have the largest logit; None for a language model."""
 
 
 class TrainingObjective(Protocol):
@@ -54,7 +55,10 @@ class TrainingObjective(Protocol):
 
 
 def document_starts(tokens_BT: np.ndarray, documents: str) -> np.ndarray | None:
-    """Where a document begins, or None when nothing has to be isolated (decided on the host: no device sync)."""
+    """Where a document begins; None where nothing has to be isolated, which spares the model its masks.
+
+    Computed on the host: asking the device would make every update wait for it.
+    """
     if documents == "packed":
         return None
     starts_BT: np.ndarray = tokens_BT == EOS
@@ -80,7 +84,7 @@ def next_token(logits_BTW: Tensor, part: Part) -> BatchScore:
 class LanguageObjective:
     """Predict every next token of sequences cut from a text."""
 
-    def __init__(self, corpus: Corpus, train: TrainConfig, host: Any) -> None:
+    def __init__(self, corpus: Corpus, train: TrainConfig, host: Host) -> None:
         self._train, self._device = train, host.device
         self._stream = TokenStream(
             corpus.split("train"),
@@ -99,9 +103,9 @@ class LanguageObjective:
 
 
 class ClassificationObjective:
-    """Name the class of every example, or of every token that has one."""
+    """Predict the class of every example, or of every token that has one."""
 
-    def __init__(self, corpus: LabelledCorpus, trial: Trial, host: Any) -> None:
+    def __init__(self, corpus: LabelledCorpus, trial: Trial, host: Host) -> None:
         train = trial.train
         self._accumulation, self._device = train.accumulation, host.device
         self._world, self._group = host.world, host.group
@@ -115,7 +119,7 @@ class ClassificationObjective:
         )
 
     def starts_sequence(self, step: int) -> bool:
-        """Always: examples are read whole."""
+        """Always: an example is read whole in one update."""
         return True
 
     def batch(self, step: int) -> list[Part]:
@@ -129,14 +133,17 @@ class ClassificationObjective:
         ]
 
     def score(self, logits: Tensor, part: Part) -> BatchScore:
-        """Over labelled tokens alone, each with the same weight wherever in the update it stands."""
+        """Over labelled tokens only, each with the same weight, whichever micro-batch and worker holds it."""
         logits_NC, target_N = logits.flatten(0, -2), part.target.flatten()
         weight = 1 / len(target_N) if part.weight is None else part.weight
         loss = F.cross_entropy(logits_NC, target_N, ignore_index=NO_LABEL, reduction="sum") * weight
         return BatchScore(loss, (logits_NC.detach().argmax(-1) == target_N).sum() * weight)
 
     def _weight(self, label_BT: np.ndarray) -> Tensor:
-        """Of a labelled token: one over the labels of an average micro-batch, counted over all workers."""
+        """Weight of a labelled token: one over the labels of an average micro-batch, counted over all workers.
+
+        A mean over each micro-batch would give tokens of sparsely labelled micro-batches more weight than others.
+        """
         count = torch.tensor(float((label_BT != NO_LABEL).sum()), device=self._device)
         if self._world > 1:
             dist.all_reduce(count, group=self._group)
@@ -145,13 +152,13 @@ class ClassificationObjective:
 
 
 def labelled_inputs(tokens_BQT: np.ndarray, mask_BQT: np.ndarray, device: torch.device) -> dict[str, Any]:
-    """The model's arguments for examples; without a mask where nothing is padding, and without Q where it is one."""
+    """The model's arguments for examples; without a mask if nothing is padding, and without the axis Q if Q is 1."""
     single = tokens_BQT.shape[1] == 1
     tokens, mask = (tokens_BQT[:, 0], mask_BQT[:, 0]) if single else (tokens_BQT, mask_BQT)
     return {"tokens_BT": _on(tokens, device)} | ({} if mask.all() else {"mask_BT": _on(mask, device)})
 
 
-def open_objective(trial: Trial, corpus: Corpus | LabelledCorpus, host: Any) -> TrainingObjective:
+def open_objective(trial: Trial, corpus: Corpus | LabelledCorpus, host: Host) -> TrainingObjective:
     """The objective of a trial on its corpus; `host` says which share of a batch is this worker's."""
     if isinstance(corpus, LabelledCorpus):
         return ClassificationObjective(corpus, trial, host)
@@ -159,4 +166,4 @@ def open_objective(trial: Trial, corpus: Corpus | LabelledCorpus, host: Any) -> 
 
 
 def _on(values: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(values.copy()).to(device)
+    return torch.from_numpy(values.copy()).to(device)  # a copy: inputs and targets overlap

@@ -1,7 +1,7 @@
 """The Ray Train entry: a worker group that takes one trial after another from the dispatcher.
 
-Nothing of a trial stays behind for the next one: model, engine, generators and carried state are made anew, and a trial
-that raised takes its processes with it (Ray Train starts the group again), so no half-broken collective is reused.
+Nothing of a trial is left for the next one: model, engine, generators and carried state are created for each, and a
+trial that raised ends its processes (Ray Train starts the group again), so that no broken collective is reused.
 """
 
 import itertools
@@ -53,7 +53,7 @@ class RayHost:
         return bool(answer == "stop")
 
     def checkpointed(self, uri: str, row: Row) -> None:
-        """Register the checkpoint with Ray Train as a pointer: the files themselves lie in the trial's own folder."""
+        """Register the checkpoint with Ray Train as a pointer: the files themselves are in the trial's own folder."""
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "pointer.json").write_text(json.dumps({"uri": uri, "trial": self._trial_id}))
             ray.train.report(

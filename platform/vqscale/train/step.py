@@ -16,13 +16,14 @@ from vqscale.train.objective import BatchScore, Part
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What one update leaves behind, all on the device: reading it is the caller's choice of when to wait."""
+    """Measurements of one update, all on the device: the caller decides when to wait for them."""
 
     nats: Tensor
     """Mean cross-entropy of this worker's tokens or labels; the mean over workers is that of the update."""
     accuracy: Tensor | None
-    """In the same sense; None for a language model."""
+    """Share of labels predicted correctly, a mean in the same sense; None for a language model."""
     commit: Tensor
+    """Commitment loss summed over layers, before its weight; zero without a codebook."""
     norm: Tensor
     """Global gradient norm before clipping."""
 
@@ -40,9 +41,11 @@ def train_step(
 ) -> tuple[Update, list[Any] | None]:
     """Forward, backward and update for this worker's micro-batches.
 
-    `states` holds the carried state of every micro-batch (None: sequences start here) and is returned detached; None
-    comes back when nothing is carried.
+    `states` holds the carried state of every micro-batch (None: sequences start here). Returns the measurements and the
+    states after the update, detached (truncated back-propagation), or None where nothing is carried. Every rank must
+    call it.
     """
+    # A context that is read in several segments needs the state; nothing is carried beyond the end of a context.
     carry = train.segment_length < train.context
     nats, commit = torch.zeros((), device=device), torch.zeros((), device=device)
     accuracies: list[Tensor] = []
@@ -59,6 +62,8 @@ def train_step(
         if carry:
             carried.append(output["state"].detach())
     norm = engine.step(lr)
+    # After the update: all forward passes of it used the same codes. Statistics of all micro-batches and workers are
+    # merged first, so that the codebooks do not depend on how the batch was divided.
     update_codebooks(engine.module.codebooks(), [merge_statistics(list(layer)) for layer in zip(*statistics)], group)  # type: ignore[operator]  # noqa: B905
     accuracy = torch.stack(accuracies).mean() if accuracies else None
     return Update(nats=nats, accuracy=accuracy, commit=commit, norm=norm), carried or None

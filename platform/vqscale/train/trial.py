@@ -24,8 +24,8 @@ from vqscale.train.engine import Engine, open_engine
 from vqscale.train.evaluate import HeldOut, evaluate_text
 from vqscale.train.host import Host
 from vqscale.train.loop import End, TrainingLoop
+from vqscale.train.metrics_logger import MetricsLogger
 from vqscale.train.objective import open_objective
-from vqscale.train.readings import Readings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def run_trial(
         # Dropout draws from the global generator, seeded for each rank, so that ranks differ and a resumed run
         # continues the draw; restoring a checkpoint below sets the generator again.
         torch.manual_seed(trial.train.seed * 1_000_003 + host.rank)
-        readings = Readings(trial, corpus, engine.module, host)
+        logger = MetricsLogger(trial, corpus, engine.module, host)
         checkpointing = Checkpointing(trial, engine, folder, options, host, shared_prefix)
         progress = checkpointing.restore(started_at)
         loop = TrainingLoop(
@@ -80,7 +80,7 @@ def run_trial(
             host,
             engine=engine,
             objective=objective,
-            readings=readings,
+            logger=logger,
             checkpointing=checkpointing,
             options=options,
         )
@@ -100,7 +100,7 @@ def run_trial(
             seconds_training_now=progress.seconds_this_attempt,
             seconds_evaluation=seconds,
             peak_memory_bytes=progress.peak_memory,
-            peak_flops=readings.peak_flops,
+            peak_flops=logger.peak_flops,
             revived=round(progress.revived),
             backend=attention_backend(trial.model, trial.train.backend, host.device),
             started_at=progress.started_at,

@@ -24,7 +24,7 @@ class TrialProgress:
     rows: list[Row] = field(default_factory=list)
     """All rows of metrics so far."""
     first_loss: float | None = None
-    """Training loss of the first reading, in nats."""
+    """Training loss of the first row of metrics, in nats."""
     seconds: float = 0.0
     """Spent in training steps by all attempts, with those of the shared updates where they were trained."""
     seconds_before: float = 0.0
@@ -36,7 +36,7 @@ class TrialProgress:
 
     @property
     def revived(self) -> float:
-        """Codes revived by all attempts up to the last reading; 0 for a model without codebooks."""
+        """Codes revived by all attempts up to the last row of metrics; 0 for a model without codebooks."""
         return self.rows[-1].get("codebook/revived", 0.0)
 
     @property

@@ -2,10 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,36 +42,20 @@ def measured(trial: Trial, host: LocalHost) -> dict[str, Any]:
     return {"total": total, "gradient": gradient, "held_out": values}
 
 
-def _rank(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    host = LocalHost(device=torch.device("cpu"), rank=rank, world=2)
-    for kind in KINDS:
-        trial = Trial.model_validate_json((folder / f"{kind}.json").read_text())
-        torch.save(measured(trial, host), folder / f"{kind}-{rank}.pt")
-    dist.barrier()  # a rank that leaves while the other one still talks to it may abort
-    dist.destroy_process_group()
+def _of_rank(rank: int, trial: Trial) -> dict[str, Any]:
+    return measured(trial, LocalHost(device=torch.device("cpu"), rank=rank, world=2))
 
 
 @pytest.fixture(scope="module")
-def two_ranks(make_classifier: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Trial, list[Any]]]:
-    folder = tmp_path_factory.mktemp("ranks")
+def both(make_classifier: Any, two_ranks: Any) -> dict[str, tuple[Trial, list[Any]]]:
+    """By kind: the trial, and what each of two ranks measured."""
     trials = {kind: make_classifier(kind, "transformer", accumulation=2) for kind in KINDS}
-    for kind, trial in trials.items():
-        (folder / f"{kind}.json").write_text(trial.model_dump_json())
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # pytest's own path holds tests/support
-    command = (sys.executable, __file__)
-    ranks = [subprocess.Popen([*command, str(rank), str(folder)], env=environment) for rank in range(2)]
-    assert [rank.wait(timeout=400) for rank in ranks] == [0, 0]
-    return {
-        kind: (trial, [torch.load(folder / f"{kind}-{rank}.pt", weights_only=True) for rank in range(2)])
-        for kind, trial in trials.items()
-    }
+    return {kind: (trial, two_ranks.run(_of_rank, trial)) for kind, trial in trials.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_classifier_of_two_ranks_has_the_gradient_of_one(kind: str, two_ranks: Any) -> None:
-    trial, found = two_ranks[kind]
+def test_classifier_of_two_ranks_has_the_gradient_of_one(kind: str, both: Any) -> None:
+    trial, found = both[kind]
     alone = measured(trial, LocalHost(device=torch.device("cpu")))
     for one in found:
         torch.testing.assert_close(one["total"], alone["total"], rtol=1e-6, atol=1e-7)
@@ -83,14 +63,10 @@ def test_classifier_of_two_ranks_has_the_gradient_of_one(kind: str, two_ranks: A
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_classify_on_two_ranks_measures_what_one_does(kind: str, two_ranks: Any) -> None:
-    trial, found = two_ranks[kind]
+def test_classify_on_two_ranks_measures_what_one_does(kind: str, both: Any) -> None:
+    trial, found = both[kind]
     alone = json.loads(measured(trial, LocalHost(device=torch.device("cpu")))["held_out"])
     ours, theirs = (json.loads(one["held_out"]) for one in found)
     assert ours == theirs
     assert ours.pop("nats") == pytest.approx(alone.pop("nats"), rel=1e-9)
     assert ours == alone
-
-
-if __name__ == "__main__":
-    _rank(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""The learning rate ends exactly at the horizon, whatever its length."""
+"""The learning rate ends exactly with the training tokens, however many there are."""
 
 import itertools
 from typing import Any
@@ -44,13 +44,13 @@ def test_schedule_wsd_is_stable_between_warmup_and_decay_and_then_falls() -> Non
     assert all(later < earlier for earlier, later in itertools.pairwise(rates[69:]))
 
 
-def test_schedule_wsd_of_two_horizons_is_one_up_to_the_decay_of_the_shorter() -> None:
+def test_schedule_wsd_of_two_token_budgets_is_one_up_to_the_decay_of_the_shorter() -> None:
     short, long = (config(steps, schedule="wsd", warmup_tokens=80) for steps in (100, 300))
     assert [learning_rate(step, short) for step in range(80)] == [learning_rate(step, long) for step in range(80)]
     assert learning_rate(80, short) < learning_rate(80, long)
 
 
-def test_schedule_whose_parts_exceed_the_horizon_is_refused() -> None:
+def test_schedule_whose_parts_exceed_the_training_tokens_is_refused() -> None:
     with pytest.raises(ValidationError, match="do not fit the 10 updates"):
         config(10, schedule="wsd", warmup_tokens=40, decay=0.6)
     with pytest.raises(ValidationError, match="do not fit the 10 updates"):

@@ -1,4 +1,4 @@
-"""Trials of one trunk: the longer goes on from what the shorter left, and is bitwise what it would be alone."""
+"""Trials with a shared prefix: the longer continues from the shorter's checkpoint, bitwise as it would be alone."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ TIMED = ("second", "memory", "flops", "system")
 
 
 class PulledPlugError(Exception):
-    """Stands for a SIGKILL in the middle of a trial."""
+    """In place of a SIGKILL in the middle of a trial."""
 
 
 class Plug(LocalHost):
@@ -44,16 +44,16 @@ class Plug(LocalHost):
 
 
 @pytest.fixture
-def horizon(make_trial: Any) -> Any:
+def make_wsd(make_trial: Any) -> Any:
     def make(steps: int, **settings: Any) -> Trial:
         return make_trial(model=DROPOUT, **WSD | {"tokens": UPDATE * steps} | settings)
 
     return make
 
 
-def run(trial: Trial, folder: Path, trunks: Path | None = None, host: LocalHost | None = None) -> TrialOutcome:
-    trunk = None if trunks is None else SharedPrefix(folder=prefix_folder(str(trunks), trial), keep=True)
-    return run_trial(trial, str(folder), OPTIONS, host or LocalHost(device=torch.device("cpu")), trunk)
+def run(trial: Trial, folder: Path, prefixes: Path | None = None, host: LocalHost | None = None) -> TrialOutcome:
+    prefix = None if prefixes is None else SharedPrefix(folder=prefix_folder(str(prefixes), trial), keep=True)
+    return run_trial(trial, str(folder), OPTIONS, host or LocalHost(device=torch.device("cpu")), prefix)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -73,8 +73,8 @@ def assert_same(left: Path, right: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def left_by(trial: Trial, trunks: Path) -> list[str]:
-    return [uri.rsplit("/", 1)[-1] for uri in checkpoint.complete(prefix_folder(str(trunks), trial))]
+def left_by(trial: Trial, prefixes: Path) -> list[str]:
+    return [uri.rsplit("/", 1)[-1] for uri in checkpoint.complete(prefix_folder(str(prefixes), trial))]
 
 
 @pytest.mark.parametrize(
@@ -86,52 +86,52 @@ def left_by(trial: Trial, trunks: Path) -> list[str]:
     ],
     ids=str,
 )
-def test_longer_trial_goes_on_from_the_shorter_and_is_bitwise_what_it_would_be_alone(
-    settings: dict[str, Any], horizon: Any, tmp_path: Path, process_group: None
+def test_longer_trial_continues_from_the_shorter_and_is_bitwise_what_it_would_be_alone(
+    settings: dict[str, Any], make_wsd: Any, tmp_path: Path, process_group: None
 ) -> None:
-    short, long = horizon(SHORT, **settings), horizon(LONG, **settings)
+    short, long = make_wsd(SHORT, **settings), make_wsd(LONG, **settings)
     alone = run(long, tmp_path / "alone")
     run(short, tmp_path / "short alone")
     run(short, tmp_path / "short", tmp_path)
-    branched = run(long, tmp_path / "long", tmp_path)
-    assert (alone.shared_steps, branched.shared_steps) == (0, 6)
-    assert branched.held_out == alone.held_out
-    assert branched.revived == alone.revived
+    longer = run(long, tmp_path / "long", tmp_path)
+    assert (alone.shared_steps, longer.shared_steps) == (0, 6)
+    assert longer.held_out == alone.held_out
+    assert longer.revived == alone.revived
     assert_same(tmp_path / "short alone", tmp_path / "short")
     assert_same(tmp_path / "alone", tmp_path / "long")
     assert left_by(long, tmp_path) == ["step-00000012", "step-00000006"]
 
 
-def test_branched_trial_counts_the_time_of_the_shared_updates_but_not_as_its_own(horizon: Any, tmp_path: Path) -> None:
-    run(horizon(SHORT), tmp_path / "short", tmp_path)
+def test_trial_counts_the_time_of_the_shared_updates_but_not_as_its_own(make_wsd: Any, tmp_path: Path) -> None:
+    run(make_wsd(SHORT), tmp_path / "short", tmp_path)
     shared = next(row["seconds"] for row in read_rows(str(tmp_path / "short")) if row["step"] == 6)
-    outcome = run(horizon(LONG), tmp_path / "long", tmp_path)
+    outcome = run(make_wsd(LONG), tmp_path / "long", tmp_path)
     assert outcome.seconds_training_now == pytest.approx(outcome.seconds_training - shared)
 
 
-def test_branched_trial_that_is_interrupted_still_knows_what_it_shared(horizon: Any, tmp_path: Path) -> None:
-    run(horizon(LONG), tmp_path / "alone")
-    run(horizon(SHORT), tmp_path / "short", tmp_path)
+def test_trial_that_is_interrupted_still_knows_what_it_shared(make_wsd: Any, tmp_path: Path) -> None:
+    run(make_wsd(LONG), tmp_path / "alone")
+    run(make_wsd(SHORT), tmp_path / "short", tmp_path)
     with pytest.raises(PulledPlugError):
-        run(horizon(LONG), tmp_path / "long", tmp_path, Plug(15))
-    continued = run(horizon(LONG), tmp_path / "long", tmp_path)
+        run(make_wsd(LONG), tmp_path / "long", tmp_path, Plug(15))
+    continued = run(make_wsd(LONG), tmp_path / "long", tmp_path)
     assert continued.shared_steps == 6
     assert_same(tmp_path / "alone", tmp_path / "long")
 
 
 @pytest.mark.parametrize("lost", ["manifest.json", "engine.pt"])
-def test_trunk_that_is_half_written_is_not_used(lost: str, horizon: Any, tmp_path: Path) -> None:
-    short, long = horizon(SHORT), horizon(LONG)
+def test_branch_off_checkpoint_that_is_half_written_is_not_used(lost: str, make_wsd: Any, tmp_path: Path) -> None:
+    short, long = make_wsd(SHORT), make_wsd(LONG)
     run(short, tmp_path / "short", tmp_path)
     (Path(prefix_folder(str(tmp_path), short)) / "step-00000006" / lost).unlink()
     outcome = run(long, tmp_path / "long", tmp_path)
     assert (outcome.status, outcome.shared_steps) == ("finished", 0)
 
 
-def test_trial_killed_while_it_leaves_its_trunk_leaves_it_at_the_next_attempt(
-    horizon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_trial_killed_while_it_writes_its_branch_off_checkpoint_writes_it_at_the_next_attempt(
+    make_wsd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = horizon(SHORT)
+    short = make_wsd(SHORT)
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "CheckpointManifest", PulledPlugError)  # all files lie there, the manifest does not
         with pytest.raises(TypeError):
@@ -141,59 +141,59 @@ def test_trial_killed_while_it_leaves_its_trunk_leaves_it_at_the_next_attempt(
     assert left_by(short, tmp_path) == ["step-00000006"]
 
 
-def test_trial_takes_no_trunk_beyond_its_own_decay(horizon: Any, tmp_path: Path) -> None:
-    run(horizon(LONG), tmp_path / "long", tmp_path)
-    assert run(horizon(SHORT), tmp_path / "short", tmp_path).shared_steps == 0
+def test_trial_takes_no_branch_off_checkpoint_beyond_its_own_decay(make_wsd: Any, tmp_path: Path) -> None:
+    run(make_wsd(LONG), tmp_path / "long", tmp_path)
+    assert run(make_wsd(SHORT), tmp_path / "short", tmp_path).shared_steps == 0
 
 
-def test_trial_keeps_its_own_checkpoint_before_a_trunk(horizon: Any, tmp_path: Path) -> None:
+def test_trial_prefers_its_own_checkpoint_to_a_shared_prefix(make_wsd: Any, tmp_path: Path) -> None:
     with pytest.raises(PulledPlugError):
-        run(horizon(LONG), tmp_path / "long", tmp_path, Plug(9))
-    run(horizon(SHORT), tmp_path / "short", tmp_path)
-    assert run(horizon(LONG), tmp_path / "long", tmp_path).shared_steps == 0
+        run(make_wsd(LONG), tmp_path / "long", tmp_path, Plug(9))
+    run(make_wsd(SHORT), tmp_path / "short", tmp_path)
+    assert run(make_wsd(LONG), tmp_path / "long", tmp_path).shared_steps == 0
 
 
-def test_trunk_of_another_number_of_workers_is_replaced(horizon: Any, tmp_path: Path) -> None:
-    short = horizon(SHORT)
+def test_branch_off_checkpoint_of_another_number_of_workers_is_replaced(make_wsd: Any, tmp_path: Path) -> None:
+    short = make_wsd(SHORT)
     run(short, tmp_path / "short", tmp_path)
     manifest = Path(prefix_folder(str(tmp_path), short)) / "step-00000006" / checkpoint.MANIFEST
     manifest.write_text(manifest.read_text().replace('"world": 1', '"world": 2'))
     host = LocalHost(device=torch.device("cpu"))
-    assert run(horizon(LONG), tmp_path / "long", tmp_path, host).shared_steps == 0
+    assert run(make_wsd(LONG), tmp_path / "long", tmp_path, host).shared_steps == 0
     assert "2 workers" in host.warnings[0]
     run(short, tmp_path / "again", tmp_path)
-    assert run(horizon(12), tmp_path / "longer", tmp_path).shared_steps == 6
+    assert run(make_wsd(12), tmp_path / "longer", tmp_path).shared_steps == 6
 
 
-def test_trial_that_nobody_waits_for_leaves_no_trunk(horizon: Any, tmp_path: Path) -> None:
-    short = horizon(SHORT)
-    trunk = SharedPrefix(folder=prefix_folder(str(tmp_path), short), keep=False)
-    run_trial(short, str(tmp_path / "short"), OPTIONS, LocalHost(device=torch.device("cpu")), trunk)
+def test_trial_without_a_longer_one_leaves_no_branch_off_checkpoint(make_wsd: Any, tmp_path: Path) -> None:
+    short = make_wsd(SHORT)
+    prefix = SharedPrefix(folder=prefix_folder(str(tmp_path), short), keep=False)
+    run_trial(short, str(tmp_path / "short"), OPTIONS, LocalHost(device=torch.device("cpu")), prefix)
     assert left_by(short, tmp_path) == []
 
 
-def test_trunk_is_the_same_for_horizons_and_decays_with_one_warmup(horizon: Any) -> None:
-    one = horizon(SHORT).shared_prefix
+def test_shared_prefix_is_the_same_for_token_budgets_and_decays_with_one_warmup(make_wsd: Any) -> None:
+    one = make_wsd(SHORT).shared_prefix
     assert one is not None
     assert {
-        horizon(LONG).shared_prefix,
-        horizon(SHORT, decay=0.5).shared_prefix,
-        horizon(20, warmup_tokens=None, warmup=0.1).shared_prefix,
+        make_wsd(LONG).shared_prefix,
+        make_wsd(SHORT, decay=0.5).shared_prefix,
+        make_wsd(20, warmup_tokens=None, warmup=0.1).shared_prefix,
     } == {one}
     others = [
-        horizon(SHORT, seed=1),
-        horizon(SHORT, lr=0.02),
-        horizon(SHORT, lr_final=0.0),
-        horizon(SHORT, warmup_tokens=UPDATE),
+        make_wsd(SHORT, seed=1),
+        make_wsd(SHORT, lr=0.02),
+        make_wsd(SHORT, lr_final=0.0),
+        make_wsd(SHORT, warmup_tokens=UPDATE),
     ]
     assert one not in {other.shared_prefix for other in others}
 
 
-def test_cosine_has_no_trunk(make_trial: Any) -> None:
+def test_cosine_has_no_shared_prefix(make_trial: Any) -> None:
     assert make_trial().shared_prefix is None
 
 
-def test_branch_step_is_the_last_reading_before_the_decay(horizon: Any) -> None:
-    train = horizon(SHORT).train
+def test_branch_off_step_is_the_last_reading_before_the_decay(make_wsd: Any) -> None:
+    train = make_wsd(SHORT).train
     assert train.decay_start == 8
     assert [branch_off_step(train, every) for every in (1, 3, 4, 8, 9)] == [8, 6, 8, 8, 0]

@@ -19,8 +19,8 @@ from vqscale.train.step import Update
 from vqscale.train.trial_progress import TrialProgress
 
 
-class Readings:
-    """Collects what updates report and reads it into rows."""
+class MetricsLogger:
+    """Collects what updates report and logs it in rows."""
 
     def __init__(self, trial: Trial, corpus: Corpus | LabelledCorpus, model: Any, host: Host) -> None:
         self._trial, self._corpus, self._model, self._host = trial, corpus, model, host
@@ -41,10 +41,10 @@ class Readings:
     def add(self, update: Update) -> None:
         self._window.add(update)
 
-    def read(self, progress: TrialProgress) -> Row:
+    def log(self, progress: TrialProgress) -> Row:
         """One row of metrics, the same on every rank but for memory and system metrics, also added to `progress`.
 
-        Reading is where the host waits for the device; that wait belongs to the time of the updates.
+        Logging is where the host waits for the device; that wait belongs to the time of the updates.
         """
         start = time.perf_counter()
         tokens = self._window.updates * self._trial.train.batch_tokens
