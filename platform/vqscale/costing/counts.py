@@ -20,10 +20,10 @@ from vqscale.results.result import EMBEDDING_GROUPS
 from vqscale.study.model import DECAY_RANK, FULL_ATTENTION_CHUNK, GATED_HYBRIDS, PLAIN, ModelConfig
 
 Places = NDArray[np.int64]
-"""A position for each token of a sequence."""
+"""One position per token of a sequence."""
 
 GATED_LINEAR_CHUNK = 64
-"""`vqkernels.gated_linear.CHUNK_LENGTH`, repeated here (and compared by a test): the kernels load torch."""
+"""`vqkernels.gated_linear.CHUNK_LENGTH`, repeated here (a test compares the two), because the kernels load torch."""
 WINDOW_BLOCKS = 16
 """`vqkernels.windows.attend.MOST_BLOCKS`, likewise."""
 SCATTER_MERGE = 3
@@ -31,7 +31,7 @@ SCATTER_MERGE = 3
 
 
 def attention_count(config: ModelConfig) -> int:
-    """Attention sub-layers of the model: the reference's layer of SHGA is two gated attention units."""
+    """Attention sub-layers of the model: a layer of SHGA, as the reference counts, is two gated attention units."""
     return config.n_layer * (2 if config.head == "shga" else 1)
 
 
@@ -39,7 +39,7 @@ def parameter_groups(config: ModelConfig) -> dict[str, int]:
     """Numbers of values by group. All but `codebook` are trained by gradient.
 
     `codebook` holds the running sums and counts (buffers). `projection` is q, k, v, gate and output, and for `gla` the
-    matrices that decide the decay; `relative_position` the projection of the relative keys, `attention_bias` the
+    matrices that give the decay; `relative_position` the projection of the relative keys, `attention_bias` the
     vectors u and w of every head, for `gla` the bias of the decay.
     """
     D, H, G, K, V = config.d_model, config.n_head, config.n_kv_head, config.d_key, config.d_value
@@ -69,7 +69,7 @@ def parameters(config: ModelConfig) -> int:
 
 
 def parameters_non_embedding(config: ModelConfig) -> int:
-    """N without token embedding, output head and absolute positions; codebooks are left out as well.
+    """N without token embedding, output head and absolute positions; codebooks are not counted either.
 
     The projection of relative keys, attention biases and norms are counted.
     """
@@ -78,9 +78,9 @@ def parameters_non_embedding(config: ModelConfig) -> int:
 
 
 class Work(NamedTuple):
-    """FLOPs of one group for one sequence, and how many times as many its backward pass takes.
+    """FLOPs of one group for one sequence; `backward`: FLOPs of the backward pass in units of `forward`.
 
-    A matrix product takes 2mnk, and its backward pass twice that if both factors need a gradient, once if one does.
+    A matrix product takes 2mnk, its backward pass twice as many if both factors need a gradient, as many if one does.
     """
 
     group: str
@@ -91,11 +91,11 @@ class Work(NamedTuple):
 def flops_per_token(
     config: ModelConfig, context: int, segment: int | None = None, *, sequences: int = 1, training: bool = True
 ) -> dict[str, float]:
-    """FLOPs a token by group, averaged exactly over the positions of a sequence of `context` tokens.
+    """FLOPs per token by group, averaged exactly over the positions of a sequence of `context` tokens.
 
-    Counted is what the mathematics needs, whatever an implementation does besides: no masked halves, no cache in the
-    first two blocks, no recomputation in the backward pass. Matrix products count 2mnk; the scatter that builds the
-    cache counts its sums; everything else that works value by value (norms, softmax, gates, rotations) counts nothing.
+    The mathematics is counted, not what an implementation does in addition: no masked halves, no cache in the first
+    two blocks, no recomputation in the backward pass. Matrix products count 2mnk; the scatter that builds the cache
+    counts its sums; all other elementwise work (norms, softmax, gates, rotations) counts nothing.
 
     `segment`: tokens between two updates of truncated back-propagation; carried keys and values get no gradient.
     `sequences`: how many share one forward pass and with it the projection of the relative keys.
@@ -103,12 +103,12 @@ def flops_per_token(
 
     Groups: `window` is attention between tokens (the whole context for quadratic models), `relative_bias` position
     scores and the relative keys, `cache` scores and values of codes (all S of them, once there is a cache),
-    `quantiser` distances to all codes, which have no backward pass, `recurrence` the state of `gla` token by token,
-    whatever its chunks do besides: what is added and read, and one product a value for what is forgotten;
-    `state_space` the recurrences of a structured memory in the same form.
+    `quantiser` distances to all codes, which have no backward pass, `recurrence` the state of `gla` token by token, not
+    as its chunks compute it: writing and reading, and one product per value for the decay; `state_space` the
+    recurrences of a structured memory in the same form.
 
-    A model that is not causal sees pairs to both sides, and the cache of a query is that of the blocks before and after
-    its window, merged.
+    A model that is not causal has pairs on both sides, and the cache of a query merges the blocks before and after its
+    window.
     """
     totals: dict[str, float] = {"embedding": 0.0}
     for work in _work(config, context, segment or context, sequences):
@@ -138,14 +138,14 @@ def _work(config: ModelConfig, context: int, segment: int, sequences: int) -> li
 
 
 def _recurrence(config: ModelConfig, context: int) -> list[Work]:
-    """S = decay S + k^T v and q S of every token: two matrix products, and the decay, whose backward pass multiplies
-    the gradient of S, multiplies it with S and sums over values."""
+    """S = decay S + k^T v and q S for every token: two matrix products, and the decay, whose backward pass scales the
+    gradient of S, multiplies it with S and sums over values."""
     state = float(config.n_head * config.d_key * config.d_value * context)
     return [Work("recurrence", 4 * state, 2), Work("recurrence", state, 3)]
 
 
 def _seen(config: ModelConfig, context: int) -> tuple[Places, Places]:
-    """First and last position that each query of a sequence sees as a token of its own, not through the cache."""
+    """First and last position that each query of a sequence attends to token by token, not through the cache."""
     place = np.arange(context)
     if config.window is not None:
         first, last = place - config.window + 1, place + config.window - 1
@@ -160,7 +160,8 @@ def _seen(config: ModelConfig, context: int) -> tuple[Places, Places]:
 
 
 def _token_pairs(config: ModelConfig, context: int, segment: int) -> list[Work]:
-    """Scores and values: a pair within one segment has a gradient on both sides, one across segments on the query's."""
+    """Scores and values: a pair within one segment has a gradient on both sides, a pair across segments only on the
+    query's side."""
     first, last = _seen(config, context)
     begins = np.arange(context) // segment * segment
     carried = np.maximum(begins - first, 0).sum()
@@ -187,7 +188,7 @@ def _relative_bias(config: ModelConfig, context: int, segment: int, sequences: i
 def _cache(config: ModelConfig, context: int, segment: int) -> list[Work]:
     """Scores and mean values of the codes, the means themselves, and the search for the nearest code.
 
-    A code has no gradient; a mean has one only if it holds tokens of the query's own segment.
+    A code has no gradient; a mean has one only if tokens of the query's own segment are in it.
     """
     assert config.codebook_size is not None, "ModelConfig gives quantised keys a codebook"
     assert config.block_length is not None, "ModelConfig gives quantised keys a block length"
@@ -209,10 +210,10 @@ def _cache(config: ModelConfig, context: int, segment: int) -> list[Work]:
 
 
 def _caches_built(blocks: int, both: bool) -> tuple[int, int]:
-    """Blocks whose tokens are summed, and merges of two caches.
+    """Number of blocks whose tokens are summed, and number of merges of two caches.
 
-    A block enters the cache of what is before the windows after it and, `both` ways, of what is after the windows
-    before it; there a window with a cache on either side merges the two.
+    A block enters the cache of the past for the windows after it and, `both` ways, the cache of the future for the
+    windows before it; a window that has both caches merges the two.
     """
     enter = max(blocks - 2, 0)
     if not both:
@@ -221,12 +222,12 @@ def _caches_built(blocks: int, both: bool) -> tuple[int, int]:
 
 
 def decode_state_bytes(config: ModelConfig, context: int, bytes_per_value: int) -> int:
-    """Bytes that generation carries for one sequence after `context` tokens.
+    """Bytes of state that generation carries for one sequence after `context` tokens.
 
-    `transformer_vq`: two blocks of values and codes (8 bytes), and the cache's means and counts in float32, whatever
-    the context. `gla`: a matrix a head in float32. `transformer_window`: keys and values of two windows, and which of
-    them are real; `longvq` without a global memory those of two blocks. A structured memory adds its state in float32.
-    Quadratic models: all keys and values. Nothing where a sequence is read whole.
+    `transformer_vq`: two blocks of values and codes (8 bytes), and the cache's means and counts in float32, independent
+    of the context. `gla`: one matrix per head in float32. `transformer_window`: keys and values of two windows, with a
+    mask of the real ones; `longvq` without a global memory: those of two blocks. A structured memory adds its state in
+    float32. Quadratic models: all keys and values. Zero where a sequence can only be read whole.
     """
     G, K, V = config.n_kv_head, config.d_key, config.d_value
     if not config.carries_state:
@@ -253,7 +254,7 @@ def training_memory_bytes(
     precision: str,
     activation_checkpointing: bool,
 ) -> int:
-    """Estimated peak bytes of one worker, without the framework's own (0.3 to 1 GB).
+    """Estimated peak bytes of one worker, without the framework's own 0.3 to 1 GB.
 
     `batch_tokens`: of one micro-batch over all workers; `context`: tokens of a sequence in one forward pass.
     Parameters, gradients (4 bytes each) and Adam's moments (8) are divided among workers from ZeRO stage 3, 2 and 1;
@@ -277,19 +278,19 @@ def training_memory_bytes(
 
 
 def _logits(config: ModelConfig) -> int:
-    """Logits a token; those of a whole sequence are too few to count."""
+    """Logits per token; one set of logits per sequence is too little to count."""
     if config.classes is None:
         return config.vocab_size
     return config.classes if config.pooling == "none" else 0
 
 
 def _layer_values(config: ModelConfig) -> float:
-    """Values a token that one layer keeps for its backward pass, inputs of every product and non-linearity once."""
+    """Values per token that one layer keeps for its backward pass: inputs of every product and non-linearity once."""
     D, H, G, K, V = config.d_model, config.n_head, config.n_kv_head, config.d_key, config.d_value
     F = config.d_ff or 0
     keys = 2 * (H + G) * K  # as projected, and normalised or rotated
     if config.arch == "gla":
-        # decays since and until a border, and what they scale, at every halving of a chunk; and the chunk's weights
+        # at every halving of a chunk the decays from and to the border and what they scale; and the chunk's weights
         halvings = GATED_LINEAR_CHUNK.bit_length() - 1
         return 4 * D + (11 + 2 * halvings) * H * K + GATED_LINEAR_CHUNK * H + 8 * H * V + 4 * F
     if config.arch in PLAIN:
@@ -303,7 +304,7 @@ def _layer_values(config: ModelConfig) -> float:
 
 
 def _score_values(config: ModelConfig, context: int, activation_checkpointing: bool) -> float:
-    """Scores a token that are alive at once, in the backward pass of attention that computes them by chunks.
+    """Scores per token that are alive at the same time in the backward pass of attention that works by chunks.
 
     `transformer_full` and `mega`: four copies of one chunk of queries (content, position, softmax, gradient). Quantised
     keys seen from both sides: three copies of the scores of a chunk of blocks, for three blocks of keys and all codes.
@@ -325,7 +326,7 @@ def _score_values(config: ModelConfig, context: int, activation_checkpointing: b
 
 
 def _head(config: ModelConfig) -> int:
-    """Values of the head: none of its own for a tied one."""
+    """Values of the head; a tied head has none of its own."""
     if config.classes is None:
         return 0 if config.tie_embeddings else config.vocab_size * config.d_model
     return _head_matrices(config) + config.d_model
@@ -338,7 +339,7 @@ def _head_matrices(config: ModelConfig) -> int:
 
 
 def _headed(config: ModelConfig, context: int) -> float:
-    """How often the head is applied for one sequence of `context` tokens."""
+    """How often the head is applied per sequence of `context` tokens."""
     return context if config.pooling in (None, "none") else 1 / config.sequences
 
 
@@ -347,7 +348,7 @@ def _gate_width(config: ModelConfig) -> int:
 
 
 def _decay(config: ModelConfig) -> int:
-    """Matrices of one layer that decide how fast every key channel forgets."""
+    """Values of the matrices of one layer that give the decay of every key channel."""
     return DECAY_RANK * (config.d_model + config.n_head * config.d_key) if config.arch == "gla" else 0
 
 

@@ -1,4 +1,4 @@
-"""What is known of a trial before it runs, and the record of one that could not be finished."""
+"""The columns of a trial that are known before it runs, and the record of a trial that failed."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def trial_facts(study: str, trial: Trial) -> dict[str, Any]:
 
 
 def failed_result(study: str, trial: Trial, *, error: str, attempts: int, workers: int, started_at: str) -> Result:
-    """The record of a trial that could not be finished: nothing measured, the reason kept."""
+    """The record of a trial that failed: no measurements, and the reason in `error`."""
     unmeasured: dict[str, Any] = dict.fromkeys(MEASURED_COLUMNS)
     return Result(
         **trial_facts(study, trial),

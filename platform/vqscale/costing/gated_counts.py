@@ -1,25 +1,25 @@
-"""What the layers of the gated hybrids hold and do, from a configuration alone: the parts that `counts.py` has not.
+"""Parameters, FLOPs and memory of the gated hybrids' own layers, from a configuration alone; `counts.py` has the rest.
 
-Letters: D model width, N numbers of state a channel, H heads, G key/value heads, K key width, V value width.
+Letters: D model width, N state numbers per channel, H heads, G key/value heads, K key width, V value width.
 """
 
 from vqscale.study.model import ModelConfig
 
 NORM_VALUES = {"rms": (1, 0), "layer": (2, 0), "scale": (0, 1), "batch": (2, 0)}
-"""Parameters of one norm: so many a channel, and so many beside."""
+"""Parameters of one norm: number per channel, and number per norm."""
 
 STATE_VALUES = {"ema": 4, "s4d": 4}
-"""Parameters a channel and number of state: alpha, beta, delta, gamma; or real and imaginary part of A and of C."""
+"""Parameters per channel and state number: alpha, beta, delta, gamma; or real and imaginary part of A and of C."""
 STATE_BYTES = {"ema": 4, "s4d": 8}
-"""Of one number of state: a float32, or a pair of them."""
+"""Bytes of one state number: a float32, or a pair of them."""
 STATE_MULTIPLY_ADDS = {"ema": 2, "s4d": 6}
-"""Of one token, channel and number of state, as the recurrence needs them once its input coefficient is multiplied into
-its output coefficient: h = decay h + x and y += output h. A complex product with the decay takes four, the real part of
-one with the output two."""
+"""Per token, channel and state number, with the input coefficient multiplied into the output coefficient:
+h = decay h + x and y += output h. A complex product with the decay takes four, the real part of the product with the
+output two."""
 
 
 def directions(config: ModelConfig) -> int:
-    """Recurrences of one layer: a second one reads backwards where the model is not causal."""
+    """Recurrences of one layer: a model that is not causal has a second one that reads backwards."""
     return 0 if config.structured_memory == "none" else 1 if config.causal else 2
 
 
@@ -39,7 +39,7 @@ def gated_layer(config: ModelConfig) -> dict[str, int]:
 
 
 def _memory(config: ModelConfig) -> int:
-    """The recurrences and the omega of the residual; a state space has a step size a channel as well."""
+    """Parameters of the recurrences and the omega of the residual; a state space also has a step size per channel."""
     kind = config.structured_memory
     if kind in (None, "none"):
         return 0
@@ -49,14 +49,14 @@ def _memory(config: ModelConfig) -> int:
 
 
 def norm_values(config: ModelConfig) -> int:
-    """Parameters of all norms: two a layer, and the RMS norm at the end where norms come before sub-layers."""
+    """Parameters of all norms: two per layer, and the RMS norm at the end where norms come before sub-layers."""
     channel, beside = NORM_VALUES[str(config.norm)]
     final = config.d_model if config.prenorm else 0
     return 2 * config.n_layer * (channel * config.d_model + beside) + final
 
 
 def state_space_flops(config: ModelConfig) -> float:
-    """FLOPs a token of all recurrences in their recurrent form: two for each multiply-add."""
+    """FLOPs per token of all recurrences in their recurrent form: two for each multiply-add."""
     if not directions(config):
         return 0.0
     numbers = directions(config) * config.n_layer * config.d_model * (config.state_dim or 0)
@@ -71,7 +71,7 @@ def state_space_bytes(config: ModelConfig) -> int:
 
 
 def gated_layer_values(config: ModelConfig) -> float:
-    """Values a token that one layer keeps for its backward pass, inputs of every product and non-linearity once."""
+    """Values per token that one layer keeps for its backward pass: inputs of every product and non-linearity once."""
     D, H, G, K, V = config.d_model, config.n_head, config.n_kv_head, config.d_key, config.d_value
     gates = 3 * H * V + 3 * D if config.gates else 0
     memory = 4 * D if directions(config) else 0

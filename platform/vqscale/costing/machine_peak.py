@@ -1,4 +1,4 @@
-"""What this machine's processor reaches, for estimates of time before any trial has run. Loads no torch."""
+"""FLOP/s of this machine's processor, for estimates of time before any trial has run. Loads no torch."""
 
 import functools
 import statistics
@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 MATRIX_SIZE = 1024
-"""Edge of the square factors: 2 n^3 = 2.1 GFLOP a product, some ten milliseconds."""
+"""Edge of the square factors: 2 n^3 = 2.1 GFLOP per product, about ten milliseconds."""
 PRODUCTS = 5
 
 
@@ -15,7 +15,7 @@ PRODUCTS = 5
 def processor_peak_flops() -> float:
     """FLOP/s of fp32 matrix products in NumPy with all threads of its BLAS: the median after a warm-up.
 
-    Only the basis of an estimate. The share of peak that a trial reports refers to `vqscale.train.ceiling`, measured
+    Only for estimates. The share of peak that a trial reports refers to `vqscale.train.ceiling`, measured
     in the worker with the framework that trains.
     """
     factor = np.full((MATRIX_SIZE, MATRIX_SIZE), 0.5, dtype=np.float32)

@@ -1,7 +1,7 @@
 """Named sizes of every architecture.
 
-The table gives the gated (SHGA) VQ model; the other architectures take its width, depth and key width, and a
-feed-forward width that brings them to the same number of non-embedding parameters.
+The table gives the gated (SHGA) VQ model. The other architectures have its width, depth and key width, and a
+feed-forward width that gives them the same number of non-embedding parameters.
 """
 
 import re
@@ -27,7 +27,7 @@ class Preset(NamedTuple):
 
 
 # 190m and 1.3b are the paper's Enwik8 and PG-19 models (reference code, configurations of the experiments); the others
-# keep its proportions as far as a narrow model can: d_value = 2 d_model, keys of 1/2 to 1/6 of the width.
+# keep these proportions as far as a narrow model can: d_value = 2 d_model, keys of 1/2 to 1/6 of the width.
 PRESETS = {
     #               D   layers    K    S    L      non-embedding parameters
     "pico": Preset(32, 2, 16, 64, 64),  #                  31 k
@@ -47,14 +47,14 @@ PRESETS = {
 }
 
 ROTARY_BASE = 1e4
-"""RoPE's own base (Su et al. 2021). The 1e5 of Transformer-VQ's sinusoids leaves narrow heads few fast frequencies
+"""RoPE's own base (Su et al. 2021). With the 1e5 of Transformer-VQ's sinusoids, narrow heads have few high frequencies
 (docs/decisions/0006)."""
 
 FEED_FORWARD_STEP = 8
 """Feed-forward widths are multiples of this."""
 
-_DECIDED_ELSEWHERE = {"arch", "vocab_size", "classes", "pooling", "sequences", "real_inputs"}
-"""By the study's `arch`, and by its corpus."""
+_SET_ELSEWHERE = {"arch", "vocab_size", "classes", "pooling", "sequences", "real_inputs"}
+"""Set by the study's `arch`, or by its corpus."""
 _QUANTISED = {"codebook_size", "block_length", "codebook_decay", "commit_weight", "revive_below"}
 _HYBRID = {"structured_memory", "state_dim", "gates", "attention_function", "norm", "prenorm"}
 _OF_SOME: dict[str, set[str]] = {
@@ -66,13 +66,13 @@ _OF_SOME: dict[str, set[str]] = {
     "mega": {"dropout_sinusoid", *_HYBRID},
     "gla": set(),
 }
-"""The settings that some architectures have and others have not."""
+"""Settings that only some architectures have."""
 _WITHOUT: list[tuple[str, Any, set[str]]] = [
     ("global_memory", False, _QUANTISED - {"block_length"}),
     ("local_window", False, {"dropout_sinusoid"}),
     ("structured_memory", "none", {"state_dim"}),
 ]
-"""Settings that take others away: with this key at this value, those mean nothing."""
+"""Settings that switch others off: with this key at this value, those have no meaning."""
 
 
 SHAPE = re.compile(r"d([1-9][0-9]*)x([1-9][0-9]*)")
@@ -100,13 +100,13 @@ def size_of(preset: str) -> Preset:
 
 
 def fields_of(arch: Arch) -> frozenset[str]:
-    """The keys of a study's `model` section that mean something to `arch`, beside `arch` and `preset`."""
+    """The keys of a study's `model` section that apply to `arch`, beside `arch` and `preset`."""
     elsewhere = set().union(*_OF_SOME.values()) - _OF_SOME[arch]
-    return frozenset(set(ModelConfig.model_fields) - _DECIDED_ELSEWHERE - elsewhere)
+    return frozenset(set(ModelConfig.model_fields) - _SET_ELSEWHERE - elsewhere)
 
 
 def fields_of_others(arch: str, settings: Mapping[str, Any]) -> frozenset[str]:
-    """The keys that mean something to another architecture, or under other `settings`, and nothing to this model."""
+    """The keys that apply to other architectures, or with other `settings`, and not to this model."""
     if arch not in _OF_SOME:
         return frozenset()
     own = _OF_SOME[arch]
@@ -121,9 +121,9 @@ def resolve(
 ) -> ModelConfig:
     """The complete configuration of `arch` at the size `preset`, with single dimensions replaced by `overrides`.
 
-    `task`: what a labelled corpus decides of a model (`causal`, `classes`, `pooling`, `sequences`, `real_inputs`).
+    `task`: settings that come from a labelled corpus (`causal`, `classes`, `pooling`, `sequences`, `real_inputs`).
 
-    A replaced width, depth or key width also moves what the presets derive from it (heads, value and feed-forward
+    A replaced width, depth or key width also changes what the presets derive from it (heads, value and feed-forward
     width), unless that is itself replaced. Raises StudyError for an unknown architecture, preset or key, and for
     dimensions that do not fit together.
     """
@@ -177,7 +177,7 @@ def _derived(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dic
         if head == "shga":
             return values | {"n_head": 1, "n_kv_head": 1, "d_value": 2 * d_model}
     d_value = d_key
-    if arch == "gla":  # keys half as wide as values, which fill the width
+    if arch == "gla":  # keys half as wide as values; values fill the width
         values["d_key"] = overrides.get("d_key", d_key // 2)
         d_value = overrides.get("d_value", 2 * values["d_key"])
     n_head = overrides.get("n_head") or d_model // d_value
@@ -194,7 +194,7 @@ def _derived(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dic
 
 
 def _hybrid(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dict[str, Any]:
-    """What the table says to `longvq` and `mega`; the feed-forward width makes up for the structured memory."""
+    """Dimensions of `longvq` and `mega`; the feed-forward width is smaller by the structured memory's parameters."""
     values: dict[str, Any] = {"n_head": 1, "n_kv_head": 1, "d_value": 2 * size["d_model"], "structured_memory": "ema"}
     values |= {"attention_function": "softmax", "norm": "rms", "prenorm": True, "gates": True}
     if overrides.get("structured_memory") != "none":
@@ -212,7 +212,7 @@ def _hybrid(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dict
 
 
 def _matching_hybrid(config: ModelConfig) -> int:
-    """The feed-forward width that gives `config` as many parameters as two gated attention units a layer."""
+    """The feed-forward width that gives `config` as many parameters as two gated attention units per layer."""
     groups = parameter_groups(config)
     rest = parameters_non_embedding(config) - groups["feed_forward"]
     per_width = groups["feed_forward"] // (config.d_ff or 1)

@@ -1,4 +1,4 @@
-"""What a trial will cost before it runs: exact FLOPs, memory a worker, and an estimate of its time."""
+"""The cost of a trial before it runs: exact FLOPs, and estimates of memory per worker and of time."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ UNMEASURED_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class TrialCost:
-    """Counts are exact; memory, seconds and what follows from them are estimates (None where no speed is known)."""
+    """Counts are exact; memory, time and money are estimates (time and money: None where no speed is known)."""
 
     parameters: int
     parameters_non_embedding: int
@@ -31,13 +31,13 @@ class TrialCost:
     flops_groups: dict[str, float]
     """The same by group."""
     flops_6nd: float
-    """6 N D with N without embeddings: what a rule of thumb would have said."""
+    """6 N D with N without embeddings: the usual approximation, for comparison."""
     tokens: int
     steps: int
     tokens_per_parameter: float
     """D / N, N without embeddings."""
     memory_bytes: int
-    """Estimated peak a worker."""
+    """Estimated peak per worker."""
     seconds: float | None
     """Estimated time of the training steps on the study's workers."""
     device_hours: float | None
@@ -65,7 +65,7 @@ class TrialCost:
 
 
 def trial_cost(trial: Trial, study: Study, flops_per_second: float | None) -> TrialCost:
-    """`flops_per_second`: of all the workers of one trial together."""
+    """The cost of a trial; `flops_per_second`: speed of all its workers together, None where it is not known."""
     model, train, resources = trial.model, trial.train, study.resources
     tokens = train.steps * train.batch_tokens
     groups = {
@@ -106,9 +106,9 @@ def estimated_memory_bytes(trial: Trial, study: Study) -> int:
 
 
 def measured_speed(trial: Trial, ran: Sequence[Result]) -> float | None:
-    """FLOP/s expected of a trial: the median of the trials most like it that ran; None when none did.
+    """FLOP/s expected of a trial: the median of the most similar trials that ran; None when none did.
 
-    Most like it: of its architecture and context where there are such, then of the size nearest in log N.
+    Most similar: of the same architecture and context where there are such, then of the size nearest in log N.
     """
     known = [result for result in ran if result.flops_per_second]
     for key, value in (("arch", trial.model.arch), ("context", trial.train.context)):

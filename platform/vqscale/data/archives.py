@@ -1,7 +1,7 @@
-"""Compressed files and archives as streams: what is inside, in constant memory.
+"""Compressed files and archives as streams of their members, in constant memory.
 
-A name decides how its content is read (`books.tar.xz`: xz, then tar, then every member by its own name). Damage is a
-CorpusError that names the file.
+A file's name says how its content is read (`books.tar.xz`: xz, then tar, then every member by its own name). A damaged
+file is a CorpusError that names it.
 """
 
 import bz2
@@ -32,7 +32,7 @@ _DAMAGE = (
     zstandard.ZstdError,
     tarfile.TarError,
     zipfile.BadZipFile,
-    NotImplementedError,  # a zip method this Python cannot read
+    NotImplementedError,  # a zip method that this Python cannot read
 )
 
 
@@ -68,7 +68,7 @@ def blocks(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _zstd_blocks(stream: IO[bytes]) -> Iterator[bytes]:
-    """One or more frames; the library's own reader would take a file that ends inside a frame for a whole one."""
+    """The content of one or more frames; the library's own reader accepts a file that ends within a frame."""
     decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)  # files made with `zstd --long=31`
     frame = None
     for block in blocks(stream):
@@ -78,7 +78,7 @@ def _zstd_blocks(stream: IO[bytes]) -> Iterator[bytes]:
             block = frame.unused_data if frame.eof else b""
             frame = None if frame.eof else frame
     if frame is not None:
-        raise EOFError("the file ends inside a zstd frame")
+        raise EOFError("the file ends within a zstd frame")
 
 
 _DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Iterator[bytes]]] = {
@@ -92,8 +92,8 @@ _DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Iterator[bytes]]] = {
 def archive_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, stream) of every plain file in `stream`, whose own name is `name`; a plain file is its only member.
 
-    A member must be read before the next one is asked for. Damage shows here or in the caller's reads, as one of many
-    exceptions: read inside `damage_named(name)`.
+    A member must be read before the next one is requested. Damage raises one of many exceptions, here or in the
+    caller's reads: read within `damage_named(name)`.
     """
     inner, suffix = posixpath.splitext(name)
     suffix = suffix.lower()
@@ -112,7 +112,9 @@ def archive_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[byte
 def _tar_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         while (entry := archive.next()) is not None:
-            cast(Any, archive).members = []  # tarfile keeps every header it met: a million files would fill the memory
+            cast(
+                Any, archive
+            ).members = []  # tarfile keeps every header it has read: a million files would fill the memory
             content = archive.extractfile(entry) if entry.isfile() and not is_hidden(entry.name) else None
             if content is not None:
                 yield from archive_members(f"{name}/{entry.name}", forward_stream(blocks(content)))
@@ -130,13 +132,13 @@ def _zip_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]
 
 
 def is_hidden(name: str) -> bool:
-    """True for names that tools make for themselves (`.git/config`, `__MACOSX/x`)."""
+    """True for names that tools create for themselves (`.git/config`, `__MACOSX/x`)."""
     return any(part == "__MACOSX" or (part[:1] == "." and part not in {".", ".."}) for part in name.split("/"))
 
 
 @contextlib.contextmanager
 def seekable(stream: IO[bytes]) -> Iterator[IO[bytes]]:
-    """`stream` itself if it can seek, else a copy of it on disk that vanishes with the block."""
+    """`stream` itself if it can seek, else a copy of it on disk that is removed after the block."""
     if stream.seekable():
         yield stream
         return
@@ -148,13 +150,13 @@ def seekable(stream: IO[bytes]) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def damage_named(name: str) -> Iterator[None]:
-    """Turn any error of a damaged or unreadable file into a CorpusError that names it."""
+    """Turn any error of a damaged or unreadable file within the block into a CorpusError that names the file."""
     try:
         yield
     except _DAMAGE as error:
         reason = str(error) or type(error).__name__
         raise CorpusError(
-            f"source: {name} is damaged or incomplete ({reason}). Fetch it again or leave it out."
+            f"source: {name} is damaged or incomplete ({reason}). Download it again or leave it out."
         ) from error
     except OSError as error:
         raise CorpusError(f"source: {name} cannot be read ({error.strerror or error}).") from error

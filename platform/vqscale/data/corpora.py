@@ -1,4 +1,4 @@
-"""Corpora by name: the home where prepared ones are found, and `stdlib`, which is made when it is first asked for.
+"""Corpora by name: the folder of prepared ones, and `stdlib`, which is prepared when it is first used.
 
 Loaders and the preparation are imported inside functions: a corpus that exists is found without them.
 """
@@ -13,12 +13,12 @@ from vqscale.errors import CorpusError
 
 
 def corpora_folder(home: str | None = None) -> Path:
-    """Where named corpora lie."""
+    """The folder of named corpora."""
     return home_folder(home) / "corpora"
 
 
 def corpus_folder(name: str, home: str | None = None) -> str:
-    """Where the corpus `name` lies once it is prepared; that of `stdlib` is one for each Python and format."""
+    """The folder of the corpus `name`, prepared or not; `stdlib` has one for each Python version and format."""
     if name != "stdlib":
         return str(corpora_folder(home) / name)
     from vqscale.data.loaders import python_version
@@ -27,10 +27,10 @@ def corpus_folder(name: str, home: str | None = None) -> str:
 
 
 def resolve_corpus(name_or_uri: str, *, home: str | None = None, progress: ProgressCallback | None = None) -> str:
-    """The URI of a corpus given by name or by URI. `stdlib` is prepared first where it does not exist yet.
+    """The URI of a corpus given by name or by URI. `stdlib` is prepared first if it does not exist yet.
 
     A name is looked up in the user's home (`$VQSCALE_HOME`, else `~/.cache/vqscale`), then as a folder here. Any number
-    of processes may ask at once: one prepares, the others wait. CorpusError for a name that is in neither place.
+    of processes may call this at the same time: one prepares, the others wait. CorpusError for a name found nowhere.
     """
     if "/" in name_or_uri:
         return storage.absolute(name_or_uri)
@@ -56,7 +56,7 @@ def resolve_corpus(name_or_uri: str, *, home: str | None = None, progress: Progr
 
 
 def list_corpora(home: str | None = None) -> list[str]:
-    """The URIs of the prepared corpora in the user's home, sorted."""
+    """The URIs of the prepared corpora in the user's home folder, sorted."""
     folder = str(corpora_folder(home))
     places = (storage.join(folder, name) for name in storage.listdir(folder) if not name.startswith("."))
     return [place for place in places if storage.exists(storage.join(place, MANIFEST))]

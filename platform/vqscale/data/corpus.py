@@ -1,4 +1,4 @@
-"""Opening a corpus: verified shards, memory-mapped, read as one long row of tokens a split."""
+"""Opening a corpus: verified shards, memory-mapped; every split is read as one long row of tokens."""
 
 import hashlib
 from functools import cached_property
@@ -41,7 +41,7 @@ class TokenSplit:
         stop = start + length
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start}..{stop} of {self.name}, which has {len(self)}")
-        # Without the last start, which is the end of all: a read of nothing there belongs to the last shard.
+        # The last start is the end of the split; without it, an empty read there belongs to the last shard.
         first, last = np.searchsorted(self._starts[:-1], [start, max(start, stop - 1)], side="right") - 1
         parts = []
         for index in range(int(first), int(last) + 1):
@@ -78,7 +78,7 @@ class Corpus:
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of text a training token stands for on average, ends of documents included: nats to bits per byte."""
+        """Mean bytes of text per training token, ends of documents included: from nats per token to bits per byte."""
         train = self.manifest.splits["train"]
         return train.bytes / train.tokens
 
@@ -88,7 +88,7 @@ class Corpus:
 
     @cached_property
     def token_bytes(self) -> npt.NDArray[np.int64]:
-        """Bytes of text that each id stands for, [vocab_size]; 0 for the specials."""
+        """Bytes of text of each id, [vocab_size]; 0 for the special ids."""
         return self.tokenizer.token_bytes
 
     def split(self, name: SplitName) -> TokenSplit:
@@ -98,8 +98,8 @@ class Corpus:
 def open_corpus(uri: str, *, cache: str | None = None, verify: bool = True) -> Corpus | LabelledCorpus:
     """Open the corpus at `uri`, of text or of labelled examples as its manifest says.
 
-    Every shard must have the sha256 that the manifest says (CorpusError otherwise); `local_shards` says where shards
-    are read from, what `cache` holds and what `verify=False` trusts.
+    Every shard must have the sha256 of the manifest (CorpusError otherwise). `local_shards` describes where shards are
+    read from, what `cache` holds and what `verify=False` skips.
     """
     uri = storage.absolute(uri)
     manifest = read_manifest(uri)
@@ -126,7 +126,7 @@ def _tokenizer_json(uri: str, manifest: Manifest) -> str | None:
     except OSError as error:
         raise CorpusError(f"corpus: {place} cannot be read ({error}). {REMEDY}") from error
     if hashlib.sha256(content).hexdigest() != manifest.tokenizer_sha256:
-        raise CorpusError(f"corpus: {place} is damaged: its sha256 is not the manifest's. {REMEDY}")
+        raise CorpusError(f"corpus: {place} is damaged: its sha256 differs from the manifest's. {REMEDY}")
     return content.decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What held-out text is evaluated on: contiguous sequences, or whole documents.
+"""How held-out text is cut for evaluation: contiguous sequences, or whole documents.
 
 Both give pairs (start, length): tokens start .. start + length are read (length + 1 of them), and each but the first is
 predicted from those before it.
@@ -40,16 +40,16 @@ def documents(split: TokenSplit, limit_tokens: int | None = None) -> list[tuple[
 
 
 class TextCounts(NamedTuple):
-    """Words between white space and line ends of a text."""
+    """Number of words (separated by white space) and of line ends of a text."""
 
     words: int
     line_ends: int
 
 
 def text_counts(split: TokenSplit, limit_tokens: int | None = None) -> TextCounts:
-    """Of the tokens that are predicted; a word that is cut at the end counts. The text is held in memory."""
+    """Counts for the tokens that are predicted; a word that is cut at the end counts. The text is held in memory."""
     ids = split.read(1, _last_predicted(split, limit_tokens))
-    documents = np.split(ids, np.flatnonzero(ids == EOS))  # no word goes on from one document into the next
+    documents = np.split(ids, np.flatnonzero(ids == EOS))  # no word continues from one document into the next
     texts = [split.corpus.tokenizer.decode(document) for document in documents]
     return TextCounts(sum(len(text.split()) for text in texts), sum(text.count(b"\n") for text in texts))
 

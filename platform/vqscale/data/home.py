@@ -12,23 +12,23 @@ from vqscale.errors import StorageError
 
 def home_folder(home: str | None = None) -> Path:
     """`home`, else `$VQSCALE_HOME`, else `~/.cache/vqscale`. The folder need not exist."""
-    chosen = home or os.environ.get("VQSCALE_HOME") or "~/.cache/vqscale"
-    return Path(chosen).expanduser().absolute()
+    folder = home or os.environ.get("VQSCALE_HOME") or "~/.cache/vqscale"
+    return Path(folder).expanduser().absolute()
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make `folder` and hold it alone among all processes of this machine; wait while another holds it.
+    """Create `folder` and lock it among all processes of this machine; wait while another process holds the lock.
 
-    The holder may remove the folder: whoever waited then notices that it holds the lock of a vanished file and
-    takes a fresh one.
+    The holder may remove the folder: a process that waited then finds that it locked a file which no longer exists,
+    and locks the new one.
     """
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file = _open_lock(folder / "lock")
         except OSError as error:
-            raise StorageError(f"{folder} cannot be written ({error.strerror}). Name a place you can write.") from error
+            raise StorageError(f"{folder} cannot be written ({error.strerror}). Name one you can write.") from error
         if file is None:
             continue
         with file:
@@ -39,7 +39,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _open_lock(path: Path) -> IO[str] | None:
-    """The lock file; None if its folder was removed by a holder that finished just now."""
+    """The lock file; None if its folder was removed at this moment by a holder that finished."""
     try:
         return path.open("w")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The named corpora of the literature, read from their original files, with their own splits."""
+"""The named corpora of the literature, read from their raw data files, with their own splits."""
 
 import os
 import re
@@ -44,9 +44,9 @@ def text8(uri: str) -> Source:
 
 @dataclass(frozen=True)
 class PG19:
-    """The release of PG-19 (Rae et al. 2020): `train/*.txt`, `validation/*.txt`, `test/*.txt`, a book a file.
+    """The release of PG-19 (Rae et al. 2020): `train/*.txt`, `validation/*.txt`, `test/*.txt`, one book per file.
 
-    Words are counted, since results are reported as perplexity a word: exp(total nats / words).
+    Words are counted, since results are reported as perplexity per word: exp(total nats / words).
     """
 
     uri: str
@@ -81,7 +81,7 @@ class WikiText103:
     """WikiText-103 (Merity et al. 2016): `wiki.{train,valid,test}.tokens` or `.raw`, or the Parquet files of the Hub
     (`train-*.parquet` ...), in a folder or archive; other files in it are not read. A document is an article.
 
-    Words and lines are counted; the usual perplexity a word counts every line end as a word too.
+    Words and lines are counted; the usual perplexity per word counts every line end as a word too.
     """
 
     uri: str
@@ -124,7 +124,7 @@ def _wikitext_split(name: str) -> SplitName | None:
 def _wikitext_lines(name: str, stream: IO[bytes]) -> Iterator[bytes]:
     if name.endswith(".parquet"):
         for row in parquet_texts(name, stream, "text"):
-            yield row or b" \n"  # the Hub's rows are the lines, with the blank ones emptied
+            yield row or b" \n"  # a row of the Hub is a line; blank lines are empty rows there
         return
     held = b""
     for chunk in utf8_chunks(name, stream, "utf-8"):
@@ -135,7 +135,7 @@ def _wikitext_lines(name: str, stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def _articles(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """Runs of lines, each from a title ` = Title = ` (after a blank line; sections have two signs) to the next."""
+    """Articles: the lines from one title ` = Title = ` (after a blank line; sections have two signs) to the next."""
     article: list[bytes] = []
     blank_before = True
     for line in lines:
@@ -199,7 +199,7 @@ _IMAGENET = re.compile(r"(train)_data_batch_\d+(\.npz)?|(val)_data(\.npz)?")
 
 
 def _batch_number(file: SourceFile) -> list[int]:
-    """For an order in which batch 2 comes before batch 10."""
+    """Sort key that puts batch 2 before batch 10."""
     return [int(number) for number in re.findall(r"\d+", PurePosixPath(file.path).name)]
 
 
@@ -209,7 +209,7 @@ def _imagenet_split(name: str) -> str | None:
         return None
     if not name.endswith(".npz"):
         raise CorpusError(
-            f"source: {name} is a pickle, which could run code when it is read. Fetch the release's npz files."
+            f"source: {name} is a pickle, which could run code when it is read. Download the release's npz files."
         )
     return match[1] or match[3]
 
@@ -241,9 +241,9 @@ def _npy_header(name: str, array: IO[bytes]) -> tuple[tuple[int, ...], bool, np.
 
 @dataclass(frozen=True)
 class StandardLibrary:
-    """The running Python's own sources: about 10 MB of text on every machine, no download.
+    """The sources of the running Python's standard library: about 10 MB of text on every machine, without a download.
 
-    Left out: tests, installed packages, what some distributions omit, and `_sysconfigdata`, which differs by build.
+    Excluded: tests, installed packages, what some distributions omit, and `_sysconfigdata`, which differs by build.
     """
 
     split_rule: ClassVar[SplitRule] = "document-hash"
@@ -296,7 +296,7 @@ LOADERS: dict[str, Callable[[str], Source]] = {
 
 
 def named_source(name: str, uri: str) -> Source:
-    """The named corpus whose original files are at `uri`; CorpusError for an unknown name."""
+    """The named corpus whose raw data files are at `uri`; CorpusError for an unknown name."""
     if name not in LOADERS:
         raise CorpusError(f"loader: {name!r} is not known. There are {', '.join(LOADERS)}.")
     return LOADERS[name](uri)

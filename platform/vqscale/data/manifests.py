@@ -16,12 +16,11 @@ AnyManifest = Manifest | LabelledManifest
 
 
 def read_manifest(uri: str) -> AnyManifest:
-    """The manifest of the corpus at `uri`; CorpusError where there is none or it is not a valid one."""
+    """The manifest of the corpus at `uri`; CorpusError where there is none or it is not valid."""
     place = storage.join(uri, MANIFEST)
     if not storage.exists(place):
         raise CorpusError(
-            f"corpus: {uri} holds no {MANIFEST}, so there is no corpus. "
-            f"Make one: vqscale data prepare SOURCE --out {uri}"
+            f"corpus: {uri} holds no {MANIFEST}, so it is no corpus. Make one: vqscale data prepare SOURCE --out {uri}"
         )
     content = storage.read_bytes(place)
     kind = LabelledManifest if _task(content) else Manifest

@@ -1,4 +1,4 @@
-"""Options of a preparation as a checked value."""
+"""Options of a preparation as a validated value."""
 
 from typing import TypeVar
 

@@ -1,4 +1,7 @@
-"""A keyed bijection of 0..n-1: the order of an epoch without storing it (a Feistel network with cycle walking)."""
+"""A keyed bijection of 0..n-1: the order of an epoch without storing it (a Feistel network with cycle walking).
+
+The permutation is part of the order of data: any change here changes what every trial of a fingerprint reads.
+"""
 
 import hashlib
 
@@ -10,7 +13,7 @@ Index = npt.NDArray[np.int64]
 
 
 class Permutation:
-    """`Permutation(n, *key)(i)` is a bijection of [0, n); another key gives another one. O(1) an index."""
+    """`Permutation(n, *key)(i)` is a bijection of [0, n); another key gives another one. O(1) per index."""
 
     def __init__(self, size: int, *key: int) -> None:
         assert size > 0
@@ -21,7 +24,9 @@ class Permutation:
 
     def __call__(self, index: Index) -> Index:
         walked = self._network(index.astype(np.uint64))
-        while np.any(outside := walked >= self._size):  # fewer than four rounds on average
+        while np.any(
+            outside := walked >= self._size
+        ):  # the network permutes fewer than 4 n values: under four walks on average
             walked[outside] = self._network(walked[outside])
         return walked.astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""From a source of text to a corpus: split, tokenise, write, and only then make it appear."""
+"""From a source of text to a corpus: split, tokenise, write, and publish the finished corpus."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from vqscale import storage
 from vqscale.data.loaders import named_source
 from vqscale.data.options import checked
-from vqscale.data.publish import ProgressCallback, Stage, publish, silent
+from vqscale.data.publish import ProgressCallback, Stage, no_progress, publish
 from vqscale.data.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Manifest, SourceRecord, SplitName, SplitRecord
 from vqscale.data.sources import FileSource, Format, Piece, Source, SplitRule
 from vqscale.data.splits import SplitSegment, split_segments
@@ -24,20 +24,20 @@ from vqscale.data.tokenize import (
     train_bpe,
 )
 from vqscale.data.verify import file_sha256
-from vqscale.data.writer import SplitWriter, Workplace
+from vqscale.data.writer import SplitWriter, WorkFolder
 from vqscale.errors import CorpusError
 from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
 
 COMMIT_BYTES = 64 << 20
-"""Text between two commits: what an interruption costs at most."""
+"""Bytes of text between two commits: an interruption costs at most the work on these."""
 
 TOKENIZER_BYTES = 1_000_000_000
-"""Text of the train split that bpe learns from, at most (Transformer-VQ: 1e9 characters of PG-19)."""
+"""Most bytes of the train split that bpe learns from (Transformer-VQ: 1e9 characters of PG-19)."""
 
 
 class PreparationOptions(Frozen):
-    """How text becomes a corpus."""
+    """How text is turned into a corpus."""
 
     tokenizer: TokenizerName
     vocab_size: int | None
@@ -80,18 +80,18 @@ def prepare(
 ) -> Manifest:
     """Prepare the corpus `out` (a local folder or any fsspec URI) from `source` and return its manifest.
 
-    `source` is a file, a folder, a glob or an archive at any fsspec URI (of anything, or the original files of the
-    corpus that `loader` names), or a `Source` of your own. `text_column`, `format` and `encoding` are about files that
-    no loader reads. `split=None`: as the source says, document-hash for files.
+    `source` is a file, a folder, a glob or an archive at any fsspec URI (any text, or the raw data files of the corpus
+    that `loader` names), or a `Source` of your own. `text_column`, `format` and `encoding` apply to files
+    without a loader. `split=None`: the source's own rule, document-hash for files.
 
-    The same call after an interruption goes on where that stopped; on a corpus that is complete it changes nothing.
-    Local disk holds the whole corpus while it is made, memory a few pieces of it. Raises CorpusError for a source that
+    The same call after an interruption resumes there; on a complete corpus it changes nothing. While it is prepared,
+    the whole corpus is on local disk and a few pieces of it in memory. Raises CorpusError for a source that
     cannot be used and StorageError for an `out` that cannot.
     """
     place = source if isinstance(source, str) else source.describe()
     files = FileSource(uri=place, format=format, text_column=text_column, encoding=encoding)
     source = _source(source, loader, files)
-    recipe = checked(
+    options = checked(
         PreparationOptions,
         tokenizer=tokenizer,
         vocab_size=vocab_size,
@@ -100,41 +100,41 @@ def prepare(
         shard_tokens=shard_tokens,
     )
     out = storage.absolute(out)
-    report = progress or silent
-    request = fingerprint({"format": FORMAT, "source": source.identity(), "recipe": recipe})
+    report = progress or no_progress
+    request = fingerprint({"format": FORMAT, "source": source.identity(), "recipe": options})
 
     def make(folder: Path) -> Manifest:
-        return _Preparation(Workplace(folder), source, recipe, request, report).run()
+        return _Preparation(WorkFolder(folder), source, options, request, report).run()
 
     return publish(out, request, Manifest, overwrite, report, make)
 
 
 def _source(source: str | Source, loader: str | None, files: FileSource) -> Source:
-    """`source`, what `loader` makes of it, or `files`; options of `files` that would not count are refused."""
+    """`source`, `loader` applied to it, or `files`; options of `files` that would be ignored are refused."""
     if isinstance(source, str) and loader is None:
         return files
     for field in ("format", "text_column", "encoding"):
         value = getattr(files, field)
         if value != getattr(FileSource, field):
-            raise CorpusError(f"{field}: {value!r} is about files, but this source knows its own format. Leave it out.")
+            raise CorpusError(f"{field}: {value!r} is for files, but this source has its own format. Leave it out.")
     if not isinstance(source, str):
         return source
     return named_source(loader or "", source)
 
 
 class _Preparation:
-    """One run, from the recorded state to a complete `corpus` folder in the workplace."""
+    """One preparation, from the recorded state to a complete `corpus` folder in the working folder."""
 
     def __init__(
-        self, place: Workplace, source: Source, recipe: PreparationOptions, request: str, report: ProgressCallback
+        self, place: WorkFolder, source: Source, options: PreparationOptions, request: str, report: ProgressCallback
     ) -> None:
-        self._place, self._source, self._recipe, self._report = place, source, recipe, report
+        self._place, self._source, self._options, self._report = place, source, options, report
         self._files = source.files()
         self._size = sum(file.size for file in self._files) or None
         self._state = place.resume(request)
 
     def run(self) -> Manifest:
-        if self._recipe.split == "contiguous" and self._state.total_text is None:
+        if self._options.split == "contiguous" and self._state.total_text is None:
             total = sum(len(piece.data) for piece in self._watched("measure"))
             self._state = self._state.model_copy(update={"total_text": total})
             self._place.record(self._state)
@@ -148,21 +148,21 @@ class _Preparation:
             yield piece
 
     def _segments(self, stage: Stage) -> Iterator[SplitSegment]:
-        recipe = self._recipe
+        options = self._options
         return split_segments(
             self._watched(stage),
-            recipe.split,
-            recipe.fractions,
+            options.split,
+            options.fractions,
             self._state.total_text,
-            whole_characters=recipe.tokenizer == "bpe",
+            whole_characters=options.tokenizer == "bpe",
         )
 
     def _tokenizer(self) -> Tokenizer:
-        if self._recipe.vocab_size is None:
+        if self._options.vocab_size is None:
             return ByteTokenizer()
         path = self._place.corpus / TOKENIZER
         if not path.exists():
-            storage.write_text(str(path), train_bpe(self._training_texts(), self._recipe.vocab_size).serialised)
+            storage.write_text(str(path), train_bpe(self._training_texts(), self._options.vocab_size).serialised)
         return BpeTokenizer(path.read_text("utf-8"))
 
     def _training_texts(self) -> Iterator[str]:
@@ -175,7 +175,7 @@ class _Preparation:
                 return
 
     def _write(self, tokenizer: Tokenizer) -> None:
-        limit, splits = self._recipe.shard_tokens, self._state.splits
+        limit, splits = self._options.shard_tokens, self._state.splits
         writers = {name: SplitWriter(self._place, name, splits[name], tokenizer, limit) for name in SPLITS}
         empty, done, count, uncommitted = self._state.empty_documents, self._state.segments, 0, 0
         try:
@@ -217,11 +217,11 @@ class _Preparation:
     def _manifest(self, tokenizer: Tokenizer) -> Manifest:
         missing = [name for name in SPLITS if not self._state.splits[name].shards]
         if missing:
-            raise CorpusError(_empty_split(self._source, self._recipe.split, missing))
+            raise CorpusError(_empty_split(self._source, self._options.split, missing))
         model = self._place.corpus / TOKENIZER
         draft = Manifest(
             format=FORMAT,
-            tokenizer=self._recipe.tokenizer,
+            tokenizer=self._options.tokenizer,
             tokenizer_sha256=file_sha256(model) if model.exists() else None,
             vocab_size=tokenizer.vocab_size,
             dtype=dtype_name(tokenizer.vocab_size),
@@ -230,7 +230,7 @@ class _Preparation:
                 description=self._source.describe(),
                 files=len(self._files),
                 bytes=self._size,
-                split_by=self._recipe.split,
+                split_by=self._options.split,
                 empty_documents=self._state.empty_documents,
             ),
             request=self._state.request,
@@ -250,7 +250,7 @@ class _Preparation:
 _MORE_TEXT = {
     "document-hash": "It has too few documents for a split by document: use --split contiguous or more documents.",
     "contiguous": "It is too short for these fractions: use more text.",
-    "own": "Its files of that split are missing or empty: fetch them, or use --split document-hash.",
+    "own": "Its files of that split are missing or empty: download them, or use --split document-hash.",
 }
 
 

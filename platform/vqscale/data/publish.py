@@ -1,4 +1,4 @@
-"""Making a corpus appear: one preparation at a time, in a folder of its own, moved to its place when it is whole."""
+"""Publishing a corpus: one preparation at a time, in a working folder, moved to its target when it is complete."""
 
 import shutil
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from vqscale.study.fingerprint import fingerprint
 
 Stage = Literal["complete", "measure", "train tokenizer", "write"]
 ProgressCallback = Callable[[Stage, int, int | None], None]
-"""Called with a stage, what was done in it (bytes of the source; examples of a generator), and the total if known."""
+"""Called with a stage, how much of it is done (bytes of a source; examples of a generator) and the total if known."""
 
 AnyKind = TypeVar("AnyKind", Manifest, LabelledManifest)
 
 
-def silent(stage: Stage, done: int, total: int | None) -> None:
-    """Progress that nobody watches."""
+def no_progress(stage: Stage, done: int, total: int | None) -> None:
+    """A ProgressCallback that does nothing."""
 
 
 def publish(
@@ -32,26 +32,28 @@ def publish(
     report: ProgressCallback,
     make: Callable[[Path], AnyKind],
 ) -> AnyKind:
-    """The corpus asked for by `request` at `out`: the complete one found there, or what `make(folder)` leaves in
-    `folder/corpus`.
+    """The corpus at `out` for `request` (the digest of what was asked for): the complete one found there, or the one
+    that `make(folder)` leaves in `folder/corpus`.
 
-    `folder` is locked among all processes and kept after an interruption, so that `make` may go on where it stopped.
-    CorpusError if `out` holds anything else, StorageError if it cannot be written.
+    `folder` is locked among all processes and kept after an interruption, so that `make` can resume. CorpusError if
+    `out` holds anything else, StorageError if it cannot be written.
     """
     if not overwrite and (manifest := _existing(out, request, kind)):
         report("complete", 0, None)
         return manifest
-    _require_room(out)
+    _require_usable(out)
     folder = _work_folder(out)
     with locked(folder):
-        manifest = None if overwrite else _existing(out, request, kind)  # another process made it while we waited
+        manifest = (
+            None if overwrite else _existing(out, request, kind)
+        )  # another process may have made it during the wait
         manifest = manifest or _made(folder, out, make)
         shutil.rmtree(folder)
         return manifest
 
 
 def _existing(out: str, request: str, kind: type[AnyKind]) -> AnyKind | None:
-    """The corpus at `out` if it is the one asked for, None if there is none; CorpusError for another one."""
+    """The corpus at `out` if it is the one requested, None if there is none; CorpusError for another one."""
     if not storage.exists(storage.join(out, MANIFEST)):
         return None
     manifest = read_manifest(out)
@@ -59,15 +61,15 @@ def _existing(out: str, request: str, kind: type[AnyKind]) -> AnyKind | None:
         return manifest
     raise CorpusError(
         f"out: {out} holds a corpus of another source or with other options. "
-        "Choose another place or replace it with --overwrite."
+        "Choose another folder or replace it with --overwrite."
     )
 
 
-def _require_room(out: str) -> None:
-    """Raise unless `out` can be written and holds nothing but a corpus or the remains of one."""
-    strangers = [name for name in storage.listdir(out) if name not in {MANIFEST, TOKENIZER} and not _is_shard(name)]
-    if strangers:
-        raise CorpusError(f"out: {out} holds files that are no corpus, such as {strangers[0]}. Choose an empty place.")
+def _require_usable(out: str) -> None:
+    """Raise CorpusError unless `out` can be written and holds nothing but a corpus or the remains of one."""
+    others = [name for name in storage.listdir(out) if name not in {MANIFEST, TOKENIZER} and not _is_shard(name)]
+    if others:
+        raise CorpusError(f"out: {out} holds files that are no corpus, such as {others[0]}. Choose an empty folder.")
     if not storage.is_local(out):
         storage.require_writable(out)
     elif Path(out).exists() and not Path(out).is_dir():
@@ -79,7 +81,7 @@ def _is_shard(name: str) -> bool:
 
 
 def _work_folder(out: str) -> Path:
-    """Beside a local target, so that the corpus moves there in one rename; in the user's home for a remote one."""
+    """Beside a local target, so that one rename moves the corpus there; for a remote one in the user's home folder."""
     if storage.is_local(out):
         return Path(out).parent / f".prepare-{Path(out).name}"
     return home_folder() / "prepare" / fingerprint(out)[:16]
@@ -90,18 +92,18 @@ def _made(folder: Path, out: str, make: Callable[[Path], AnyKind]) -> AnyKind:
         manifest = make(folder)
         _move(folder / "corpus", out)
     except UserError:
-        shutil.rmtree(folder)  # the same call would fail again: leave nothing behind
+        shutil.rmtree(folder)  # the same call would fail again: nothing is worth keeping
         raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise StorageError(
-            f"out: {out} cannot be written ({reason}). Mend it and repeat the command to go on."
+            f"out: {out} cannot be written ({reason}). Fix this and repeat the command to resume."
         ) from error
     return manifest
 
 
 def _move(corpus: Path, out: str) -> None:
-    """Make the corpus appear at `out`: one rename on a local disk; elsewhere the manifest goes last."""
+    """Move the corpus to `out`: one rename on a local disk; elsewhere the manifest is uploaded last."""
     if storage.is_local(out):
         if Path(out).exists():
             shutil.rmtree(out)

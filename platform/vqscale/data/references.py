@@ -1,4 +1,4 @@
-"""What any model must beat: order-0 entropy and general-purpose compressors on the same held-out text."""
+"""Baselines without a model: order-0 entropy and general-purpose compressors on the same held-out text."""
 
 import gzip
 import lzma
@@ -14,8 +14,8 @@ _XZ_9_DICTIONARY = 64 << 20
 def text_references(split: TokenSplit, tokens: int) -> dict[str, float]:
     """Bits per byte of the text of the first `tokens` tokens of `split`, and the number of its bytes.
 
-    Keys: `bytes`; `unigram_bpb`, the entropy of the bytes' own frequencies (what a model without context can reach at
-    best); `gzip_bpb` and `xz_bpb`, the sizes of `gzip -9` and `xz -9`, container included. They see the whole text
+    Keys: `bytes`; `unigram_bpb`, the entropy of the byte frequencies (the best that a model without context can
+    reach); `gzip_bpb` and `xz_bpb`, the sizes of `gzip -9` and `xz -9`, container included. They see the whole text
     before they write; a language model does not.
     """
     text = split.corpus.tokenizer.decode(split.read(0, min(tokens, len(split))))
@@ -36,7 +36,7 @@ def _entropy(text: bytes) -> float:
 
 
 def _xz_size(text: bytes) -> int:
-    """A dictionary larger than the text changes nothing but the memory: 674 MiB at `xz -9`'s own size."""
+    """Size of `xz -9`. A dictionary larger than the text would only cost memory: 674 MiB at the preset's own size."""
     dictionary = min(_XZ_9_DICTIONARY, max(4096, len(text)))
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": dictionary}]
     return len(lzma.compress(text, format=lzma.FORMAT_XZ, filters=filters))

@@ -1,6 +1,6 @@
 """A corpus on disk: Arrow IPC files of token ids and the manifest that makes them a corpus.
 
-A shard is one Arrow IPC *file* with one record batch of one flat, uncompressed column `tokens` (uint16 or uint32): it
+A shard is one Arrow IPC *file* with one record batch of one flat, uncompressed column `tokens` (uint16 or uint32). It
 is memory-mapped and read without a copy. The manifest is written last; without it there is no corpus.
 """
 
@@ -39,7 +39,7 @@ class Shard(Frozen):
 
 
 class SplitRecord(Frozen):
-    """The shards of one split; words and lines are counted for corpora whose results are reported a word."""
+    """The shards of one split; words and lines are counted for corpora whose results are reported per word."""
 
     shards: tuple[Shard, ...]
     words: int | None = None
@@ -59,14 +59,14 @@ class SplitRecord(Frozen):
 
 
 class SourceRecord(Frozen):
-    """Where the text came from: for people; it is no part of the fingerprint."""
+    """Where the text came from, for information; it does not enter the fingerprint."""
 
     description: str
     files: int
     bytes: int | None
     split_by: str
     empty_documents: int
-    """Documents without any text, which were left out."""
+    """Documents without any text, which were skipped."""
 
 
 class Manifest(Frozen):
@@ -83,7 +83,7 @@ class Manifest(Frozen):
     fingerprint: str
 
     def content_fingerprint(self) -> str:
-        """Identity of the content: tokenizer and ids, whatever the place and the origin."""
+        """Identity of the content: tokenizer and ids, independent of the corpus's address and origin."""
         return fingerprint(
             {
                 "format": self.format,

@@ -1,7 +1,7 @@
-"""Documents out of files: text, JSON Lines and Parquet, plain or packed, at any fsspec URI, in constant memory.
+"""Documents from files: text, JSON Lines and Parquet, plain or compressed, at any fsspec URI, in constant memory.
 
-A source gives *pieces*: at most a mebibyte of UTF-8, cut at line ends where there are any, so that a document of any
-size streams through.
+A source gives *pieces*: at most one MiB of UTF-8 each, cut at line ends where there are any, so that a document of any
+size can be streamed.
 """
 
 import codecs
@@ -31,7 +31,8 @@ _PARQUET = {".parquet", ".pq"}
 
 
 class Piece(NamedTuple):
-    """A part of a document. `last`: it ends there. `split`: where the source wants it. `read`: source bytes so far."""
+    """A part of a document. `last`: the document ends with it. `split`: the source's own split. `read`: source bytes so
+    far."""
 
     data: bytes
     last: bool
@@ -40,28 +41,28 @@ class Piece(NamedTuple):
 
 
 class Source(Protocol):
-    """Documents in a fixed order: two walks over `pieces()` give the same."""
+    """Documents in a fixed order: every call of `pieces()` gives the same."""
 
     @property
     def split_rule(self) -> SplitRule:
-        """How this source is split unless the user says otherwise."""
+        """How this source is split unless the user sets another rule."""
         ...
 
     @property
     def counts_words(self) -> bool:
-        """Whether words and lines are counted: corpora whose results are reported a word."""
+        """Whether words and lines are counted: for corpora whose results are reported per word."""
         ...
 
     def describe(self) -> str:
-        """One line for people."""
+        """A description in one line."""
         ...
 
     def files(self) -> list["SourceFile"]:
-        """What will be read; CorpusError where there is nothing."""
+        """The files that will be read; CorpusError where there are none."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What decides the text, as JSON: another identity, another corpus."""
+        """Everything that the text depends on, as JSON: another identity means another corpus."""
         ...
 
     def pieces(self) -> Iterator[Piece]: ...
@@ -69,7 +70,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file at a source: `stamp` changes when its content does."""
+    """One file of a source; `stamp` changes when its content does."""
 
     fs: fsspec.AbstractFileSystem
     path: str
@@ -82,7 +83,7 @@ class SourceFile:
 
 @dataclass(frozen=True, kw_only=True)
 class FileSource:
-    """A file, a folder (all files below it, sorted, hidden ones left out) or a glob; archives are opened."""
+    """A file, a folder (all files below it, sorted, without hidden ones) or a glob; archives are opened."""
 
     uri: str
     format: Format = "auto"
@@ -131,7 +132,7 @@ def _format(name: str) -> Format:
 
 
 def list_files(uri: str) -> list[SourceFile]:
-    """The files that `uri` (a file, a folder or a glob) stands for, sorted by path; CorpusError if there are none."""
+    """The files of `uri` (a file, a folder or a glob), sorted by path; CorpusError if there are none."""
     fs, path = storage.filesystem(uri)
     fs.invalidate_cache()
     with damage_named(uri):
@@ -157,7 +158,7 @@ def _source_file(fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any])
 
 
 def require_encoding(encoding: str) -> None:
-    """Raise CorpusError unless `encoding` is one Python knows, or `binary`."""
+    """Raise CorpusError unless Python has the codec `encoding`, or it is `binary`."""
     if encoding == BINARY:
         return
     try:
@@ -192,8 +193,8 @@ def utf8_chunks(name: str, stream: IO[bytes], encoding: str) -> Iterator[bytes]:
 
 
 def cut(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Re-cut one document's chunks into (piece, is its last): pieces of at most `PIECE` bytes, ending after a line
-    where there is one, else after a space, else after a whole character."""
+    """Cut one document's chunks into (piece, whether it is the last): pieces of at most `PIECE` bytes that end after a
+    line where there is one, else after a space, else after a whole character."""
     held = b""
     for chunk in chunks:
         held += chunk
@@ -229,7 +230,7 @@ def _json_text(place: str, line: str, column: str) -> bytes:
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise CorpusError(f"source: {place} is not JSON ({error}). JSON Lines hold one object a line.") from error
+        raise CorpusError(f"source: {place} is not JSON ({error}). JSON Lines hold one object per line.") from error
     if not isinstance(record, dict) or column not in record:
         names = ", ".join(sorted(record)) if isinstance(record, dict) else f"a {type(record).__name__}"
         raise CorpusError(
@@ -244,7 +245,9 @@ def _utf8(place: str, column: str, text: object) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise CorpusError(f"source: {place} holds half of a surrogate pair ({error.reason}): no valid text.") from error
+        raise CorpusError(
+            f"source: {place} holds half of a surrogate pair ({error.reason}), which is no valid text."
+        ) from error
 
 
 def parquet_texts(name: str, stream: IO[bytes], column: str) -> Iterator[bytes]:

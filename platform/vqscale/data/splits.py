@@ -1,4 +1,4 @@
-"""Which split a text belongs to: by a hash of the document, by its place in the stream, or as its source says."""
+"""Which split a text belongs to: by a hash of the document, by its position in the stream, or as its source says."""
 
 import hashlib
 import itertools
@@ -11,7 +11,7 @@ from vqscale.errors import CorpusError
 
 
 class SplitSegment(NamedTuple):
-    """A part of a document that lies in one split. `last`: the document, or what this split has of it, ends there."""
+    """A part of a document within one split. `last`: the document, or the part of it in this split, ends there."""
 
     split: SplitName
     data: bytes
@@ -29,8 +29,8 @@ def split_segments(
 ) -> Iterator[SplitSegment]:
     """`pieces` with their splits.
 
-    `total`: bytes of text in all, needed by "contiguous". `whole_characters`: its cuts move on to the next character,
-    for tokenizers that read characters; otherwise they lie at exactly the bytes that `fractions` of `total` say.
+    `total`: bytes of text in all, needed by "contiguous". `whole_characters`: its cuts are moved to the next character,
+    for tokenizers that read characters; otherwise they are at exactly `fractions` of `total` bytes.
     """
     if rule == "own":
         return _own(pieces)
@@ -41,7 +41,7 @@ def split_segments(
 
 
 def hash_split(text: bytes, fractions: tuple[float, float, float]) -> SplitName:
-    """The split of a document whose (first mebibyte of) text is `text`: the same wherever and whenever it is met."""
+    """The split of a document whose text (its first MiB) is `text`; equal texts always get the same split."""
     point = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
     bounds = itertools.accumulate(fractions)
     return next((name for name, bound in zip(SPLITS, bounds, strict=True) if point < bound), "test")

@@ -1,7 +1,7 @@
-"""Training batches as a pure function of (seed, step): nothing to save, nothing to skip, the same for any world size.
+"""Training batches as a pure function of (seed, step): no state to save, the same for any number of workers.
 
-B sequences of the global batch (lanes), T tokens of one update, C tokens of one sequence; C = T: packed windows,
-C = k T: every lane walks through a sequence in k updates and carries its model state.
+B rows of the global batch, T tokens of one update, C tokens of one sequence. C = T: every update has new sequences;
+C = k T: every row reads one sequence in k updates and carries its model state from update to update.
 """
 
 import numpy as np
@@ -13,11 +13,11 @@ from vqscale.errors import CorpusError
 
 
 class TokenStream:
-    """Cuts a split into sequences of `context` tokens and deals them to lanes, each once an epoch in a keyed order.
+    """Cuts a split into sequences of `context` tokens and assigns each to a row once per epoch, in a keyed order.
 
     An epoch has `sequences` = (tokens - 1) // context sequences [o + i C, o + (i + 1) C] (the last token is only a
-    target). The offset o of an epoch is drawn among the tokens that are left over, so that they are not always the
-    same ones. Sequence number n of the run goes to lane n % batch; runs pass from epoch to epoch without a gap.
+    target). The offset o of an epoch is drawn at random, so that it is not always the same tokens that are left over.
+    Sequence number n of the run goes to row n % batch; the next epoch follows without a gap.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class TokenStream:
         self._split, self._seed = split, seed
         self.batch_size, self.length, self.context = batch, length, context
         self.sequences = (len(split) - 1) // context
-        self._lanes = np.arange(rank * (batch // world), (rank + 1) * (batch // world))
+        self._rows = np.arange(rank * (batch // world), (rank + 1) * (batch // world))
 
     @property
     def description(self) -> dict[str, str | int]:
-        """What decides every batch, as JSON: two streams with equal descriptions give equal global batches."""
+        """Everything that the batches depend on, as JSON: equal descriptions give equal global batches."""
         return {
             "corpus": self._split.corpus.fingerprint,
             "split": self._split.name,
@@ -58,16 +58,16 @@ class TokenStream:
         return self.context // self.length
 
     def starts_sequence(self, step: int) -> bool:
-        """True where every lane begins a new sequence: state carried from the step before must be dropped."""
+        """True where every row begins a new sequence: state carried from the previous step must be dropped."""
         return step % self.steps_per_sequence == 0
 
     def epoch(self, step: int) -> int:
-        """The epoch of the first lane of the global batch at `step`."""
+        """The epoch of the first row of the global batch at `step`."""
         return step // self.steps_per_sequence * self.batch_size // self.sequences
 
     def batch(self, step: int) -> npt.NDArray[np.int64]:
         """Tokens [B / world, T + 1] of this rank at `step`: inputs [:, :-1], targets [:, 1:]."""
-        rows = np.empty((len(self._lanes), self.length + 1), dtype=np.int64)
+        rows = np.empty((len(self._rows), self.length + 1), dtype=np.int64)
         for row, start in zip(rows, self.starts(step), strict=True):
             row[:] = self._split.read(int(start), self.length + 1)
         return rows
@@ -75,12 +75,12 @@ class TokenStream:
     def starts(self, step: int) -> npt.NDArray[np.int64]:
         """The first token [B / world] of each row of this rank at `step`."""
         turn, segment = divmod(step, self.steps_per_sequence)
-        numbers = turn * self.batch_size + self._lanes
+        numbers = turn * self.batch_size + self._rows
         starts = np.empty(len(numbers), dtype=np.int64)
         for epoch in np.unique(numbers // self.sequences):
-            chosen = numbers // self.sequences == epoch
+            in_epoch = numbers // self.sequences == epoch
             offset, order = self._order(int(epoch))
-            starts[chosen] = offset + order(numbers[chosen] % self.sequences) * self.context
+            starts[in_epoch] = offset + order(numbers[in_epoch] % self.sequences) * self.context
         return starts + segment * self.length
 
     def _order(self, epoch: int) -> tuple[int, Permutation]:

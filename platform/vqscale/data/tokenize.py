@@ -1,7 +1,7 @@
 """Text to token ids and back: raw bytes, or byte-pair encoding trained on the corpus.
 
-Both are lossless, and both keep the ids 0 (padding), 1 (end of a document) and 2 (unknown) for themselves, as the
-byte-level recipe of Transformer-VQ does (its vocabulary: 3 + 256).
+Both are lossless, and both reserve the ids 0 (padding), 1 (end of a document) and 2 (unknown), as the byte-level recipe
+of Transformer-VQ does (its vocabulary: 3 + 256).
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 
 class Tokenizer(Protocol):
-    """Turns UTF-8 text into ids and back; `token_bytes[id]` is how many bytes of text an id stands for."""
+    """Turns UTF-8 text into ids and back; `token_bytes[id]` is the number of bytes of text of an id."""
 
     name: TokenizerName
 
@@ -38,7 +38,7 @@ class Tokenizer(Protocol):
 
 
 def dtype_name(vocab_size: int) -> Literal["uint16", "uint32"]:
-    """The narrowest type of the two that shards may have."""
+    """The smaller of the two types of shards that holds all ids."""
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
@@ -56,7 +56,7 @@ class ByteTokenizer:
         return np.frombuffer(text, dtype=np.uint8).astype(np.uint16) + np.uint16(SPECIALS)
 
     def decode(self, ids: npt.NDArray[Any]) -> bytes:
-        """The bytes of `ids`; specials stand for no text."""
+        """The bytes of `ids`; special ids have no text."""
         kept = ids[ids >= SPECIALS]
         return (kept - SPECIALS).astype(np.uint8).tobytes()
 
@@ -67,11 +67,11 @@ class BpeTokenizer:
     name: TokenizerName = "bpe"
 
     def __init__(self, serialised: str) -> None:
-        import tokenizers  # loaded here: a corpus of bytes needs it not
+        import tokenizers  # loaded here: a corpus of bytes does not need it
 
         self.serialised = serialised
         self._model = tokenizers.Tokenizer.from_str(serialised)
-        # Text may hold the literal characters "<eos>"; they are text, not the end of a document.
+        # Text may contain the literal characters "<eos>"; they are text, not the end of a document.
         self._model.encode_special_tokens = True
 
     @property
@@ -80,7 +80,7 @@ class BpeTokenizer:
 
     @cached_property
     def _pieces(self) -> list[bytes]:
-        """The bytes of every id, specials empty."""
+        """The bytes of every id; special ids have none."""
         alphabet = _byte_of_character()
         vocabulary: dict[str, int] = self._model.get_vocab()
         ordered = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -96,7 +96,7 @@ class BpeTokenizer:
         return np.array(encoded.ids, dtype=dtype_name(self.vocab_size))
 
     def decode(self, ids: npt.NDArray[Any]) -> bytes:
-        """The bytes of `ids`; specials stand for no text."""
+        """The bytes of `ids`; special ids have no text."""
         pieces = self._pieces
         return b"".join([pieces[token] for token in ids.tolist()])
 
@@ -116,7 +116,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
     """Learn at most `vocab_size` ids (3 specials, 256 bytes, merges) from `texts`, read once, in constant memory."""
     if vocab_size <= BYTE_VOCAB:
         raise CorpusError(
-            f"vocab_size: {vocab_size} leaves no room for merges. "
+            f"vocab_size: {vocab_size} leaves no ids for merges. "
             f"bpe needs more than {BYTE_VOCAB} (3 specials, 256 bytes)."
         )
     import tokenizers
@@ -147,7 +147,7 @@ def load_tokenizer(name: TokenizerName, serialised: str | None) -> Tokenizer:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """The alphabet of byte-level BPE (GPT-2): printable Latin-1 stands for itself, the rest for 256, 257, ..."""
+    """The alphabet of byte-level BPE (GPT-2): printable Latin-1 bytes are themselves, the others 256, 257, ..."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in set(visible)]
     shown = {chr(byte): byte for byte in visible}

@@ -1,4 +1,4 @@
-"""Shards of a corpus as local files whose content is what the manifest says: fetched once, hashed once."""
+"""Shards of a corpus as local files with the content that the manifest records: downloaded once, hashed once."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ REMEDY = "Restore the file, or prepare the corpus again with --overwrite."
 
 
 class StoredShard(Protocol):
-    """What a manifest says of any shard: the file's name and its sha256."""
+    """What the manifest of every corpus records of a shard: the file's name and its sha256."""
 
     @property
     def name(self) -> str: ...
@@ -33,9 +33,9 @@ def file_sha256(path: Path) -> str:
 def local_shards(uri: str, content: str, shards: Iterable[StoredShard], cache: str | None, verify: bool) -> Path:
     """The local folder that holds `shards` of the corpus at `uri`, whose fingerprint is `content`.
 
-    Shards of a remote corpus are copied whole into `cache` (default: the user's home, see `home_folder`). A shard that
-    was verified once and has not been touched since is not hashed again, in any process; the marks for that lie in
-    the cache. `verify=False` trusts local files; downloads are verified all the same. CorpusError for any mismatch.
+    Shards of a remote corpus are copied whole into `cache` (default: `home_folder`). A shard that was verified and has
+    not changed since is not hashed again, in any process; marks for that are kept in the cache.
+    `verify=False` trusts local files; downloads are always verified. CorpusError for any mismatch.
     """
     home = home_folder(cache)
     local = storage.is_local(uri)
@@ -49,7 +49,7 @@ def local_shards(uri: str, content: str, shards: Iterable[StoredShard], cache: s
 
 
 def _fetch(place: str, copy: Path) -> None:
-    """Copy a shard unless it is there already."""
+    """Copy a shard unless the copy exists."""
     if copy.exists():
         return
     try:
@@ -61,7 +61,7 @@ def _fetch(place: str, copy: Path) -> None:
 
 
 def _verify(path: Path, shard: StoredShard, home: Path, *, is_copy: bool) -> None:
-    """Hash the shard unless a mark says that exactly this file was found right before."""
+    """Hash the shard unless a mark says that exactly this file has been verified."""
     try:
         info = path.stat()
     except FileNotFoundError as error:
@@ -72,9 +72,11 @@ def _verify(path: Path, shard: StoredShard, home: Path, *, is_copy: bool) -> Non
         return
     if file_sha256(path) != shard.sha256:
         if is_copy:
-            path.unlink()  # the next attempt fetches it again
-        raise CorpusError(f"corpus: shard {path} is damaged: its sha256 is not the manifest's. {REMEDY}")
-    with contextlib.suppress(OSError, StorageError):  # a mark only saves time: a home without write access does no harm
+            path.unlink()  # the next attempt downloads it again
+        raise CorpusError(f"corpus: shard {path} is damaged: its sha256 differs from the manifest's. {REMEDY}")
+    with contextlib.suppress(
+        OSError, StorageError
+    ):  # a mark only saves time: a home folder without write access is no error
         storage.write_json(str(mark), seen)
 
 

@@ -1,7 +1,7 @@
-"""The working folder of a preparation: open shards, finished shards, and a record of how far it came.
+"""The working folder of a preparation: open shards, finished shards, and a record of its progress.
 
-Ids are appended to one raw file a shard. A commit turns full raw files into Arrow shards, syncs the open ones and then
-records their lengths: after a kill at any moment the recorded part is whole, and what lies beyond it is cut.
+Ids are appended to one raw file per shard. A commit turns full raw files into Arrow shards, syncs the open ones and
+then records their lengths: after a kill at any moment the recorded part is complete, and the rest is truncated.
 """
 
 import os
@@ -29,7 +29,7 @@ class SplitState(Frozen):
 
 
 class PreparationState(Frozen):
-    """How far a preparation came: `segments` segments of the source lie in shards or in recorded lengths."""
+    """Progress of a preparation: the first `segments` segments of the source are in shards or in recorded lengths."""
 
     request: str
     total_text: int | None = None
@@ -38,8 +38,8 @@ class PreparationState(Frozen):
     splits: dict[SplitName, SplitState]
 
 
-class Workplace:
-    """`folder/state.json`, `folder/corpus/` (what will be the corpus) and `folder/open/` (raw ids)."""
+class WorkFolder:
+    """`folder/state.json`, `folder/corpus/` (the future corpus) and `folder/open/` (raw ids)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class Workplace:
         self._state = folder / "state.json"
 
     def resume(self, request: str) -> PreparationState:
-        """The recorded state if it belongs to `request` and its files are there; otherwise a clean start."""
+        """The recorded state if it belongs to `request` and its files exist; otherwise an empty one, with no files."""
         state = self._recorded()
         if state is None or state.request != request or not self._holds(state):
             self.clear()
@@ -79,7 +79,7 @@ class Workplace:
         storage.write_text(str(self._state), state.model_dump_json())
 
     def clear(self) -> None:
-        """Remove all but the lock."""
+        """Remove everything but the lock."""
         self._state.unlink(missing_ok=True)
         shutil.rmtree(self.corpus, ignore_errors=True)
         shutil.rmtree(self.open, ignore_errors=True)
@@ -89,7 +89,7 @@ class SplitWriter:
     """Appends ids to the shards of one split; every shard but the last holds exactly `shard_tokens`."""
 
     def __init__(
-        self, place: Workplace, split: SplitName, state: SplitState, tokenizer: Tokenizer, shard_tokens: int
+        self, place: WorkFolder, split: SplitName, state: SplitState, tokenizer: Tokenizer, shard_tokens: int
     ) -> None:
         self._place, self._split, self._limit = place, split, shard_tokens
         self._dtype, self._token_bytes = np.dtype(dtype_name(tokenizer.vocab_size)), tokenizer.token_bytes
@@ -102,7 +102,7 @@ class SplitWriter:
     def _open(self, length: int) -> IO[bytes]:
         file = self._place.raw(self._split, self._index).open("ab")
         file.truncate(length)
-        self._safe = length  # bytes that a power cut cannot take
+        self._safe = length  # bytes that survive a power failure
         return file
 
     @property
@@ -125,12 +125,12 @@ class SplitWriter:
         self._file = self._open(0)
 
     def end(self) -> None:
-        """Close the last shard however full it is; nothing may be appended afterwards."""
+        """Close the last shard, full or not; nothing may be appended afterwards."""
         if self._tokens:
             self._next_file()
 
     def commit(self) -> SplitState:
-        """Make full raw files shards and the open one safe; the raw files go only after the state is recorded."""
+        """Turn full raw files into shards and sync the open one; `discard_raw` follows once the state is recorded."""
         for index in range(len(self._shards), self._index):
             target = self._place.corpus / f"{self._split}-{index:05d}.arrow"
             self._shards.append(

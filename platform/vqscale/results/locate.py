@@ -1,4 +1,4 @@
-"""From what a user names (a study folder, a study file, a table) to the table and the folder of its analysis."""
+"""From a study folder, a study file or a table, as the user names it, to the table and the folder of its analysis."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Of the table's file."""
+        """File name of the table."""
         return self.table.rsplit("/", 1)[-1]
 
     @property
@@ -30,7 +30,7 @@ class Target:
 
 
 def locate(target: str, out: str | None = None) -> Target:
-    """The table behind `target`; `out` replaces the folder of the analysis.
+    """The table of `target`; `out` replaces the folder of the analysis.
 
     A table from elsewhere, `runs.csv`, is analysed in `runs.analysis/` beside it. Raises StorageError where no table
     is found, StudyError for a study file that is not one.

@@ -20,5 +20,5 @@ def read_result(folder: str) -> Result | None:
 
 
 def finite(value: Any) -> Any:
-    """`value`, or None for a number that is none: what diverged has no measurement."""
+    """`value`, or None for NaN and infinities: a trial that diverged has no measurement."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,6 @@
 """A study's table, as Parquet or CSV at any fsspec URI.
 
-Nested fields are JSON text in the file, in both formats, so that any tool reads the table; `read_table` turns them
+Nested fields are JSON text in the file, in both formats, so that any tool can read the table; `read_table` turns them
 back into lists and dicts. A table from elsewhere is read as it is: only its column names matter.
 """
 

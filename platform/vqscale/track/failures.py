@@ -1,4 +1,4 @@
-"""Whatever goes wrong between here and a tracking store, told as one kind of error."""
+"""Every failure of a tracking store as one kind of error."""
 
 import contextlib
 import re
@@ -12,12 +12,12 @@ DRIVER_PACKAGES = {
     "MySQLdb": "mysqlclient",
     "mysql": "mysql-connector-python",
 }
-"""Package that holds a database driver, where its name is not the module's."""
+"""Package of a database driver, by module, where the two have different names."""
 
 
 @contextlib.contextmanager
 def as_tracking_error(uri: str) -> Iterator[None]:
-    """Failures of MLflow, its database, its server or its drivers leave as TrackingError."""
+    """TrackingError in place of any failure of MLflow, its database, its server or its drivers."""
     try:
         yield
     except _kinds() as error:
@@ -30,7 +30,7 @@ def without_password(text: str) -> str:
 
 
 def _kinds() -> tuple[type[Exception], ...]:
-    """Asked for after something was raised: these packages take seconds to import, and are by then."""
+    """Imported only after something was raised: these packages take seconds to import, and are loaded by then."""
     from alembic.util.exc import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError

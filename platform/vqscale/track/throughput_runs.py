@@ -1,6 +1,6 @@
 """A throughput study in MLflow: a child run for each curve, with every metric over the context length as its step.
 
-MLflow draws one metric of several runs in one chart, so that curves of all architectures stand side by side.
+MLflow draws one metric of several runs in one chart, so that the curves of all architectures can be compared.
 """
 
 from collections.abc import Hashable, Iterable
@@ -24,9 +24,9 @@ Known = dict[Hashable, Any]
 
 
 def track_throughput(tracker: Tracker, study: str, table: pd.DataFrame, folder: str, files: Iterable[str]) -> None:
-    """Log what MLflow does not hold yet; `files` of the study's folder become artifacts of the parent run.
+    """Log the curves that MLflow does not hold yet; `files` of the study's folder become artifacts of the parent run.
 
-    A curve that was measured anew, or gained a point, is a new run: the old one stays as what was measured then.
+    A curve that was measured again, or has a new point, is a new run; the old run is kept.
     Raises TrackingError.
     """
     parent = tracker.study_run()
@@ -39,7 +39,7 @@ def track_throughput(tracker: Tracker, study: str, table: pd.DataFrame, folder: 
 
 
 def _track_curve(tracker: Tracker, parent: str, rows: pd.DataFrame) -> bool:
-    """Whether the curve was not in the store yet."""
+    """Log a curve; returns whether it was new in the store."""
     first = _known(rows.iloc[0].to_dict())
     shown = [first[name] for name in ("arch", "head", "preset", "precision", "device_kind") if name in first]
     identity = ("cell_id", "measured_at", "cost_per_billion_tokens", "energy_source")
@@ -62,10 +62,11 @@ def _track_curve(tracker: Tracker, parent: str, rows: pd.DataFrame) -> bool:
 
 
 def _track_crossover(tracker: Tracker, parent: str, row: Known) -> None:
-    """As a number where there is one, and always as words."""
+    """Log a break-even length as a tag, and also as a metric where it is a number."""
     at: Crossover = row["crossover"]
     known = _known({key: value for key, value in row.items() if key != "crossover"})
-    # all that tells two curves apart; those of transformer_vq were the only ones once, and keep their keys
+    # Everything that distinguishes two curves. A key without an architecture is one of transformer_vq: earlier versions
+    # wrote no others.
     names = [
         name for name in (*COMPARISON_COLUMNS, *CURVE_COLUMNS) if name != "arch" or known["arch"] != "transformer_vq"
     ]
@@ -80,7 +81,7 @@ def _metrics(row: dict[str, Any]) -> dict[str, float | int]:
 
 
 def _known(row: Known) -> dict[str, Any]:
-    """The columns of a row that hold something; whole numbers as such."""
+    """The columns of a row that have a value; whole numbers as integers."""
     known = {str(name): value for name, value in row.items() if isinstance(value, list | dict) or not pd.isna(value)}
     return {
         name: int(value) if isinstance(value, float) and value.is_integer() and name not in METRICS else value

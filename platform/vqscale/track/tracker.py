@@ -1,7 +1,7 @@
 """MLflow as a view of a study: a parent run for the study, a child run for each trial.
 
-Runs are made and written by one process, the driver's, with `MlflowClient` and explicit run ids: no fluent state, no
-second run, no race on a fresh SQLite file. Everything shown can be rebuilt from the study's folder.
+One process, the driver's, creates and writes all runs with `MlflowClient` and explicit run ids: no global MLflow state,
+no duplicate runs, no race on a new SQLite file. Everything shown can be rebuilt from the study's folder.
 """
 
 import functools
@@ -28,7 +28,7 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 STORE_TIMEOUT_SECONDS = 5
 PARAMETER_LENGTH = 6000
-"""MLflow's limit; longer values are cut by it."""
+"""MLflow's limit; longer values are cut to it."""
 BATCH_METRICS = 1000
 """MLflow's limit for one request."""
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -38,9 +38,9 @@ R = TypeVar("R")
 
 
 def check_reachable(uri: str) -> str:
-    """The tracking URI made absolute, after a look whether something answers there.
+    """The tracking URI with a local path made absolute, after checking that the store can be used.
 
-    Raises TrackingError for a server that is silent, an unknown scheme, or a database that cannot be made.
+    Raises TrackingError for a server that does not answer, an unknown scheme, or a database that cannot be created.
     """
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
@@ -77,7 +77,7 @@ def _check_server(uri: str) -> None:
 
 
 def _check_database(uri: str) -> None:
-    """Knock at the database's door, and look for its driver: MLflow itself would try for minutes."""
+    """Check that the database accepts connections and has its driver: MLflow itself would retry for minutes."""
     from sqlalchemy import make_url
 
     try:
@@ -110,7 +110,7 @@ class TrialRun:
 
 
 def _guarded(method: "Callable[Concatenate[Tracker, P], R]") -> "Callable[Concatenate[Tracker, P], R]":
-    """A method of `Tracker` from which every failure of the store leaves as TrackingError."""
+    """A method of `Tracker` that raises TrackingError for every failure of the store."""
 
     @functools.wraps(method)
     def call(self: "Tracker", /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -121,10 +121,10 @@ def _guarded(method: "Callable[Concatenate[Tracker, P], R]") -> "Callable[Concat
 
 
 class Tracker:
-    """The runs of one study. Every method raises TrackingError when the store fails, and nothing else of its making."""
+    """The runs of one study. Every method raises TrackingError, and nothing else, when the store fails."""
 
     def __init__(self, uri: str, study: str, *, artifacts: str | None) -> None:
-        """Open the store; makes the database, the experiment and nothing else.
+        """Open the store; creates the database and the experiment and nothing else.
 
         `artifacts`: where a store without a server keeps the experiment's files (None: the server decides).
         """
@@ -135,7 +135,7 @@ class Tracker:
 
     @_guarded
     def study_run(self) -> str:
-        """Id of the study's parent run, made at first use."""
+        """Id of the study's parent run, which is created at first use."""
         own = {"vqscale.kind": "study", "vqscale.study": self._study}
         run = self._find(own)
         return str(run.info.run_id) if run else self._create(self._study, own)
@@ -147,7 +147,7 @@ class Tracker:
 
     @_guarded
     def trial_run(self, parent: str, trial_id: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-        """Id of a trial's child run; a run that exists goes on, and rows it already holds are not logged again."""
+        """Id of a trial's child run; an existing run is continued, and rows that it holds are not logged again."""
         own = {"vqscale.kind": "trial", "vqscale.trial_id": trial_id}
         run = self._find(own)
         if run is None:
@@ -156,7 +156,7 @@ class Tracker:
             return run_id
         run_id = str(run.info.run_id)
         self.begin(run_id)
-        # of a run whose making was cut short
+        # An interruption may have left a run without some of its parameters.
         self.log_parameters(run_id, {key: parameters[key] for key in parameters if key not in run.data.params})
         self._logged[run_id] = {point.step for point in self._client.get_metric_history(run_id, "loss")}
         return run_id
@@ -165,7 +165,7 @@ class Tracker:
     def curve_run(
         self, parent: str, curve_id: str, parameters: Mapping[str, Any], tags: Mapping[str, str]
     ) -> str | None:
-        """Id of the child run of a throughput curve; None where it holds the whole curve already."""
+        """Id of the child run of a throughput curve; None where that run already holds the whole curve."""
         own = {"vqscale.kind": "throughput", "vqscale.curve_id": curve_id}
         run = self._find(own)
         if run is None:
@@ -211,12 +211,12 @@ class Tracker:
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
     def log_row(self, run_id: str, row: Mapping[str, float | int], *, tokens: int) -> None:
-        """Metrics at a number of training tokens; a row that the run already holds is a replay and is left."""
+        """Log metrics at a number of training tokens; a row that the run already holds is not logged again."""
         self.log_rows(run_id, [(tokens, row)])
 
     @_guarded
     def log_rows(self, run_id: str, rows: Iterable[tuple[int, Mapping[str, float | int]]]) -> None:
-        """Pairs of training tokens and metrics, in as few requests as MLflow takes; replays are left."""
+        """Log pairs of training tokens and metrics in as few requests as possible; known rows are not logged again."""
         from mlflow.entities import Metric
 
         logged, now = self._logged.setdefault(run_id, set()), int(time.time() * 1000)
@@ -230,7 +230,7 @@ class Tracker:
 
     @_guarded
     def log_final(self, run_id: str, values: Mapping[str, float | None], *, tokens: int) -> None:
-        """Final measurements of a run; what was not measured is not logged."""
+        """Log final measurements of a run; None values are not logged."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -245,7 +245,7 @@ class Tracker:
 
     @_guarded
     def log_folder(self, run_id: str, folder: str, names: list[str]) -> None:
-        """Files of a study's folder as artifacts, in their own sub-folders."""
+        """Log files of a study's folder as artifacts, in the same sub-folders."""
         for name in names:
             uri = storage.join(folder, name)
             if not storage.exists(uri):
@@ -261,7 +261,7 @@ class Tracker:
 
     @_guarded
     def log_text(self, run_id: str, text: str, name: str) -> None:
-        """A small file as an artifact of a run; CSV is shown as a table."""
+        """Log a small file as an artifact of a run; MLflow shows CSV as a table."""
         self._client.log_text(run_id, text, name)
 
     @_guarded

@@ -49,13 +49,13 @@ def test_command_help_has_an_example(command):
     assert f"vqscale data {command}" in run(command, "--help")
 
 
-def test_command_prepares_labelled_originals_and_refuses_options_of_text(tmp_path):
+def test_command_prepares_labelled_raw_files_and_refuses_options_of_text(tmp_path):
     for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
         for split in ("train", "valid", "test"):
-            place = tmp_path / "original" / split / name
+            place = tmp_path / "raw" / split / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(f"{split} {name}")
-    arguments = ("prepare", str(tmp_path / "original"), "--as", "labelled-text", "--out", str(tmp_path / "out"))
+    arguments = ("prepare", str(tmp_path / "raw"), "--as", "labelled-text", "--out", str(tmp_path / "out"))
     made = json.loads(run(*arguments, "--length", "9", "--json"))
     assert made["splits"]["test"]["class_counts"] == [2, 2]
     assert made["splits"]["test"]["lengths"] == [9] * 5
@@ -88,8 +88,8 @@ def test_command_takes_the_fractions_that_are_given_for_labelled_examples(texts_
     assert said["request"] == by_default["request"]
 
 
-def test_command_refuses_fractions_where_the_original_has_splits(tmp_path):
-    with pytest.raises(CorpusError, match=r"fractions: .* means nothing for listops"):
+def test_command_refuses_fractions_where_the_raw_files_have_splits(tmp_path):
+    with pytest.raises(CorpusError, match=r"fractions: .* has no meaning for listops"):
         run(
             "prepare",
             str(tmp_path),
@@ -104,7 +104,7 @@ def test_command_refuses_fractions_where_the_original_has_splits(tmp_path):
         )
 
 
-def test_command_that_knows_no_such_original_names_all_there_are(texts):
+def test_command_that_knows_no_such_loader_names_all_there_are(texts):
     with pytest.raises(CorpusError, match=r"'imdbs' is not known. There are enwik8.*imdb"):
         run("prepare", str(texts), "--as", "imdbs")
 

@@ -259,7 +259,7 @@ def test_prepare_to_an_unwritable_place_is_refused(texts):
         ({"split": "own"}, "no splits of its own"),
         ({"format": "jsonl"}, "00.txt line 1 is not JSON"),
         ({"loader": "enwik7"}, "loader: 'enwik7' is not known"),
-        ({"loader": "enwik8", "encoding": "latin-1"}, "encoding: 'latin-1' is about files"),
+        ({"loader": "enwik8", "encoding": "latin-1"}, "encoding: 'latin-1' is for files"),
     ],
 )
 def test_prepare_bad_request_writes_nothing(texts, tmp_path, options, message):

@@ -47,7 +47,7 @@ def test_generate_command_without_out_goes_home():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("listops", "--length", "20-60"), "length: '20-60' is no span"),
+        (("listops", "--length", "20-60"), "length: '20-60' is no range"),
         (("listops", "--examples", "10,x,10"), "examples: '10,x,10' is no list"),
         (("listops", "--examples", "10,10"), "examples"),
         (("recall", "--test-lengths", "64,8"), "length: 8 tokens"),

@@ -1,4 +1,4 @@
-"""Loaders of labelled originals, on small files in the original layouts."""
+"""Loaders of labelled raw data files, on small files in the layouts of the releases."""
 
 import gzip
 import io
@@ -25,7 +25,7 @@ from vqscale.errors import CorpusError
 
 @pytest.fixture
 def opened(tmp_path):
-    """Prepares a labelled original and opens the corpus."""
+    """Prepares labelled raw data files and opens the corpus."""
 
     def make(name: str, uri: Path, out: str = "out", **options: object) -> LabelledCorpus:
         prepare_labelled(raw_files_loader(name, str(uri), **options), str(tmp_path / out))
@@ -40,7 +40,7 @@ def opened(tmp_path):
 def write(tmp_path):
     """Writes files, given by relative path, under one folder."""
 
-    def make(files: dict[str, bytes], folder: str = "original") -> Path:
+    def make(files: dict[str, bytes], folder: str = "raw") -> Path:
         for name, content in files.items():
             path = tmp_path / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -354,7 +354,7 @@ def test_labelled_loader_of_other_files_is_refused(name, opened, write):
 
 
 def test_labelled_loader_refuses_options_that_mean_nothing_for_it():
-    with pytest.raises(CorpusError, match=r"length: 100 means nothing for mnist\. It takes real_inputs"):
+    with pytest.raises(CorpusError, match=r"length: 100 has no meaning for mnist\. It takes real_inputs"):
         raw_files_loader("mnist", "x", length=100)
     with pytest.raises(CorpusError, match="validation: "):
         raw_files_loader("imdb", "x", validation=1.5)

@@ -115,7 +115,7 @@ def test_listops_options_that_cannot_be_are_refused_by_name(options, message):
 
 
 def test_listops_lengths_that_no_tree_has_are_refused():
-    with pytest.raises(CorpusError, match="Widen the span"):
+    with pytest.raises(CorpusError, match="Widen the range"):
         ListOps(length=(50, 60), max_depth=2).draw("train", 0, 0)
 
 

@@ -72,7 +72,7 @@ def test_recall_training_lengths_take_turns_and_count_only_where_given(generator
     assert np.unique(corpus.split("validation").lengths).tolist() == [64]
     assert "train_lengths" not in generator.identity()["options"]
     assert mixed.identity()["options"]["train_lengths"] == (32, 64)
-    with pytest.raises(CorpusError, match="no room"):
+    with pytest.raises(CorpusError, match="are too few for"):
         checked(type(generator), length=64, pairs=6, train_lengths=(64, 20))
 
 
@@ -135,7 +135,7 @@ def test_needle_longer_than_its_text_is_refused(corpus_of):
     ("options", "message"),
     [
         ({"pairs": 65}, "pairs: 65 need as many different keys, there are 64"),
-        ({"test_lengths": (256, 31)}, "length: 31 tokens have no room for 8 pairs"),
+        ({"test_lengths": (256, 31)}, "length: 31 tokens are too few for 8 pairs"),
         ({"values": 1}, "values: "),
     ],
 )

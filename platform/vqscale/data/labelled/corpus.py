@@ -14,7 +14,7 @@ from vqscale.errors import CorpusError
 
 
 class _Rows:
-    """A column whose cells are lists: views of the file."""
+    """A column of lists, as views of the file."""
 
     def __init__(self, column: Any) -> None:
         self.offsets: npt.NDArray[np.int64] = column.offsets.to_numpy(zero_copy_only=True)

@@ -1,7 +1,7 @@
-"""Labelled examples on disk: Arrow IPC files with one row an example, and the manifest that makes them a corpus.
+"""Labelled examples on disk: Arrow IPC files with one row per example, and the manifest that makes them a corpus.
 
-A shard is one Arrow IPC *file* with one record batch: `tokens` (and `tokens_2` where an example is two sequences), a
-list a row; `label`, or the lists `positions` and `labels` (and `distances`) where single tokens are labelled. It is
+A shard is one Arrow IPC *file* with one record batch: `tokens` (and `tokens_2` where an example is two sequences), one
+list per row; `label`, or the lists `positions` and `labels` (and `distances`) where single tokens are labelled. It is
 memory-mapped and read without a copy. As with text, the manifest is written last.
 """
 
@@ -31,7 +31,7 @@ AnyArray = npt.NDArray[Any]
 class Example:
     """One or two token sequences with one label, or one sequence some of whose tokens have labels.
 
-    `positions` ascend; `distances` says how many tokens before its position the answer to a label stands.
+    `positions` ascend; `distances` says how many tokens before its position each label's answer is.
     """
 
     tokens: tuple[AnyArray, ...]
@@ -42,7 +42,7 @@ class Example:
 
 
 class Vocabulary(Frozen):
-    """What an id means. `rule` is for people; `symbols` names every id where each has a name."""
+    """The meaning of ids. `rule` describes it as text; `symbols` names every id where each has a name."""
 
     size: int = Field(gt=1, le=2**32)
     rule: str
@@ -55,7 +55,7 @@ SAMPLES = Vocabulary(size=2**16, rule="16-bit sample + 32768")
 
 
 class Layout(Frozen):
-    """What all examples of a corpus have in common."""
+    """The form that all examples of a corpus share."""
 
     classes: tuple[str, ...] = Field(min_length=2)
     labels: Literal["sequence", "token"]
@@ -64,7 +64,7 @@ class Layout(Frozen):
     real_inputs: bool = False
     """Ids are samples of a signal, to be mapped linearly to [-1, 1], rather than symbols."""
     distances: bool = False
-    """Every label says how far back its answer stands."""
+    """Every label has the distance back to its answer."""
 
     @model_validator(mode="after")
     def _possible(self) -> "Layout":
@@ -80,7 +80,7 @@ class Layout(Frozen):
 
     @property
     def list_columns(self) -> dict[str, np.dtype[Any]]:
-        """Name and type of every column whose cells are lists."""
+        """Name and type of every column of lists."""
         columns = {"tokens": self.dtype}
         if self.sequences == 2:
             columns["tokens_2"] = self.dtype
@@ -98,7 +98,7 @@ class Layout(Frozen):
 
 
 class LabelledShard(Frozen):
-    """One Arrow file. `sha256` is that of the file, `content_sha256` that of its values, whatever Arrow's version."""
+    """One Arrow file. `sha256` is that of the file, `content_sha256` that of its values, for any Arrow version."""
 
     name: str = Field(pattern=r"^[a-z]+-\d{5,}\.arrow$")
     examples: int = Field(gt=0)
@@ -112,9 +112,9 @@ class LabelledSplitRecord(Frozen):
 
     shards: tuple[LabelledShard, ...]
     class_counts: tuple[int, ...]
-    """Labels of every class: examples, or labelled tokens."""
+    """Number of labels per class: of examples, or of labelled tokens."""
     lengths: tuple[int, int, int, int, int]
-    """Tokens of an example (of the longer of two sequences): least, 5 %, median, 95 %, most."""
+    """Tokens of an example (of the longer of two sequences): minimum, 5 %, median, 95 %, maximum."""
 
     @property
     def examples(self) -> int:
@@ -141,7 +141,7 @@ class LabelledManifest(Frozen):
         return self.layout.vocabulary.size
 
     def content_fingerprint(self) -> str:
-        """Identity of the content: the layout and all values, whatever the place and the origin."""
+        """Identity of the content: the layout and all values, independent of the corpus's address and origin."""
         return fingerprint(
             {
                 "format": self.format,
@@ -184,7 +184,7 @@ def write_labelled_shard(examples: list[Example], layout: Layout, target: Path) 
 
 
 def _required(cell: AnyArray | None) -> AnyArray:
-    assert cell is not None, "an example lacks what its layout says"
+    assert cell is not None, "an example lacks a column of its layout"
     return cell
 
 

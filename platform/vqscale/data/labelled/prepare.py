@@ -1,4 +1,4 @@
-"""From a source of labelled examples to a corpus: written shard by shard, and only then made to appear."""
+"""From a source of labelled examples to a corpus: written shard by shard, published when it is complete."""
 
 import shutil
 from collections import Counter
@@ -16,13 +16,13 @@ from vqscale.data.labelled.format import (
     write_labelled_shard,
 )
 from vqscale.data.labelled.source import LabelledSource
-from vqscale.data.publish import ProgressCallback, publish, silent
+from vqscale.data.publish import ProgressCallback, no_progress, publish
 from vqscale.data.shards import FORMAT, MANIFEST, SPLITS, SourceRecord, SplitName
 from vqscale.errors import CorpusError
 from vqscale.study.fingerprint import fingerprint
 
 SHARD_EXAMPLES = 2**17
-"""Examples of one shard at most: what is held in memory at a time, beside its tokens."""
+"""Most examples of one shard, which bounds what is held in memory beside its tokens."""
 
 
 def prepare_labelled(
@@ -35,12 +35,12 @@ def prepare_labelled(
 ) -> LabelledManifest:
     """Prepare the corpus `out` (a local folder or any fsspec URI) from `source` and return its manifest.
 
-    The same call on a corpus that is complete changes nothing; after an interruption it starts again. Memory holds one
-    shard of each split. Raises CorpusError for a source that cannot be used and StorageError for an `out` that cannot.
+    The same call on a complete corpus changes nothing; after an interruption it starts again. One shard of each split
+    is held in memory. Raises CorpusError for a source that cannot be used and StorageError for an `out` that cannot.
     """
     if shard_tokens < 1:
         raise CorpusError(f"shard_tokens: {shard_tokens} is no number of tokens. Use 1 or more.")
-    report = progress or silent
+    report = progress or no_progress
     request = fingerprint({"format": FORMAT, "source": source.identity(), "shard_tokens": shard_tokens})
 
     def make(folder: Path) -> LabelledManifest:
@@ -82,7 +82,7 @@ def _write(
 
 
 class _SplitWriter:
-    """Gathers the examples of one split and writes them shard by shard."""
+    """Collects the examples of one split and writes them shard by shard."""
 
     def __init__(self, folder: Path, split: SplitName, layout: Layout, limit: int) -> None:
         self._folder, self._split, self._layout, self._limit = folder, split, layout, limit
@@ -122,20 +122,20 @@ class _SplitWriter:
         self._held, self._tokens = [], 0
 
     def finish(self, source: LabelledSource) -> LabelledSplitRecord:
-        """Write what is held; CorpusError if the split has nothing."""
+        """Write the last shard; CorpusError if the split is empty."""
         if self._held:
             self._end_shard()
         if not self._shards:
             raise CorpusError(
                 f"split: {self._split} of {source.describe()} would be empty. "
-                "Check the path, and that the source has examples of it."
+                "Check the path, and that the source has examples of this split."
             )
         counts = tuple(self._classes[label] for label in range(len(self._layout.classes)))
         return LabelledSplitRecord(shards=tuple(self._shards), class_counts=counts, lengths=_quantiles(self._lengths))
 
 
 def _quantiles(lengths: Counter[int]) -> tuple[int, int, int, int, int]:
-    """Least, 5 %, median, 95 %, most; each is a length that occurs."""
+    """Minimum, 5 %, median, 95 %, maximum; each is a length that occurs."""
     values = np.array(sorted(lengths))
     reached = np.cumsum([lengths[int(value)] for value in values]) / lengths.total()
     picked = [int(values[np.searchsorted(reached, share)]) for share in (0.05, 0.5, 0.95)]

@@ -1,4 +1,4 @@
-"""What gives labelled examples: a walk over them in a fixed order."""
+"""The protocol of sources of labelled examples."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -8,7 +8,7 @@ from vqscale.data.shards import SplitName
 
 
 class Labelled(NamedTuple):
-    """An example and its split. `read`: bytes of the source read so far; of a generator, examples made."""
+    """An example and its split. `read`: bytes of the source read so far; for a generator, examples drawn."""
 
     split: SplitName
     example: Example
@@ -16,20 +16,20 @@ class Labelled(NamedTuple):
 
 
 class LabelledSource(Protocol):
-    """Labelled examples in a fixed order: two walks give the same."""
+    """Labelled examples in a fixed order: every walk gives the same."""
 
     def describe(self) -> str:
-        """One line for people."""
+        """A description in one line."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What decides the examples, as JSON: another identity, another corpus."""
+        """Everything that the examples depend on, as JSON: another identity means another corpus."""
         ...
 
     def layout(self) -> Layout: ...
 
     def extent(self) -> tuple[int, int | None]:
-        """Files that are read, and the last `read` of a walk where it is known."""
+        """Number of files that are read, and the last value of `read` in a walk where it is known."""
         ...
 
     def walk(self) -> Iterator[Labelled]: ...

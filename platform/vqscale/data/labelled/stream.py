@@ -15,19 +15,19 @@ from vqscale.data.permutation import Permutation
 from vqscale.errors import CorpusError
 
 NO_LABEL = -100
-"""What stands at positions without a label (and without a distance); PyTorch's cross-entropy leaves it out."""
+"""Value at positions without a label (and without a distance); PyTorch's cross-entropy ignores it."""
 PAD_MULTIPLE = 64
-"""Batches are padded to a multiple of this, so that few shapes occur."""
+"""Batches are padded to a multiple of this, so that few different shapes occur."""
 POOL = 32
-"""Batches whose examples are sorted by length among themselves, so that little is padding; at most an epoch."""
+"""Batches whose examples are sorted by length together, so that there is little padding; at most an epoch."""
 
 
 @dataclass(frozen=True)
 class LabelledBatch:
     """Examples padded on the right with id 0; `mask_BQT` is True on real tokens.
 
-    `label_B` of labelled sequences, `label_BT` of labelled tokens (`NO_LABEL` elsewhere), the other one is None;
-    `distance_BT` as in `Example`. `index_B` says which examples of the split they are.
+    `label_B` for labelled sequences or `label_BT` for labelled tokens (`NO_LABEL` elsewhere), the other one is None;
+    `distance_BT` as in `Example`. `index_B` are the numbers of the examples in the split.
     """
 
     index_B: npt.NDArray[np.int64]
@@ -39,14 +39,14 @@ class LabelledBatch:
 
     @property
     def label(self) -> npt.NDArray[np.int64]:
-        """The labels, of whichever kind they are."""
+        """`label_B` or `label_BT`, whichever the batch has."""
         label = self.label_B if self.label_BT is None else self.label_BT
         assert label is not None
         return label
 
 
 def padded_length(split: LabelledSplit, index_B: npt.NDArray[np.int64], context: int) -> int:
-    """T of a batch of these examples: its longest, up to a multiple of 64, at most `context`."""
+    """T of a batch of these examples: the longest, rounded up to a multiple of PAD_MULTIPLE, at most `context`."""
     longest = int(split.lengths[index_B].max())
     return min(-(-longest // PAD_MULTIPLE) * PAD_MULTIPLE, context)
 
@@ -54,7 +54,7 @@ def padded_length(split: LabelledSplit, index_B: npt.NDArray[np.int64], context:
 def collate(
     split: LabelledSplit, index_B: npt.NDArray[np.int64], *, context: int, length: int | None = None
 ) -> LabelledBatch:
-    """The examples `index_B` of `split` as a batch of `length` positions (None: what `padded_length` says).
+    """The examples `index_B` of `split` as a batch of `length` positions (None: `padded_length`).
 
     A sequence longer than `context` is cut: a labelled one keeps its first tokens, one of labelled tokens its last.
     """
@@ -80,7 +80,7 @@ def collate(
 
 
 def _place(row_T: npt.NDArray[np.int64], example: Example, values: AnyArray | None) -> None:
-    """Write `values` at the example's labelled positions; those cut away are left out."""
+    """Write `values` at the example's labelled positions; positions that were cut off are skipped."""
     assert example.positions is not None
     assert values is not None
     positions = example.positions.astype(np.int64) - max(0, len(example.tokens[0]) - len(row_T))
@@ -88,10 +88,11 @@ def _place(row_T: npt.NDArray[np.int64], example: Example, values: AnyArray | No
 
 
 class LabelledStream:
-    """Deals the examples of a split to batches, each once an epoch in a keyed order, from epoch to epoch without a gap.
+    """Assigns the examples of a split to batches, each once per epoch in a keyed order; epochs follow without a gap.
 
-    The examples of a pool of steps in a row are sorted by length and cut into batches of like lengths, which come in a
-    keyed order. All ranks' rows together are the same whatever the world size, their padding included.
+    The examples of several consecutive steps (a pool) are sorted by length and cut into batches of similar lengths,
+    which are used in a keyed order. The rows of all ranks together, their padding included, do not depend on the
+    number of workers.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class LabelledStream:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What decides every batch, as JSON: two streams with equal descriptions give equal global batches."""
+        """Everything that the batches depend on, as JSON: equal descriptions give equal global batches."""
         return {
             "corpus": self._split.corpus.fingerprint,
             "split": self._split.name,
@@ -142,10 +143,10 @@ class LabelledStream:
         return batches[Permutation(steps, self._seed, pool)(np.arange(steps))]
 
     def _drawn(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The examples that are drawn first, second ... in the run."""
+        """The examples with these numbers in the order of the run."""
         indices = np.empty_like(numbers)
         for epoch in np.unique(numbers // len(self._split)):
-            chosen = numbers // len(self._split) == epoch
+            in_epoch = numbers // len(self._split) == epoch
             order = Permutation(len(self._split), self._seed, int(epoch))
-            indices[chosen] = order(numbers[chosen] % len(self._split))
+            indices[in_epoch] = order(numbers[in_epoch] % len(self._split))
         return indices

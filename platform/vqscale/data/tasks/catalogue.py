@@ -1,4 +1,4 @@
-"""The loaders of labelled originals by name."""
+"""The loaders of labelled raw data files, by name."""
 
 from typing import Final
 
@@ -18,5 +18,5 @@ LABELLED_LOADERS: Final[dict[str, type[RawFiles]]] = {kind.name: kind for kind i
 
 
 def raw_files_loader(name: str, uri: str, **options: object) -> RawFiles:
-    """The loader `name` of the files at `uri`; CorpusError for an option that it does not use or that cannot be."""
+    """The loader `name` of the files at `uri`; CorpusError for an option that it does not use or an invalid value."""
     return LABELLED_LOADERS[name](uri, checked(LoaderOptions, **options))

@@ -14,7 +14,7 @@ _SUPERSAMPLES = 4
 
 
 def draw_line(image: Image, start: Coordinates, end: Coordinates, radius: float, brightness: float) -> None:
-    """All points within `radius` of a segment, each pixel by the share of its samples that are."""
+    """Draw all points within `radius` of a line segment; a pixel is as bright as the share of its samples within it."""
     rows, columns = touched(start, end, radius, len(image))
     y, x = pixel_grid(rows, columns)
     offsets = (np.arange(_SUPERSAMPLES) + 0.5) / _SUPERSAMPLES - 0.5
@@ -26,18 +26,19 @@ def draw_line(image: Image, start: Coordinates, end: Coordinates, radius: float,
 
 
 def touched(start: Coordinates, end: Coordinates, radius: float, size: int) -> tuple[slice, slice]:
-    """Rows and columns of the pixels that a segment of this radius may touch."""
+    """Rows and columns of the pixels that a line segment of this radius may touch."""
     low = np.maximum(np.floor(np.minimum(start, end) - radius), 0).astype(int)
     high = np.minimum(np.ceil(np.maximum(start, end) + radius) + 1, size).astype(int)
     return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
 
 def pixel_grid(rows: slice, columns: slice) -> tuple[Coordinates, Coordinates]:
+    """Coordinates y [rows, 1] and x [1, columns] of the pixels of a window."""
     return np.arange(rows.start, rows.stop)[:, None] * 1.0, np.arange(columns.start, columns.stop)[None, :] * 1.0
 
 
 def distance(start: Coordinates, end: Coordinates, y: Coordinates, x: Coordinates) -> Coordinates:
-    """Of the points (y, x) to a segment."""
+    """Distance of the points (y, x) from a line segment."""
     along = end - start
     squared = float(along @ along)
     share = ((y - start[0]) * along[0] + (x - start[1]) * along[1]) / squared if squared else 0.0 * (y + x)
@@ -47,6 +48,7 @@ def distance(start: Coordinates, end: Coordinates, y: Coordinates, x: Coordinate
 
 
 def direction(angle: float) -> Coordinates:
+    """Unit vector (y, x) at an angle in radians."""
     return np.array([np.sin(angle), np.cos(angle)])
 
 

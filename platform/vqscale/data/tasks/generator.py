@@ -1,4 +1,4 @@
-"""What every generator shares: its options, and examples that occur once in all splits."""
+"""The base of all generators: options, and examples that are unique across all splits."""
 
 import contextlib
 import hashlib
@@ -19,24 +19,24 @@ from vqscale.errors import CorpusError
 from vqscale.study.frozen import Frozen
 
 _TRIES = 1000
-"""Draws for one example before the generator is said to have no more."""
+"""Draws for one example before the generator is taken to have no new ones."""
 _CHUNK = 64
 """Examples that a process draws at a time."""
 
 
 class Generator(Frozen):
-    """A named, seeded source of labelled examples; the fields are its options, and they decide every example.
+    """A named, seeded source of labelled examples; its fields are its options.
 
-    An example is a function of the options, its split and its number, drawn again if it has occurred before.
+    An example is a function of the options, its split and its number; it is drawn again if it has occurred before.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    """Another one where the same options give other examples."""
+    """Raised whenever the same options give other examples."""
 
     seed: int = Field(default=0, ge=0)
     examples: tuple[int, int, int]
-    """Examples of train, validation and test."""
+    """Number of examples of train, validation and test."""
 
     @field_validator("examples")
     @classmethod
@@ -49,11 +49,11 @@ class Generator(Frozen):
         raise NotImplementedError
 
     def draw(self, split: SplitName, index: int, attempt: int) -> Example:
-        """Example `index` of `split`; `attempt` counts how often it had occurred before."""
+        """Example `index` of `split`; `attempt`: how many draws of it had occurred before."""
         raise NotImplementedError
 
     def random(self, split: SplitName, index: int, attempt: int) -> np.random.Generator:
-        """Random numbers for one example alone."""
+        """Random numbers for one draw of one example."""
         return np.random.default_rng([self.seed, SPLITS.index(split), index, attempt])
 
     def describe(self) -> str:
@@ -72,7 +72,7 @@ class Generator(Frozen):
 
 @dataclass(frozen=True)
 class InProcesses:
-    """A generator whose examples are drawn by several processes at once; they are the same as by one."""
+    """A generator whose examples are drawn by several processes in parallel; the examples are the same."""
 
     generator: Generator
     processes: int
@@ -99,7 +99,7 @@ class InProcesses:
 
     def _workers(self, stack: contextlib.ExitStack) -> ProcessPoolExecutor | None:
         if self.processes < 1:
-            raise CorpusError(f"processes: {self.processes} cannot draw anything. Use 1 or more.")
+            raise CorpusError(f"processes: {self.processes} cannot draw examples. Use 1 or more.")
         if self.processes == 1:
             return None
         workers = ProcessPoolExecutor(self.processes, mp_context=multiprocessing.get_context("spawn"))
@@ -107,7 +107,7 @@ class InProcesses:
         return workers
 
     def _firsts(self, split: SplitName, count: int, workers: ProcessPoolExecutor | None) -> Iterator[Example]:
-        """Every example's first draw, in order; workers are a few chunks ahead."""
+        """The first draw of every example, in order; workers are a few chunks ahead."""
         chunks = (range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
         if workers is None:
             for chunk in chunks:
@@ -129,8 +129,8 @@ class InProcesses:
                 seen.add(content)
                 return example
         raise CorpusError(
-            f"examples: {self.generator.name} found no more than {len(seen)} different examples with these options. "
-            "Ask for fewer, or for longer ones."
+            f"examples: {self.generator.name} found only {len(seen)} different examples with these options. "
+            "Ask for fewer examples, or for longer ones."
         )
 
 
@@ -139,15 +139,15 @@ def _drawn(generator: Generator, split: SplitName, indices: range) -> list[Examp
 
 
 def span(value: str, field: str) -> tuple[int, int]:
-    """`MIN:MAX` of a command line, both included."""
+    """The values of `MIN:MAX` on a command line, both included. Raises CorpusError."""
     low, separator, high = value.partition(":")
     if not separator or not low.strip().isdecimal() or not high.strip().isdecimal():
-        raise CorpusError(f"{field}: {value!r} is no span. Write two numbers, as in 20:512.")
+        raise CorpusError(f"{field}: {value!r} is no range. Write two numbers, as in 20:512.")
     return int(low), int(high)
 
 
 def three(value: str, field: str) -> tuple[int, ...]:
-    """Numbers of train, validation and test on a command line."""
+    """The numbers of train, validation and test on a command line. Raises CorpusError."""
     found = numbers(value, field)
     if len(found) != 3:
         raise CorpusError(f"{field}: {value!r} must be three numbers: train, validation, test, as in 60000,2000,2000.")
@@ -155,7 +155,7 @@ def three(value: str, field: str) -> tuple[int, ...]:
 
 
 def numbers(value: str, field: str) -> tuple[int, ...]:
-    """Whole numbers of a command line, separated by commas."""
+    """Whole numbers on a command line, separated by commas. Raises CorpusError."""
     parts = value.split(",")
     if not all(part.strip().isdecimal() for part in parts):
         raise CorpusError(f"{field}: {value!r} is no list of numbers. Separate them by commas, as in 256,1024.")

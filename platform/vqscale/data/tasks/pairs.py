@@ -1,6 +1,6 @@
-"""Key-value pairs among filler: what both recall tasks are made of.
+"""Key-value pairs among filler: the base of both recall tasks.
 
-Ids: 0 padding; keys 1..K; values; fillers. A label is a value's number; it stands at a key that is asked for again.
+Ids: 0 padding; keys 1..K; values; fillers. A label is the number of a value, at the position of a queried key.
 """
 
 from typing import ClassVar, Self
@@ -17,26 +17,26 @@ TokenIds = npt.NDArray[np.int64]
 
 
 class Recalling(Generator):
-    """Options of a task whose examples ask for values of keys, and whose lengths may differ between splits."""
+    """Options of a task whose examples query the values of keys, and whose lengths may differ between splits."""
 
     ADDED: ClassVar[frozenset[str]] = frozenset({"train_lengths"})
 
     examples: tuple[int, int, int] = (50_000, 1_000, 3_000)
     length: int = Field(default=256, gt=0)
-    """Tokens of an example, where its split has no lengths of its own."""
+    """Tokens of an example, for splits without lengths of their own."""
     train_lengths: tuple[int, ...] = ()
-    """Tokens of training examples, in turn; short ones among them have their answers near, which is learned first."""
+    """Tokens of training examples, in turn. In short examples the answers are near, which is learned first."""
     validation_lengths: tuple[int, ...] = ()
     """Tokens of validation examples, in turn."""
     test_lengths: tuple[int, ...] = ()
     """Tokens of test examples, in turn."""
     pairs: int = Field(default=8, gt=0)
-    """Key-value pairs of an example; keys differ, values may not."""
+    """Key-value pairs of an example; the keys are all different, values may repeat."""
     keys: int = Field(default=64, gt=1)
     values: int = Field(default=64, gt=1)
-    """Values, which are the classes."""
+    """Number of values, which are the classes."""
     fillers: int = Field(default=64, gt=0)
-    """Tokens that mean nothing."""
+    """Number of filler tokens, which have no meaning."""
 
     def lengths_of(self, split: SplitName) -> tuple[int, ...]:
         own = {"train": self.train_lengths, "validation": self.validation_lengths, "test": self.test_lengths}
@@ -47,12 +47,14 @@ class Recalling(Generator):
         return lengths[index % len(lengths)]
 
     @model_validator(mode="after")
-    def _room(self) -> Self:
+    def _pairs_fit(self) -> Self:
         if self.pairs > self.keys:
             raise ValueError(f"pairs: {self.pairs} need as many different keys, there are {self.keys}")
         shortest = min(length for split in SPLITS for length in self.lengths_of(split))
         if shortest < 4 * self.pairs:
-            raise ValueError(f"length: {shortest} tokens have no room for {self.pairs} pairs; use {4 * self.pairs}")
+            raise ValueError(
+                f"length: {shortest} tokens are too few for {self.pairs} pairs; use {4 * self.pairs} or more"
+            )
         return self
 
     @property
@@ -78,12 +80,12 @@ class Recalling(Generator):
         return self.fillers
 
     def draw_pairs(self, random: np.random.Generator) -> tuple[TokenIds, TokenIds]:
-        """Different keys and their values' numbers, [pairs] each; as ids, keys begin at 1 and values at 1 + keys."""
+        """Different keys (as ids) and the numbers of their values, [pairs] each; ids of values begin at 1 + keys."""
         keys = 1 + random.choice(self.keys, size=self.pairs, replace=False)
         return keys, random.integers(self.values, size=self.pairs)
 
-    def asked(self, tokens: TokenIds, positions: TokenIds, labels: TokenIds, answers: TokenIds) -> Example:
-        """An example asked at `positions`, whose values stand at `answers`."""
+    def query(self, tokens: TokenIds, positions: TokenIds, labels: TokenIds, answers: TokenIds) -> Example:
+        """An example with queries at `positions`, whose values are at the positions `answers`."""
         order = np.argsort(positions)
         return Example(
             (tokens,),

@@ -17,17 +17,17 @@ from vqscale.data.tasks.generator import Generator
 from vqscale.errors import CorpusError
 
 _IMAGES = 5000
-"""Images begun for one example before its settings are said to be impossible."""
+"""Images started for one example before its settings are taken to be impossible."""
 _DASH_TRIES = 3
 _DISTRACTOR_TRIES = 5
 _STEPS_BACK = 30
-"""Dashes that may be taken back while two paths grow, before the image is begun again."""
+"""Dashes that may be removed while two paths grow, before the image is started again."""
 CONTOUR_LENGTHS: Final = {"easy": 6, "intermediate": 9, "hard": 14}
 
 
 @dataclass(frozen=True)
 class PathfinderSettings:
-    """What the size of an image decides; lengths in pixels."""
+    """Settings that depend on the size of an image; lengths in pixels."""
 
     dash: int
     thickness: float
@@ -36,14 +36,14 @@ class PathfinderSettings:
     marker_radius: float
     seed_distance: float
     distractor_dashes: int
-    """Dashes of all distractors together, at most: the reference's numerator."""
+    """Most dashes of all distractors together: the reference's numerator."""
     continuity: float
     brightness: float
 
 
 PATHFINDER_SETTINGS: Final = {
     # lra_benchmarks/data/pathfinder.py; the dash of 64 and 128 is the generator's default. Brightness is the product of
-    # the two contrasts; that of 32 makes up for dashes that cover half a pixel.
+    # the two contrasts; at size 32 it is doubled because dashes cover half a pixel.
     32: PathfinderSettings(2, 0.5, (1,), 1.5, 7, 20, 1.0, 2 * 0.75),
     64: PathfinderSettings(5, 1.0, (1,), 2.5, 12, 22, 1.8, 0.8),
     128: PathfinderSettings(5, 1.5, (2, 3), 3.0, 20, 35, 1.8, 0.9),
@@ -52,7 +52,8 @@ PATHFINDER_SETTINGS: Final = {
 
 @dataclass
 class PathfinderDash:
-    """`start` to `end` along `angle`; it turns at `pivot`, a margin before its start, its successor at `next_pivot`."""
+    """From `start` to `end` along `angle`. It turns around `pivot`, one margin before its start; its successor turns
+    around `next_pivot`."""
 
     start: Coordinates
     end: Coordinates
@@ -63,7 +64,7 @@ class PathfinderDash:
 
 @dataclass
 class Scene:
-    """Two target paths, distractors, and the tips that carry a circle."""
+    """Two target paths, distractors, and the ends that are marked by a circle."""
 
     targets: list[list[PathfinderDash]]
     distractors: list[list[PathfinderDash]] = field(default_factory=list)
@@ -71,7 +72,7 @@ class Scene:
 
 
 class Pathfinder(Generator):
-    """Images of `size` pixels a side with paths of 6, 9 or 14 dashes (`difficulty`); half of them have label "same"."""
+    """Images of `size` x `size` pixels with paths of 6, 9 or 14 dashes (`difficulty`); half are labelled "same"."""
 
     name: ClassVar[str] = "pathfinder"
 
@@ -90,7 +91,7 @@ class Pathfinder(Generator):
         return Example((pixels.ravel().astype(np.uint16) + 1,), label=same)
 
     def scene(self, same: int, random: np.random.Generator) -> Scene:
-        """A scene drawn again from the start until everything finds its place, as in the reference."""
+        """A scene, drawn again from the start until all paths fit, as in the reference."""
         for _ in range(_IMAGES):
             scene = self._attempt(random)
             if scene is not None:
@@ -98,7 +99,7 @@ class Pathfinder(Generator):
                 last = first if same else 1 - first
                 scene.circles = [scene.targets[first][0].start, scene.targets[last][-1].end]
                 return scene
-        raise CorpusError(f"size: {_IMAGES} images of {self.size} pixels had no room for {self.difficulty} paths.")
+        raise CorpusError(f"size: {_IMAGES} images of {self.size} pixels had no space for {self.difficulty} paths.")
 
     def _attempt(self, random: np.random.Generator) -> Scene | None:
         canvas = _Canvas(self.size, PATHFINDER_SETTINGS[self.size], random)
@@ -109,14 +110,16 @@ class Pathfinder(Generator):
         scene = Scene(targets)
         for _ in range(PATHFINDER_SETTINGS[self.size].distractor_dashes // (contour // 3)):
             path = canvas.path(contour // 3)
-            scene.distractors += [path] if path is not None else []  # as in the reference, what has no room is left out
+            scene.distractors += (
+                [path] if path is not None else []
+            )  # as in the reference, a path that does not fit is skipped
         return scene
 
 
 class _Canvas:
-    """What is occupied: every path, gaps included, widened by the margin. No other dash may lie there.
+    """The occupied pixels: every path, gaps included, widened by the margin. No other dash may be there.
 
-    Only pixels wholly within the margin count, as by the reference's threshold on smoothed masks (1.8 of two).
+    Only pixels entirely within the margin count, as with the reference's threshold on smoothed masks (1.8 of two).
     """
 
     def __init__(self, size: int, settings: PathfinderSettings, random: np.random.Generator) -> None:
@@ -124,13 +127,13 @@ class _Canvas:
         self._margin = int(random.choice(settings.margins))
         self._reach = settings.thickness / 2 + self._margin - 0.5
         self._claims = np.zeros((size, size), dtype=np.int16)
-        """How many dashes claim a pixel."""
+        """Number of dashes that occupy each pixel."""
 
     def two_paths(self, dashes: int) -> list[list[PathfinderDash]] | None:
-        """Two paths that begin `seed_distance` apart, the first at twice that from the edge, and grow in turn.
+        """Two paths that begin `seed_distance` apart, the first at least twice that from the edge, and grow in turn.
 
-        A path without room loses its last two dashes; the reference begins the image again, which takes it thousands
-        of images where paths are long.
+        A path that cannot grow loses its last two dashes; the reference starts the image again instead, which takes
+        thousands of images where paths are long.
         """
         edge = int(2 * self._settings.seed_distance)
         first = self._seed(self._random.integers(edge, self._size - edge, size=2).astype(np.float64))
@@ -148,7 +151,7 @@ class _Canvas:
         return None
 
     def path(self, dashes: int) -> list[PathfinderDash] | None:
-        """One path anywhere; a few beginnings are tried."""
+        """One path at a random place; a few starting points are tried."""
         for _ in range(_DISTRACTOR_TRIES):
             first = self._seed(self._anywhere())
             path = [] if first is None else [first]
@@ -176,7 +179,7 @@ class _Canvas:
         return None
 
     def _extend(self, path: list[PathfinderDash]) -> bool:
-        """Add a dash whose head is a pixel of a circle around the pivot, the likelier the straighter it lies."""
+        """Add a dash whose head is a pixel of a circle around the pivot; straighter continuations are more likely."""
         last, pivot = path[-1], path[-1].next_pivot
         centre = np.rint(pivot)
         heads = centre + ring(self._settings.dash + self._margin)
@@ -189,12 +192,12 @@ class _Canvas:
         for _ in range(_DASH_TRIES):
             if weights.sum() < 1e-9:
                 return False
-            chosen = int(self._random.choice(len(heads), p=weights / weights.sum()))
-            dash = self._dash(pivot, float(angles[chosen]))
+            head = int(self._random.choice(len(heads), p=weights / weights.sum()))
+            dash = self._dash(pivot, float(angles[head]))
             if self._place(dash, last):
                 path.append(dash)
                 return True
-            weights[chosen] = 0
+            weights[head] = 0
         return False
 
     def _dash(self, pivot: Coordinates, angle: float) -> PathfinderDash:
@@ -203,7 +206,7 @@ class _Canvas:
         return PathfinderDash(start, start + dash * along, pivot, start + (dash + margin) * along, angle)
 
     def _place(self, dash: PathfinderDash, last: PathfinderDash | None) -> bool:
-        """Occupy the dash unless it leaves the image or touches another; its own predecessor is no other."""
+        """Occupy the pixels of the dash unless it leaves the image or touches a dash other than its predecessor."""
         for tip in (dash.start, dash.end):
             if np.any(tip < 1) or np.any(tip > self._size - 2):
                 return False
@@ -218,7 +221,7 @@ class _Canvas:
         return True
 
     def _claim(self, dash: PathfinderDash, count: int) -> None:
-        """The gaps before and after a dash belong to it, so that nothing passes between two dashes."""
+        """Occupy or release a dash with the gaps before and after it, so that no path passes between two dashes."""
         rows, columns, near = self._covered(dash.pivot, dash.next_pivot)
         self._claims[rows, columns] += count * near
 
@@ -230,7 +233,7 @@ class _Canvas:
 
 
 def render(scene: Scene, size: int) -> npt.NDArray[np.uint8]:
-    """The image of a scene, [size, size]: dashes drawn smoothly by coverage, circles white; the brighter wins."""
+    """The image of a scene, [size, size]: dashes with anti-aliasing, circles white; the brighter value wins."""
     settings = PATHFINDER_SETTINGS[size]
     image: Image = np.zeros((size, size))
     for dash in (dash for path in (*scene.targets, *scene.distractors) for dash in path):

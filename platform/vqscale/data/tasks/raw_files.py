@@ -1,6 +1,6 @@
-"""Labelled examples out of original files: what their loaders share.
+"""Labelled examples from raw data files: the base of their loaders.
 
-A loader says which of the options it uses; others are refused rather than ignored.
+A loader names the options that it uses; others are refused rather than ignored.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,16 +23,16 @@ Found = TypeVar("T")
 
 
 class LoaderOptions(Frozen):
-    """What a user may decide about original files; None: as the loader says."""
+    """What a user may set for raw data files; None: the loader's default."""
 
     length: int | None = Field(default=None, gt=0)
-    """Tokens of a sequence at most."""
+    """Most tokens of a sequence."""
     validation: float | None = Field(default=None, gt=0, lt=1)
-    """Share of the training examples that become validation, where the original has none."""
+    """Share of the training examples used for validation, where the raw data have no validation split."""
     fractions: tuple[float, float, float] | None = None
-    """Shares of train, validation and test, where the original has no splits."""
+    """Shares of train, validation and test, where the raw data have no splits."""
     seed: int | None = Field(default=None, ge=0)
-    """Another one, other examples in those shares."""
+    """Another seed puts other examples into these shares."""
     real_inputs: bool | None = None
 
     @field_validator("fractions")
@@ -45,7 +45,7 @@ class LoaderOptions(Frozen):
 
 @dataclass(frozen=True)
 class RawFiles:
-    """The original files of a task at `uri`: a file, a folder, a glob or an archive."""
+    """The raw data files of a task at `uri`: a file, a folder, a glob or an archive."""
 
     uri: str
     options: LoaderOptions = field(default_factory=LoaderOptions)
@@ -60,7 +60,7 @@ class RawFiles:
         given = self.options.model_dump(exclude_none=True)
         for name in given.keys() - self.uses:
             used = f"It takes {', '.join(sorted(self.uses))}." if self.uses else "It takes none of these options."
-            raise CorpusError(f"{name}: {given[name]} means nothing for {self.name}. {used}")
+            raise CorpusError(f"{name}: {given[name]} has no meaning for {self.name}. {used}")
 
     @property
     def length(self) -> int | None:
@@ -98,7 +98,10 @@ class RawFiles:
             yield Labelled(split, example, read)
 
     def each(self, read_file: Callable[[str, IO[bytes]], Iterator[Found]]) -> Iterator[tuple[Found, int]]:
-        """What `read_file` finds in every file, archives opened, with the bytes read so far. Damage is named."""
+        """Everything that `read_file` finds in each file, archives opened, with the bytes read so far.
+
+        A damaged file is a CorpusError that names it.
+        """
         done = 0
         for file in self.files:
             with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
@@ -112,16 +115,16 @@ class RawFiles:
         return [name for name, _ in self.each(lambda name, stream: iter([name]))]
 
     def read(self, stream: IO[bytes]) -> bytes:
-        """A file that is one sequence of bytes."""
+        """The content of a file that is one sequence, cut to `length` bytes."""
         return stream.read() if self.length is None else stream.read(self.length)
 
     def held_out(self, content: bytes) -> SplitName:
-        """Train or validation, for a training example of an original without validation split."""
+        """Train or validation, for a training example of raw data without a validation split."""
         share = self.options.validation or self.default_validation
         return "train" if hash_split(self._seeded(content), (1 - share, share, 0.0)) == "train" else "validation"
 
     def by_hash(self, content: bytes) -> SplitName:
-        """The split of an example of an original without splits: equal examples lie in the same one."""
+        """The split of an example of raw data without splits: equal examples are in the same one."""
         return hash_split(self._seeded(content), self.options.fractions or self.default_fractions)
 
     def _seeded(self, content: bytes) -> bytes:

@@ -11,11 +11,11 @@ from vqscale.data.tasks.pairs import Recalling
 
 
 class Recall(Recalling):
-    """`pairs` pairs at the start, then every key once more, at its own gap after them; filler stands between.
+    """`pairs` pairs at the start, then every key once more, each at its own gap after them, with filler in between.
 
-    Gaps are drawn without replacement with probabilities in gap**(power - 1), so that near queries are the common ones
-    (power 1: uniform). As in the original, queries stand on every other place. Its filler is one id or any token;
-    here it has ids of its own, so that no filler is taken for a key.
+    Gaps are drawn without replacement with probabilities proportional to gap**(power - 1), so that near queries are
+    common (power 1: uniform). As in the paper, queries are at every other position. The paper's filler is one id or any
+    token; here filler has ids of its own, so that none is mistaken for a key.
     """
 
     name: ClassVar[str] = "recall"
@@ -31,4 +31,4 @@ class Recall(Recalling):
         gaps = np.arange(1, (length - start) // 2 + 1, dtype=np.float64) ** (self.power - 1)
         positions = start + 2 * random.choice(len(gaps), size=self.pairs, replace=False, p=gaps / gaps.sum())
         tokens[positions] = keys
-        return self.asked(tokens, positions, labels, np.arange(1, start, 2))
+        return self.query(tokens, positions, labels, np.arange(1, start, 2))

@@ -28,7 +28,7 @@ _WAVE = re.compile(r"(?:^|/)([a-z]+)/([^/]+\.wav)$")
 class SpeechCommands35(RawFiles):
     """All 35 words of version 2: a folder or archive with the official `validation_list.txt` and `testing_list.txt`.
 
-    A sequence is one second: shorter recordings are followed by silence, longer ones cut (`length` samples).
+    A sequence is one second: shorter recordings are padded with silence, longer ones cut (`length` samples).
     """
 
     name: ClassVar[str] = "speech-commands-35"
@@ -45,7 +45,7 @@ class SpeechCommands35(RawFiles):
         found = {name: split for (name, split), _ in self.each(_listed)}
         if set(found.values()) != {"validation", "test"}:
             raise CorpusError(
-                f"source: {self.uri} lacks validation_list.txt or testing_list.txt, which say the splits. "
+                f"source: {self.uri} lacks validation_list.txt or testing_list.txt, which define the splits. "
                 "Unpack the whole release."
             )
         return found
@@ -84,7 +84,7 @@ def _samples(name: str, stream: IO[bytes]) -> npt.NDArray[np.uint16]:
             form = (recording.getnchannels(), recording.getsampwidth(), recording.getframerate())
             content = recording.readframes(recording.getnframes())
     except wave.Error as error:
-        raise CorpusError(f"source: {name} is no readable wave file ({error}). Fetch it again.") from error
+        raise CorpusError(f"source: {name} is no readable wave file ({error}). Download it again.") from error
     if form != (1, 2, _RATE):
         raise CorpusError(
             f"source: {name} has {form[0]} channels of {8 * form[1]} bits at {form[2]} Hz. "

@@ -22,13 +22,13 @@ _LONGEST_FIELD = 1 << 28
 
 
 def _rows(name: str, stream: IO[bytes]) -> Iterator[list[str]]:
-    """The rows of a table separated by tabs, read a line at a time; quotes are text, as Long Range Arena reads them."""
-    csv.field_size_limit(_LONGEST_FIELD)  # papers are longer than the module's default of 128 KiB
+    """The rows of a tab-separated table, read line by line; quotes are plain text, as in Long Range Arena."""
+    csv.field_size_limit(_LONGEST_FIELD)  # papers are longer than the csv module's default of 128 KiB
     lines = io.TextIOWrapper(forward_stream(utf8_chunks(name, stream, "utf-8")), "utf-8", newline="")
     try:
         yield from csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     except csv.Error as error:
-        raise CorpusError(f"source: {name} is no readable table ({error}). Fetch it again.") from error
+        raise CorpusError(f"source: {name} is no readable table ({error}). Download it again.") from error
 
 
 class ListOpsRelease(RawFiles):
@@ -52,7 +52,9 @@ class ListOpsRelease(RawFiles):
 
     def _example(self, place: str, row: list[str]) -> Example:
         if len(row) != 2 or row[1] not in DIGIT_SYMBOLS:
-            raise CorpusError(f"source: {place} is no expression and digit, separated by a tab. Fetch the file again.")
+            raise CorpusError(
+                f"source: {place} is no expression and digit, separated by a tab. Download the file again."
+            )
         symbols = [symbol for symbol in row[0].split() if symbol not in {"(", ")"}]
         unknown = next((symbol for symbol in symbols if symbol not in ID_OF or symbol == "<pad>"), None)
         if unknown is not None:
@@ -64,7 +66,7 @@ class ListOpsRelease(RawFiles):
 class Retrieval(RawFiles):
     """Pairs of papers of the ACL Anthology Network, as Long Range Arena lays them out: does one cite the other?
 
-    `*.train.tsv`, `*.eval.tsv` and `*.test.tsv` with label, two ids and two texts a row; texts are read as bytes.
+    `*.train.tsv`, `*.eval.tsv` and `*.test.tsv` with label, two ids and two texts per row; texts are read as bytes.
     """
 
     name: ClassVar[str] = "aan"
@@ -84,7 +86,7 @@ class Retrieval(RawFiles):
             if len(row) != 5 or row[0] not in {"0", "1", "0.0", "1.0"}:
                 raise CorpusError(
                     f"source: {name} row {number} is not label (0 or 1), two ids and two texts separated by tabs. "
-                    "Fetch the file again."
+                    "Download the file again."
                 )
             texts = (text.encode("utf-8")[: self.length] for text in row[3:])
             yield split, Example(tuple(_TOKENIZER.encode(text) for text in texts), label=int(float(row[0])))

