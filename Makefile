@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Unit tests run in this many processes, a file of tests in one of them; each process computes with one thread.
+WORKERS ?= 2
+PYTEST  := $(BIN)/python -m pytest
+UNIT    := $(PYTEST) -n $(WORKERS) --dist loadfile tests/unit
 
 .PHONY: demo test unit lint format docs install clean
 
@@ -17,11 +21,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/vqscale run experiments/quickstart/study.yaml
 
+# One Ray cluster takes the cores that two test processes would, so integration tests follow in a process of their own.
 test: $(STAMP)
-	$(BIN)/python -m pytest tests
+	$(UNIT) $(UNIT_FLAGS)
+	$(PYTEST) tests/integration tests/gpu $(FLAGS)
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest tests/unit
+	$(UNIT)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

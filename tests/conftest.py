@@ -1,22 +1,62 @@
-"""Shared by all tests: one thread (small products lose on two), a home of their own, small corpora."""
+"""Shared by all tests: one thread, a home of their own, small corpora, two ranks, an empty MLflow store.
+
+Nothing here loads torch, Ray or MLflow at import: tests of laws, plans and reports start without them.
+"""
 
 import os
+
+os.environ |= {
+    # before numpy and torch are imported; small products lose on two threads, and each worker has one core
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # read when mlflow is imported, which a test may do before vqscale does
+}
+
+import faulthandler
 import random
+import shutil
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import psutil
 import pytest
-import torch
 
 from vqscale.data.labelled.format import Example, Layout, Vocabulary
 from vqscale.data.labelled.prepare import prepare_labelled
 from vqscale.data.labelled.source import Labelled
 from vqscale.data.prepare import prepare
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from ranks import TwoRanks
+
+EXIT_SECONDS = 120
+"""How long a process may take to exit after its last test; then it says where it hangs, and ends."""
+
+
+def pytest_unconfigure() -> None:
+    faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True, file=sys.__stderr__)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """No process group, thread or process outlives the tests: each of them can hold up the exit of the interpreter.
+
+    The first fixture of a session, so the last to end.
+    """
+    yield
+    distributed = sys.modules.get("torch.distributed")
+    assert distributed is None or not distributed.is_initialized(), "a process group was never destroyed"
+    threads = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    assert threads == [], "threads that are no daemons hold up the exit"
+    processes = [" ".join(one.cmdline()) for one in psutil.Process().children(recursive=True)]
+    # multiprocessing's own process, which ends with this one
+    assert [line for line in processes if "resource_tracker" not in line] == [], "processes were never ended"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,6 +84,34 @@ def corpus_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = str(tmp_path_factory.mktemp("corpus") / "small")
     prepare(str(folder), out)
     return out
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[TwoRanks]":
+    """Two processes of one gloo group, for all distributed tests: `two_ranks.run(function, *arguments)`."""
+    from ranks import TwoRanks
+
+    with TwoRanks(tmp_path_factory.mktemp("ranks")) as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """`empty_store(file)` puts an empty MLflow database there and returns its URI.
+
+    A copy: making one takes MLflow about a second of migrations.
+    """
+    from mlflow import MlflowClient
+
+    template = tmp_path_factory.mktemp("mlflow") / "template.db"
+    MlflowClient(f"sqlite:///{template}").search_experiments()
+
+    def copy(file: Path) -> str:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(template, file)
+        return f"sqlite:///{file}"
+
+    return copy
 
 
 Kind = Literal["sequence", "pair", "token"]

@@ -1,11 +1,7 @@
 """Codebooks over two processes: equal bit for bit, and equal to one process that saw the whole batch."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
-import torch.distributed as dist
 
 from vqkernels import Codebook, code_statistics, nearest_code, update_codebooks
 
@@ -31,30 +27,19 @@ def _train(codebooks, part):
     return [buffer for codebook in codebooks for buffer in (*codebook.buffers(), *codebook.telemetry().values())]
 
 
-def _rank(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save(_train(_codebooks(), slice(2 * rank, 2 * rank + 2)), f"{folder}/{rank}.pt")
-    dist.barrier()  # a rank that leaves while the other one still talks to it may abort
-    dist.destroy_process_group()
+def _of_rank(rank):
+    return _train(_codebooks(), slice(2 * rank, 2 * rank + 2))
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(folder)]) for rank in range(2)]
-    assert [rank.wait(timeout=400) for rank in ranks] == [0, 0]
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+def both(two_ranks):
+    return two_ranks.run(_of_rank)
 
 
-def test_codebooks_of_two_ranks_are_equal_bit_for_bit(two_ranks):
-    assert all(torch.equal(a, b) for a, b in zip(*two_ranks, strict=True))
+def test_codebooks_of_two_ranks_are_equal_bit_for_bit(both):
+    assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
 
 
-def test_codebooks_of_two_ranks_equal_those_of_one(two_ranks):
-    for a, b in zip(two_ranks[0], _train(_codebooks(), slice(None)), strict=True):
+def test_codebooks_of_two_ranks_equal_those_of_one(both):
+    for a, b in zip(both[0], _train(_codebooks(), slice(None)), strict=True):
         torch.testing.assert_close(a, b)
-
-
-if __name__ == "__main__":
-    _rank(int(sys.argv[1]), sys.argv[2])
