@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vqscale.formatting import percent, short_count
 from vqscale.laws import Exclusion, Fit, Refusal, StudyFits
 from vqscale.laws.decisions.surface import leading_fits
 from vqscale.laws.io.schema import (
@@ -21,7 +22,6 @@ from vqscale.laws.io.schema import (
     Optimum,
     Selection,
 )
-from vqscale.study.trial import short_count
 
 T = TypeVar("T")
 
@@ -102,8 +102,8 @@ def _holdout(holdout: HoldOut) -> str:
     """The error of the law on the runs that it was not fitted to, and those of the baselines on the same runs."""
     if holdout.mean_relative_error is None:
         return "none"
-    lines = [f"{percent(holdout.mean_relative_error)} on {len(holdout.points)} runs"]
-    lines += [f"[dim]{name} {percent(error)}[/dim]" for name, error in holdout.baselines.items()]
+    lines = [f"{percent(holdout.mean_relative_error, 2) or 'none'} on {len(holdout.points)} runs"]
+    lines += [f"[dim]{name} {percent(error, 2) or 'none'}[/dim]" for name, error in holdout.baselines.items()]
     return "\n".join(lines)
 
 
@@ -164,7 +164,7 @@ def _selection(selection: Selection) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for one in selection.candidates:
         name = f"[bold]{one.law} (chosen)[/bold]" if one.law == selection.chosen else one.law
-        error = "refused" if one.held_out_error is None else percent(one.held_out_error)
+        error = "refused" if one.held_out_error is None else percent(one.held_out_error, 2)
         table.add_row(name, escape(one.form), str(one.n_runs), error)
     return table
 
@@ -256,10 +256,6 @@ def _by_reason(pairs: Iterable[tuple[str, T]]) -> Iterable[tuple[str, list[T]]]:
 def _exponent(estimate: Estimate) -> str:
     limits = estimate.interval
     return _three(estimate.value) + (f" ({_span(limits, _three)})" if limits else "")
-
-
-def percent(share: float | None) -> str:
-    return "none" if share is None else f"{100 * share:.2f} %"
 
 
 def plain_table(title: str) -> Table:

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from vqscale.cli.console import duration, make_console
+from vqscale.cli.console import make_console
 from vqscale.errors import ClusterError, WorkFailedError
+from vqscale.formatting import duration
 
 Address = Annotated[
     str, typer.Option(help="The cluster's dashboard: http://HOST:8265.", envvar="RAY_API_SERVER_ADDRESS")

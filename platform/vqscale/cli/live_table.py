@@ -10,11 +10,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from vqscale.cli.console import duration
+from vqscale.formatting import duration, short_count
 from vqscale.plan.plan import Plan
 from vqscale.results.metrics_rows import Row
 from vqscale.results.result import Result
-from vqscale.study.trial import Trial, short_count
+from vqscale.study.trial import Trial
 from vqscale.sweep.events import Level
 from vqscale.workflow.study import RunEvents
 

@@ -6,13 +6,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vqscale.cli.console import duration
 from vqscale.costing.trial_cost import TrialCost
+from vqscale.formatting import duration, short_count
 from vqscale.plan.budget import BudgetCheck
 from vqscale.plan.centre import exact
 from vqscale.plan.designs import Dropped
 from vqscale.plan.plan import Plan, PlannedTrial
-from vqscale.study.trial import TrainConfig, short_count
+from vqscale.study.trial import TrainConfig
 from vqscale.train.schedule import learning_rate
 
 BARS = "▁▂▃▄▅▆▇█"

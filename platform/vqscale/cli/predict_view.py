@@ -6,8 +6,8 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from vqscale.cli.console import duration
-from vqscale.cli.fit_view import percent, plain_table, short, with_interval
+from vqscale.cli.fit_view import plain_table, short, with_interval
+from vqscale.formatting import duration, percent
 from vqscale.laws.decisions.predictions import Prediction, PredictionScore
 from vqscale.laws.decisions.query import LossResult, OptimumResult
 from vqscale.laws.fitting.run_filter import rows_of
@@ -67,12 +67,12 @@ def print_scores(scores: Sequence[PredictionScore], open_ones: Sequence[Predicti
             loss = with_interval(said.predicted, lambda value: f"{value:.4f}")
             inside = "" if one.inside_90 is None else "yes" if one.inside_90 else "no"
             fit = f"{said.law} {said.fit}"
-            error = percent(one.relative_error)
+            error = percent(one.relative_error, 2)
             shown.add_row(escape(one.run), fit, when(one), loss, f"{one.measured:.4f}", error, inside)
         console.print(shown)
         mean = sum(abs(one.relative_error) for one in scores) / len(scores)
         runs = len({one.run for one in scores})
-        console.print(f"{len(scores)} predictions of {runs} runs, mean error {percent(mean)}.", highlight=False)
+        console.print(f"{len(scores)} predictions of {runs} runs, mean error {percent(mean, 2)}.", highlight=False)
     if open_ones:
         console.print(f"{len(open_ones)} registered predictions are open: their runs have not finished.", style="dim")
 

@@ -5,9 +5,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vqscale.formatting import short_count
 from vqscale.plan.recipe import formula
 from vqscale.study.recipe import Recipe, RecipeReference, RecipeRule
-from vqscale.study.trial import short_count
 
 
 def print_recipe(found: Recipe, console: Console) -> None:

@@ -6,15 +6,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from vqscale import storage
-from vqscale.cli.console import duration
 from vqscale.cli.fit_view import print_fits
 from vqscale.cli.live_table import QUALITY, LiveTable, quality
 from vqscale.cli.predict_view import print_scores
 from vqscale.cli.progress import RoundsBar
 from vqscale.cli.throughput_view import conclusions
+from vqscale.formatting import duration, short_count
 from vqscale.laws import StudyFits
 from vqscale.study.spec import Study
-from vqscale.study.trial import short_count
 from vqscale.workflow.predictions import Registry
 from vqscale.workflow.training import TrainingRun
 

@@ -13,17 +13,17 @@ from rich.table import Table
 from vqscale.cli.console import make_console
 from vqscale.cli.messages import Messages
 from vqscale.cli.progress import RoundsBar
+from vqscale.formatting import short_count
 from vqscale.report.throughput.speed_comparison import (
     break_evens,
-    measured_codes,
     curve_name,
-    speed_comparisons,
     filling,
+    measured_codes,
     measurement_provenance,
     measurement_warnings,
+    speed_comparisons,
 )
 from vqscale.study.throughput_study import ThroughputStudy
-from vqscale.study.trial import short_count
 from vqscale.throughput.measurement import OK, current_code
 from vqscale.throughput.table import BASELINES, COMPARISON_COLUMNS, CURVE_COLUMNS, crossovers
 

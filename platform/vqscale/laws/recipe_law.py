@@ -1,47 +1,54 @@
 """From the table of a learning-rate sweep to a recipe: the best rate of every size, and a line through them.
 
 At every size the best rate is the vertex of the parabola in log rate through the best tried one and its neighbours. A
-size whose best rate lies on the edge of its sweep says only in which direction the optimum lies: it is refused, and so
-is one whose losses are no bowl. The line is least squares in log rate and log N, every size alike.
+size whose best rate lies on the edge of its sweep shows only in which direction the optimum lies: it is refused, and so
+is one whose losses have no minimum inside the sweep. The line is least squares in log rate and log N, every size alike:
+a power law in N, like the step law of Li et al. 2025 (arXiv 2503.04715) without its factor in D.
 """
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from pydantic import ValidationError
-from scipy.stats import t as student
 
 from vqscale.errors import FitError
-from vqscale.laws.fitting.run_filter import cells, data_hash, usual_form
+from vqscale.laws.fitting.run_filter import data_hash, split_table, usual_form
+from vqscale.laws.forms.catalogue import N_COLUMN
 from vqscale.laws.study_fits import default_metric
 from vqscale.study.recipe import Recipe, RecipeLaw, RecipeReference, RecipeRule
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MINIMUM_RATES = 3
-MINIMUM_SIZES = 2
-MINIMUM_SIZES_OF_AN_INTERVAL = 3
-SIZE = "parameters_non_embedding"
-NEEDED = ("arch", SIZE, "lr", "tokens", "batch_tokens")
-SAME = (
+"""Of a parabola."""
+MINIMUM_LINE_SIZES = 2
+MINIMUM_INTERVAL_SIZES = 3
+"""With two, the line passes through both points and leaves no residual."""
+NEEDED = ("arch", N_COLUMN, "lr", "tokens", "batch_tokens")
+HELD_EQUAL = (
     "tokens", "context", "segment", "codebook_size", "block_length", "precision", "d_model", "n_layer", "preset",
     "schedule", "decay", "variant",
 )  # fmt: skip
-"""What runs that are compared by their rate may not differ in."""
+"""Columns in which runs that are compared by their rate may not differ."""
 
 
-def fit_recipe(table: pd.DataFrame, *, study: str, metric: str | None = None) -> Recipe:
+def fit_recipe(table: "pd.DataFrame", *, study: str, metric: str | None = None) -> Recipe:
     """The recipe of a sweep over `lr` (and, where it varies, `batch_tokens`) at several sizes.
 
     `study` names the sweep; `metric`: column to minimise, by default `bpb` where complete, else `loss`. Finished and
     diverged runs count. An architecture without two sizes whose best rate lies inside their sweep gets its reason in
     place of a law. Raises FitError for a table that is no such sweep.
     """
+    import pandas as pd
+
     metric = metric or default_metric(table)
     if missing := [column for column in (*NEEDED, metric) if column not in table]:
         raise FitError(f"column {missing[0]!r} is missing; the table has {', '.join(map(str, table.columns))}.")
     runs = table[table["status"].isin(["finished", "diverged"])] if "status" in table else table
-    runs = usual_form(runs)  # on which an architecture's rate is tuned
+    runs = usual_form(runs)  # ablations take the rate of the architecture they vary
     if runs.empty:
         raise FitError("the table has no finished run: train the sweep first.")
     for column in NEEDED[1:]:
@@ -51,7 +58,7 @@ def fit_recipe(table: pd.DataFrame, *, study: str, metric: str | None = None) ->
     if len(fingerprints) > 1:
         raise FitError(f"the runs are of {len(fingerprints)} corpora; a recipe is tuned on one.")
     try:
-        rules = [_rule(where, group, metric) for where, group in cells(runs, ("arch", "head"))]
+        rules = [_rule(where, group, metric) for where, group in split_table(runs, ("arch", "head"))]
     except ValidationError as error:
         first = error.errors()[0]
         raise FitError(f"{'.'.join(map(str, first['loc']))}: {first['input']!r}: {first['msg']}") from error
@@ -59,7 +66,7 @@ def fit_recipe(table: pd.DataFrame, *, study: str, metric: str | None = None) ->
         study=study,
         corpus_fingerprint=fingerprints[0] if fingerprints else None,
         metric=metric,
-        table=data_hash(table, ["trial_id", "status", "seed", "head", *NEEDED, *SAME, metric]),
+        table=data_hash(table, ["trial_id", "status", "seed", "head", *NEEDED, *HELD_EQUAL, metric]),
         versions={name: version(name) for name in ("vqscale", "numpy")},
         rules=rules,
     )
@@ -70,9 +77,11 @@ def fit_line(sizes: Sequence[int], values: Sequence[float]) -> RecipeLaw:
     log_n, log_value = np.log(sizes), np.log(values)
     x_N, level = log_n - log_n.mean(), log_value.mean()
     exponent = float(x_N @ log_value / (x_N @ x_N))
-    free = len(sizes) - MINIMUM_SIZES
+    free = len(sizes) - MINIMUM_LINE_SIZES  # degrees of freedom that level and exponent leave
     residual = half = None
-    if len(sizes) >= MINIMUM_SIZES_OF_AN_INTERVAL:
+    if len(sizes) >= MINIMUM_INTERVAL_SIZES:
+        from scipy.stats import t as student
+
         residual = float(np.sqrt(np.sum((log_value - level - exponent * x_N) ** 2) / free))
         half = float(student.ppf(0.95, free)) * residual / float(np.sqrt(x_N @ x_N))
     return RecipeLaw(
@@ -88,20 +97,20 @@ def fit_line(sizes: Sequence[int], values: Sequence[float]) -> RecipeLaw:
     )
 
 
-def _rule(where: dict[str, str | int | float | None], runs: pd.DataFrame, metric: str) -> RecipeRule:
+def _rule(where: dict[str, str | int | float | None], runs: "pd.DataFrame", metric: str) -> RecipeRule:
     """The laws of one architecture and head."""
     references: list[RecipeReference] = []
     best: dict[int, tuple[float, float]] = {}
-    sizes = list(cells(runs, (SIZE,)))
+    sizes = list(split_table(runs, (N_COLUMN,)))
     tunes_batch = any(group["batch_tokens"].nunique() > 1 for _, group in sizes)
-    for _, group in sorted(sizes, key=lambda cell: float(cell[1][SIZE].iloc[0])):
-        tried = [_reference(part, metric) for _, part in cells(group, ("batch_tokens",))]
+    for _, group in sorted(sizes, key=lambda pair: float(pair[1][N_COLUMN].iloc[0])):
+        tried = [_reference(part, metric) for _, part in split_table(group, ("batch_tokens",))]
         tried, found = _with_batch(tried) if tunes_batch else (tried, None)
         if not tunes_batch and tried[0].best is not None:
             found = tried[0].best, float(tried[0].batch_tokens)
         references += sorted(tried, key=lambda one: one.batch_tokens)
         best |= {} if found is None else {tried[0].parameters: found}
-    enough = len(best) >= MINIMUM_SIZES
+    enough = len(best) >= MINIMUM_LINE_SIZES
     return RecipeRule.model_validate(
         {
             "arch": where["arch"],
@@ -118,17 +127,19 @@ def _rule(where: dict[str, str | int | float | None], runs: pd.DataFrame, metric
 
 def _too_few(usable: int, sizes: int) -> str:
     return (
-        f"{usable} of {sizes} sizes have a best rate inside their sweep; an exponent needs at least {MINIMUM_SIZES}."
-        " Tune more sizes, or widen the sweeps of the refused ones."
+        f"{usable} of {sizes} sizes have a best rate inside their sweep;"
+        f" an exponent needs at least {MINIMUM_LINE_SIZES}. Tune more sizes, or widen the sweeps of the refused ones."
     )
 
 
-def _reference(runs: pd.DataFrame, metric: str) -> RecipeReference:
+def _reference(runs: "pd.DataFrame", metric: str) -> RecipeReference:
     """The runs of one size and batch, with the best rate or the reason why there is none."""
+    import pandas as pd
+
     first = runs.iloc[0]
-    n, tokens = int(first[SIZE]), int(first["tokens"])
+    n, tokens = int(first[N_COLUMN]), int(first["tokens"])
     rates, losses = _losses(runs, metric)
-    reason = _mixed(runs) or _no_bowl("rate", rates, losses)
+    reason = _mixed(runs) or _no_minimum("rate", rates, losses)
     best, best_loss = (None, None) if reason else _vertex(rates, losses)
     preset, context = (
         first[name] if name in runs and pd.notna(first[name]) else None for name in ("preset", "context")
@@ -150,7 +161,7 @@ def _reference(runs: pd.DataFrame, metric: str) -> RecipeReference:
     )
 
 
-def _losses(runs: pd.DataFrame, metric: str) -> tuple[list[float], list[float | None]]:
+def _losses(runs: "pd.DataFrame", metric: str) -> tuple[list[float], list[float | None]]:
     """Rates in ascending order and the mean loss of each, over the seeds that all rates have; None: one diverged."""
     if "seed" in runs:
         common = set.intersection(*(set(group["seed"]) for _, group in runs.groupby("lr")))
@@ -164,9 +175,9 @@ def _losses(runs: pd.DataFrame, metric: str) -> tuple[list[float], list[float | 
     return rates, losses
 
 
-def _mixed(runs: pd.DataFrame) -> str | None:
+def _mixed(runs: "pd.DataFrame") -> str | None:
     """Why the runs of one size cannot be compared by their rate alone; None where they can."""
-    for column in SAME:
+    for column in HELD_EQUAL:
         if column in runs and runs[column].nunique(dropna=False) > 1:
             values = ", ".join(map(str, sorted(set(runs[column]), key=str)))
             return f"its runs differ in {column} ({values}) beside the rate: name a table of the sweep alone."
@@ -175,7 +186,7 @@ def _mixed(runs: pd.DataFrame) -> str | None:
     return None
 
 
-def _no_bowl(what: str, tried: list[float], losses: list[float | None]) -> str | None:
+def _no_minimum(what: str, tried: list[float], losses: list[float | None]) -> str | None:
     """Why the losses over what was tried place no optimum; None where they do. `what`: `rate` or `batch`."""
     known = [(loss, index) for index, loss in enumerate(losses) if loss is not None]
     if len(tried) < MINIMUM_RATES:
@@ -196,7 +207,7 @@ def _no_bowl(what: str, tried: list[float], losses: list[float | None]) -> str |
     x = np.log([tried[index] for _, index in known])
     if np.polyfit(x - x.mean(), [loss for loss, _ in known], 2)[0] <= 0:
         return (
-            f"the losses over the {what} are no bowl (their parabola is concave): use a longer horizon or more seeds."
+            f"the losses over the {what} have no minimum (their parabola is concave): train longer or use more seeds."
         )
     return None
 
@@ -225,7 +236,7 @@ def _with_batch(tried: list[RecipeReference]) -> tuple[list[RecipeReference], tu
     tried = sorted(tried, key=lambda one: one.batch_tokens)
     good = [one for one in tried if one.best is not None and one.best_loss is not None]
     batches, losses = [float(one.batch_tokens) for one in good], [one.best_loss for one in good]
-    reason = _no_bowl("batch", batches, losses)
+    reason = _no_minimum("batch", batches, losses)
     if reason:
         return [one if one.refused else one.model_copy(update={"refused": reason, "best": None}) for one in tried], None
     batch, _ = _vertex(batches, losses)

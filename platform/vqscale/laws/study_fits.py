@@ -1,6 +1,6 @@
-"""Fit the laws of a study: one fit for each law and subset that supports it, a refusal with its reason for each other.
+"""Fit the laws of a study: one fit for each law and subset that identifies it, a refusal with its reason for others.
 
-How a table in which size, horizon, codebook, context and architecture vary is split (before `group` overrides it):
+How a table in which size, token budget, codebook, context and architecture vary is split (before `group` overrides it):
 
 law                     x              one fit for each combination of
 power_n                 N              architecture, head, codebook size S, context T, tokens D
@@ -13,48 +13,51 @@ context_*               N, D, T        architecture, head, S
 joint_*                 N, D, S, T     architecture, head
 
 and always of corpus, block length, segment, precision and schedule. Seeds are pooled: each is a run. Where runs at one
-point differ in learning rate or batch size, the best recipe stands for the point.
+point differ in learning rate or batch size, the best recipe represents the point.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vqscale.errors import FitError
-from vqscale.laws.decisions.compare import Price, compare
+from vqscale.laws.decisions.compare import Price, compare_fits
 from vqscale.laws.fitting.problem import DELTA, Objective
-from vqscale.laws.fitting.run_filter import best_recipe, cells, data_hash, label, names_of, usable
+from vqscale.laws.fitting.run_filter import best_recipe, data_hash, names_of, split_table, subset_label, usable_runs
 from vqscale.laws.forms.catalogue import N_COLUMN, SEGMENT_SHARE, Law, named_law
 from vqscale.laws.forms.conventions import every_convention, parameters_under
-from vqscale.laws.io.schema import Convention, Exclusion, Fit, Isoflop, Refusal, Selection, StudyFits
-from vqscale.laws.subset import Cell, Settings, fit_cell, make_cell, refitter
-from vqscale.laws.validation.isoflop import Runs, isoflop
-from vqscale.laws.validation.model_selection import LEFT_OUT, Contender, Judged, choose
+from vqscale.laws.io.schema import Convention, Exclusion, Fit, IsoflopParabolas, Refusal, Selection, StudyFits
+from vqscale.laws.subset import FitSettings, Subset, fit_subset, make_subset, refitter
+from vqscale.laws.validation.isoflop import IsoflopRuns, isoflop_parabolas
+from vqscale.laws.validation.model_selection import LEFT_OUT, CandidateForm, SelectionRuns, select_model
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Request:
     metric: str
     group: Sequence[str] | None
-    settings: Settings
+    settings: FitSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Outcome:
-    """What came of one law; `cells` are all its subsets, refused ones included."""
+    """Result of one law; `subsets` are all its subsets, refused ones included."""
 
-    cells: list[Cell] = field(default_factory=list)
+    subsets: list[Subset] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     excluded: list[Exclusion] = field(default_factory=list)
 
 
 def fit_study(
-    table: pd.DataFrame,
+    table: "pd.DataFrame",
     laws: Sequence[str],
     *,
     bootstrap: int = 200,
@@ -71,21 +74,20 @@ def fit_study(
     """Fit every named law to every subset of `table`.
 
     `group`: columns to split by, in place of the law's own. `metric`: column to fit; without one, `bpb` if every
-    finished run has it, otherwise `loss`. `n_column`: which count is N, a column or one
-    of `Convention.parameters`, made from `parameter_groups`. `bootstrap`: refits for the intervals, 0 for none.
-    `objective`: what is minimised; by default the Huber loss of log residuals, delta 1e-3. `hold_out_from`: training
-    FLOPs from which runs enter no fit and are predicted; without it all runs are fitted and the hold-out sets aside the
-    largest fifth. `budgets`: training FLOPs at which optima are given, by default over the fitted range and beyond it.
-    `price`: of a device-hour, for comparisons at equal money. `sensitivity`: whether the
-    influence of every run and the variants are recorded.
+    finished run has it, otherwise `loss`. `n_column`: which count is N, a column or one of `Convention.parameters`,
+    made from `parameter_groups`. `bootstrap`: refits for the intervals, 0 for none. `objective`: what is minimised; by
+    default the Huber loss of log residuals, delta 1e-3. `hold_out_from`: training FLOPs from which runs enter no fit
+    and are predicted; without it all runs are fitted and the hold-out sets aside the largest fifth. `budgets`: training
+    FLOPs at which optima are given, by default over the fitted range and beyond it. `price`: of a device-hour, for
+    comparisons at equal money. `sensitivity`: whether the influence of every run and the variants are recorded.
 
     Raises FitError for an unknown law and for a table with neither `bpb` nor `loss`.
     """
     table, n_column, convention = _counting(table, n_column)
-    chosen = [named_law(name, n_column=n_column) for name in laws]
+    named = [named_law(name, n_column=n_column) for name in laws]
     metric = metric or default_metric(table)
     _require(table, [metric, *(group or ()), *(["flops"] if hold_out_from is not None else [])])
-    settings = Settings(
+    settings = FitSettings(
         bootstrap=bootstrap,
         seed=seed,
         objective=objective or Objective(delta=DELTA),
@@ -98,12 +100,12 @@ def fit_study(
     table = _with_segment_share(table)
     # On matrices this small BLAS threads gain nothing, and waiting for each other on a busy machine they cost seconds.
     with threadpool_limits(limits=1, user_api="blas"):
-        outcomes = [_fit_law(table, law, request) for law in chosen]
+        outcomes = [_fit_law(table, law, request) for law in named]
         isoflops = _isoflops(table, named_law("chinchilla", n_column=n_column), request)
-        made = list(chain.from_iterable(outcome.cells for outcome in outcomes))
+        made = list(chain.from_iterable(outcome.subsets for outcome in outcomes))
         selections = _selections(made, request.settings.objective)
         fits = list(chain.from_iterable(outcome.fits for outcome in outcomes))
-        comparisons = compare(fits, table, price)
+        comparisons = compare_fits(fits, table, price)
     excluded = list(chain.from_iterable(outcome.excluded for outcome in outcomes))
     return StudyFits(
         fits=fits,
@@ -115,7 +117,7 @@ def fit_study(
     )
 
 
-def _counting(table: pd.DataFrame, n_column: str) -> tuple[pd.DataFrame, str, Convention]:
+def _counting(table: "pd.DataFrame", n_column: str) -> "tuple[pd.DataFrame, str, Convention]":
     """The table with N in a column, that column, and the convention."""
     for convention in every_convention():
         if n_column == convention.parameters:
@@ -124,7 +126,7 @@ def _counting(table: pd.DataFrame, n_column: str) -> tuple[pd.DataFrame, str, Co
     return table, n_column, Convention(parameters="total" if n_column == "parameters" else "non_embedding")
 
 
-def default_metric(table: pd.DataFrame) -> str:
+def default_metric(table: "pd.DataFrame") -> str:
     """`bpb` where every finished run has it (comparable across tokenizers and codebooks), otherwise `loss`."""
     finished = table[table["status"] == "finished"] if "status" in table else table
     if "bpb" in table and len(finished) and finished["bpb"].notna().all():
@@ -132,7 +134,7 @@ def default_metric(table: pd.DataFrame) -> str:
     return "loss"
 
 
-def _require(table: pd.DataFrame, columns: Sequence[str]) -> None:
+def _require(table: "pd.DataFrame", columns: Sequence[str]) -> None:
     missing = [column for column in columns if column not in table]
     if missing:
         raise FitError(
@@ -141,7 +143,7 @@ def _require(table: pd.DataFrame, columns: Sequence[str]) -> None:
         )
 
 
-def _with_segment_share(table: pd.DataFrame) -> pd.DataFrame:
+def _with_segment_share(table: "pd.DataFrame") -> "pd.DataFrame":
     """The table with segment / context: what must agree between contexts is whether, not where, back-propagation
     stops."""
     if not {"segment", "context"} <= set(table):
@@ -149,77 +151,78 @@ def _with_segment_share(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{SEGMENT_SHARE: table["segment"] / table["context"]})
 
 
-def _fit_law(table: pd.DataFrame, law: Law, request: _Request) -> _Outcome:
+def _fit_law(table: "pd.DataFrame", law: Law, request: _Request) -> _Outcome:
     try:
         _require(table, law.axes)
     except FitError as error:
         return _Outcome(refusals=[_impossible(law, len(table), str(error))])
     metric, settings = request.metric, request.settings
-    columns = law.cell if request.group is None else tuple(request.group)
+    columns = law.split_by if request.group is None else tuple(request.group)
     needed = [] if settings.hold_out_from is None else ["flops"]
-    runs, excluded = usable(table, law, metric, needed)
+    runs, excluded = usable_runs(table, law, metric, needed)
     if runs.empty:
         return _Outcome(refusals=[_impossible(law, 0, "no finished run on its axes")], excluded=excluded)
     digest = data_hash(table, ["trial_id", "name", "status", metric, *law.axes, *columns])
-    made: list[Cell] = []
-    for where, cell in cells(runs, columns):
-        chosen, worse = best_recipe(cell, law, metric)
+    made: list[Subset] = []
+    for where, rows in split_table(runs, columns):
+        tuned, worse = best_recipe(rows, law, metric)
         excluded += worse
-        made.append(make_cell(law, where, label(where, runs), chosen, metric, settings.hold_out_from))
-    outcomes = [fit_cell(one, settings, digest=digest) for one in made]
+        made.append(make_subset(law, where, subset_label(where, runs), tuned, metric, settings.hold_out_from))
+    outcomes = [fit_subset(one, settings, digest=digest) for one in made]
     return _Outcome(
-        cells=made,
+        subsets=made,
         fits=[outcome for outcome in outcomes if isinstance(outcome, Fit)],
         refusals=[outcome for outcome in outcomes if isinstance(outcome, Refusal)],
         excluded=excluded,
     )
 
 
-def _isoflops(table: pd.DataFrame, law: Law, request: _Request) -> list[Isoflop]:
-    """A parabola a budget, for every subset that Chinchilla's law would be fitted to and that has budgets.
+def _isoflops(table: "pd.DataFrame", law: Law, request: _Request) -> list[IsoflopParabolas]:
+    """One parabola per budget, for every subset that Chinchilla's law would be fitted to and that has budgets.
 
     Held-out budgets are shown like the others: a parabola predicts nothing.
     """
     if not {*law.axes, "flops"} <= set(table):
         return []
-    runs, _ = usable(table, law, request.metric, ["flops"])
-    columns = law.cell if request.group is None else tuple(request.group)
+    runs, _ = usable_runs(table, law, request.metric, ["flops"])
+    columns = law.split_by if request.group is None else tuple(request.group)
     found = []
-    for where, subset in cells(runs, columns):
-        chosen, _ = best_recipe(subset, law, request.metric)
-        n, d, c, loss = (chosen[name].to_numpy(dtype=np.float64) for name in (*law.axes, "flops", request.metric))
-        parabolas = isoflop(where, label(where, runs), Runs(names=names_of(chosen), n=n, d=d, c=c, loss=loss))
+    for where, rows in split_table(runs, columns):
+        tuned, _ = best_recipe(rows, law, request.metric)
+        n, d, c, loss = (tuned[name].to_numpy(dtype=np.float64) for name in (*law.axes, "flops", request.metric))
+        own = IsoflopRuns(names=names_of(tuned), n=n, d=d, c=c, loss=loss)
+        parabolas = isoflop_parabolas(where, subset_label(where, runs), own)
         found += [] if parabolas is None else [parabolas]
     return found
 
 
-def _selections(made: Sequence[Cell], objective: Objective) -> list[Selection]:
-    """A choice wherever several laws of the same letters were asked for on the same runs."""
-    rivals: dict[str, list[Cell]] = {}
-    for cell in made:
-        if len(cell.law.letters) > 1:
-            key = repr((sorted(cell.law.letters), cell.where, cell.names))
-            rivals.setdefault(key, []).append(cell)
+def _selections(made: Sequence[Subset], objective: Objective) -> list[Selection]:
+    """Model selection wherever several laws of the same letters were asked for on the same runs."""
+    rivals: dict[str, list[Subset]] = {}
+    for subset in made:
+        if len(subset.law.letters) > 1:
+            key = repr((sorted(subset.law.letters), subset.where, subset.names))
+            rivals.setdefault(key, []).append(subset)
     return [_selection(group, objective) for group in rivals.values() if len(group) > 1]
 
 
-def _selection(group: Sequence[Cell], objective: Objective) -> Selection:
-    contenders = [
-        Contender(
-            law=cell.law.name,
-            form=cell.law.form,
-            limits=cell.law.limits,
-            parameters=len(cell.law.parameters),
-            x=cell.x,
-            refit=refitter(cell, objective),
+def _selection(group: Sequence[Subset], objective: Objective) -> Selection:
+    forms = [
+        CandidateForm(
+            law=subset.law.name,
+            form=subset.law.form,
+            limits=subset.law.limits,
+            parameters=len(subset.law.parameters),
+            x=subset.x,
+            refit=refitter(subset, objective),
         )
-        for cell in group
+        for subset in group
     ]
     first = group[0]
-    place = first.law.letters.index
-    values = {letter: first.x[:, place(letter)] for letter in LEFT_OUT if letter in first.law.letters}
-    judged = Judged(loss=first.losses, order=first.order, values=values, held=first.held)
-    return choose(first.where, first.label, contenders, judged)
+    column = first.law.letters.index
+    values = {letter: first.x[:, column(letter)] for letter in LEFT_OUT if letter in first.law.letters}
+    runs = SelectionRuns(loss=first.losses, order=first.order, values=values, held=first.held)
+    return select_model(first.where, first.label, forms, runs)
 
 
 def _impossible(law: Law, runs: int, reason: str) -> Refusal:

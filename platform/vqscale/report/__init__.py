@@ -1,12 +1,12 @@
-"""Figures and the HTML report, from tables, fits and what lies beside them in a study's folder."""
+"""Figures and the HTML report, from tables, fits and the other files of a study's folder."""
 
 from vqscale.report.figures import figures, write_figures, write_throughput_figures
 from vqscale.report.html import write_throughput_report
 from vqscale.report.page import write_report
-from vqscale.report.report_data import Material, gather
+from vqscale.report.report_data import ReportData, gather
 
 __all__ = [
-    "Material",
+    "ReportData",
     "figures",
     "gather",
     "write_figures",

@@ -5,15 +5,16 @@ from typing import Any
 
 import pandas as pd
 
+from vqscale.formatting import percent, short_count
 from vqscale.laws import LAWS, Fit, StudyFits
-from vqscale.laws.fitting.fit import AGREE_SHARE
+from vqscale.laws.fitting.fit import AGREEING_SHARE
 from vqscale.laws.io.schema import Method
-from vqscale.report.charts.style import count, percent, plural, power, present
+from vqscale.report.charts.style import plural, power, present
 from vqscale.study.trial import TrainConfig
 
 _UNKNOWN = "not in the table"
-MOST_LISTED = 6
-"""Numbers that are listed one by one."""
+LISTED_NUMBERS = 6
+"""Numbers of a column that are listed one by one; of more, count and range."""
 _RECIPE = (
     *("warmup", "warmup_tokens", "decay", "lr_final", "beta1", "beta2", "adam_eps", "weight_decay", "clip"),
     *("accumulation", "segment", "documents", "evaluation_tokens", "evaluation_context", "evaluation_by"),
@@ -22,7 +23,7 @@ _RECIPE = (
 
 
 Entry = tuple[str, str]
-"""Question and answer. An answer that the records do not hold says so."""
+"""Item and its value; `not in the table` where the records lack it."""
 
 
 def checklist(table: pd.DataFrame, fits: StudyFits, study: Mapping[str, Any]) -> dict[str, list[Entry]]:
@@ -44,10 +45,10 @@ def _hypothesis(fits: StudyFits) -> list[Entry]:
     names = sorted({fit.law for fit in fits.fits})
     found: list[Entry] = [("Form", _joined({f"{fit.law}: {fit.form}" for fit in fits.fits}) or "no law was fitted")]
     found += [(f"Why {name}", f"{LAWS[name].why} {LAWS[name].limits}") for name in names if name in LAWS]
-    asked = _joined({f"{one.label}: {one.words}" for one in fits.selections}) or "no forms were compared"
+    selected = _joined({f"{one.label}: {one.description}" for one in fits.selections}) or "no forms were compared"
     return [
         *found,
-        ("Choice among forms", asked),
+        ("Model selection", selected),
         ("What was fitted", _joined({f"{fit.metric} in {fit.unit}" for fit in fits.fits}) or "nothing"),
         ("N", _joined({f"{fit.convention.parameters} ({_n_column(fit)})" for fit in fits.fits}) or "not used"),
         ("D", "training tokens, each as often as it was read"),
@@ -88,10 +89,10 @@ def _runs(table: pd.DataFrame, fits: StudyFits) -> list[Entry]:
     left_out = len({entry.name for entry in fits.excluded})
     return [
         ("Runs", ", ".join(f"{number} {name}" for name, number in status.items()) or "none"),
-        ("Horizons D", _range(table, "tokens")),
+        ("Token budgets D", _range(table, "tokens")),
         ("Training FLOPs C", _range(table, "flops", power)),
         ("Seeds", _values(table, "seed")),
-        ("Which checkpoints", "the last of every finished run: the learning-rate schedule ends at its horizon"),
+        ("Which checkpoints", "the last of every finished run: the learning-rate schedule ends there"),
         ("Left out", f"{plural(left_out, 'run')}, listed above with reasons"),
     ]
 
@@ -113,9 +114,9 @@ def _held_out(fit: Fit) -> str:
 
 
 def _sensitivity(fits: StudyFits) -> str:
-    words = list(dict.fromkeys(one.words for fit in fits.fits for one in fit.variants))
+    variants = list(dict.fromkeys(one.description for fit in fits.fits for one in fit.variants))
     runs = " and of every single run" if any(fit.influences for fit in fits.fits) else ""
-    return f"influence of {', '.join(words)}{runs}: tables above" if words or runs else "not asked for"
+    return f"influence of {', '.join(variants)}{runs}: tables above" if variants or runs else "not asked for"
 
 
 def _objective(method: Method) -> str:
@@ -128,8 +129,8 @@ def _optimiser(fits: StudyFits) -> str:
     worst = min((fit.method for fit in fits.fits), key=lambda method: method.starts_agreeing / method.starts)
     return (
         f"{worst.solver}; cross-checked by {worst.cross_check.solver if worst.cross_check else 'nothing'}; "
-        f"accepted by the decrease still in reach, not by the optimiser's word. At least {worst.starts_agreeing} of "
-        f"{worst.starts} starts agree in every fit ({AGREE_SHARE:.0%} required)"
+        "accepted by the decrease of the objective still in reach, not by the optimiser's status. "
+        f"At least {worst.starts_agreeing} of {worst.starts} starts agree in every fit ({AGREEING_SHARE:.0%} required)"
     )
 
 
@@ -149,7 +150,7 @@ def _rates(study: Mapping[str, Any]) -> str:
 
 
 def _recipe(study: Mapping[str, Any]) -> str:
-    """What the study file says of training, and the defaults for what it does not."""
+    """Training settings of the study file, with the defaults of those that it does not set."""
     given = study.get("train")
     if not isinstance(given, Mapping):
         return "the recipe is not in the records"
@@ -184,7 +185,7 @@ def _hashes(fits: StudyFits) -> str:
     return _joined({fit.data_hash[:12] for fit in fits.fits}) or "none"
 
 
-def _range(table: pd.DataFrame, column: str, show: Callable[[float], str] = count) -> str:
+def _range(table: pd.DataFrame, column: str, show: Callable[[float], str] = short_count) -> str:
     if column not in table or table[column].isna().all():
         return _UNKNOWN
     values = table[column].dropna()
@@ -196,7 +197,7 @@ def _values(table: pd.DataFrame, column: str) -> str:
     if column not in table:
         return _UNKNOWN
     known = sorted({value for value in table[column] if present(value)})
-    if len(known) > MOST_LISTED and all(isinstance(value, int | float) for value in known):
+    if len(known) > LISTED_NUMBERS and all(isinstance(value, int | float) for value in known):
         return f"{len(known)} from {known[0]:g} to {known[-1]:g}"
     return ", ".join(f"{value:g}" if isinstance(value, int | float) else str(value) for value in known) or "none"
 

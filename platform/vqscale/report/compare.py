@@ -29,7 +29,7 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_share(table: pd.DataFrame) -> "pd.Series[float]":
-    """Of every run the share of its updates that it trained itself, and did not take over from a shorter one."""
+    """Of every run the share of its updates that it trained itself, rather than took over with a shared WSD prefix."""
     if not {"shared_steps", "steps"} <= set(table):
         return pd.Series(1.0, index=table.index)
     return 1 - table["shared_steps"] / table["steps"]
@@ -50,7 +50,7 @@ def against_baselines(table: pd.DataFrame, metric: str) -> list[Pairs]:
 
 
 def _differences(first: pd.DataFrame, second: pd.DataFrame, metric: str, keys: list[str]) -> list[float]:
-    """Best run on either side of every pair: where recipes differ, the better one stands."""
+    """Best run on either side of every pair: where recipes differ, the better one counts."""
     sides = [side.sort_values(metric).drop_duplicates(keys)[[*keys, metric]] for side in (first, second)]
     merged = sides[0].merge(sides[1], on=keys, suffixes=("", "_other"))
     differences = (merged[metric] - merged[f"{metric}_other"]) / merged[f"{metric}_other"]

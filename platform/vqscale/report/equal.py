@@ -11,8 +11,8 @@ import pandas as pd
 from vqscale.report.charts.style import present
 
 AT_EQUAL = {"compute": "flops", "tokens": "tokens"}
-NEAR = 0.05
-"""Runs of one budget lie this near to each other in FLOPs: horizons are whole updates."""
+EQUAL_COMPUTE = 0.05
+"""Relative distance in FLOPs within which runs count as equal in compute: token budgets are whole updates."""
 _FIXED = ("corpus_fingerprint", "arch", "variant", "head", "d_model", "n_layer", "preset", "block_length", "precision")
 _VARIED = ("codebook_size", "context")
 
@@ -20,7 +20,7 @@ Equal = Literal["compute", "tokens"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class EqualGroup:
     """Finished runs of one model that differ in one column, at equal compute or tokens."""
 
     equal: Equal
@@ -47,7 +47,7 @@ class Group:
         return [loss / min(self.losses) - 1 for loss in self.losses]
 
 
-def groups(runs: pd.DataFrame, column: str, metric: str, equal: Equal) -> list[Group]:
+def equal_groups(runs: pd.DataFrame, column: str, metric: str, equal: Equal) -> list[EqualGroup]:
     """All groups in which `column` takes two values or more."""
     level = AT_EQUAL[equal]
     if runs.empty or not {column, level, "arch", metric} <= set(runs.columns):
@@ -65,8 +65,8 @@ def groups(runs: pd.DataFrame, column: str, metric: str, equal: Equal) -> list[G
 
 
 def _levels(rows: pd.DataFrame, level: str) -> Iterator[pd.DataFrame]:
-    """Rows within `NEAR` of the smallest of them, then the next; equal tokens are equal to the token."""
-    near = NEAR if level == "flops" else 0.0
+    """Rows within `EQUAL_COMPUTE` of the smallest of them, then the next; equal tokens are equal to the token."""
+    near = EQUAL_COMPUTE if level == "flops" else 0.0
     ordered = rows.sort_values(level)
     values, first = ordered[level].to_numpy(dtype=np.float64), 0
     while first < len(values):
@@ -75,11 +75,11 @@ def _levels(rows: pd.DataFrame, level: str) -> Iterator[pd.DataFrame]:
         first = last
 
 
-def _group(members: pd.DataFrame, column: str, metric: str, equal: Equal) -> Group:
+def _group(members: pd.DataFrame, column: str, metric: str, equal: Equal) -> EqualGroup:
     first = members.iloc[0]
     parts = [_best_recipe(rows, metric) for _, rows in members.groupby(column, sort=True)]
     size = first["preset"] if present(first.get("preset")) else f"d{first['d_model']}x{first['n_layer']}"
-    return Group(
+    return EqualGroup(
         equal=equal,
         arch=str(first["arch"]),
         size=str(size),
@@ -91,15 +91,15 @@ def _group(members: pd.DataFrame, column: str, metric: str, equal: Equal) -> Gro
 
 
 def _best_recipe(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Seeds of the recipe with the lowest mean loss, as the laws choose it."""
+    """Seeds of the recipe with the lowest mean loss, as in the fits of the laws."""
     keys = [name for name in ("lr", "batch_tokens") if name in rows]
     parts = [part for _, part in rows.groupby(keys, dropna=False)] if keys else [rows]
     return min(parts, key=lambda part: float(part[metric].mean()))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise:
-    """What runs that differ in nothing but the seed differ by."""
+class SeedNoise:
+    """Spread of runs that differ in nothing but the seed."""
 
     relative: float
     """Standard deviation of the log loss, pooled."""
@@ -107,7 +107,7 @@ class Noise:
     points: int
 
 
-def seed_noise(runs: pd.DataFrame, metric: str) -> Noise | None:
+def seed_noise(runs: pd.DataFrame, metric: str) -> SeedNoise | None:
     """None where no point was trained with two seeds."""
     keys = [name for name in (*_FIXED, *_VARIED, "tokens", "lr", "batch_tokens", "segment") if name in runs]
     if "seed" not in runs or not keys or metric not in runs:
@@ -116,5 +116,6 @@ def seed_noise(runs: pd.DataFrame, metric: str) -> Noise | None:
     freedom = sum(len(rows) - 1 for rows in repeated)
     if not freedom:
         return None
+    # Pooled variance: squares within the points over the sum of their degrees of freedom.
     squares = sum(float(((np.log(rows[metric]) - np.log(rows[metric]).mean()) ** 2).sum()) for rows in repeated)
-    return Noise(relative=math.sqrt(squares / freedom), runs=sum(map(len, repeated)), points=len(repeated))
+    return SeedNoise(relative=math.sqrt(squares / freedom), runs=sum(map(len, repeated)), points=len(repeated))

@@ -5,17 +5,19 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from vqscale import storage
-from vqscale.report.charts.interactive import chart
+from vqscale.report.charts.interactive import plotly_chart
 from vqscale.report.charts.panel import Panel
 from vqscale.report.sections.speed import speed_block
 from vqscale.study.throughput_study import ThroughputStudy
+
+if TYPE_CHECKING:
+    import jinja2
+    from markupsafe import Markup
 
 REPORT = "report.html"
 
@@ -51,16 +53,23 @@ def write_page(folder: str, template: str, values: Mapping[str, Any]) -> str:
     return uri
 
 
-def _embed(panel: Panel) -> Markup:
-    """The panel as JSON that cannot end the script element it stands in."""
-    return Markup(json.dumps(chart(panel), allow_nan=False).replace("<", "\\u003c"))
+def _embed(panel: Panel) -> "Markup":
+    """The panel as JSON that cannot end the script element around it."""
+    from markupsafe import Markup
+
+    return Markup(json.dumps(plotly_chart(panel), allow_nan=False).replace("<", "\\u003c"))
 
 
-def _plotly() -> Markup:
+def _plotly() -> "Markup":
+    """The source of plotly.js, about 5 MB."""
+    from markupsafe import Markup
+
     return Markup(resources.files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8"))
 
 
-def _environment() -> jinja2.Environment:
+def _environment() -> "jinja2.Environment":
+    import jinja2
+
     loader = jinja2.PackageLoader("vqscale.report")
     made = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     made.filters["embed"] = _embed

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vqscale.report.html import write_page
-from vqscale.report.report_data import Material
+from vqscale.report.report_data import ReportData
 from vqscale.report.section import Section
 from vqscale.report.sections import (
     architectures,
@@ -39,30 +39,30 @@ SECTIONS = (
     speed.section,
     cost.section,
     runs.section,
-    runs.failures,
+    runs.failure_section,
     method.section,
 )
 
 
-def write_report(material: Material, folder: str) -> str:
+def write_report(data: ReportData, folder: str) -> str:
     """Write `folder`/report.html and return its URI."""
     values = {
-        "study": material.study,
-        "summary": summarise(material),
-        "counts": _counts(material),
-        "sections": make_sections(material),
+        "study": data.study,
+        "summary": summarise(data),
+        "counts": _counts(data),
+        "sections": make_sections(data),
     }
     return write_page(folder, "report.html.j2", values)
 
 
-def make_sections(material: Material) -> Sequence[Section]:
+def make_sections(data: ReportData) -> Sequence[Section]:
     """The sections that there is something to show in."""
-    made = (section(material) for section in SECTIONS)
+    made = (section(data) for section in SECTIONS)
     return [one for one in made if one is not None]
 
 
-def _counts(material: Material) -> str:
-    table = material.table
+def _counts(data: ReportData) -> str:
+    table = data.table
     if "status" not in table:
         return f"{len(table)} runs"
     counts = table["status"].value_counts()

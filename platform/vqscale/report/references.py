@@ -7,13 +7,13 @@ import pandas as pd
 from vqscale.report.charts.style import present
 
 References = Mapping[str, Mapping[str, float]]
-"""By held-out text, `FINGERPRINT/TOKENS` (the first 12 digits of the corpus's fingerprint): bits a byte by key."""
+"""By held-out text, `FINGERPRINT/TOKENS` (the first 12 digits of the corpus's fingerprint): bits per byte by key."""
 
 NAMES = {"unigram_bpb": "unigram entropy", "gzip_bpb": "gzip -9", "xz_bpb": "xz -9"}
 
 
 def levels(references: References | None, fingerprint: object) -> dict[str, float]:
-    """Name -> bits a byte for the text of the corpus with this fingerprint; empty where it was not measured."""
+    """Name -> bits per byte for the text of the corpus with this fingerprint; empty where it was not measured."""
     if not references or not present(fingerprint):
         return {}
     for text, values in references.items():

@@ -1,4 +1,4 @@
-"""All that a report is made from, read once: table, fits, and what lies beside them in a study's folder."""
+"""The data of a report, read once: table, fits, and the other files of a study's folder."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ import pandas as pd
 
 from vqscale.laws import Fit, StudyFits
 from vqscale.laws.decisions.predictions import Prediction, read_predictions
-from vqscale.laws.decisions.surface import leading
-from vqscale.laws.io.schema import Frontier, Optimum
+from vqscale.laws.decisions.surface import leading_fits
+from vqscale.laws.io.schema import LOSS_UNITS, Frontier, Optimum
 from vqscale.laws.study_fits import default_metric
 from vqscale.report.charts.curves import TrainingCurve, training_curves
 from vqscale.report.charts.style import Scheme, architecture, present
@@ -18,11 +18,11 @@ from vqscale.report.compare import finished
 from vqscale.report.references import References
 from vqscale.results.estimates import estimate_errors
 
-UNITS = {"bpb": "bits a byte", "loss": "nats a token"}
-
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
+class ReportData:
+    """Everything that figures and pages are made from."""
+
     study: Mapping[str, Any]
     """The study's values, or of a table from elsewhere its name under `study` and a `question`."""
     table: pd.DataFrame
@@ -31,7 +31,7 @@ class Material:
     throughput: pd.DataFrame | None = None
     curves: list[TrainingCurve] = field(default_factory=list)
     estimates: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """What was planned beside what was measured, a row a trial."""
+    """Estimates of the plan beside measurements, one row per trial."""
     predictions: list[Prediction] = field(default_factory=list)
     """Registered before their runs had ended."""
 
@@ -42,7 +42,7 @@ class Material:
 
     @cached_property
     def unit(self) -> str:
-        return UNITS.get(self.metric, self.metric).replace("token", "label" if self.classifies else "token")
+        return LOSS_UNITS.get(self.metric, self.metric).replace("token", "label" if self.classifies else "token")
 
     @cached_property
     def classifies(self) -> bool:
@@ -62,16 +62,16 @@ class Material:
     @cached_property
     def leading(self) -> list[Fit]:
         """The law in N and D of every architecture: of several subsets the one with most runs."""
-        found = lead(leading(self.fits.fits))
+        found = largest_fits(leading_fits(self.fits.fits))
         return sorted(found, key=lambda fit: self.scheme.place(fit.where.get("arch")))
 
     @cached_property
     def held_out(self) -> set[str]:
-        """Names of the runs that a leading fit was asked to predict."""
+        """Names of the runs that a leading fit predicts without being fitted to them."""
         return {point.name for fit in self.leading for point in fit.holdout.points}
 
     def name(self, where: Mapping[str, Any], label: str) -> str:
-        """What to call a subset: its architecture where that tells it from the others, else its label."""
+        """Name of a subset on the page: its architecture where no other subset has it, else its label."""
         arch = where.get("arch")
         if not present(arch):
             return label
@@ -91,18 +91,18 @@ class Material:
         return found
 
 
-def lead(fits: Iterable[Fit]) -> list[Fit]:
+def largest_fits(fits: Iterable[Fit]) -> list[Fit]:
     """Of every architecture and head the fit with most runs, in the order of their first."""
-    chosen: dict[tuple[Any, Any], Fit] = {}
+    largest: dict[tuple[Any, Any], Fit] = {}
     for fit in fits:
         key = fit.where.get("arch"), fit.where.get("head")
-        if key not in chosen or fit.n_runs > chosen[key].n_runs:
-            chosen[key] = fit
-    return list(chosen.values())
+        if key not in largest or fit.n_runs > largest[key].n_runs:
+            largest[key] = fit
+    return list(largest.values())
 
 
-def frontier(fit: Fit) -> Frontier | None:
-    """By exact FLOPs where there is one, else by 6ND."""
+def shown_frontier(fit: Fit) -> Frontier | None:
+    """The fit's frontier by exact FLOPs where there is one, else by 6ND."""
     return min(fit.frontiers, key=lambda one: one.cost != "exact", default=None)
 
 
@@ -120,9 +120,9 @@ def gather(
     references: References | None = None,
     throughput: pd.DataFrame | None = None,
     home: str | None = None,
-) -> Material:
+) -> ReportData:
     """`home`: the study's folder, with its trials and its plan; None for a table from elsewhere."""
-    return Material(
+    return ReportData(
         study=study,
         table=table,
         fits=fits,

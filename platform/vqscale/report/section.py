@@ -1,4 +1,4 @@
-"""What a page is made of: sections of prose, charts and tables, each made from the records or not there at all."""
+"""Parts of a page: sections of prose, charts and tables, each made from the records or left out."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ class Heading:
 
 @dataclass(frozen=True, kw_only=True)
 class Charts:
-    """Panels that take turns in one place; a reader chooses by their tabs."""
+    """Panels that share one place on the page; tabs switch between them."""
 
     kind: ClassVar[str] = "charts"
     panels: Sequence[Panel]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A table; with `fold` it is closed until a reader opens it by those words."""
+class TableBlock:
+    """A table; with `fold` it is folded under that heading."""
 
     kind: ClassVar[str] = "table"
     table: Table
@@ -45,8 +45,8 @@ class Notes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """What the template of the speed section shows."""
+class SpeedBlock:
+    """Values of the template of the speed section."""
 
     kind: ClassVar[str] = "speed"
     values: dict[str, Any]
@@ -54,14 +54,14 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checklist:
-    """Questions and answers by group."""
+class ChecklistBlock:
+    """Items and entries by group."""
 
     kind: ClassVar[str] = "checklist"
     groups: Mapping[str, Sequence[tuple[str, str]]]
 
 
-Block = Checklist | Prose | Heading | Charts | Shown | Notes | Speed
+Block = ChecklistBlock | Prose | Heading | Charts | TableBlock | Notes | SpeedBlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +69,11 @@ class Section:
     id: str
     title: str
     nav: str
-    """Its title where there is little room."""
+    """Short title for the navigation."""
     blocks: Sequence[Block]
 
     @property
     def panels(self) -> Iterator[Panel]:
         for block in self.blocks:
-            if isinstance(block, Charts | Speed):
+            if isinstance(block, Charts | SpeedBlock):
                 yield from block.panels

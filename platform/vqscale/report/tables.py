@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from vqscale.formatting import duration, percent, short_count
 from vqscale.laws import Fit, StudyFits
 from vqscale.laws.io.schema import Interval
 from vqscale.laws.study_fits import default_metric
-from vqscale.report.charts.style import architecture, bytes_of, count, duration, number, percent, present, whole
+from vqscale.report.charts.style import architecture, bytes_of, number, present, whole
 from vqscale.report.compare import finished
 from vqscale.report.references import References, levels
 from vqscale.throughput.measurement import OK
@@ -33,10 +34,10 @@ _TRIAL_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "status": ("status", str),
     "arch": ("architecture", architecture),
     "head": ("head", str),
-    "parameters_non_embedding": ("N", count),
+    "parameters_non_embedding": ("N", short_count),
     "codebook_size": ("S", whole),
     "context": ("T", whole),
-    "tokens": ("D", count),
+    "tokens": ("D", short_count),
     "seed": ("seed", str),
     "lr": ("lr", number),
     "flops": ("C (FLOPs)", lambda value: number(value, 3)),
@@ -45,7 +46,7 @@ _TRIAL_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "bpb": ("bpb", number),
     "loss": ("nats", number),
     "perplexity": ("perplexity", number),
-    "tokens_per_second": ("tokens/s", count),
+    "tokens_per_second": ("tokens/s", short_count),
     "peak_memory_bytes": ("peak memory", bytes_of),
     "state_bytes": ("decode state", bytes_of),
     "seconds_training": ("training", duration),
@@ -58,26 +59,26 @@ _CODE_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "code_perplexity": ("codes in use: exp(entropy)", lambda value: number(value, 3)),
     "dead_codes": ("dead codes", percent),
     "quantisation_error": ("relative quantisation error", lambda value: number(value, 3)),
-    "revived": ("revived", count),
+    "revived": ("revived", short_count),
     "bpb": ("bpb", number),
 }
-_SPEEDS: dict[str, tuple[str, Callable[[Any], str]]] = {
+_SPEED_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "context": ("T", whole),
     "arch": ("model", str),
-    "tokens_per_second": ("tokens/s", count),
+    "tokens_per_second": ("tokens/s", short_count),
     "ratio_to_transformer_full": ("x transformer_full", lambda value: number(value, 3)),
     "ratio_to_transformer": ("x transformer", lambda value: number(value, 3)),
-    "ms_per_step": ("ms a step", number),
-    "seconds_per_token": ("µs a token", lambda value: number(1e6 * value)),
+    "ms_per_step": ("ms per step", number),
+    "seconds_per_token": ("µs per token", lambda value: number(1e6 * value)),
     "mfu": ("MFU", percent),
     "peak_memory_bytes": ("peak memory", bytes_of),
     "cost_per_billion_tokens": ("cost of 10⁹ tokens", lambda value: number(value, 3)),
     "energy_kwh_per_billion_tokens": ("kWh of 10⁹ tokens", lambda value: number(value, 3)),
     "repeats": ("repeats", whole),
-    "tokens_per_second_low": ("slowest", count),
-    "tokens_per_second_high": ("fastest", count),
+    "tokens_per_second_low": ("slowest", short_count),
+    "tokens_per_second_high": ("fastest", short_count),
     "batch": ("sequences", whole),
-    "flops_per_token": ("FLOPs a token", count),
+    "flops_per_token": ("FLOPs per token", short_count),
     "preset": ("preset", str),
     "precision": ("precision", str),
     "head": ("head", str),
@@ -87,33 +88,33 @@ _SPEEDS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
-def trials(table: pd.DataFrame) -> Table:
+def trial_table(table: pd.DataFrame) -> Table:
     """Every trial, best loss first; columns that nothing was measured for are left out."""
     metric = default_metric(table)
-    return _select(table.sort_values(metric) if metric in table else table, _TRIAL_COLUMNS)
+    return _table(table.sort_values(metric) if metric in table else table, _TRIAL_COLUMNS)
 
 
-def codebooks(table: pd.DataFrame) -> Table | None:
+def codebook_table(table: pd.DataFrame) -> Table | None:
     if "code_perplexity" not in table or table["code_perplexity"].isna().all():
         return None
-    return _select(table[table["code_perplexity"].notna()], _CODE_COLUMNS)
+    return _table(table[table["code_perplexity"].notna()], _CODE_COLUMNS)
 
 
-def constants(fits: StudyFits) -> Table | None:
+def constant_table(fits: StudyFits) -> Table | None:
     """Every fitted constant with its intervals."""
     rows = [row for fit in fits.fits for row in _constants(fit)]
     headers = ["law", "runs of", "constant", "value", "90 % interval", "95 % interval", "fit"]
     return Table.of(headers, rows) if rows else None
 
 
-def refusals(fits: StudyFits, *, too_few: bool) -> Table | None:
+def refusal_table(fits: StudyFits, *, too_few: bool) -> Table | None:
     """Subsets without a law: those with too few runs (largest first), or those refused for any other reason."""
-    chosen = [one for one in fits.refusals if (one.kind == "too few runs") == too_few]
-    rows = [[one.law, one.label, one.reason] for one in sorted(chosen, key=lambda one: -one.n_runs)]
+    shown = [one for one in fits.refusals if (one.kind == "too few runs") == too_few]
+    rows = [[one.law, one.label, one.reason] for one in sorted(shown, key=lambda one: -one.n_runs)]
     return Table.of(["law", "runs of", "why no law is given"], rows) if rows else None
 
 
-def failures(table: pd.DataFrame, fits: StudyFits) -> Table | None:
+def failure_table(table: pd.DataFrame, fits: StudyFits) -> Table | None:
     """Trials that did not finish with their error, and finished runs that a law left out."""
     rows: list[list[str]] = []
     if "status" in table:
@@ -124,7 +125,7 @@ def failures(table: pd.DataFrame, fits: StudyFits) -> Table | None:
     return Table.of(["trial", "what", "why"], rows) if rows else None
 
 
-def references(table: pd.DataFrame, known: References | None) -> Table | None:
+def reference_table(table: pd.DataFrame, known: References | None) -> Table | None:
     """Best run of every architecture beside entropy and compressors on the same held-out text."""
     runs = finished(table)
     if not known or not {"bpb", "arch", "corpus_fingerprint"} <= set(runs.columns):
@@ -132,7 +133,7 @@ def references(table: pd.DataFrame, known: References | None) -> Table | None:
     rows: list[list[TableCell]] = []
     for (corpus, fingerprint), members in runs.dropna(subset=["bpb"]).groupby(["corpus", "corpus_fingerprint"]):
         rows += _beside_references(str(corpus), members, levels(known, fingerprint))
-    return Table(headers=["held-out text of", "by", "bits a byte", "against gzip -9"], rows=rows) if rows else None
+    return Table(headers=["held-out text of", "by", "bits per byte", "against gzip -9"], rows=rows) if rows else None
 
 
 def _beside_references(corpus: str, runs: pd.DataFrame, known: dict[str, float]) -> list[list[TableCell]]:
@@ -148,12 +149,14 @@ def _change(value: float, base: float | None) -> str:
     return f"{100 * (value / base - 1):+.1f} %" if base else ""
 
 
-def throughput(table: pd.DataFrame) -> Table:
+def throughput_cell_table(table: pd.DataFrame) -> Table:
     """Every cell that ran, by architecture and T; columns that nothing was measured for are left out."""
-    return _select(table[table["status"] == OK].sort_values(["device_kind", "precision", "preset", "context"]), _SPEEDS)
+    return _table(
+        table[table["status"] == OK].sort_values(["device_kind", "precision", "preset", "context"]), _SPEED_COLUMNS
+    )
 
 
-def not_measured(table: pd.DataFrame) -> Table | None:
+def not_measured_table(table: pd.DataFrame) -> Table | None:
     """Cells without a speed, and why."""
     rows = [
         [str(row["arch"]), whole(row["context"]), str(row["preset"]), str(row["precision"]), str(row["status"])]
@@ -172,8 +175,8 @@ def _constants(fit: Fit) -> list[list[str]]:
     return rows
 
 
-def exponents(fits: Sequence[Fit]) -> Table | None:
-    """A row a fit: E and the exponents with their 90 % intervals."""
+def exponent_table(fits: Sequence[Fit]) -> Table | None:
+    """One row per fit: E and the exponents with their 90 % intervals."""
     used = [power for fit in fits for term in fit.terms for power in term.powers.values()]
     names = list(dict.fromkeys(["E", *used, *(name for fit in fits for name in fit.derived)]))
     rows: list[list[TableCell]] = []
@@ -193,7 +196,7 @@ def _ranged(value: float | None, found: Interval | None) -> TableCell:
     return f"{number(value, 3)}{ends}", value
 
 
-def _select(table: pd.DataFrame, columns: dict[str, tuple[str, Callable[[Any], str]]]) -> Table:
+def _table(table: pd.DataFrame, columns: dict[str, tuple[str, Callable[[Any], str]]]) -> Table:
     shown = [name for name in columns if name in table and table[name].notna().any()]
     rows = [[_cell(row[name], columns[name][1]) for name in shown] for _, row in table.iterrows()]
     return Table(headers=[columns[name][0] for name in shown], rows=rows)

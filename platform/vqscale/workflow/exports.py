@@ -6,7 +6,7 @@ from vqscale.laws.io.export import to_csv, to_json, to_parquet
 from vqscale.laws.io.latex import to_latex
 from vqscale.report import write_figures
 from vqscale.results import Target, convert_table
-from vqscale.workflow.reporting import make_material
+from vqscale.workflow.reporting import make_report_data
 
 FIGURES = ("png", "svg")
 FORMATS = ("json", "csv", "parquet", "latex", *FIGURES)
@@ -28,4 +28,4 @@ def export_files(place: Target, fits: StudyFits, folder: str, formats: list[str]
             written.append(storage.join(folder, f"results.{name}"))
             convert_table(place.table, written[-1])
     figures = [name for name in formats if name in FIGURES]
-    return written + (write_figures(make_material(place, fits), folder, figures) if figures else [])
+    return written + (write_figures(make_report_data(place, fits), folder, figures) if figures else [])

@@ -27,7 +27,7 @@ def report_target(target: str, *, out: str | None = None, events: StudyEvents) -
 
 def make_report(place: Target) -> list[str]:
     """Figures and page of one study from what lies in its folder; returns the URIs written, the page last."""
-    data = make_material(place, fits_of(place))
+    data = make_report_data(place, fits_of(place))
     return [*write_figures(data, place.folder), write_report(data, place.folder)]
 
 
@@ -36,7 +36,7 @@ def fits_of(place: Target) -> StudyFits:
     return read_fits(place.folder) if storage.exists(storage.join(place.folder, "fits.json")) else StudyFits()
 
 
-def make_material(place: Target, fits: StudyFits) -> ReportData:
+def make_report_data(place: Target, fits: StudyFits) -> ReportData:
     """What figures and page are made from, read from what lies in the study's folder."""
     return gather(
         study=place.study.model_dump(mode="json") if place.study else {"study": place.name, "question": ""},

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from vqscale.laws import fit_study
-from vqscale.laws.decisions.compare import Price, compare, comparison, side_of
+from vqscale.laws.decisions.compare import Price, compare_fits, compare_sides, side_of
 
 E, A, ALPHA, B, BETA = 1.7, 420.0, 0.36, 1900.0, 0.29
 BUDGETS = np.geomspace(1e17, 1e19, 5)
@@ -14,7 +14,7 @@ SPEED = 2e12
 def runs(arch, codebook, factor=1.0, overhead=0.0, speed=SPEED, context=512, budgets=BUDGETS, seed=None):
     """An isoFLOP study whose losses are those of a model with `factor` times the N and D.
 
-    `overhead`: FLOPs a token and root of N beside 6N.
+    `overhead`: FLOPs per token and root of N beside 6N.
     """
     n = np.concatenate([(c / 2.3e4) ** 0.5 * np.geomspace(0.25, 4, 5) for c in budgets])
     c = np.repeat(budgets, 5)
@@ -49,7 +49,7 @@ def study(**vq):
 @pytest.fixture(scope="module")
 def compared():
     fits, table = study(speed=2 * SPEED)
-    (found,) = compare(fits.fits, table, Price(per_device_hour=3.0, currency="EUR"))
+    (found,) = compare_fits(fits.fits, table, Price(per_device_hour=3.0, currency="EUR"))
     return found
 
 
@@ -93,7 +93,7 @@ def test_study_compares_at_equal_compute_and_says_why_not_at_equal_money():
 
 def test_losses_that_never_meet_are_not_compared():
     fits, table = study(factor=1e-3)
-    (found,) = compare(fits.fits, table)
+    (found,) = compare_fits(fits.fits, table)
     assert found.points == []
     assert found.reason.startswith("the losses do not overlap")
 
@@ -135,8 +135,8 @@ def test_two_architectures_meet_once_in_the_first_law_that_stands_for_both():
     fits = fit_study(table, laws, bootstrap=0, sensitivity=False)
     assert [fit.law for fit in fits.fits] == [laws[0]] * 2 + [laws[1]] * 2
     (first,) = fits.comparisons
-    (other,) = compare(fits.fits[::-1], table)
-    (only_tied,) = compare([fits.fits[0], *fits.fits[2:]], table)
+    (other,) = compare_fits(fits.fits[::-1], table)
+    (only_tied,) = compare_fits([fits.fits[0], *fits.fits[2:]], table)
     assert other.points == only_tied.points
     assert first.points != other.points
 
@@ -158,7 +158,7 @@ def test_loss_out_of_reach_has_no_multiplier():
     first, base = (side_of(fit, table, None) for fit in reversed(fits.fits))
     assert first.fit.where["arch"] == "transformer_vq"
     capped = first.fit.model_copy(update={"parameters": first.fit.parameters | {"E": 3.6}})
-    found = comparison(side_of(capped, table, None), base)
+    found = compare_sides(side_of(capped, table, None), base)
     last = points(found, "compute")[-1]
     assert last.multiplier is None
-    assert "does not get to" in last.reason
+    assert "does not reach" in last.reason

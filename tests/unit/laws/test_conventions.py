@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from vqscale.errors import FitError
-from vqscale.laws.forms.conventions import every_convention, flops_under, in_words, parameters_under
+from vqscale.laws.forms.conventions import describe_convention, every_convention, flops_under, parameters_under
 from vqscale.laws.io.schema import Convention
 
 GROUPS = {
@@ -66,4 +66,4 @@ def test_missing_flops_refuse_the_exact_convention():
 def test_all_conventions_differ_in_words_and_the_default_is_first():
     every = every_convention()
     assert every[0] == Convention()
-    assert len({in_words(one) for one in every}) == len(every) == 8
+    assert len({describe_convention(one) for one in every}) == len(every) == 8

@@ -4,10 +4,10 @@ import pytest
 from vqscale.costing.counts import flops_per_token, parameters_non_embedding
 from vqscale.costing.presets import PRESETS, resolve
 from vqscale.errors import FitError
-from vqscale.laws.decisions.flops import cost_through, six_n
-from vqscale.laws.decisions.frontier import frontier, optimum
-from vqscale.laws.decisions.optimum import decide
+from vqscale.laws.decisions.frontier import make_frontier, optimum_at
+from vqscale.laws.decisions.optimum import find_optimum
 from vqscale.laws.decisions.surface import surface
+from vqscale.laws.decisions.token_cost import fit_token_cost, six_n
 from vqscale.laws.io.schema import Term
 
 TRUTH = {"E": 1.7, "A": 420.0, "alpha": 0.36, "B": 1900.0, "beta": 0.29}
@@ -15,7 +15,7 @@ TERMS = [Term(coefficient="A", powers={"N": "alpha"}), Term(coefficient="B", pow
 A_EXPONENT = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
 BUDGETS = np.geomspace(1e17, 1e19, 5)
 WIDTH_FLOPS = 8e3
-"""FLOPs a token and root of N that attention and head take in these tests: a third of the total in the middle."""
+"""FLOPs per token and root of N that attention and head take in these tests: a third of the total in the middle."""
 
 
 def best_size(budget):
@@ -43,7 +43,7 @@ def noisy_draws(count=60):
 
 def test_optimum_by_6nd_is_the_closed_form():
     study = law()
-    found = optimum(study, six_n(study.n), 1e18)
+    found = optimum_at(study, six_n(study.n), 1e18)
     assert found.parameters.value == pytest.approx(best_size(1e18), rel=1e-9)
     assert found.tokens.value == pytest.approx(1e18 / 6 / best_size(1e18), rel=1e-9)
     assert found.loss.value == pytest.approx(loss_of(found.parameters.value, found.tokens.value), rel=1e-12)
@@ -55,8 +55,8 @@ def test_optimum_by_exact_flops_is_the_best_of_all_sizes():
         return 6 * n + WIDTH_FLOPS * np.sqrt(n)
 
     study = law(per_token)
-    cost = cost_through(study.n, per_token(study.n), "exact FLOPs a token")
-    found = optimum(study, cost, 1e18)
+    cost = fit_token_cost(study.n, per_token(study.n), "exact FLOPs per token")
+    found = optimum_at(study, cost, 1e18)
     sizes = np.geomspace(found.parameters.value / 10, found.parameters.value * 10, 200_001)
     best = sizes[loss_of(sizes, 1e18 / per_token(sizes)).argmin()]
     assert found.parameters.value == pytest.approx(best, rel=1e-3)
@@ -66,7 +66,7 @@ def test_optimum_by_exact_flops_is_the_best_of_all_sizes():
 
 def test_frontier_exponents_by_6nd_are_those_of_the_law():
     study = law(draws=noisy_draws())
-    found = frontier(study, six_n(study.n), "6nd")
+    found = make_frontier(study, six_n(study.n), "6nd")
     assert found.a.value == pytest.approx(A_EXPONENT, rel=1e-9)
     assert found.a.value + found.b.value == pytest.approx(1, rel=1e-9)
     assert found.a.interval.low95 < found.a.interval.low90 < A_EXPONENT < found.a.interval.high90
@@ -76,7 +76,7 @@ def test_frontier_exponents_by_6nd_are_those_of_the_law():
 
 def test_flat_bottom_is_within_a_hundredth_of_the_optimal_loss():
     study = law()
-    found = optimum(study, six_n(study.n), 1e18)
+    found = optimum_at(study, six_n(study.n), 1e18)
     for size in (found.parameters_low, found.parameters_high):
         assert loss_of(size, 1e18 / 6 / size) == pytest.approx(1.01 * found.loss.value, rel=1e-4)
     assert found.parameters_low < found.parameters.value < found.parameters_high
@@ -86,27 +86,27 @@ def test_flat_bottom_is_within_a_hundredth_of_the_optimal_loss():
 def test_optimum_outside_the_sizes_tried_is_refused(shift, side):
     study = law(shift=shift)
     with pytest.raises(FitError, match=f"no run shows the turn. Train {side} sizes"):
-        optimum(study, six_n(study.n), 1e18)
+        optimum_at(study, six_n(study.n), 1e18)
     with pytest.raises(FitError, match="no run shows the turn"):
-        optimum(study, six_n(study.n), 1e20)
-    found = frontier(study, six_n(study.n), "6nd")
+        optimum_at(study, six_n(study.n), 1e20)
+    found = make_frontier(study, six_n(study.n), "6nd")
     assert found.optima == []
     assert len(found.refused) == 10
 
 
 def test_budget_between_two_that_are_far_apart_is_judged_by_both():
     study = law(budgets=np.array([1e16, 1e20]))
-    assert optimum(study, six_n(study.n), 1e18).parameters.value == pytest.approx(best_size(1e18), rel=1e-9)
+    assert optimum_at(study, six_n(study.n), 1e18).parameters.value == pytest.approx(best_size(1e18), rel=1e-9)
     apart = law(budgets=np.array([1e16, 1e20]), shift=1e4)
     with pytest.raises(FitError, match="Train smaller sizes"):
-        optimum(apart, six_n(apart.n), 1e18)
+        optimum_at(apart, six_n(apart.n), 1e18)
 
 
 def test_budget_far_beyond_the_runs_is_refused():
     study = law()
     with pytest.raises(FitError, match="101 times the largest fitted budget"):
-        optimum(study, six_n(study.n), 101 * BUDGETS[-1])
-    assert optimum(study, six_n(study.n), 99 * BUDGETS[-1]).beyond == pytest.approx(99)
+        optimum_at(study, six_n(study.n), 101 * BUDGETS[-1])
+    assert optimum_at(study, six_n(study.n), 99 * BUDGETS[-1]).beyond == pytest.approx(99)
 
 
 def test_law_whose_best_size_has_no_end_is_refused():
@@ -121,7 +121,7 @@ def test_law_whose_best_size_has_no_end_is_refused():
         study.loss,
     )
     with pytest.raises(FitError, match="no finite optimum"):
-        frontier(endless, six_n(study.n), "6nd")
+        make_frontier(endless, six_n(study.n), "6nd")
 
 
 def test_surface_with_a_free_axis_needs_its_value():
@@ -138,9 +138,9 @@ def test_surface_with_a_free_axis_needs_its_value():
 
 def test_cost_goes_through_the_sizes_and_grows_as_n_beyond_them():
     n = np.geomspace(1e5, 1e7, 6)
-    cost = cost_through(n, 6 * n + 2e4 * n**0.5, "exact FLOPs a token")
+    cost = fit_token_cost(n, 6 * n + 2e4 * n**0.5, "exact FLOPs per token")
     assert cost.deviation < 1e-3
-    assert "through 6 sizes" in cost.words
+    assert "through 6 sizes" in cost.description
     assert cost.per_token(1e12) / 1e12 == pytest.approx(6, rel=0.02)
     slopes = cost.slope(np.log(np.array([1e5, 1e7, 1e12])))
     assert np.all(np.diff(slopes) > 0)
@@ -149,7 +149,7 @@ def test_cost_goes_through_the_sizes_and_grows_as_n_beyond_them():
 
 def test_cost_of_embeddings_that_are_counted_but_never_multiplied_still_grows_as_n():
     n = np.geomspace(1e5, 1e7, 6)
-    cost = cost_through(n, 6 * n - 300 * n**0.5, "exact FLOPs a token")
+    cost = fit_token_cost(n, 6 * n - 300 * n**0.5, "exact FLOPs per token")
     assert cost.deviation < 1e-3
     assert cost.per_token(1e3) > 0
 
@@ -163,7 +163,7 @@ def test_cost_of_our_models_is_a_function_of_n(arch, most, context):
     models = [resolve(arch, preset, 256, fixed) for preset in PRESETS]
     n = np.array([parameters_non_embedding(model) for model in models], dtype=float)
     flops = np.array([sum(flops_per_token(model, context).values()) for model in models])
-    assert cost_through(n, flops, "exact FLOPs a token").deviation < most
+    assert fit_token_cost(n, flops, "exact FLOPs per token").deviation < most
 
 
 @pytest.mark.parametrize(
@@ -176,19 +176,19 @@ def test_cost_of_our_models_is_a_function_of_n(arch, most, context):
 )
 def test_cost_that_n_does_not_determine_is_refused(n, per_token, words):
     with pytest.raises(FitError, match=words):
-        cost_through(np.array(n), np.array(per_token), "exact FLOPs a token")
+        fit_token_cost(np.array(n), np.array(per_token), "exact FLOPs per token")
 
 
 def test_decision_is_the_same_whichever_way_it_is_asked():
     study = law(draws=noisy_draws())
     cost = six_n(study.n)
-    asked = decide(study, cost, compute=1e18)
+    asked = find_optimum(study, cost, compute=1e18)
     assert asked.compute.value == 1e18
     size, tokens, loss = asked.optimum.parameters.value, asked.optimum.tokens.value, asked.optimum.loss.value
     for answer in (
-        decide(study, cost, parameters=size),
-        decide(study, cost, tokens=tokens),
-        decide(study, cost, loss=loss),
+        find_optimum(study, cost, parameters=size),
+        find_optimum(study, cost, tokens=tokens),
+        find_optimum(study, cost, loss=loss),
     ):
         assert answer.compute.value == pytest.approx(1e18, rel=1e-6)
         assert answer.compute.interval.low90 < 1e18 < answer.compute.interval.high90
@@ -198,7 +198,7 @@ def test_decision_in_money_is_the_one_for_what_the_money_buys():
     study = law()
     flops = six_n(study.n)
     money = flops.times(2.5e-18, "2.5 USD for 1e18 FLOPs")
-    answer = decide(study, money, compute=2.5)
+    answer = find_optimum(study, money, compute=2.5)
     assert answer.optimum.parameters.value == pytest.approx(best_size(1e18), rel=1e-9)
     assert answer.optimum.tokens.value == pytest.approx(1e18 / 6 / best_size(1e18), rel=1e-9)
 
@@ -206,8 +206,8 @@ def test_decision_in_money_is_the_one_for_what_the_money_buys():
 def test_decision_for_a_loss_out_of_reach_is_refused():
     study = law()
     with pytest.raises(FitError, match=r"1\.69 lies at or below E"):
-        decide(study, six_n(study.n), loss=1.69)
+        find_optimum(study, six_n(study.n), loss=1.69)
     with pytest.raises(FitError, match="times the largest fitted budget"):
-        decide(study, six_n(study.n), loss=1.75)
+        find_optimum(study, six_n(study.n), loss=1.75)
     with pytest.raises(FitError, match="exactly one"):
-        decide(study, six_n(study.n), loss=2.5, compute=1e18)
+        find_optimum(study, six_n(study.n), loss=2.5, compute=1e18)

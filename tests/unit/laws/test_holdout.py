@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vqscale.laws.validation.holdout import Fitted, HeldBack, baselines, hold_out
+from vqscale.laws.validation.holdout import FittedLaw, HoldOutRuns, baselines, hold_out
 
 ORDER = np.repeat([1.0, 3.0, 9.0, 27.0, 81.0], 3)
 LOSS = 2.0 + ORDER**-0.5 + np.tile([0.0, 0.1, 0.2], 5)
@@ -9,7 +9,7 @@ LOSS = 2.0 + ORDER**-0.5 + np.tile([0.0, 0.1, 0.2], 5)
 
 def runs(order=ORDER, loss=LOSS, minimum=3, held=None):
     names = [f"run{index}" for index in range(len(order))]
-    return HeldBack(
+    return HoldOutRuns(
         names=names, x=order[:, None], loss=loss, order=order, order_name="C", minimum=minimum, hold_out=held
     )
 
@@ -19,7 +19,7 @@ def mean_of(rows):
     if rows.sum() < 4:
         return "no law through so few"
     level = float(LOSS[rows].mean())
-    return Fitted(predict=lambda x: np.full(len(x), level), exponents={"rows": float(rows.sum())})
+    return FittedLaw(predict=lambda x: np.full(len(x), level), exponents={"rows": float(rows.sum())})
 
 
 def test_largest_fifth_is_predicted_from_the_rest():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from vqscale.laws import fit_study
-from vqscale.laws.validation.isoflop import Runs, budgets_of, isoflop
+from vqscale.laws.validation.isoflop import IsoflopRuns, budgets_of, isoflop_parabolas
 
 LLAMA = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "laws" / "llama3_isoflops_points.csv"
 ALPHA, BETA = 0.684, 0.439
@@ -30,25 +30,27 @@ def grid(spread=4.0, drift=(1.0, 1.0), sizes=7, noise=0.0):
 
 def runs_of(table):
     n, d, c, loss = (table[name].to_numpy() for name in ("parameters_non_embedding", "tokens", "flops", "loss"))
-    return Runs(names=[str(row) for row in range(len(n))], n=n, d=d, c=c, loss=loss)
+    return IsoflopRuns(names=[str(row) for row in range(len(n))], n=n, d=d, c=c, loss=loss)
 
 
 def one_budget(loss, n=None):
     n = np.geomspace(1e6, 1e7, len(loss)) if n is None else n
-    found = isoflop({}, "", Runs(names=["run"] * len(n), n=n, d=1e18 / 6 / n, c=np.full(len(n), 1e18), loss=loss))
+    found = isoflop_parabolas(
+        {}, "", IsoflopRuns(names=["run"] * len(n), n=n, d=1e18 / 6 / n, c=np.full(len(n), 1e18), loss=loss)
+    )
     return found.rows[0]
 
 
 def test_parabolas_on_drifted_grids_are_biased_and_the_surface_fit_is_not():
     drifted = grid(drift=(1.0, 1 / 3))
-    diagnostic = isoflop({}, "", runs_of(drifted))
+    diagnostic = isoflop_parabolas({}, "", runs_of(drifted))
     assert diagnostic.a.value == pytest.approx(0.359, abs=0.002)
     (fit,) = fit_study(drifted, ["chinchilla"], bootstrap=0).fits
     assert fit.derived["a"] == pytest.approx(TRUE_A, abs=0.002)
 
 
 def test_parabolas_on_centred_grids_find_the_exponent():
-    found = isoflop({}, "", runs_of(grid()))
+    found = isoflop_parabolas({}, "", runs_of(grid()))
     assert found.a.value == pytest.approx(TRUE_A, abs=0.005)
     assert found.a.value + found.b.value == pytest.approx(1, abs=1e-9)
     assert [row.reason for row in found.rows] == [None] * 5
@@ -57,11 +59,11 @@ def test_parabolas_on_centred_grids_find_the_exponent():
 def test_interval_of_the_slope_widens_with_noise_and_holds_it():
     widths = []
     for noise in (1e-3, 4e-3):
-        interval = isoflop({}, "", runs_of(grid(noise=noise))).a.interval
+        interval = isoflop_parabolas({}, "", runs_of(grid(noise=noise))).a.interval
         assert interval.low95 <= interval.low90 < interval.high90 <= interval.high95
         widths.append(interval.high90 - interval.low90)
     assert widths[1] > 1.5 * widths[0]
-    assert isoflop({}, "", runs_of(grid(noise=4e-3)), seed=1).a.interval != interval
+    assert isoflop_parabolas({}, "", runs_of(grid(noise=4e-3)), seed=1).a.interval != interval
 
 
 def test_concave_parabola_is_refused():
@@ -94,11 +96,11 @@ def test_few_sizes_and_one_sided_ones_carry_a_warning():
 
 def test_two_sizes_at_a_budget_are_no_parabola():
     table = grid(sizes=2)
-    assert isoflop({}, "", runs_of(table)) is None
+    assert isoflop_parabolas({}, "", runs_of(table)) is None
 
 
 def test_one_budget_with_an_optimum_gives_no_slope():
-    found = isoflop({}, "", runs_of(grid().iloc[:7]))
+    found = isoflop_parabolas({}, "", runs_of(grid().iloc[:7]))
     assert found.a is None
     assert "1 of 1 budgets" in found.reason
 
@@ -122,7 +124,7 @@ def test_llama_3_exponent_and_coefficient_are_those_of_its_parabolas():
     table = pd.read_csv(LLAMA)
     c, d = table["compute_budget"].to_numpy(dtype=float), table["training_tokens"].to_numpy()
     loss = table["validation_loss"].to_numpy()
-    found = isoflop({}, "", Runs(names=["run"] * len(c), n=c / 6 / d, d=d, c=c, loss=loss))
+    found = isoflop_parabolas({}, "", IsoflopRuns(names=["run"] * len(c), n=c / 6 / d, d=d, c=c, loss=loss))
     assert len(found.rows) == 10
     assert found.b.value == pytest.approx(0.53678, abs=1e-5)
     log_c, log_d = np.log([[row.budget, row.tokens] for row in found.rows]).T

@@ -10,9 +10,9 @@ from vqscale.errors import FitError
 from vqscale.laws import LAWS
 from vqscale.laws.fitting.crosscheck import _value_and_gradient
 from vqscale.laws.fitting.fit import solve
-from vqscale.laws.fitting.problem import Objective, bounds, derivatives, make_problem, natural, values
-from vqscale.laws.fitting.varpro import nonnegative
-from vqscale.laws.forms.catalogue import predict
+from vqscale.laws.fitting.problem import Objective, bounds, derivatives, make_problem, natural, objective_values
+from vqscale.laws.fitting.varpro import nonnegative_least_squares
+from vqscale.laws.forms.catalogue import evaluate_law
 
 OBJECTIVES = [Objective(delta=0.05), Objective(delta=None), Objective(delta=0.1, residual="raw")]
 SPANS = {"N": (1e6, 1e9), "D": (1e8, 1e11), "C": (1e15, 1e20), "S": (32, 1024), "T": (256, 8192)}
@@ -37,7 +37,9 @@ def test_derivatives_of_every_form_are_those_of_finite_differences(law, objectiv
     found, step = derivatives(problem, theta, weight), 1e-6
     for index in range(problem.size):
         shift = step * np.eye(problem.size)[index]
-        slope = (values(problem, theta + shift, weight) - values(problem, theta - shift, weight)) / (2 * step)
+        slope = (
+            objective_values(problem, theta + shift, weight) - objective_values(problem, theta - shift, weight)
+        ) / (2 * step)
         above, below = (derivatives(problem, theta + sign * shift, weight).gradient for sign in (1, -1))
         scale = np.abs(found.gradient).max()
         assert found.gradient[:, index] == pytest.approx(slope, rel=1e-4, abs=1e-5 * scale)
@@ -60,18 +62,18 @@ def test_natural_parameters_give_the_prediction_that_was_fitted(law):
     x, loss = random_runs(law)
     problem = make_problem(law, x, loss)
     theta = random_theta(problem)
-    log_loss = np.log(predict(law, natural(problem, theta), x))
+    log_loss = np.log(evaluate_law(law, natural(problem, theta), x))
     residual = (log_loss - np.log(loss)) / 1e-3
     clipped = np.clip(residual, -1, 1)
     expected = np.sum(clipped * (residual - clipped / 2), axis=1)
-    assert values(problem, theta, np.ones((3, len(loss)))) == pytest.approx(expected, rel=1e-9)
+    assert objective_values(problem, theta, np.ones((3, len(loss)))) == pytest.approx(expected, rel=1e-9)
 
 
 def test_nonnegative_least_squares_of_many_rows_are_those_of_scipy():
     rng = np.random.default_rng(0)
     columns, right = rng.normal(size=(40, 4, 9)), rng.normal(size=(40, 9))
     matrix = columns @ columns.transpose(0, 2, 1)
-    found = nonnegative(matrix, np.einsum("bir,br->bi", columns, right))
+    found = nonnegative_least_squares(matrix, np.einsum("bir,br->bi", columns, right))
     expected = [nnls(columns[row].T, right[row])[0] for row in range(40)]
     assert found == pytest.approx(np.array(expected), abs=1e-9)
 
@@ -82,7 +84,7 @@ def test_fit_does_not_depend_on_the_units_of_runs_or_loss(n_unit, d_unit, loss_u
     law = LAWS["chinchilla"]
     x, _ = random_runs(law, runs=20)
     noise = np.exp(np.random.default_rng(3).normal(0, 2e-3, 20))
-    loss = predict(law, [1.7, 420.0, 0.36, 1900.0, 0.29], x) * noise
+    loss = evaluate_law(law, [1.7, 420.0, 0.36, 1900.0, 0.29], x) * noise
     plain = solve(make_problem(law, x, loss), check=False)
     other = solve(make_problem(law, x * [n_unit, d_unit], loss * loss_unit), check=False)
     _, _, alpha, _, beta = plain.parameters

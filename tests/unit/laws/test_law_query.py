@@ -8,7 +8,7 @@ import pytest
 
 from vqscale.errors import FitError
 from vqscale.laws import Fit, fit_study
-from vqscale.laws.decisions.query import answer, at, loss_at
+from vqscale.laws.decisions.query import at_fixed_axes, query_loss, query_optimum
 
 
 def truth(n: float, d: float, s: float) -> float:
@@ -29,20 +29,20 @@ def joint() -> Fit:
 
 
 def test_joint_law_at_a_codebook_says_what_it_says_there(joint: Fit) -> None:
-    own = at(joint, {"S": 64.0})
+    own = at_fixed_axes(joint, {"S": 64.0})
     assert own.letters == ["N", "D"]
     assert {tuple(point.x) for point in own.points} == {
         (point.x[0], point.x[1]) for point in joint.points if point.x[joint.letters.index("S")] == 64
     }
     for n, d in ((1e5, 1e6), (1e6, 3e7)):
-        folded, whole = loss_at(own, {"N": n, "D": d}), loss_at(joint, {"N": n, "D": d, "S": 64.0})
+        folded, whole = query_loss(own, {"N": n, "D": d}), query_loss(joint, {"N": n, "D": d, "S": 64.0})
         assert folded.loss.value == pytest.approx(whole.loss.value)
         assert folded.loss.value == pytest.approx(truth(n, d, 64), rel=1e-4)
 
 
 def test_joint_law_at_a_codebook_has_the_optimum_of_its_own_flops(joint: Fit) -> None:
     budget = 1e13
-    best = answer(at(joint, {"S": 16.0}), "compute", budget, pd.DataFrame(), None)
+    best = query_optimum(at_fixed_axes(joint, {"S": 16.0}), "compute", budget, pd.DataFrame(), None)
     sizes = np.geomspace(1e4, 1e7, 4001)
     losses = [truth(n, budget / (6 * n + 50 * n**0.5 * 16), 16) for n in sizes]
     assert best.optimum.loss.value == pytest.approx(min(losses), rel=1e-3)
@@ -55,11 +55,11 @@ def test_joint_law_at_a_codebook_has_the_optimum_of_its_own_flops(joint: Fit) ->
 )
 def test_joint_law_without_its_codebook_is_refused(joint: Fit, fixed: dict[str, float], reason: str) -> None:
     with pytest.raises(FitError, match=reason):
-        at(joint, fixed)
+        at_fixed_axes(joint, fixed)
 
 
 def test_loss_far_beyond_the_runs_is_refused(joint: Fit) -> None:
     with pytest.raises(FitError, match=r"D lies 4.17e\+06 times beyond"):
-        loss_at(joint, {"N": 1e6, "D": 1e15, "S": 64.0})
-    near = loss_at(joint, {"N": 1e6, "D": 2.4e9, "S": 64.0})
+        query_loss(joint, {"N": 1e6, "D": 1e15, "S": 64.0})
+    near = query_loss(joint, {"N": 1e6, "D": 2.4e9, "S": 64.0})
     assert near.beyond["D"] == pytest.approx(10.0)

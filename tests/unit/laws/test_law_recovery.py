@@ -7,7 +7,7 @@ import pytest
 from vqscale import laws
 from vqscale.laws import LAWS
 from vqscale.laws.fitting.problem import Objective
-from vqscale.laws.forms.catalogue import predict
+from vqscale.laws.forms.catalogue import evaluate_law
 
 fit_study = partial(laws.fit_study, sensitivity=False)
 """Variants and influence are searched only where a test is about them."""
@@ -45,7 +45,7 @@ def grid_of(law):
     truth = {name: (TRUTH | WITH_N.get(law.name, {}))[name] for name in law.parameters}
     truth |= {} if law.floor else {"E": 0.0}
     table = pd.DataFrame(x, columns=list(law.axes))
-    return table.assign(loss=predict(law, list(truth.values()), x)), truth
+    return table.assign(loss=evaluate_law(law, list(truth.values()), x)), truth
 
 
 @pytest.mark.parametrize("law", list(COLUMN))

@@ -15,7 +15,7 @@ def runs(**columns):
 
 def variants_of(table, **options):
     (fit,) = fit_study(table, ["power_n"], bootstrap=0, **options).fits
-    return fit, {variant.words: variant for variant in fit.variants}
+    return fit, {variant.description: variant for variant in fit.variants}
 
 
 def test_variants_count_n_as_a_fit_with_that_count_does():

@@ -6,7 +6,13 @@ import pytest
 
 from vqscale.errors import FitError, StorageError
 from vqscale.laws import fit_study
-from vqscale.laws.decisions.predictions import predict_run, predicted_loss, read_predictions, register, score
+from vqscale.laws.decisions.predictions import (
+    predict_run,
+    predicted_loss,
+    read_predictions,
+    register,
+    score_predictions,
+)
 
 NOISE = 0.004
 
@@ -54,12 +60,12 @@ def test_prediction_is_registered_before_its_run_and_scored_after_it(fit, tmp_pa
     assert read_predictions(str(tmp_path)) == [prediction]
     assert (prediction.fit, prediction.data_hash) == (fit.id, fit.data_hash)
     assert prediction.registered_at == "2026-01-02T00:00:00+00:00"
-    assert score([prediction], runs()) == []
+    assert score_predictions([prediction], runs()) == []
     good, bad = prediction.predicted.value * 1.001, prediction.predicted.value * 1.2
-    (hit,) = score([prediction], row(prediction, good))
+    (hit,) = score_predictions([prediction], row(prediction, good))
     assert hit.relative_error == pytest.approx(1 / 1.001 - 1)
     assert (hit.inside_90, hit.inside_95) == (True, True)
-    (miss,) = score([prediction], row(prediction, bad))
+    (miss,) = score_predictions([prediction], row(prediction, bad))
     assert (miss.inside_90, miss.inside_95) == (False, False)
 
 
@@ -70,14 +76,14 @@ def test_prediction_is_registered_before_its_run_and_scored_after_it(fit, tmp_pa
 def test_score_says_whether_the_run_had_started_when_it_was_registered(fit, started, early):
     now = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
     prediction = predict_run(fit, LARGE, name="large", trial_id="trial-large", now=now)
-    (found,) = score([prediction], row(prediction, 2.0, started_at=started))
+    (found,) = score_predictions([prediction], row(prediction, 2.0, started_at=started))
     assert found.before_start is early
 
 
 @pytest.mark.parametrize("started", [None, "yesterday", "2026-01-02T00:00:01"])
 def test_score_without_a_start_in_the_table_does_not_say(fit, started):
     prediction = predict_run(fit, LARGE, name="large", trial_id="trial-large")
-    (found,) = score([prediction], row(prediction, 2.0, started_at=started))
+    (found,) = score_predictions([prediction], row(prediction, 2.0, started_at=started))
     assert found.before_start is None
 
 
@@ -136,5 +142,5 @@ def test_prediction_needs_every_axis_of_the_law(fit):
 def test_prediction_without_refits_has_no_interval_and_no_verdict(fit):
     prediction = predict_run(fit.model_copy(update={"draws": []}), LARGE, name="large", trial_id="x")
     assert prediction.predicted.interval is None
-    (found,) = score([prediction], row(prediction, 2.0))
+    (found,) = score_predictions([prediction], row(prediction, 2.0))
     assert found.inside_90 is None

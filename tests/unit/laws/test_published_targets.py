@@ -11,7 +11,7 @@ from vqscale.laws import LAWS, fit_study
 from vqscale.laws.fitting.bootstrap import bootstrap
 from vqscale.laws.fitting.fit import solve
 from vqscale.laws.fitting.problem import Objective, make_problem
-from vqscale.laws.forms.catalogue import predict
+from vqscale.laws.forms.catalogue import evaluate_law
 
 DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "laws"
 pytestmark = [
@@ -30,7 +30,7 @@ def fitted(table, law="chinchilla", **options):
 
 
 def predicted(fit, n, d):
-    return predict(fit, list(fit.parameters.values()), np.array([[n, d]], dtype=float))[0]
+    return evaluate_law(fit, list(fit.parameters.values()), np.array([[n, d]], dtype=float))[0]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 
 from vqscale.laws import fit_study, read_fits, write_fits
-from vqscale.laws.fitting.run_filter import frontier
+from vqscale.laws.fitting.run_filter import lower_envelope
 
 SIZES = np.geomspace(5e4, 5e7, 6)
 
@@ -64,9 +64,9 @@ def test_horizons_of_one_wsd_run_are_resampled_together():
 
 def test_bits_a_byte_are_fitted_where_every_finished_run_has_them():
     table = sweep()
-    assert fit_study(table, ["power_n"], bootstrap=0).fits[0].unit == "bits a byte"
+    assert fit_study(table, ["power_n"], bootstrap=0).fits[0].unit == "bits per byte"
     table.loc[0, "bpb"] = np.nan
-    assert fit_study(table, ["power_n"], bootstrap=0).fits[0].unit == "nats a token"
+    assert fit_study(table, ["power_n"], bootstrap=0).fits[0].unit == "nats per token"
     assert fit_study(table, ["power_n"], bootstrap=0, metric="loss").fits[0].metric == "loss"
 
 
@@ -111,7 +111,7 @@ def test_codebook_law_leaves_quadratic_baselines_alone():
 
 def test_frontier_drops_runs_that_a_cheaper_one_matches():
     runs = pd.DataFrame({"flops": [1.0, 2, 2, 3, 4], "loss": [3.0, 2.5, 2.7, 2.5, 2.0]})
-    assert frontier(runs, "flops", "loss").index.tolist() == [0, 1, 4]
+    assert lower_envelope(runs, "flops", "loss").index.tolist() == [0, 1, 4]
 
 
 def test_fits_written_are_read_back_and_listed_as_csv(tmp_path):

@@ -140,7 +140,7 @@ SPEEDS = {
     "transformer_window": lambda context: 9000.0,
     "mega": lambda context: 1e7 / (1500 + context),
 }
-"""Tokens a second by T: break-even with transformer_full at T = 1500, with transformer at T = 5000."""
+"""Tokens per second by T: break-even with transformer_full at T = 1500, with transformer at T = 5000."""
 
 
 def throughput_table(starving=(("transformer_full", 32768),), archs=None, **values):
@@ -185,7 +185,7 @@ def references():
 # A synthetic isoFLOP study of three architectures with context and codebook designs, and the fits of it.
 
 ARCHS = {"transformer_vq": (1.00, 8.2), "transformer_full": (0.985, 9.5), "transformer": (0.97, 7.9)}
-"""Factor of the law's coefficients, and FLOPs a token and parameter at T = 512."""
+"""Factor of the law's coefficients, and FLOPs per token and parameter at T = 512."""
 LADDER = {
     "d16x2": 12_000,
     "d24x2": 22_000,
@@ -200,7 +200,7 @@ LADDER = {
 }
 BUDGETS = (5e10, 1.6e11, 5e11, 1.6e12, 5e12)
 E, A, ALPHA, B, BETA = 1.1, 40.0, 0.36, 180.0, 0.40
-"""Of the true law in bits a byte."""
+"""Of the true law in bits per byte."""
 
 
 def flops_per_token(arch, n, context):

@@ -6,14 +6,14 @@ import pytest
 from vqscale.laws import StudyFits
 from vqscale.report import figures, gather, write_report
 from vqscale.report.page import make_sections
-from vqscale.report.section import Charts, Shown
+from vqscale.report.section import Charts, TableBlock
 from vqscale.report.sections.classes import over_seeds
 from vqscale.report.summary.summary import summarise
 from vqscale.results import read_table, write_table
 
 
 @pytest.fixture
-def material_of(tmp_path):
+def report_data_of(tmp_path):
     def make(runs):
         write_table(runs, str(tmp_path / "results.parquet"))
         table = read_table(str(tmp_path / "results.parquet"))
@@ -29,12 +29,12 @@ def runs(make_classifier_run):
     return made
 
 
-def section_of(material):
-    return next(one for one in make_sections(material) if one.id == "classes")
+def section_of(data):
+    return next(one for one in make_sections(data) if one.id == "classes")
 
 
-def test_accuracy_table_gives_mean_and_spread_over_seeds_of_every_variant(material_of, runs):
-    table, confusion = (one.table for one in section_of(material_of(runs)).blocks if isinstance(one, Shown))
+def test_accuracy_table_gives_mean_and_spread_over_seeds_of_every_variant(report_data_of, runs):
+    table, confusion = (one.table for one in section_of(report_data_of(runs)).blocks if isinstance(one, TableBlock))
     column = {name: place for place, name in enumerate(table.headers)}
     rows = [[cell[0] for cell in row] for row in table.rows]
     assert [row[column["model"]] for row in rows] == ["Transformer-VQ", "Transformer", "Transformer-VQ, causal"]
@@ -60,14 +60,14 @@ def test_runs_that_differ_in_a_setting_without_a_column_are_no_seeds_of_each_oth
     ]
 
 
-def test_models_that_differ_in_block_length_have_labels_that_say_so(material_of, make_classifier_run):
+def test_models_that_differ_in_block_length_have_labels_that_say_so(report_data_of, make_classifier_run):
     runs = [make_classifier_run(block_length=length, accuracy=0.6 + length / 1000) for length in (64, 32)]
-    table = next(one.table for one in section_of(material_of(runs)).blocks if isinstance(one, Shown))
+    table = next(one.table for one in section_of(report_data_of(runs)).blocks if isinstance(one, TableBlock))
     assert [row[0][0] for row in table.rows] == ["Transformer-VQ, L 64", "Transformer-VQ, L 32"]
 
 
-def test_accuracy_by_length_pools_the_labels_of_all_seeds(material_of, runs):
-    (charts,) = (one for one in section_of(material_of(runs)).blocks if isinstance(one, Charts))
+def test_accuracy_by_length_pools_the_labels_of_all_seeds(report_data_of, runs):
+    (charts,) = (one for one in section_of(report_data_of(runs)).blocks if isinstance(one, Charts))
     size, length = charts.panels
     assert size.levels[0].y == pytest.approx(60.0)
     assert size.levels[0].label == "the most frequent class"
@@ -75,20 +75,20 @@ def test_accuracy_by_length_pools_the_labels_of_all_seeds(material_of, runs):
     assert vq.y == pytest.approx([100.0, 100 * (40 + 50) / 120])
 
 
-def test_summary_names_the_most_accurate_model_and_what_a_guess_reaches(material_of, runs):
-    found = {part.title: " ".join(part.sentences) for part in summarise(material_of(runs))}["What was found"]
-    assert "Transformer-VQ, mean of 2 seeds, names 85.0 % of the held-out labels rightly" in found
+def test_summary_names_the_most_accurate_model_and_what_a_guess_reaches(report_data_of, runs):
+    found = {part.title: " ".join(part.sentences) for part in summarise(report_data_of(runs))}["Findings"]
+    assert "Transformer-VQ, mean of 2 seeds, predicts 85.0 % of the held-out labels correctly" in found
     assert "the most frequent class reaches 60.0 %" in found
 
 
-def test_page_of_classifiers_is_written_with_a_figure_for_every_chart(material_of, runs, tmp_path):
-    material = material_of(runs)
-    write_report(material, str(tmp_path))
+def test_page_of_classifiers_is_written_with_a_figure_for_every_chart(report_data_of, runs, tmp_path):
+    data = report_data_of(runs)
+    write_report(data, str(tmp_path))
     page = (tmp_path / "report.html").read_text()
-    assert "nats a label" in page
-    assert "bits a byte" not in page
-    assert {"accuracy", "accuracy_by_length"} <= {one.name for one in figures(material)}
+    assert "nats per label" in page
+    assert "bits per byte" not in page
+    assert {"accuracy", "accuracy_by_length"} <= {one.name for one in figures(data)}
 
 
-def test_page_of_language_models_has_no_section_for_classifiers(material_of, study_results):
-    assert "classes" not in {one.id for one in make_sections(material_of(study_results))}
+def test_page_of_language_models_has_no_section_for_classifiers(report_data_of, study_results):
+    assert "classes" not in {one.id for one in make_sections(report_data_of(study_results))}

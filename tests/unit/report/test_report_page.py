@@ -7,7 +7,7 @@ import pytest
 from vqscale.laws import StudyFits, fit_study
 from vqscale.report import gather, write_figures, write_report
 from vqscale.report.charts.style import power
-from vqscale.report.summary.spending import cost
+from vqscale.report.summary.spending import spending_sentences
 from vqscale.results import read_table, write_table
 
 STUDY = {"study": "quickstart", "question": "Does size help <here>?"}
@@ -52,7 +52,7 @@ def test_page_escapes_what_users_and_errors_say(page):
 def test_page_charts_are_valid_json_with_points(page):
     charts = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
     titles = [chart["title"] for chart in charts]
-    assert "Held-out loss against training compute (bits a byte)" in titles
+    assert "Held-out loss against training compute (bits per byte)" in titles
     assert "power_n: L = E + A N^-alpha" in titles
     assert all(chart["data"] for chart in charts)
 
@@ -66,15 +66,15 @@ def test_page_names_failures_references_and_method(page):
 def test_summary_says_what_the_numbers_say(page, table):
     text = without_scripts(page)
     best = table.loc[table["bpb"].idxmin()]
-    assert f"{best['name']}, reaches {best['bpb']:.4g} bits a byte" in text
+    assert f"{best['name']}, reaches {best['bpb']:.4g} bits per byte" in text
     assert "At T = 32,768 transformer_vq trains 4.09 x [4.09, 4.09] as fast as transformer; break-even at T =" in text
     assert "transformer_full has no speed to compare with (out of memory)" in text
     assert re.search(r"higher than that of Transformer at equal preset, context, tokens and seed \(5 pairs", text)
 
 
 def test_summary_counts_updates_that_horizons_share_once(table, fits):
-    alone, *_ = cost(gather(study=STUDY, table=table, fits=fits))
-    half, *_ = cost(gather(study=STUDY, table=table.assign(shared_steps=table["steps"] / 2), fits=fits))
+    alone, *_ = spending_sentences(gather(study=STUDY, table=table, fits=fits))
+    half, *_ = spending_sentences(gather(study=STUDY, table=table.assign(shared_steps=table["steps"] / 2), fits=fits))
     assert "counted once" in half
     assert "counted once" not in alone
     assert power(float(table.loc[table["status"] == "finished", "flops"].sum()) / 2) in half

@@ -10,11 +10,11 @@ from vqscale.laws import StudyFits
 from vqscale.laws.decisions.predictions import predict_run, register
 from vqscale.laws.io.schema import Estimate, Interval
 from vqscale.report import figures, gather
-from vqscale.report.charts.curves import MOST_POINTS, training_curves
-from vqscale.report.charts.panel import Axis, Line, Panel, Points, round_numbers, ticks
+from vqscale.report.charts.curves import POINTS_PER_CURVE, training_curves
+from vqscale.report.charts.panel import Axis, LineLayer, Panel, PointsLayer, round_numbers, ticks
 from vqscale.report.charts.style import power, shade
 from vqscale.report.checklist import checklist
-from vqscale.report.equal import groups, seed_noise
+from vqscale.report.equal import equal_groups, seed_noise
 from vqscale.report.page import make_sections
 from vqscale.report.summary.summary import summarise
 
@@ -22,109 +22,109 @@ STUDY = {"study": "books", "question": "", "resources": {"price_per_device_hour"
 
 
 @pytest.fixture(scope="module")
-def material(isoflop_table, isoflop_fits):
+def data(isoflop_table, isoflop_fits):
     return gather(study=STUDY, table=isoflop_table, fits=isoflop_fits)
 
 
-def words(material):
-    return {part.title: " ".join(part.sentences) for part in summarise(material)}
+def summary_of(data):
+    return {part.title: " ".join(part.sentences) for part in summarise(data)}
 
 
-def with_multiplier(material, low, high):
+def with_multiplier(data, low, high):
     """The same comparisons with another interval of their factors."""
     ends = Interval(low90=low, high90=high, low95=low, high95=high)
     other = Estimate(value=(low + high) / 2, interval=ends)
     comparisons = [
         one.model_copy(update={"points": [p.model_copy(update={"multiplier": other}) for p in one.points]})
-        for one in material.fits.comparisons
+        for one in data.fits.comparisons
     ]
-    fits = material.fits.model_copy(update={"comparisons": comparisons})
-    return gather(study=STUDY, table=material.table, fits=fits)
+    fits = data.fits.model_copy(update={"comparisons": comparisons})
+    return gather(study=STUDY, table=data.table, fits=fits)
 
 
-def test_summary_gives_the_factor_with_its_interval_and_says_when_it_may_be_one(material):
-    found = words(with_multiplier(material, 1.2, 1.4))["What was found"]
+def test_summary_gives_the_factor_with_its_interval_and_says_when_it_may_be_one(data):
+    found = summary_of(with_multiplier(data, 1.2, 1.4))["Findings"]
     assert (
         f"Transformer-VQ needs in compute, at {power(1.6e12)} FLOPs, 1.3 times (1.2 to 1.4) that of Transformer"
         in found
     )
-    assert "may as well be equal" not in found
+    assert "may be equal" not in found
     assert (
-        "(0.9 to 1.1) that of Transformer, which may as well be equal"
-        in words(with_multiplier(material, 0.9, 1.1))["What was found"]
+        "(0.9 to 1.1) that of Transformer, which may be equal"
+        in summary_of(with_multiplier(data, 0.9, 1.1))["Findings"]
     )
 
 
-def test_summary_says_how_far_off_the_held_out_runs_were_and_who_did_better(material):
-    sure = words(material)["How sure it is"]
-    fit = material.leading[0]
-    assert f"{100 * fit.holdout.mean_relative_error:.2f} % (Transformer-VQ)" in sure
-    assert "do not extrapolate" not in sure
+def test_summary_says_how_far_off_the_held_out_runs_were_and_who_did_better(data):
+    found = summary_of(data)["Confidence"]
+    fit = data.leading[0]
+    assert f"{100 * fit.holdout.mean_relative_error:.2f} % (Transformer-VQ)" in found
+    assert "do not extrapolate" not in found
     beaten = fit.holdout.model_copy(update={"baselines": {"last value": 1e-9}})
     fits = StudyFits(fits=[fit.model_copy(update={"holdout": beaten})])
-    sure = words(gather(study=STUDY, table=material.table, fits=fits))["How sure it is"]
-    assert "For Transformer-VQ a baseline predicted at least as well: do not extrapolate" in sure
+    found = summary_of(gather(study=STUDY, table=data.table, fits=fits))["Confidence"]
+    assert "For Transformer-VQ a baseline predicted at least as well: do not extrapolate" in found
 
 
-def test_summary_prices_the_study_and_the_next_decade(material):
-    cost = words(material)["What it costs"]
-    table = material.table
+def test_summary_prices_the_study_and_the_next_decade(data):
+    cost = summary_of(data)["Cost"]
+    table = data.table
     hours = table[["seconds_training", "seconds_evaluation", "seconds_overhead"]].sum().sum() / 3600
     assert f"{hours:.3g} device-hours" in cost
     assert f"{2 * hours:.3g} EUR" in cost
     assert "times the largest budget should bring Transformer-VQ to" in cost
 
 
-def test_summary_advises_on_codebook_and_context_from_equal_compute(material):
-    found = words(material)["What was found"]
+def test_summary_advises_on_codebook_and_context_from_equal_compute(data):
+    found = summary_of(data)["Findings"]
     assert re.search(r"Best codebook size at equal compute: Transformer-VQ S = \d+", found)
     assert "Best context length at equal compute: Transformer-VQ T = " in found
     assert "Best context length at equal tokens: Transformer-VQ T = 1,024" in found
 
 
-def test_sections_without_data_are_absent(material):
-    whole = [section.id for section in make_sections(material)]
-    assert whole == ["compute", "isoflop", "sizes", "compare", "holdout", "doubt", "codebook", "context", "laws",
+def test_sections_without_data_are_absent(data):
+    whole = [section.id for section in make_sections(data)]
+    assert whole == ["compute", "isoflop", "sizes", "compare", "holdout", "diagnostics", "codebook", "context", "laws",
                      "cost", "runs", "failures", "method"]  # fmt: skip
-    bare = gather(study=STUDY, table=material.table[["loss", "parameters_non_embedding"]], fits=StudyFits())
+    bare = gather(study=STUDY, table=data.table[["loss", "parameters_non_embedding"]], fits=StudyFits())
     assert [section.id for section in make_sections(bare)] == ["runs", "failures", "method"]
 
 
-def test_every_panel_of_the_page_is_a_figure_with_a_name_of_its_own(material):
-    panels = [panel.name for section in make_sections(material) for panel in section.panels]
-    assert [drawn.name for drawn in figures(material)] == panels
+def test_every_panel_of_the_page_is_a_figure_with_a_name_of_its_own(data):
+    panels = [panel.name for section in make_sections(data) for panel in section.panels]
+    assert [drawn.name for drawn in figures(data)] == panels
     assert len(panels) == len(set(panels)) > 15
 
 
-def test_frontier_is_solid_within_the_data_and_dotted_beyond_with_a_band(material):
-    (compute, *_) = make_sections(material)
+def test_frontier_is_solid_within_the_data_and_dotted_beyond_with_a_band(data):
+    (compute, *_) = make_sections(data)
     (panel,) = compute.panels
-    fit = material.leading[0]
+    fit = data.leading[0]
     edge = max(point.flops for point in fit.points)
-    lines = [layer for layer in panel.layers if isinstance(layer, Line) and layer.group == "Transformer-VQ"]
+    lines = [layer for layer in panel.layers if isinstance(layer, LineLayer) and layer.group == "Transformer-VQ"]
     assert [line.dash for line in lines] == ["solid", "dotted"]
     assert max(lines[0].x) <= 1.001 * edge < max(lines[1].x)
-    hollow = [layer for layer in panel.layers if isinstance(layer, Points) and layer.hollow]
+    hollow = [layer for layer in panel.layers if isinstance(layer, PointsLayer) and layer.hollow]
     assert sum(len(layer.x) for layer in hollow) == 15  # five held-out runs of each architecture
 
 
-def test_isoflop_marks_the_laws_optimum_at_every_budget(material):
-    isoflop = next(section for section in make_sections(material) if section.id == "isoflop")
+def test_isoflop_marks_the_laws_optimum_at_every_budget(data):
+    isoflop = next(section for section in make_sections(data) if section.id == "isoflop")
     for panel in isoflop.panels:
-        crosses = [layer for layer in panel.layers if isinstance(layer, Points) and layer.size == 10]
+        crosses = [layer for layer in panel.layers if isinstance(layer, PointsLayer) and layer.size == 10]
         assert len(crosses) >= 4
         assert all(len(layer.x) == 1 for layer in crosses)
 
 
 def test_groups_of_equal_compute_hold_one_thing_that_varies(isoflop_table):
-    found = groups(isoflop_table, "codebook_size", "bpb", "compute")
+    found = equal_groups(isoflop_table, "codebook_size", "bpb", "compute")
     assert {(one.arch, one.size) for one in found} == {("transformer_vq", "d24x2"), ("transformer_vq", "d48x2")}
     for one in found:
         assert one.values == [16, 64, 256]
         flops = np.concatenate([rows["flops"] for rows in one.runs])
         assert flops.max() / flops.min() < 1.06
         assert min(one.relative) == 0 == one.relative[one.best]
-    assert groups(isoflop_table, "codebook_size", "bpb", "tokens") == []
+    assert equal_groups(isoflop_table, "codebook_size", "bpb", "tokens") == []
 
 
 def test_seed_noise_is_that_of_the_repeated_points(isoflop_table):
@@ -134,8 +134,8 @@ def test_seed_noise_is_that_of_the_repeated_points(isoflop_table):
     assert seed_noise(isoflop_table[isoflop_table["seed"] == 0], "bpb") is None
 
 
-def test_registered_predictions_are_scored_beside_open_ones(material, isoflop_fits, isoflop_table, tmp_path):
-    fit = material.leading[0]
+def test_registered_predictions_are_scored_beside_pending_ones(data, isoflop_fits, isoflop_table, tmp_path):
+    fit = data.leading[0]
     made = [predict_run(fit, {"N": 2e5 * factor, "D": 4e6}, name=f"run {factor}") for factor in (1, 2)]
     register(str(tmp_path), made, isoflop_table)
     row = isoflop_table[isoflop_table["arch"] == "transformer_vq"].iloc[[0]].assign(
@@ -144,21 +144,21 @@ def test_registered_predictions_are_scored_beside_open_ones(material, isoflop_fi
     later = gather(study=STUDY, table=row, fits=isoflop_fits, home=str(tmp_path))
     section = next(one for one in make_sections(later) if one.id == "holdout")
     table = next(b.table for b in section.blocks if b.kind == "table" and "registered" in b.table.headers)
-    scored, still_open = ([text for text, _ in line] for line in table.rows)
+    scored, pending = ([text for text, _ in line] for line in table.rows)
     assert scored[5] == "2"
     assert scored[6] == f"{100 * (made[0].predicted.value / 2.0 - 1):+.2f} %"
-    assert still_open[5] == "open"
+    assert pending[5] == "pending"
 
 
-def test_checklist_is_filled_in_from_the_records(material):
-    entries = dict(entry for group in checklist(material.table, material.fits, STUDY).values() for entry in group)
+def test_checklist_is_filled_in_from_the_records(data):
+    entries = dict(entry for group in checklist(data.table, data.fits, STUDY).values() for entry in group)
     assert entries["Form"] == "chinchilla: L = E + A N^-alpha + B D^-beta"
     assert entries["Runs"] == "155 finished, 1 failed"
     assert "25 starts agree" in entries["Optimiser"]
     assert "20 refits" in entries["Uncertainty"]
     assert "that the study's design holds out" in entries["Hold-out"]
     assert "delta 1e-4" in entries["Sensitivity"]
-    bare = checklist(material.table[["loss"]], StudyFits(), {"study": "x"})
+    bare = checklist(data.table[["loss"]], StudyFits(), {"study": "x"})
     unknown = dict(entry for group in bare.values() for entry in group)
     assert unknown["Sizes N"] == unknown["Commit"] == "not in the table"
 
@@ -171,7 +171,7 @@ def test_training_curves_are_thinned_means_of_finished_trials(isoflop_table, tmp
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     (curve,) = training_curves(str(tmp_path), isoflop_table)
     assert curve.trial_id == trial
-    assert len(curve.loss) <= MOST_POINTS
+    assert len(curve.loss) <= POINTS_PER_CURVE
     assert curve.tokens[-1] == 1024 * 400
     assert curve.loss[0] == pytest.approx(np.mean([row["loss"] for row in rows[:5]]))
     shown = gather(study=STUDY, table=isoflop_table, fits=StudyFits(), home=str(tmp_path))
@@ -188,7 +188,7 @@ def test_round_numbers_name_an_axis_densely_but_not_too_densely(low, high, insid
 
 
 def test_ticks_of_a_linear_axis_are_left_to_the_drawer():
-    layers = [Line(shade="#000000", x=[1.0, 100.0], y=[1.0, 2.0])]
+    layers = [LineLayer(shade="#000000", x=[1.0, 100.0], y=[1.0, 2.0])]
     panel = Panel(name="p", title="", x=Axis(name="x", log=True, show=power), y=Axis(name="y"), layers=layers)
     assert ticks(panel, "y") == ()
     assert ticks(panel, "x")[0] == (1.0, "10⁰")

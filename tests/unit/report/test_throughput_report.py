@@ -6,7 +6,7 @@ import pytest
 
 from vqscale.report import write_throughput_figures, write_throughput_report
 from vqscale.report.charts.style import Scheme, architecture
-from vqscale.report.throughput.panels import panels, tick_name
+from vqscale.report.throughput.panels import speed_panels, tick_name
 from vqscale.report.throughput.speed_comparison import (
     break_evens,
     filling,
@@ -38,7 +38,7 @@ def test_decision_beside_a_baseline_that_did_not_fit_gives_the_reason_and_no_rat
     (decision,) = speed_comparisons(throughput)
     assert decision.longest == 32768
     assert decision.at(32768)[0] == (
-        "At T = 32,768 transformer_vq trains on 4,000 tokens a second, and transformer_full has no speed to compare"
+        "At T = 32,768 transformer_vq trains on 4,000 tokens per second, and transformer_full has no speed to compare"
         " with (out of memory)."
     )
 
@@ -81,7 +81,7 @@ def test_decisions_compare_every_linear_time_architecture_with_the_baselines(mak
 
 
 def test_panels_of_several_linear_time_architectures_name_each_and_keep_their_order(make_throughput):
-    time, speed, ratio = panels(make_throughput(archs=PEERS, starving=()))
+    time, speed, ratio = speed_panels(make_throughput(archs=PEERS, starving=()))
     assert [curve.label for curve in speed.layers] == [
         *("transformer_vq", "transformer_full", "mega", "gla", "transformer_window")
     ]
@@ -118,7 +118,7 @@ def test_provenance_names_machine_versions_and_what_was_not_measured(throughput)
 
 
 def test_warnings_say_what_a_cpu_and_few_repeats_cannot_tell(throughput, make_throughput):
-    assert any("say nothing about a GPU" in text for text in measurement_warnings(throughput))
+    assert any("nothing follows for a GPU" in text for text in measurement_warnings(throughput))
     assert not any("repeats" in text for text in measurement_warnings(throughput))
     few = make_throughput()
     few.loc[0, "repeats"] = 1
@@ -127,7 +127,7 @@ def test_warnings_say_what_a_cpu_and_few_repeats_cannot_tell(throughput, make_th
         for text in measurement_warnings(few)
     )
     asked = measurement_warnings(few.assign(repeats=2))
-    assert any("cell(s) have fewer than 3 repeats: their range says little" in text for text in asked)
+    assert any("cell(s) have fewer than 3 repeats: their range is a poor measure" in text for text in asked)
     assert measurement_warnings(few.assign(device_kind="cuda", repeats=3)) == []
 
 
@@ -149,10 +149,10 @@ def test_filling_of_a_step_says_where_it_holds_other_than_the_stated_tokens(thro
 
 
 def test_panels_hold_curves_guides_and_break_evens(throughput):
-    time, speed, ratio = panels(throughput)
+    time, speed, ratio = speed_panels(throughput)
     linear, quadratic, *curves = time.layers
     assert [curve.label for curve in curves] == ["transformer_vq", "transformer_full", "transformer"]
-    assert linear.y[0] == linear.y[1] == pytest.approx(250.0)  # µs a token
+    assert linear.y[0] == linear.y[1] == pytest.approx(250.0)  # µs per token
     assert quadratic.y[1] / quadratic.y[0] == pytest.approx(quadratic.x[1] / quadratic.x[0])
     assert speed.layers[1].x == [512, 2048, 8192]
     labels = [layer.label for layer in ratio.layers]
@@ -164,7 +164,7 @@ def test_panels_of_an_empty_measurement_are_none(make_throughput):
     everything = [(arch, context) for arch in ("transformer_vq", "transformer_full", "transformer")
                   for context in (512, 2048, 8192, 32768)]  # fmt: skip
     table = make_throughput(starving=everything)
-    assert panels(table) == []
+    assert speed_panels(table) == []
     assert measurement_provenance(table) == ["Nothing could be measured."]
     assert measurement_warnings(table) == []
 

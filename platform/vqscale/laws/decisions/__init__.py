@@ -1,1 +1,1 @@
-"""What a fitted law says: optimal sizes, queries, comparisons, registered predictions."""
+"""Uses of a fitted law: compute-optimal sizes, queries, comparisons, registered predictions."""

@@ -1,40 +1,42 @@
 """One architecture against a baseline: the loss at equal FLOPs, equal measured time and equal money.
 
 Both sides are the frontiers L* of their own surfaces: each model at its own best size for the budget. FLOPs are the
-exact counts. Time is what the runs took: FLOPs a token over the measured FLOP/s, the median of every size. Money is
-device-hours at a price. The multiplier says how many times the budget the first needs for the loss that the baseline
-has at it. Its interval pairs the refits of the two fits, which rest on different runs and are drawn independently.
+exact counts. Time is what the runs took: measured seconds per token, the median of every size. Money is device-hours at
+a price. The multiplier is how many times the budget the first needs for the loss that the baseline has at it. Its
+interval pairs the refits of the two fits, which rest on different runs and are drawn independently.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from vqscale.errors import FitError
-from vqscale.laws.decisions.flops import Cost, cost_through
-from vqscale.laws.decisions.frontier import MOST_BEYOND, exact_cost, optimum
+from vqscale.laws.decisions.frontier import LARGEST_EXTRAPOLATION, exact_cost, optimum_at
 from vqscale.laws.decisions.surface import Surface, estimate, surface_of
+from vqscale.laws.decisions.token_cost import TokenCost, fit_token_cost
 from vqscale.laws.fitting.run_filter import names_of
-from vqscale.laws.forms.catalogue import LAWS, ROUGH, Array
-from vqscale.laws.io.schema import ComparedPoint, Comparison, Estimate, Fit
+from vqscale.laws.forms.catalogue import LAWS, RUNS_PER_PARAMETER, Array
+from vqscale.laws.io.schema import BudgetKind, ComparedPoint, Comparison, Estimate, Fit
 
-BUDGETS = 5
-BEYOND = 10.0
-"""The last budget, in units of the largest that both sides trained."""
-NEVER = 0.025
-"""Share of paired refits without a multiplier from which its interval has no upper end, and none is given."""
-RAGGED_TIMES = 0.3
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHARED_BUDGETS = 5
+"""Budgets over the range that both sides trained."""
+LAST_BUDGET = 10.0
+"""One more budget beyond it, in units of the largest that both sides trained."""
+SHARE_WITHOUT = 0.025
+"""Share of paired refits without a multiplier from which the 95 % interval has no upper end, and none is given."""
+LARGEST_TIME_DEVIATION = 0.3
 """A size whose median time is further off the curve over N was measured under other conditions than the rest."""
-SAME = ("corpus_fingerprint", "context", "precision")
-"""What two fits must share to be compared."""
+SHARED_COLUMNS = ("corpus_fingerprint", "context", "precision")
+"""Columns that two fits must share to be compared."""
 REFERENCE = "transformer_vq"
 """The architecture with codes that others with codes are compared with."""
-Kind = Literal["compute", "time", "money"]
-_KINDS: tuple[Kind, ...] = ("compute", "time", "money")
+_KINDS: tuple[BudgetKind, ...] = ("compute", "time", "money")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,28 +53,29 @@ class Side:
 
     fit: Fit
     law: Surface
-    costs: dict[Kind, Cost] = field(default_factory=dict)
-    missing: dict[Kind, str] = field(default_factory=dict)
+    costs: dict[BudgetKind, TokenCost] = field(default_factory=dict)
+    missing: dict[BudgetKind, str] = field(default_factory=dict)
     currency: str = ""
     hardware: frozenset[str] = frozenset()
     """Devices and workers on which the times were measured."""
 
 
-def compare(fits: Sequence[Fit], table: pd.DataFrame, price: Price | None = None) -> list[Comparison]:
+def compare_fits(fits: Sequence[Fit], table: "pd.DataFrame", price: Price | None = None) -> list[Comparison]:
     """Architectures with codes against every one without, at the same data, context length and precision.
 
     Two with codes are compared where their codebooks have the same size, the others against Transformer-VQ. Of a table
-    without codebooks, every two architectures are compared. Only laws in N and D are.
+    without codebooks, every two architectures are compared. Only laws in N and D are considered.
     """
     laws = [fit for fit in fits if fit.letters == ["N", "D"]]
     sides = [side_of(fit, table, price) for fit in laws]
-    return [comparison(first, base) for first, base in _pairs(sides)]
+    return [compare_sides(first, base) for first, base in _pairs(sides)]
 
 
-def side_of(fit: Fit, table: pd.DataFrame, price: Price | None) -> Side:
+def side_of(fit: Fit, table: "pd.DataFrame", price: Price | None) -> Side:
+    """One architecture's side: costs of a token in FLOPs, measured time and money, as far as the table has them."""
     law = surface_of(fit)
-    costs: dict[Kind, Cost] = {}
-    missing: dict[Kind, str] = {}
+    costs: dict[BudgetKind, TokenCost] = {}
+    missing: dict[BudgetKind, str] = {}
     try:
         costs["compute"] = exact_cost(fit)
     except FitError as error:
@@ -86,21 +89,21 @@ def side_of(fit: Fit, table: pd.DataFrame, price: Price | None) -> Side:
         missing["money"] = "no price: set resources.price_per_device_hour in the study"
     elif "time" in costs and price is not None:
         workers = float(measured["workers"].median()) if "workers" in measured else 1.0
-        words = f"{price.per_device_hour:g} {price.currency} a device-hour; {costs['time'].words}"
-        costs["money"] = costs["time"].times(workers * price.per_device_hour / 3600, words)
+        text = f"{price.per_device_hour:g} {price.currency} per device-hour; {costs['time'].description}"
+        costs["money"] = costs["time"].times(workers * price.per_device_hour / 3600, text)
     currency = price.currency if price else ""
     return Side(fit=fit, law=law, costs=costs, missing=missing, currency=currency, hardware=_hardware(measured))
 
 
-def comparison(first: Side, base: Side) -> Comparison:
+def compare_sides(first: Side, base: Side) -> Comparison:
     """At budgets over the range that both trained, and at one ten times beyond it."""
     found: list[ComparedPoint] = []
     skipped: dict[str, str] = {}
     disjoint = _too_few(first, base) or _no_overlap(first, base)
     for kind in () if disjoint else _KINDS:
-        why = _unpriced(kind, first, base)
-        if why:
-            skipped[kind] = why
+        reason = _without_cost(kind, first, base)
+        if reason:
+            skipped[kind] = reason
         else:
             points, refused = _points(kind, first, base)
             found += points
@@ -117,7 +120,7 @@ def comparison(first: Side, base: Side) -> Comparison:
 
 
 def _pairs(sides: Sequence[Side]) -> list[tuple[Side, Side]]:
-    """Two subsets meet once: in the first law, in the order of the request, that stands for both."""
+    """Pairs to compare, the baseline second; two subsets once, in the first law requested that fits both."""
     coded = [side for side in sides if _codes(side) is not None]
     bases = [side for side in sides if _codes(side) is None]
     every = [(first, base) for first in coded for base in bases] if coded else list(combinations(bases, 2))
@@ -139,15 +142,15 @@ def _reference_last(pair: tuple[Side, Side]) -> tuple[Side, Side]:
 
 
 def _comparable(first: Fit, base: Fit) -> bool:
-    same = all(first.where.get(column) == base.where.get(column) for column in SAME)
+    same = all(first.where.get(column) == base.where.get(column) for column in SHARED_COLUMNS)
     differs = first.where.get("arch") != base.where.get("arch")
     return same and differs and (first.law, first.metric, first.convention) == (base.law, base.metric, base.convention)
 
 
 def _too_few(first: Side, base: Side) -> str:
-    """Why one of the fits rests on too few runs for a decision, or nothing; the fit itself warns from there on."""
+    """Why one of the fits rests on too few runs to be compared, or nothing; such a fit carries a warning of its own."""
     for fit in (first.fit, base.fit):
-        needed = ROUGH * LAWS[fit.law].free_parameters
+        needed = RUNS_PER_PARAMETER * LAWS[fit.law].free_parameters
         if fit.n_runs < needed:
             return f"{fit.label}: {fit.n_runs} runs, and a comparison by {fit.law} needs {needed}"
     return ""
@@ -165,7 +168,7 @@ def _no_overlap(first: Side, base: Side) -> str:
     )
 
 
-def _unpriced(kind: Kind, first: Side, base: Side) -> str:
+def _without_cost(kind: BudgetKind, first: Side, base: Side) -> str:
     for side in (first, base):
         if kind in side.missing:
             return f"{side.fit.label}: {side.missing[kind]}"
@@ -176,18 +179,18 @@ def _unpriced(kind: Kind, first: Side, base: Side) -> str:
     return ""
 
 
-def _points(kind: Kind, first: Side, base: Side) -> tuple[list[ComparedPoint], dict[str, str]]:
-    """The points that both laws support, and why there are no others."""
+def _points(kind: BudgetKind, first: Side, base: Side) -> tuple[list[ComparedPoint], dict[str, str]]:
+    """The points at which both laws have an optimum, and why there are no others."""
     spent = [side.law.spent(side.costs[kind]) for side in (first, base)]
     low, high = max(float(s.min()) for s in spent), min(float(s.max()) for s in spent)
     if low >= high:
         return [], {kind: f"no budget of {kind} lies within the runs of both"}
     table = first.law.least_losses(first.costs[kind])
     points, refused = [], {}
-    for budget in [*np.geomspace(low, high, BUDGETS).tolist(), BEYOND * high]:
+    for budget in [*np.geomspace(low, high, SHARED_BUDGETS).tolist(), LAST_BUDGET * high]:
         try:
             for side in (first, base):
-                optimum(side.law.only_fit(), side.costs[kind], budget)
+                optimum_at(side.law.only_fit(), side.costs[kind], budget)
         except FitError as error:
             refused[f"{kind} {budget!r}"] = str(error)
         else:
@@ -196,10 +199,11 @@ def _points(kind: Kind, first: Side, base: Side) -> tuple[list[ComparedPoint], d
 
 
 def _point(
-    kind: Kind, budget: float, beyond: float, first: Side, base: Side, table: tuple[Array, Array]
+    kind: BudgetKind, budget: float, beyond: float, first: Side, base: Side, table: tuple[Array, Array]
 ) -> ComparedPoint:
     cost = first.costs[kind]
     loss_B, base_B = (side.law.best(side.costs[kind], [budget])[1][:, 0] for side in (first, base))
+    # Rows pair the fits (row 0) and their refits one by one; where one side has fewer, the rest is left out.
     pairs = min(len(loss_B), len(base_B))
     loss_B, base_B = loss_B[:pairs], base_B[:pairs]
     multiplier, reason = _multiplier(first, cost, budget, base_B, table)
@@ -217,25 +221,27 @@ def _point(
 
 
 def _multiplier(
-    first: Side, cost: Cost, budget: float, base_B: Array, table: tuple[Array, Array]
+    first: Side, cost: TokenCost, budget: float, base_B: Array, table: tuple[Array, Array]
 ) -> tuple[Estimate | None, str | None]:
     """The ratio of budgets for the loss `base_B`, or why it is none."""
     rows = len(base_B)
     needed_B = first.law.budgets_for(cost, base_B, (table[0], table[1][:rows])) / budget
     largest = float(first.law.spent(cost).max())
     if not np.isfinite(needed_B[0]):
-        return None, f"{first.fit.label} does not get to {base_B[0]:.4g} within reach of its law"
-    if needed_B[0] * budget > MOST_BEYOND * largest:
+        return None, f"{first.fit.label} does not reach {base_B[0]:.4g} within the range of its law"
+    if needed_B[0] * budget > LARGEST_EXTRAPOLATION * largest:
         times = needed_B[0] * budget / largest
         return None, f"{base_B[0]:.4g} would need {times:.3g} times the largest budget that {first.fit.label} trained"
     never = float(np.mean(~np.isfinite(needed_B[1:]))) if len(needed_B) > 1 else 0.0
-    if never > NEVER:
-        return None, f"in {never:.0%} of the paired refits {first.fit.label} never gets there: no upper limit"
+    if never > SHARE_WITHOUT:
+        return None, f"in {never:.0%} of the paired refits {first.fit.label} never reaches it: no upper limit"
     return estimate(needed_B[np.isfinite(needed_B)]), None
 
 
-def _measured(fit: Fit, table: pd.DataFrame) -> pd.DataFrame:
-    """Runs of the fit with a measured time: N, seconds a token, device and workers."""
+def _measured(fit: Fit, table: "pd.DataFrame") -> "pd.DataFrame":
+    """Runs of the fit with a measured time: N, seconds per token, device and workers."""
+    import pandas as pd
+
     known = {point.name: point.x[fit.letters.index("N")] for point in fit.points}
     if "tokens_per_second" not in table:
         return pd.DataFrame({"n": [], "seconds": []})
@@ -248,18 +254,18 @@ def _measured(fit: Fit, table: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(n=[known[name] for name in runs["called"]], seconds=seconds)
 
 
-def _seconds(measured: pd.DataFrame) -> Cost:
+def _seconds(measured: "pd.DataFrame") -> TokenCost:
     if measured.empty:
         raise FitError("no measured speed: the table has no tokens_per_second for these runs")
-    return cost_through(
+    return fit_token_cost(
         measured["n"].to_numpy(dtype=np.float64),
         measured["seconds"].to_numpy(dtype=np.float64),
-        "measured seconds a token",
-        most=RAGGED_TIMES,
+        "measured seconds per token",
+        largest_deviation=LARGEST_TIME_DEVIATION,
     )
 
 
-def _hardware(measured: pd.DataFrame) -> frozenset[str]:
+def _hardware(measured: "pd.DataFrame") -> frozenset[str]:
     columns = [column for column in ("device", "workers") if column in measured]
     return frozenset(" x ".join(str(value) for value in row) for row in measured[columns].itertuples(index=False))
 

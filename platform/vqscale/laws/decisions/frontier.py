@@ -11,39 +11,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqscale.errors import FitError
-from vqscale.laws.decisions.flops import Cost, cost_through, six_n
 from vqscale.laws.decisions.surface import Surface, estimate, exact_flops_of, surface_of
+from vqscale.laws.decisions.token_cost import TokenCost, fit_token_cost, six_n
 from vqscale.laws.forms.catalogue import Array
 from vqscale.laws.io.schema import Fit, Frontier, Optimum
 
-MOST_BEYOND = 100.0
+LARGEST_EXTRAPOLATION = 100.0
 """Furthest extrapolation of a budget, in either direction, that is given as a number."""
-NEAR = 4.0
-"""Runs within this factor of a budget say which sizes were tried at it."""
-WITHIN = 0.01
+NEARBY_FACTOR = 4.0
+"""Runs within this factor of a budget show which sizes were tried at it."""
+FLAT_SHARE = 0.01
 """The flat bottom: sizes whose loss is within this share of the optimal one."""
 FLAT_REACH = np.log(1e4)
 """The flat bottom is followed this far, in log N, to either side."""
 INSIDE_BUDGETS = 7
-BEYOND = (3.0, 10.0, 100.0)
-"""Budgets of the table, in units of the largest fitted one."""
+OUTSIDE_BUDGETS = (3.0, 10.0, 100.0)
+"""Budgets of the table beyond the data, in units of the largest fitted one."""
 
 
-def exact_cost(fit: Fit) -> Cost:
-    """FLOPs a token as a function of N, through the fit's own runs. Raises FitError where they have none."""
+def exact_cost(fit: Fit) -> TokenCost:
+    """FLOPs per token as a function of N, through the fit's own runs. Raises FitError where they have none."""
     n_R, per_token_R = exact_flops_of(fit)
-    return cost_through(n_R, per_token_R, "exact FLOPs a token")
+    return fit_token_cost(n_R, per_token_R, "exact FLOPs per token")
 
 
-def cost_of(fit: Fit, kind: str) -> Cost:
-    """`kind`: exact or 6nd."""
+def cost_of(fit: Fit, kind: str) -> TokenCost:
+    """FLOPs per token by one count; `kind`: exact or 6nd."""
     return exact_cost(fit) if kind == "exact" else six_n(np.array([p.x[fit.letters.index("N")] for p in fit.points]))
 
 
-def frontiers(fit: Fit, draws_BP: Array, budgets: Sequence[float] | None = None) -> tuple[list[Frontier], list[str]]:
+def fit_frontiers(
+    fit: Fit, draws_BP: Array, budgets: Sequence[float] | None = None
+) -> tuple[list[Frontier], list[str]]:
     """The frontiers by exact FLOPs and by 6ND, and why one of them is not given. `draws_BP`: all refits.
 
-    `budgets`: as in `frontier`.
+    `budgets`: as in `make_frontier`.
     """
     if set(fit.letters) != {"N", "D"}:
         return [], []
@@ -51,35 +53,39 @@ def frontiers(fit: Fit, draws_BP: Array, budgets: Sequence[float] | None = None)
     law = surface_of(fit, draws_BP)
     for kind in ("exact", "6nd"):
         try:
-            found.append(frontier(law, cost_of(fit, kind), kind, budgets))
+            found.append(make_frontier(law, cost_of(fit, kind), kind, budgets))
         except FitError as error:
             reasons.append(f"no frontier by {kind} FLOPs: {error}")
     return found, reasons
 
 
-def frontier(law: Surface, cost: Cost, kind: str, budgets: Sequence[float] | None = None) -> Frontier:
+def make_frontier(law: Surface, cost: TokenCost, kind: str, budgets: Sequence[float] | None = None) -> Frontier:
     """`budgets`: where optima are asked for; by default seven over the fitted range and 3, 10 and 100 times beyond.
 
     Raises FitError where the law has no finite optimum between the smallest and the largest fitted budget.
     """
     spent = law.spent(cost)
     low, high = float(spent.min()), float(spent.max())
-    asked = budgets or [*np.geomspace(low, high, INSIDE_BUDGETS).tolist(), *(high * factor for factor in BEYOND)]
+    asked = budgets or [
+        *np.geomspace(low, high, INSIDE_BUDGETS).tolist(),
+        *(high * factor for factor in OUTSIDE_BUDGETS),
+    ]
     optima, refused = [], {}
     for budget in asked:
         try:
-            optima.append(optimum(law, cost, budget))
+            optima.append(optimum_at(law, cost, budget))
         except FitError as error:
             refused[repr(float(budget))] = str(error)
     ends_BE = law.best(cost, [low, high])[0]
     if not np.all(np.isfinite(ends_BE[0])):
         raise FitError("at a fitted budget the law has no finite optimum")
     token_BE = np.log([low, high]) - cost.log_per_token(ends_BE)
-    with np.errstate(invalid="ignore"):  # a refit without a best N at both ends
+    # a and b are mean slopes over the fitted range: by exact FLOPs log N*(C) is no straight line.
+    with np.errstate(invalid="ignore"):  # inf - inf: a refit without a best N at both ends
         a_B, b_B = ((end_BE[:, 1] - end_BE[:, 0]) / np.log(high / low) for end_BE in (ends_BE, token_BE))
     return Frontier(
         cost="exact" if kind == "exact" else "6nd",
-        words=cost.words,
+        description=cost.description,
         a=estimate(a_B),
         b=estimate(b_B),
         optima=optima,
@@ -87,14 +93,14 @@ def frontier(law: Surface, cost: Cost, kind: str, budgets: Sequence[float] | Non
     )
 
 
-def optimum(law: Surface, cost: Cost, budget: float) -> Optimum:
-    """The best division of `budget`. Raises FitError, with the reason, for what the runs cannot support."""
+def optimum_at(law: Surface, cost: TokenCost, budget: float) -> Optimum:
+    """The best division of `budget`. Raises FitError, with the reason, where the runs do not determine it."""
     spent = law.spent(cost)
-    _within_reach(budget, float(spent.min()), float(spent.max()))
+    _require_reach(budget, float(spent.min()), float(spent.max()))
     log_n_B, loss_B = (found_BK[:, 0] for found_BK in law.best(cost, [budget]))
     if not np.isfinite(log_n_B[0]):
         raise FitError("the law has no finite optimum at this budget")
-    _sampled(law, cost, spent, budget, float(np.exp(log_n_B[0])))
+    _require_sampled(law, cost, spent, budget, float(np.exp(log_n_B[0])))
     log_d_B = np.log(budget) - cost.log_per_token(log_n_B)
     low, high = _flat_bottom(law, cost, budget, float(log_n_B[0]), float(loss_B[0]))
     return Optimum(
@@ -109,22 +115,24 @@ def optimum(law: Surface, cost: Cost, budget: float) -> Optimum:
     )
 
 
-def _within_reach(budget: float, low: float, high: float) -> None:
-    if budget > MOST_BEYOND * high:
+def _require_reach(budget: float, low: float, high: float) -> None:
+    if budget > LARGEST_EXTRAPOLATION * high:
         raise FitError(
             f"{budget:.4g} is {budget / high:.3g} times the largest fitted budget ({high:.4g}); "
-            f"beyond {MOST_BEYOND:g} times no optimum is given. Train a larger budget first."
+            f"beyond {LARGEST_EXTRAPOLATION:g} times no optimum is given. Train a larger budget first."
         )
-    if budget < low / MOST_BEYOND:
-        raise FitError(f"{budget:.4g} is less than 1/{MOST_BEYOND:g} of the smallest fitted budget ({low:.4g})")
+    if budget < low / LARGEST_EXTRAPOLATION:
+        raise FitError(
+            f"{budget:.4g} is less than 1/{LARGEST_EXTRAPOLATION:g} of the smallest fitted budget ({low:.4g})"
+        )
 
 
-def _sampled(law: Surface, cost: Cost, spent_R: Array, budget: float, best_n: float) -> None:
+def _require_sampled(law: Surface, cost: TokenCost, spent_R: Array, budget: float, best_n: float) -> None:
     """Raises FitError where the optimum at the budget, or at the nearest fitted one, lies outside the sizes tried."""
     nearest = float(np.clip(budget, spent_R.min(), spent_R.max()))
     if nearest != budget:
         best_n = float(np.exp(law.only_fit().best(cost, [nearest])[0][0, 0]))
-    sizes = law.n[_near(spent_R, nearest)]
+    sizes = law.n[_nearby(spent_R, nearest)]
     if not sizes.min() <= best_n <= sizes.max():
         raise FitError(
             f"the optimum lies outside the sizes tried near {nearest:.4g} ({sizes.min():.4g} to {sizes.max():.4g}): "
@@ -132,20 +140,21 @@ def _sampled(law: Surface, cost: Cost, spent_R: Array, budget: float, best_n: fl
         )
 
 
-def _near(spent_R: Array, budget: float) -> NDArray[np.bool_]:
-    """Runs within `NEAR` of the budget; where budgets are further apart, those next to it on either side."""
+def _nearby(spent_R: Array, budget: float) -> NDArray[np.bool_]:
+    """Runs within `NEARBY_FACTOR` of the budget; where budgets are further apart, those next to it on either side."""
     distance_R = np.log(spent_R / budget)
     next_above, next_below = distance_R[distance_R >= 0].min(), -distance_R[distance_R <= 0].max()
-    return np.asarray(np.abs(distance_R) <= max(np.log(NEAR), next_above, next_below), dtype=np.bool_)
+    return np.asarray(np.abs(distance_R) <= max(np.log(NEARBY_FACTOR), next_above, next_below), dtype=np.bool_)
 
 
-def _flat_bottom(law: Surface, cost: Cost, budget: float, log_n: float, loss: float) -> tuple[float, float]:
-    """Sizes between which the loss is within `WITHIN` of `loss`, from the fit alone."""
+def _flat_bottom(law: Surface, cost: TokenCost, budget: float, log_n: float, loss: float) -> tuple[float, float]:
+    """Sizes between which the loss is within `FLAT_SHARE` of `loss`, from the fit alone."""
     offset_U = np.linspace(0, FLAT_REACH, 4001)
     ends = []
     for sign in (-1, 1):
         log_n_U = log_n + sign * offset_U
         loss_U = law.only_fit().losses(log_n_U[None, :], (np.log(budget) - cost.log_per_token(log_n_U))[None, :])[0]
-        outside = int(np.argmax(loss_U > loss * (1 + WITHIN)))
+        outside = int(np.argmax(loss_U > loss * (1 + FLAT_SHARE)))
+        # argmax of no True is 0: then the bottom is flat as far as it is followed.
         ends.append(float(np.exp(log_n_U[outside - 1 if outside else -1])))
     return ends[0], ends[1]

@@ -1,35 +1,38 @@
-"""Predictions registered before a run exists, and scored once it does: `predictions.json` in a study's folder.
+"""Pre-registered predictions: written before a run exists, scored once it has finished.
 
-The file only ever grows. A prediction names the fit and the data that it rests on, so that nobody can wonder later what
-was known when it was made.
+They lie in `predictions.json` in a study's folder, a file that only ever grows. A prediction names the fit and the data
+that it rests on: what was known when it was made.
 """
 
 import datetime
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from pydantic import Field, ValidationError
 
 from vqscale import storage
 from vqscale.clock import utc_now
 from vqscale.errors import FitError, StorageError
 from vqscale.laws.fitting.bootstrap import interval
-from vqscale.laws.fitting.run_filter import cells, names_of
+from vqscale.laws.fitting.run_filter import names_of, split_table
 from vqscale.laws.forms.catalogue import Array
-from vqscale.laws.io.schema import Estimate, Fit, Where
+from vqscale.laws.io.schema import Estimate, Fit, LossUnit, Where
 from vqscale.study.frozen import Frozen
 
-FILE = "predictions.json"
+if TYPE_CHECKING:
+    import pandas as pd
+
+PREDICTIONS_FILE = "predictions.json"
 SAME_RUN = 0.01
 """Relative distance of N, D, S and T below which two runs without an id are the same."""
 NOISE_DRAWS = 20
-"""Residuals drawn for every refit of the law."""
+"""Residuals drawn for every refit of the law: 200 refits give 4,000 values, steady percentiles at 2.5 %."""
 _COLUMNS = {"N": "parameters_non_embedding", "D": "tokens", "S": "codebook_size", "T": "context", "C": "flops"}
 
 
 class Prediction(Frozen):
-    """What a fit said of one run before it existed."""
+    """The prediction of a fit for one run, made before the run existed."""
 
     trial_id: str | None
     """The run's identity, where it is planned as a trial."""
@@ -39,29 +42,29 @@ class Prediction(Frozen):
     columns: dict[str, str]
     """Letter -> column of the table that holds it."""
     where: Where
-    """The subset of the table that the fit stands for."""
+    """The subset of the table that was fitted."""
     fit: str
     law: str
     form: str
     label: str
     metric: str
-    unit: str
+    unit: LossUnit
     data_hash: str
     versions: dict[str, str]
     registered_at: str
     """ISO 8601 with time zone."""
     predicted: Estimate
-    """Its interval is one for the run's own loss: doubt about the law and scatter of runs about it together."""
+    """With a prediction interval of the run's own loss: uncertainty of the law and scatter of runs about it."""
 
 
-class Score(Frozen):
+class PredictionScore(Frozen):
     """A prediction beside the run that it was made for."""
 
     prediction: Prediction
     run: str
     """Name of the run in the table."""
     before_start: bool | None
-    """Whether it was registered before the run's start; None where the table does not say when that was."""
+    """Whether it was registered before the run's start; None where the table has no start."""
     measured: float
     relative_error: float
     """(predicted - measured) / measured."""
@@ -70,7 +73,7 @@ class Score(Frozen):
     inside_95: bool | None
 
 
-class Predictions(Frozen):
+class PredictionRegistry(Frozen):
     predictions: list[Prediction] = Field(default_factory=list)
 
 
@@ -82,7 +85,10 @@ def predict_run(
     trial_id: str | None = None,
     now: datetime.datetime | None = None,
 ) -> Prediction:
-    """What `fit` says of a run at `x` (letter -> value). Raises FitError where an axis of the law has no value."""
+    """The prediction of `fit` for a run at `x` (letter -> value).
+
+    Raises FitError where an axis of the law has no value.
+    """
     if missing := [letter for letter in fit.letters if letter not in x]:
         raise FitError(f"{name}: {missing[0]} is missing; {fit.form} needs {', '.join(fit.letters)}")
     own = dict(zip(fit.letters, fit.axes, strict=True))
@@ -106,10 +112,10 @@ def predict_run(
 
 
 def predicted_loss(fit: Fit, x: Mapping[str, float], seed: int = 0) -> Estimate:
-    """The loss of a new run at `x`, with the interval of a run and not only of the law.
+    """The loss of a new run at `x`, with a prediction interval: of a run, not only of the law.
 
-    To every refit's prediction residuals of the fit are added, drawn anew and widened for the degrees of freedom that
-    the law took. Without refits there is no interval.
+    To every refit's prediction, residuals of the fit are added, drawn at random and widened for the degrees of freedom
+    that the law took. Without refits there is no interval.
     """
     names = list(fit.parameters)
     rows_BP = np.array([list(fit.parameters.values()), *fit.draws], dtype=np.float64)
@@ -120,16 +126,17 @@ def predicted_loss(fit: Fit, x: Mapping[str, float], seed: int = 0) -> Estimate:
     free = len(residual_R) - len(names)
     if free <= 0:
         return Estimate(value=float(law_B[0]))
+    # Residuals of P fitted parameters are smaller than the errors, by sqrt((R - P) / R) in standard deviation.
     widened_R = residual_R * np.sqrt(len(residual_R) / free)
     noise = np.random.default_rng(seed).choice(widened_R, (len(law_B) - 1, NOISE_DRAWS))
     return Estimate(value=float(law_B[0]), interval=interval((law_B[1:, None] * np.exp(-noise)).ravel()))
 
 
-def register(folder: str, predictions: Sequence[Prediction], table: pd.DataFrame) -> str:
+def register(folder: str, predictions: Sequence[Prediction], table: "pd.DataFrame") -> str:
     """Append to the folder's registry; returns its URI.
 
-    Raises FitError where a run is in the table already, whatever became of it, or where the same fit has a prediction
-    for it already; nothing is written then.
+    Raises FitError where a run is in the table already, with any status, or where the same fit has a prediction for it
+    already; nothing is written then.
     """
     known = read_predictions(folder)
     for prediction in predictions:
@@ -140,25 +147,28 @@ def register(folder: str, predictions: Sequence[Prediction], table: pd.DataFrame
             )
         if any(_same(prediction, other) and prediction.fit == other.fit for other in known):
             raise FitError(f"{prediction.name}: fit {prediction.fit} has a registered prediction for it already")
-    uri = storage.join(folder, FILE)
-    everything = Predictions(predictions=[*known, *predictions])
+    uri = storage.join(folder, PREDICTIONS_FILE)
+    everything = PredictionRegistry(predictions=[*known, *predictions])
     storage.write_text(uri, everything.model_dump_json(indent=1) + "\n")
     return uri
 
 
 def read_predictions(folder: str) -> list[Prediction]:
-    """All that were registered, oldest first; none where the folder has no registry. Raises StorageError if damaged."""
-    uri = storage.join(folder, FILE)
+    """All registered predictions, oldest first; none where the folder has no registry.
+
+    Raises StorageError for a damaged file.
+    """
+    uri = storage.join(folder, PREDICTIONS_FILE)
     if not storage.exists(uri):
         return []
     try:
-        return Predictions.model_validate_json(storage.read_bytes(uri)).predictions
+        return PredictionRegistry.model_validate_json(storage.read_bytes(uri)).predictions
     except ValidationError as error:
         raise StorageError(f"{uri}: not a file of predictions ({error.error_count()} wrong values)") from error
 
 
-def score(predictions: Sequence[Prediction], table: pd.DataFrame) -> list[Score]:
-    """Every prediction whose run has finished, beside what was measured; the others are still open."""
+def score_predictions(predictions: Sequence[Prediction], table: "pd.DataFrame") -> list[PredictionScore]:
+    """Every prediction whose run has finished, beside what was measured; the others are pending."""
     found = []
     for prediction in predictions:
         row = _run_of(prediction, table)
@@ -170,9 +180,9 @@ def score(predictions: Sequence[Prediction], table: pd.DataFrame) -> list[Score]
     return found
 
 
-def _scored(prediction: Prediction, run: str, measured: float, started: datetime.datetime | None) -> Score:
+def _scored(prediction: Prediction, run: str, measured: float, started: datetime.datetime | None) -> PredictionScore:
     limits = prediction.predicted.interval
-    return Score(
+    return PredictionScore(
         prediction=prediction,
         run=run,
         before_start=None if started is None else datetime.datetime.fromisoformat(prediction.registered_at) <= started,
@@ -192,13 +202,13 @@ def _losses(fit: Fit, names: Sequence[str], rows_BP: Array, x: Mapping[str, floa
     return total_B
 
 
-def _run_of(prediction: Prediction, table: pd.DataFrame) -> int | None:
+def _run_of(prediction: Prediction, table: "pd.DataFrame") -> int | None:
     """Row of the prediction's run: by its id, where both have one, otherwise by its axes."""
     if prediction.trial_id is not None and "trial_id" in table:
         found = np.flatnonzero((table["trial_id"] == prediction.trial_id).to_numpy())
         return int(found[0]) if len(found) else None
     near = np.zeros(len(table), dtype=bool)
-    for where, rows in cells(table.reset_index(drop=True), list(prediction.where)):
+    for where, rows in split_table(table.reset_index(drop=True), list(prediction.where)):
         if where.items() <= prediction.where.items():
             near[rows.index.to_numpy()] = True
     for letter, column in prediction.columns.items():
@@ -217,15 +227,15 @@ def _same(first: Prediction, second: Prediction) -> bool:
     return bool(shared) and all(abs(first.x[key] / second.x[key] - 1) <= SAME_RUN for key in shared)
 
 
-def _finished(table: pd.DataFrame, row: int) -> bool:
+def _finished(table: "pd.DataFrame", row: int) -> bool:
     return "status" not in table or bool(table["status"].iloc[row] == "finished")
 
 
-def _started(table: pd.DataFrame, row: int) -> datetime.datetime | None:
-    """When the run began, with its time zone; None where the table does not say."""
-    said = table["started_at"].iloc[row] if "started_at" in table else None
+def _started(table: "pd.DataFrame", row: int) -> datetime.datetime | None:
+    """Start of the run, with its time zone; None where the table has none."""
+    text = table["started_at"].iloc[row] if "started_at" in table else None
     try:
-        found = datetime.datetime.fromisoformat(str(said))
+        found = datetime.datetime.fromisoformat(str(text))
     except ValueError:
         return None
     return found if found.tzinfo else None

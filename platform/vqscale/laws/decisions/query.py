@@ -1,30 +1,32 @@
-"""What a fit says of a question: the best run for a budget, a size, tokens, a loss or money, or the loss of one run.
+"""Queries of a fit: the best run for a budget, a size, tokens, a loss or money, or the loss of one run.
 
-With what it rests on, what it costs, and how far beyond the data it lies.
+Every result names the fit and the data that it rests on, what the run costs, and how far beyond the data it lies.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from vqscale.errors import FitError
 from vqscale.laws.decisions.compare import Price, side_of
-from vqscale.laws.decisions.flops import Cost
-from vqscale.laws.decisions.frontier import MOST_BEYOND, cost_of
-from vqscale.laws.decisions.optimum import Asked, decide
+from vqscale.laws.decisions.frontier import LARGEST_EXTRAPOLATION, cost_of
+from vqscale.laws.decisions.optimum import Quantity, find_optimum
 from vqscale.laws.decisions.predictions import predicted_loss
 from vqscale.laws.decisions.surface import surface_of
+from vqscale.laws.decisions.token_cost import TokenCost
 from vqscale.laws.io.schema import Estimate, Fit, Optimum, Term, Where
 from vqscale.study.frozen import Frozen
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 OPTIONS = {"N": "--params", "D": "--tokens", "S": "--codebook", "T": "--context", "C": "--compute"}
-"""Which option of `vqscale predict` gives a letter its value."""
+"""Letter -> the option of `vqscale predict` with its value."""
 
 
-class _Said(Frozen):
-    """What every prediction carries."""
+class _FitOrigin(Frozen):
+    """The fit and the data that a result rests on."""
 
     fit: str
     law: str
@@ -36,17 +38,17 @@ class _Said(Frozen):
     versions: dict[str, str]
 
 
-class Answer(_Said):
-    """The best configuration, as one fit has it."""
+class OptimumResult(_FitOrigin):
+    """The best configuration by one fit."""
 
-    asked: Asked
+    asked: Quantity
     amount: float
     cost: str
-    """How FLOPs are counted, in words."""
+    """How FLOPs are counted."""
     flops: Estimate
     """Training FLOPs; with an interval where they follow from the law."""
     optimum: Optimum
-    """At that budget; its loss is the law's, about which a single run scatters."""
+    """At that budget; its loss is the law's, about which single runs scatter."""
     seconds: float | None
     """Of training, by the measured speed of the fit's runs; None where none was measured."""
     money: float | None
@@ -54,7 +56,7 @@ class Answer(_Said):
     currency: str | None
 
 
-class Loss(_Said):
+class LossResult(_FitOrigin):
     """The loss of one run of a given configuration."""
 
     x: dict[str, float]
@@ -65,28 +67,30 @@ class Loss(_Said):
     """Letter -> how many times beyond the fitted runs it lies, 1 within them; of laws in N and D also C."""
 
 
-def answer(fit: Fit, asked: Asked, amount: float, table: pd.DataFrame, price: Price | None) -> Answer:
+def query_optimum(
+    fit: Fit, asked: Quantity, amount: float, table: "pd.DataFrame", price: Price | None
+) -> OptimumResult:
     """The compute-optimal configuration for `amount` of what is `asked`, of a law in N and D.
 
     `table`: where the speed of the fit's runs is looked up; money is divided by what a token of every size costs there.
-    Raises FitError for what the runs cannot support.
+    Raises FitError where the runs do not determine it.
     """
     side, flops = side_of(fit, table, price), cost_by(fit)
     if asked == "money" and "money" in side.missing:
         raise FitError(side.missing["money"])
     if asked == "money":
-        best = decide(side.law, side.costs["money"], compute=amount).optimum
+        best = find_optimum(side.law, side.costs["money"], compute=amount).optimum
         spent = Estimate(value=flops.per_token(best.parameters.value) * best.tokens.value)
     else:
         question: dict[str, Any] = {asked: amount}
-        decision = decide(side.law, flops, **question)
-        best, spent = decision.optimum, decision.compute
+        run = find_optimum(side.law, flops, **question)
+        best, spent = run.optimum, run.compute
     prices = {kind: cost.per_token(best.parameters.value) * best.tokens.value for kind, cost in side.costs.items()}
-    return Answer(
+    return OptimumResult(
         **_origin(fit),
         asked=asked,
         amount=amount,
-        cost=flops.words,
+        cost=flops.description,
         flops=spent,
         optimum=best,
         seconds=prices.get("time"),
@@ -96,7 +100,7 @@ def answer(fit: Fit, asked: Asked, amount: float, table: pd.DataFrame, price: Pr
 
 
 def _origin(fit: Fit) -> dict[str, Any]:
-    """What a prediction rests on."""
+    """The fields of `_FitOrigin`."""
     return {
         "fit": fit.id,
         "law": fit.law,
@@ -109,13 +113,13 @@ def _origin(fit: Fit) -> dict[str, Any]:
     }
 
 
-def cost_by(fit: Fit) -> Cost:
-    """FLOPs of a token by exact count where the fit's runs have one, else as 6N; its words say which."""
+def cost_by(fit: Fit) -> TokenCost:
+    """FLOPs of a token by exact count where the fit's runs have one, else as 6N; its description names the count."""
     exact = all(point.flops is not None for point in fit.points)
     return cost_of(fit, "exact" if exact else "6nd")
 
 
-def loss_at(fit: Fit, x: Mapping[str, float]) -> Loss:
+def query_loss(fit: Fit, x: Mapping[str, float]) -> LossResult:
     """The loss of a run at `x`, a value for every letter of the law.
 
     Raises FitError where a letter has none, and for what lies more than a hundred times beyond the fitted runs.
@@ -129,13 +133,14 @@ def loss_at(fit: Fit, x: Mapping[str, float]) -> Loss:
         cost = cost_by(fit)
         beyond["C"] = max(cost.per_token(own["N"]) * own["D"] / float(surface_of(fit).spent(cost).max()), 1.0)
     for key, times in beyond.items():
-        if times > MOST_BEYOND:
-            raise FitError(f"{key} lies {times:.3g} times beyond the fitted runs; {MOST_BEYOND:g} times is the most.")
-    return Loss(**_origin(fit), x=own, loss=predicted_loss(fit, own), beyond=beyond)
+        if times > LARGEST_EXTRAPOLATION:
+            limit = f"{LARGEST_EXTRAPOLATION:g} times is the most"
+            raise FitError(f"{key} lies {times:.3g} times beyond the fitted runs; {limit}.")
+    return LossResult(**_origin(fit), x=own, loss=predicted_loss(fit, own), beyond=beyond)
 
 
-def at(fit: Fit, fixed: Mapping[str, float]) -> Fit:
-    """A joint law at one codebook size S and context T: the law in N and D that it then is, on the runs there.
+def at_fixed_axes(fit: Fit, fixed: Mapping[str, float]) -> Fit:
+    """A joint law at one codebook size S and context T, as the law in N and D that it is there, on the runs there.
 
     Raises FitError where an axis of the law has no value, or no run was fitted at it: its FLOPs are not known there.
     """
@@ -153,6 +158,7 @@ def at(fit: Fit, fixed: Mapping[str, float]) -> Fit:
     rows_BP = np.array([list(fit.parameters.values()), *fit.draws])
     for term in fit.terms:
         for letter in set(term.powers) & set(others):
+            # c x^-p with x fixed is a coefficient: c' = c x^-p, refit by refit.
             power_B = rows_BP[:, names.index(term.powers[letter])]
             rows_BP[:, names.index(term.coefficient)] *= fixed[letter] ** -power_B
     left = [{letter: power for letter, power in term.powers.items() if letter in "ND"} for term in fit.terms]

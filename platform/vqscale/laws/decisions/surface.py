@@ -1,4 +1,4 @@
-"""A law in N and D with its refits, as decisions need it: the best N of a budget, and the budget of a loss.
+"""A law in N and D with its refits as a surface over both: the best N of a budget, and the budget of a loss.
 
 Letters of the arrays: R runs, B draws (refits), K budgets or sizes, J terms, P parameters.
 """
@@ -9,18 +9,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vqscale.errors import FitError
-from vqscale.laws.decisions.flops import Cost
+from vqscale.laws.decisions.token_cost import TokenCost
 from vqscale.laws.fitting.bootstrap import interval
 from vqscale.laws.forms.catalogue import Array
 from vqscale.laws.io.schema import Estimate, Fit, Term
 
 SEARCH_DECADES = 6
-"""How far below the smallest and above the largest run the best N is looked for."""
-_HALVINGS, _EDGE = 42, 1e-6
-"""Of a range of some twenty decades: log N to 1e-11."""
+"""How far below the smallest and above the largest run the best N is searched."""
+_HALVINGS = 42
+"""Of a range of some twenty decades (46 in log N): 46 / 2^42 is log N to 1e-11."""
+_EDGE = 1e-6
+"""Distance in log N from an end of the range at which there is no optimum inside it."""
 INVERSE_DECADES = 4
-"""How far beyond the runs a budget is looked for that reaches a given loss."""
-_BUDGETS_A_DECADE = 3
+"""How far beyond the runs the budget that reaches a given loss is searched."""
+_BUDGETS_PER_DECADE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class Surface:
         """L of every row at its own sizes and tokens: [1 + B, K]."""
         return np.asarray(self.floor[:, None] + self._terms(log_n_BK, log_d_BK).sum(axis=2), dtype=np.float64)
 
-    def best(self, cost: Cost, budgets: Sequence[float]) -> tuple[Array, Array]:
+    def best(self, cost: TokenCost, budgets: Sequence[float]) -> tuple[Array, Array]:
         """log N and loss [1 + B, K] of the best division of every budget; log N is infinite where no N is best.
 
         By bisection on the sign of dL/d log N at constant budget. It changes once: every term's pull grows with N
@@ -72,24 +74,24 @@ class Surface:
         decay = self.n_power[:, None, :] * log_n_BK[:, :, None] + self.d_power[:, None, :] * log_d_BK[:, :, None]
         return np.asarray(self.scale[:, None, :] * np.exp(-decay), dtype=np.float64)
 
-    def _slope(self, cost: Cost, log_c_K: Array, log_n_BK: Array) -> Array:
+    def _slope(self, cost: TokenCost, log_c_K: Array, log_n_BK: Array) -> Array:
         """dL / d log N at constant budget."""
         pull = self.d_power[:, None, :] * cost.slope(log_n_BK)[:, :, None] - self.n_power[:, None, :]
         terms = self._terms(log_n_BK, log_c_K - cost.log_per_token(log_n_BK))
         return np.asarray((terms * pull).sum(axis=2), dtype=np.float64)
 
-    def spent(self, cost: Cost) -> Array:
+    def spent(self, cost: TokenCost) -> Array:
         """Cost of every run, as the curve has it: [R]."""
         return np.asarray(self.d * np.exp(cost.log_per_token(np.log(self.n))), dtype=np.float64)
 
-    def least_losses(self, cost: Cost) -> tuple[Array, Array]:
-        """Budgets [K] from a decade below the runs to four beyond, and L* of every row at them [1 + B, K]."""
+    def least_losses(self, cost: TokenCost) -> tuple[Array, Array]:
+        """Budgets [K] from one decade below the runs to four above, and L* of every row at them [1 + B, K]."""
         spent = self.spent(cost)
         low, high = np.log10(spent.min()) - 1, np.log10(spent.max()) + INVERSE_DECADES
-        budgets_K = np.logspace(low, high, int(np.ceil((high - low) * _BUDGETS_A_DECADE)) + 1)
+        budgets_K = np.logspace(low, high, int(np.ceil((high - low) * _BUDGETS_PER_DECADE)) + 1)
         return budgets_K, self.best(cost, budgets_K.tolist())[1]
 
-    def budgets_for(self, cost: Cost, loss_B: Array, table: tuple[Array, Array] | None = None) -> Array:
+    def budgets_for(self, cost: TokenCost, loss_B: Array, table: tuple[Array, Array] | None = None) -> Array:
         """Budget at which every row's L* is `loss_B` [1 + B or fewer]; NaN where none within reach is.
 
         `table`: what `least_losses` gave, where it is at hand. log C is interpolated over log(L* - E), in which it is
@@ -161,13 +163,13 @@ def surface_of(fit: Fit, draws_BP: Array | None = None, fixed: Mapping[str, floa
 
 
 def exact_flops_of(fit: Fit) -> tuple[Array, Array]:
-    """N and FLOPs a token of the runs that have FLOPs: [R], [R]."""
+    """N and FLOPs per token of the runs that have FLOPs: [R], [R]."""
     n, d = fit.letters.index("N"), fit.letters.index("D")
     known = [(point.x[n], point.flops / point.x[d]) for point in fit.points if point.flops is not None]
     return np.array([row[0] for row in known]), np.array([row[1] for row in known])
 
 
-def leading(fits: Sequence[Fit]) -> list[Fit]:
+def leading_fits(fits: Sequence[Fit]) -> list[Fit]:
     """The laws in N and D; of several for one subset the first, in the order in which laws were asked for."""
     found: dict[str, Fit] = {}
     for fit in fits:

@@ -18,9 +18,9 @@ from vqscale.laws.fitting.problem import Problem, natural, on_bound
 from vqscale.laws.forms.catalogue import Array
 from vqscale.laws.io.schema import Interval
 
-KEPT = 200
-"""Refits that a fit records."""
-ATTEMPTS = 50
+RECORDED_REFITS = 200
+"""Refits that a fit records: enough for 5 % percentiles, at about 20 kB in the file."""
+ATTEMPTS_PER_REFIT = 50
 """Resamples tried for every refit before the bootstrap is given up."""
 
 
@@ -49,22 +49,24 @@ def bootstrap(minimum: Minimum, x_RA: Array, refits: int, seed: int, groups: Seq
 
 
 def interval(values_B: Array) -> Interval:
+    """Percentile intervals of the values: 5 % of them lie below and above the 90 % one, 2.5 % of the 95 % one."""
     low95, low90, high90, high95 = (float(value) for value in np.percentile(values_B, [2.5, 5, 95, 97.5]))
     return Interval(low90=low90, high90=high90, low95=low95, high95=high95)
 
 
-def members(rows: int, groups: Sequence[str] | None) -> NDArray[np.intp]:
-    """Number of the run that each row belongs to: [R]. Without `groups` each row is its own."""
+def run_numbers(rows: int, groups: Sequence[str] | None) -> NDArray[np.intp]:
+    """Number of the run that each row belongs to: [R]. Without `groups` each row is a run of its own."""
     return np.arange(rows) if groups is None else np.unique(list(groups), return_inverse=True)[1]
 
 
 def _weights(problem: Problem, x_RA: Array, refits: int, seed: int, groups: Sequence[str] | None) -> Array:
-    """How often each row stands in each resample: [B, R]."""
+    """How often each row is drawn in each resample: [B, R]."""
     rng = np.random.default_rng(seed)
-    member_R = members(problem.runs, groups)
+    member_R = run_numbers(problem.runs, groups)
     runs = int(member_R.max()) + 1
     kept = [np.empty((0, problem.runs))]
-    for _ in range(ATTEMPTS):
+    for _ in range(ATTEMPTS_PER_REFIT):
+        # A resample is a vector of counts: weights of the same problem, so that all refits are one array.
         weight_BR = rng.multinomial(runs, np.full(runs, 1 / runs), refits)[:, member_R].astype(np.float64)
         kept.append(weight_BR[determines(weight_BR, x_RA)])
         if sum(map(len, kept)) >= refits:

@@ -7,8 +7,9 @@ from vqscale.laws.forms.catalogue import Array, Law
 
 MINIMUM_DISTINCT = 3
 """Values of an axis: with two, no curvature is determined."""
-OWN_MOTION = 1e-3
-"""Share of the variance of log x that must be an axis's own; at D = 20 N in every run it is none."""
+INDEPENDENT_SHARE = 1e-3
+"""Smallest eigenvalue of the correlation of log x with which two terms can be told apart; with D = 20 N in every run
+it is zero."""
 
 
 def too_small(law: Law, x_RA: Array) -> str:
@@ -22,12 +23,13 @@ def too_small(law: Law, x_RA: Array) -> str:
 
 
 def _moving_together(law: Law, x_RA: Array) -> str:
-    """Which axes are one power of each other in all runs, so that their terms cannot be told apart."""
+    """Which axes are one power of each other in all runs: their terms are not identified."""
     if x_RA.shape[1] < 2:
         return ""
     share, direction = np.linalg.eigh(np.corrcoef(np.log(x_RA), rowvar=False))
-    if share[0] >= OWN_MOTION:
+    if share[0] >= INDEPENDENT_SHARE:
         return ""
+    # The eigenvector of the smallest eigenvalue: axes with a weight in it make up the near-constant combination.
     together = [letter for letter, part in zip(law.letters, direction[:, 0].tolist(), strict=True) if abs(part) > 0.1]
     return f"{' and '.join(together)} rise and fall together in all runs: their terms cannot be told apart"
 

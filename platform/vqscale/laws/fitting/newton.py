@@ -10,16 +10,18 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vqscale.laws.fitting.problem import Derivatives, Problem, bounds, derivatives, values
+from vqscale.laws.fitting.problem import Derivatives, Problem, bounds, derivatives, objective_values
 from vqscale.laws.forms.catalogue import Array
 
 ROWS = 128
 """Rows worked on together: their arrays stay in the processor's cache."""
 FIRST_DAMPING = 1e-3
+"""Levenberg-Marquardt damping, in units of the majorant's diagonal: nearly a full Newton step."""
 LARGEST_DAMPING = 1e9
-FLATTEST = 1e-9
+"""Damping from which no step in reach improves a row: it ends there."""
+LEAST_CURVATURE = 1e-9
 """Curvatures below this share of the majorant's are taken as this share."""
-STEPS = 200
+NEWTON_STEPS = 200
 
 Rows = NDArray[np.intp]
 Refine = Callable[[Problem, Array, Array], Array]
@@ -31,13 +33,13 @@ def descend(
     weight_BR: Array,
     *,
     tolerance: float = 1e-13,
-    steps: int = STEPS,
+    steps: int = NEWTON_STEPS,
     refine: Refine | None = None,
 ) -> Array:
     """The minimum that each row's start leads to, never worse than the start: [B, P].
 
     A row ends when a Newton step would gain less than `tolerance` of its objective, or when none gains anything.
-    `refine` mends a trial before it is judged: variable projection solves E and the coefficients anew there.
+    `refine` changes a trial before it is judged: variable projection solves E and the coefficients again there.
     """
     parts = [theta_BP[:0]]
     for at in range(0, len(theta_BP), ROWS):
@@ -46,19 +48,20 @@ def descend(
     return np.concatenate(parts)
 
 
-def continued(problem: Problem, theta_BP: Array, weight_BR: Array, *, tolerance: float = 1e-13) -> Array:
+def descend_through_deltas(problem: Problem, theta_BP: Array, weight_BR: Array, *, tolerance: float = 1e-13) -> Array:
     """`descend` for any delta: a small one is reached through larger ones, each starting where the last ended.
 
-    Near delta = 0 the objective is a sum of absolute values, whose kinks stop every method that starts far away
-    (Madsen & Nielsen 1993 solve the linear case in this way).
+    A continuation in delta: near delta = 0 the objective is a sum of absolute values, whose kinks stop every method
+    that starts far away (Madsen & Nielsen 1993 solve the linear case in this way).
     """
-    for delta in deltas(problem):
-        theta_BP = descend(problem.under(replace(problem.objective, delta=delta)), theta_BP, weight_BR, tolerance=1e-6)
+    for delta in delta_path(problem):
+        easier = problem.with_objective(replace(problem.objective, delta=delta))
+        theta_BP = descend(easier, theta_BP, weight_BR, tolerance=1e-6)
     return descend(problem, theta_BP, weight_BR, tolerance=tolerance)
 
 
-def deltas(problem: Problem, *, ratio: float = 5.0) -> list[float]:
-    """Thresholds to go through before the problem's own, the largest first: from 1e-3 where the problem's is lower."""
+def delta_path(problem: Problem, *, ratio: float = 5.0) -> list[float]:
+    """Thresholds to pass before the problem's own, the largest first: from 1e-3 where the problem's is lower."""
     delta = problem.objective.delta
     largest = 1e-3 * (1.0 if problem.objective.residual == "log" else float(problem.losses.mean()))
     if delta is None or delta >= largest:
@@ -68,7 +71,7 @@ def deltas(problem: Problem, *, ratio: float = 5.0) -> list[float]:
 
 
 class _Descent:
-    """The rows of one chunk, on their way."""
+    """The rows of one chunk while they descend."""
 
     def __init__(
         self, problem: Problem, theta_BP: Array, weight_BR: Array, tolerance: float, refine: Refine | None
@@ -84,7 +87,7 @@ class _Descent:
         active = np.arange(len(self.theta))
         for _ in range(steps):
             move, gain = self._steps(active)
-            going = (gain > self.tolerance * (self.known.value[active] + self.problem.floor * 1e-9)) & (
+            going = (gain > self.tolerance * (self.known.value[active] + self.problem.negligible * 1e-9)) & (
                 self.damping[active] < LARGEST_DAMPING
             )
             active, move = active[going], move[going]
@@ -98,12 +101,14 @@ class _Descent:
         gradient, hessian = self.known.gradient[rows], self.known.hessian[rows]
         scale = 1 / np.sqrt(np.maximum(np.einsum("bpp->bp", self.known.majorant[rows]), 1e-300))
         theta = self.theta[rows]
+        # A parameter on a bound whose gradient points outwards does not move (projected Newton).
         held = ((theta <= self.low) & (gradient > 0)) | ((theta >= self.high) & (gradient < 0))
         scale = np.where(held, 0.0, scale)
         scaled = hessian * scale[:, :, None] * scale[:, None, :]
         curvature, direction = np.linalg.eigh(scaled)
         slope = np.einsum("bpq,bp->bq", direction, gradient * scale)
-        curvature = np.maximum(np.abs(curvature), FLATTEST)
+        # |curvature|: a step along a direction of negative curvature must still go downhill.
+        curvature = np.maximum(np.abs(curvature), LEAST_CURVATURE)
         step = -np.einsum("bpq,bq->bp", direction, slope / (curvature + self.damping[rows, None]))
         return step * scale, 0.5 * np.sum(slope**2 / curvature, axis=1)
 
@@ -111,7 +116,8 @@ class _Descent:
         trial = np.clip(self.theta[rows] + move, self.low, self.high)
         if self.refine is not None:
             trial = np.clip(self.refine(self.problem, trial, self.weight[rows]), self.low, self.high)
-        better = values(self.problem, trial, self.weight[rows]) < self.known.value[rows]
+        better = objective_values(self.problem, trial, self.weight[rows]) < self.known.value[rows]
+        # Ten times less after a success, six times more after a failure: the usual Levenberg-Marquardt factors.
         self.damping[rows] = np.where(better, self.damping[rows] * 0.1, np.maximum(self.damping[rows], 1e-6) * 6)
         moved = rows[better]
         if len(moved):

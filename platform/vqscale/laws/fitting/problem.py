@@ -2,7 +2,8 @@
 
 Terms are kept in logarithms, log term_j = a_j - sum_k Z_rjk eta_k with Z made of centred log x (centring takes away
 most of the correlation between a coefficient and its exponents), so that L = exp(e) + sum_j exp(log term_j) after
-Hoffmann et al. 2022 (arXiv 2203.15556). All log terms are linear in theta: one small formula serves every form.
+Hoffmann et al. 2022 (arXiv 2203.15556, section 3.3). All log terms are linear in theta: one small formula serves
+every form.
 
 Letters: B weightings (refits, starts), R runs, J terms, I = 1 + J terms with E first, K exponents, A axes,
 P parameters. theta_P = [e, a_1..a_J, eta_1..eta_K].
@@ -18,14 +19,17 @@ from vqscale.errors import FitError
 from vqscale.laws.forms.catalogue import Array, Formula, Law, incidence, parameter_names
 
 DELTA = 1e-3
-"""Hoffmann et al. 2022, section 3.3."""
+"""Huber threshold of log residuals: Hoffmann et al. 2022 (arXiv 2203.15556), section 3.3."""
 LEAST_SQUARES_UNIT = 1e-3
 """Residuals of a least-squares fit are counted in this unit (of the mean loss, where they are raw)."""
 EXPONENT_RANGE = (1e-3, 4.0)
+"""Bounds of the search; published exponents lie between 0.05 (Kaplan et al. 2020) and 0.7."""
 LOWEST_E = 1e-3
 """E lies between this share of the smallest loss and that loss."""
 NO_E = 1e-18
-"""What stands for E in a law without a floor, as a share of the smallest loss."""
+"""Value of E in a law without a floor, as a share of the smallest loss: below rounding, yet with a logarithm."""
+BOUND_MARGIN = 1e-3
+"""Distance from a bound, in theta, below which a parameter counts as lying on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,7 @@ class Objective:
             raise FitError(f"delta: {self.delta!r} is no positive number. Leave it out for least squares.")
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         kind = "log residuals" if self.residual == "log" else "raw residuals"
         return f"sum of squared {kind}" if self.delta is None else f"sum of Huber losses of {kind}"
 
@@ -54,7 +58,7 @@ class Problem:
 
     formula: Formula
     with_e: bool
-    """Whether E is searched for; without a floor it is held at nothing."""
+    """Whether E is searched for; in a law without a floor it is held at `NO_E`."""
     z: Array
     losses: Array
     centre: Array
@@ -85,13 +89,16 @@ class Problem:
 
     @cached_property
     def unit(self) -> float:
-        """The optimisers see residuals divided by this: delta, so that no tolerance depends on it."""
+        """The optimisers see residuals divided by this: delta, so that no tolerance depends on it.
+
+        Unscaled objectives are about 1e-3, where an absolute tolerance such as scipy's `ftol` stops a search early.
+        """
         if self.objective.delta is not None:
             return self.objective.delta
         return LEAST_SQUARES_UNIT * (1.0 if self.objective.residual == "log" else float(self.losses.mean()))
 
     @property
-    def floor(self) -> float:
+    def negligible(self) -> float:
         """A scaled objective below which nothing is left to explain: residuals of a thousandth of the unit."""
         return 1e-6 * self.runs
 
@@ -110,16 +117,17 @@ class Problem:
         """Outer products of the slopes: [I * R, P * P]."""
         return np.asarray(np.einsum("pn,qn->npq", self.slopes, self.slopes).reshape(-1, self.size**2))
 
-    def under(self, objective: Objective) -> "Problem":
+    def with_objective(self, objective: Objective) -> "Problem":
         return replace(self, objective=objective)
 
     def scaled_back(self, value: float) -> float:
         """An objective as it is recorded, from what the optimisers see."""
+        # Least squares is recorded as a sum of squares, but minimised as half of it, like the Huber loss near zero.
         return value * self.unit**2 * (2 if self.objective.delta is None else 1)
 
 
 def make_problem(law: Law, x_RA: Array, loss_R: Array, objective: Objective | None = None) -> Problem:
-    """Raises AssertionError unless all values are finite and positive: the caller selects the runs."""
+    """Raises AssertionError unless all values are finite and positive: the caller filters the runs."""
     for values in (x_RA, loss_R):
         assert np.all((values > 0) & np.isfinite(values))
     log_x_RA = np.log(x_RA.astype(np.float64))
@@ -135,24 +143,25 @@ def make_problem(law: Law, x_RA: Array, loss_R: Array, objective: Objective | No
     )
 
 
-class State(NamedTuple):
-    """What one pass over the runs gives: `prediction` [B, R] (log or raw), `share` [B, I, R] of the terms in it."""
+class ForwardPass(NamedTuple):
+    """Result of one pass over the runs: `prediction` [B, R] (log or raw), `share` [B, I, R] of the terms in it."""
 
     prediction: Array
     share: Array
 
 
-def evaluate(problem: Problem, theta_BP: Array) -> State:
-    """The exponentials cannot overflow within `bounds`, and E keeps their sum away from zero."""
+def forward_pass(problem: Problem, theta_BP: Array) -> ForwardPass:
+    """Prediction and shares at every theta."""
+    # No log-sum-exp needed: the exponentials cannot overflow within `bounds`, and E keeps their sum away from zero.
     terms_BIR = np.exp(theta_BP @ problem.slopes).reshape(len(theta_BP), 1 + problem.terms, problem.runs)
     sum_BR = terms_BIR.sum(axis=1)
     if problem.objective.residual == "raw":
-        return State(sum_BR, terms_BIR)
-    return State(np.log(sum_BR), terms_BIR / sum_BR[:, None])
+        return ForwardPass(sum_BR, terms_BIR)
+    return ForwardPass(np.log(sum_BR), terms_BIR / sum_BR[:, None])
 
 
-def scaled_residuals(problem: Problem, state: State) -> Array:
-    return np.asarray((state.prediction - problem.target) / problem.unit)
+def scaled_residuals(problem: Problem, forward: ForwardPass) -> Array:
+    return np.asarray((forward.prediction - problem.target) / problem.unit)
 
 
 def clipped(problem: Problem, residual_BR: Array) -> Array:
@@ -160,9 +169,9 @@ def clipped(problem: Problem, residual_BR: Array) -> Array:
     return residual_BR if problem.objective.delta is None else np.clip(residual_BR, -1, 1)
 
 
-def values(problem: Problem, theta_BP: Array, weight_BR: Array) -> Array:
+def objective_values(problem: Problem, theta_BP: Array, weight_BR: Array) -> Array:
     """Scaled objective of every row: [B]."""
-    return _values(problem, scaled_residuals(problem, evaluate(problem, theta_BP)), weight_BR)
+    return _values(problem, scaled_residuals(problem, forward_pass(problem, theta_BP)), weight_BR)
 
 
 def _values(problem: Problem, residual_BR: Array, weight_BR: Array) -> Array:
@@ -184,15 +193,16 @@ class Derivatives(NamedTuple):
 
 
 def derivatives(problem: Problem, theta_BP: Array, weight_BR: Array) -> Derivatives:
-    state = evaluate(problem, theta_BP)
-    residual_BR = scaled_residuals(problem, state)
-    jacobian_BPR = _jacobian(problem, state) / problem.unit
+    forward = forward_pass(problem, theta_BP)
+    residual_BR = scaled_residuals(problem, forward)
+    jacobian_BPR = _jacobian(problem, forward) / problem.unit
     pull_BR = weight_BR * clipped(problem, residual_BR)
     inside_BR = weight_BR * (1.0 if problem.objective.delta is None else np.abs(residual_BR) < 1)
     reweighted_BR = weight_BR * (1.0 if problem.objective.delta is None else 1 / np.maximum(np.abs(residual_BR), 1))
-    bent_BIR = pull_BR[:, None] * state.share / problem.unit
+    bent_BIR = pull_BR[:, None] * forward.share / problem.unit
     curvature = (bent_BIR.reshape(len(theta_BP), -1) @ problem.slope_products).reshape(-1, problem.size, problem.size)
     # log of a sum: the second derivative of log f is f''/f - (f'/f)^2.
+    # `curvature` holds the first part, this the second, which a raw residual does not have.
     squares_BR = inside_BR - (pull_BR * problem.unit if problem.objective.residual == "log" else 0.0)
     transposed = jacobian_BPR.transpose(0, 2, 1)
     return Derivatives(
@@ -203,12 +213,12 @@ def derivatives(problem: Problem, theta_BP: Array, weight_BR: Array) -> Derivati
     )
 
 
-def _jacobian(problem: Problem, state: State) -> Array:
+def _jacobian(problem: Problem, forward: ForwardPass) -> Array:
     """d prediction / d theta: [B, P, R]."""
-    found = np.empty((len(state.share), problem.size, problem.runs))
+    found = np.empty((len(forward.share), problem.size, problem.runs))
     first = 1 + problem.terms
-    found[:, :first] = state.share
-    np.einsum("bjr,jkr->bkr", -state.share[:, 1:], problem.z, out=found[:, first:])
+    found[:, :first] = forward.share
+    np.einsum("bjr,jkr->bkr", -forward.share[:, 1:], problem.z, out=found[:, first:])
     return found
 
 
@@ -216,6 +226,7 @@ def natural(problem: Problem, theta_BP: Array) -> Array:
     """Values in the units of x and in the order of `parameter_names`: [B, P], or [P] for one theta."""
     terms = problem.terms
     exponent_BK = theta_BP[..., 1 + terms :]
+    # Back from centred log x: log c_j = a_j + sum_k eta_k centre_jk.
     coefficient_BJ = np.exp(theta_BP[..., 1 : 1 + terms] + exponent_BK @ problem.centre.T)
     e_B1 = np.exp(theta_BP[..., :1]) * problem.with_e
     found = np.concatenate([e_B1, coefficient_BJ, exponent_BK], axis=-1)
@@ -223,7 +234,7 @@ def natural(problem: Problem, theta_BP: Array) -> Array:
 
 
 def _natural_order(formula: Formula) -> list[int]:
-    """Where each of `parameter_names` stands in theta."""
+    """Index in theta of each of `parameter_names`."""
     names = theta_names(formula)
     return [names.index(name) for name in parameter_names(formula.terms)]
 
@@ -249,27 +260,23 @@ def bounds(problem: Problem) -> tuple[Array, Array]:
 def on_bound(problem: Problem, theta_BP: Array) -> Array:
     """Whether any parameter lies on a bound of the search: [B]."""
     low, high = bounds(problem)
-    near_BP = (theta_BP - low < NEAR) | (high - theta_BP < NEAR)
+    near_BP = (theta_BP - low < BOUND_MARGIN) | (high - theta_BP < BOUND_MARGIN)
     return np.asarray(near_BP[..., problem.searched].any(axis=-1))
 
 
-NEAR = 1e-3
-"""In theta: logarithms of E and coefficients, exponents."""
-
-
-def bound_in_words(problem: Problem, theta_P: Array) -> str:
+def describe_bound(problem: Problem, theta_P: Array) -> str:
     """Which parameter lies on a bound and what that means; empty where none does."""
     low, high = bounds(problem)
     for index, name in list(enumerate(theta_names(problem.formula)))[problem.searched]:
-        lower, upper = theta_P[index] - low[index] < NEAR, high[index] - theta_P[index] < NEAR
+        lower, upper = theta_P[index] - low[index] < BOUND_MARGIN, high[index] - theta_P[index] < BOUND_MARGIN
         if lower or upper:
-            return _bound_words(name, index, problem.terms, bool(lower))
+            return _bound_meaning(name, index, problem.terms, bool(lower))
     return ""
 
 
-def _bound_words(name: str, index: int, terms: int, lower: bool) -> str:
+def _bound_meaning(name: str, index: int, terms: int, lower: bool) -> str:
     if index == 0 and lower:
-        return "E fell to zero: the runs show no levelling off, so E and the exponents cannot be told apart"
+        return "E fell to zero: the runs show no levelling off, so E and the exponents cannot be identified"
     if index == 0:
         return "E rose to the smallest measured loss: larger runs bring nothing that the form could explain"
     if index <= terms:

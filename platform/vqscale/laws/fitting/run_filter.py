@@ -1,25 +1,28 @@
-"""From a table to the runs of one fit: which count, how they are split, and what is left out and why."""
+"""From a table to the runs of one fit: which runs count, how they are split, and what is left out and why."""
 
 import hashlib
 import json
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from vqscale.laws.forms.catalogue import Law
 from vqscale.laws.io.schema import Exclusion, Where
 
-RECIPE = ("lr", "batch_tokens")
-"""Where these vary at one point of a law, the best of them stands for the point: a law describes tuned runs."""
+if TYPE_CHECKING:
+    import pandas as pd
 
-_WORDS = {"codebook_size": "S", "context": "T", "tokens": "D", "parameters_non_embedding": "N", "block_length": "L"}
+RECIPE_COLUMNS = ("lr", "batch_tokens")
+"""Where these vary at one point of a law, the best recipe represents the point: a law describes tuned runs."""
+
+_LETTERS = {"codebook_size": "S", "context": "T", "tokens": "D", "parameters_non_embedding": "N", "block_length": "L"}
 _ALWAYS = ("arch", "codebook_size", "context")
+"""Columns that every label names."""
 
 
-def names_of(table: pd.DataFrame) -> list[str]:
+def names_of(table: "pd.DataFrame") -> list[str]:
     """What to call each run: its name, its id, or its row."""
     for column in ("name", "trial_id"):
         if column in table:
@@ -27,22 +30,23 @@ def names_of(table: pd.DataFrame) -> list[str]:
     return [f"row {index}" for index in table.index]
 
 
-def groups_of(table: pd.DataFrame) -> list[str] | None:
+def groups_of(table: "pd.DataFrame") -> list[str] | None:
     """Which run each row belongs to, where a run has several rows; None where each row is its own.
 
-    Horizons of one warm-up-stable-decay run share weights, data and noise up to their decays: they are one run.
+    WSD trials of several token budgets that share a prefix share weights, data and noise up to their decays: they are
+    one run, and resampling them apart would make intervals too narrow.
     """
-    if "trunk" in table and table["trunk"].duplicated().any() and table["trunk"].notna().all():
-        return [str(value) for value in table["trunk"]]
+    if "shared_prefix" in table and table["shared_prefix"].duplicated().any() and table["shared_prefix"].notna().all():
+        return [str(value) for value in table["shared_prefix"]]
     for column in ("run", "trial_id"):
         if column in table and table[column].notna().all() and table[column].duplicated().any():
             return [str(value) for value in table[column]]
     return None
 
 
-def usable(
-    table: pd.DataFrame, law: Law, metric: str, needed: Sequence[str] = ()
-) -> tuple[pd.DataFrame, list[Exclusion]]:
+def usable_runs(
+    table: "pd.DataFrame", law: Law, metric: str, needed: Sequence[str] = ()
+) -> "tuple[pd.DataFrame, list[Exclusion]]":
     """The finished runs on which the law is defined and that have what is `needed`, and the others with reasons.
 
     Only `finished` runs count: a stopped run has not reached the end of its learning-rate schedule. A quadratic
@@ -62,14 +66,17 @@ def usable(
     return table.iloc[keep], excluded
 
 
-def usual_form(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs of architectures as they are, without ablations; a sliding window always names its width."""
+def usual_form(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The runs of architectures in their usual form, without ablations.
+
+    A sliding-window transformer always names its width as a variant: that is no ablation.
+    """
     if "variant" not in table:
         return table
     return table[table["variant"].isna() | (table["arch"] == "transformer_window")]
 
 
-def cells(table: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Where, pd.DataFrame]]:
+def split_table(table: "pd.DataFrame", columns: Sequence[str]) -> "Iterator[tuple[Where, pd.DataFrame]]":
     """The table split by those of `columns` that it has. A missing value is a value like any other."""
     present = [column for column in columns if column in table]
     if not present:
@@ -80,25 +87,25 @@ def cells(table: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Where, 
         yield dict(zip(present, values, strict=True)), table[[row == values for row in key]]
 
 
-def label(where: Where, table: pd.DataFrame) -> str:
-    """`where` in words: architecture, S and T always, the rest only where the table leaves a choice."""
+def subset_label(where: Where, table: "pd.DataFrame") -> str:
+    """Label of the subset `where`: architecture, S and T always, other columns only where their values differ."""
     parts = []
     for column, value in where.items():
-        if value is None or not (column in _ALWAYS or _tells(column, where, table)):
+        if value is None or not (column in _ALWAYS or _distinguishes(column, where, table)):
             continue
         shown = _in_millions(value) if column == "tokens" else f"{value:,}" if isinstance(value, int | float) else value
-        parts.append(str(value) if column == "arch" else f"{_WORDS.get(column, column)} {shown}")
+        parts.append(str(value) if column == "arch" else f"{_LETTERS.get(column, column)} {shown}")
     return ", ".join(parts) or "all runs"
 
 
 def _in_millions(tokens: str | int | float) -> str:
-    """A horizon as people say it, with all its digits where millions would round it."""
+    """A token budget in millions, with all its digits where millions would round it."""
     millions = float(tokens) / 1e6
     return f"{millions:g} M" if float(f"{millions:g}") == millions else f"{float(tokens):,.0f}"
 
 
-def _tells(column: str, where: Where, table: pd.DataFrame) -> bool:
-    """Whether a column says more than the others do."""
+def _distinguishes(column: str, where: Where, table: "pd.DataFrame") -> bool:
+    """Whether a column distinguishes subsets that the other columns do not."""
     if column == "segment" and where["segment"] == where.get("context"):
         return False
     if column in ("d_model", "n_layer") and where.get("preset"):
@@ -106,30 +113,30 @@ def _tells(column: str, where: Where, table: pd.DataFrame) -> bool:
     return bool(table[column].nunique() > 1)
 
 
-def best_recipe(table: pd.DataFrame, law: Law, metric: str) -> tuple[pd.DataFrame, list[Exclusion]]:
+def best_recipe(table: "pd.DataFrame", law: Law, metric: str) -> "tuple[pd.DataFrame, list[Exclusion]]":
     """Of runs that differ only in the recipe (and the seed), those of the recipe with the lowest mean loss."""
-    recipe = [column for column in RECIPE if column in table]
+    recipe = [column for column in RECIPE_COLUMNS if column in table]
     if not recipe or (table[recipe].nunique(dropna=False) <= 1).all():
         return table, []
     keep: list[Hashable] = []
     excluded: list[Exclusion] = []
-    for _, point in cells(table, law.axes):
-        best, *rest = sorted(cells(point, recipe), key=lambda cell: float(cell[1][metric].mean()))
+    for _, point in split_table(table, law.axes):
+        best, *rest = sorted(split_table(point, recipe), key=lambda pair: float(pair[1][metric].mean()))
         keep.extend(best[1].index)
         for _, other in rest:
-            reason = f"a better recipe exists at this point ({label(best[0], point)})"
+            reason = f"a better recipe exists at this point ({subset_label(best[0], point)})"
             excluded += [Exclusion(name=name, law=law.name, reason=reason) for name in names_of(other)]
     return table.loc[keep], excluded
 
 
-def frontier(table: pd.DataFrame, axis: str, metric: str) -> pd.DataFrame:
-    """The runs that no run at the same or a lower `axis` matches: the lower envelope."""
+def lower_envelope(table: "pd.DataFrame", axis: str, metric: str) -> "pd.DataFrame":
+    """The runs that no run at the same or a lower `axis` matches: the compute-efficient frontier, where `axis` is C."""
     ordered = table.sort_values([axis, metric], kind="stable")
     best_before = ordered[metric].cummin().shift(fill_value=np.inf)
     return ordered[ordered[metric] < best_before]
 
 
-def data_hash(table: pd.DataFrame, columns: Sequence[str]) -> str:
+def data_hash(table: "pd.DataFrame", columns: Sequence[str]) -> str:
     """sha256 of the named columns, the same for a table read from Parquet and from CSV."""
     present = [column for column in columns if column in table]
     rows = [[_plain(value) for value in row] for row in table[present].itertuples(index=False, name=None)]
@@ -148,6 +155,8 @@ def _unusable(row: "pd.Series[Any]", columns: Sequence[str]) -> str:
 
 
 def _missing(value: Any) -> bool:
+    import pandas as pd
+
     return value is None or bool(pd.isna(value))
 
 
@@ -161,3 +170,11 @@ def _plain(value: Any) -> str | int | float | None:
     if math.isinf(number):
         return str(number)
     return int(value) if number.is_integer() else number
+
+
+def rows_of(table: "pd.DataFrame", where: Where) -> "pd.DataFrame":
+    """The rows of a subset."""
+    for column, value in where.items():
+        if column in table:
+            table = table[table[column].isna() if value is None else table[column] == value]
+    return table

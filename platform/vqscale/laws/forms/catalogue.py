@@ -1,7 +1,7 @@
 """Functional forms: L = E + sum over terms of (coefficient * product over axes of x^-exponent).
 
 Every law of the platform is such a sum. Two terms may share an exponent. A form says what it claims when the codebook
-or the context grows without bound, and why it might be true; which one holds is decided by held-out error
+or the context grows without bound, and why it might be true; which one holds is judged by held-out error
 (`vqscale.laws.validation.model_selection`), never by how well it fits.
 """
 
@@ -18,7 +18,7 @@ from vqscale.laws.io.schema import Term
 
 Array = NDArray[np.float64]
 
-COMMON_CELL = (
+COMMON_SPLIT = (
     "corpus_fingerprint",
     "arch",
     "variant",
@@ -30,10 +30,10 @@ COMMON_CELL = (
     "decay",
 )
 """What must agree between two runs before their losses lie on one curve, whatever the law."""
-MODEL = ("preset", "d_model", "n_layer")
+MODEL_COLUMNS = ("preset", "d_model", "n_layer")
 N_COLUMN = "parameters_non_embedding"
-ROUGH = 2
-"""Runs a free parameter below which intervals are rough: the fit warns, and no architectures are compared by it."""
+RUNS_PER_PARAMETER = 2
+"""Runs per free parameter below which intervals are rough: the fit warns, and no architectures are compared by it."""
 SEGMENT_SHARE = "segment_share"
 """segment / context, in place of `segment` where the context is an axis of the law."""
 
@@ -60,7 +60,7 @@ def exponent_names(terms: Sequence[Term]) -> tuple[str, ...]:
 class Law:
     """One functional form over named columns of a table.
 
-    `cell` names the columns that split a table into subsets, each fitted on its own; every other column may vary
+    `split_by` names the columns that split a table into subsets, each fitted on its own; every other column may vary
     freely among the runs of one fit.
     """
 
@@ -69,13 +69,13 @@ class Law:
     """Columns that hold x."""
     letters: tuple[str, ...]
     terms: tuple[Term, ...]
-    cell: tuple[str, ...]
+    split_by: tuple[str, ...]
     limits: str
-    """What the form says where an axis grows without bound."""
+    """Value of the form where an axis grows without bound."""
     why: str
     """Why the form might hold, with its source."""
     floor: bool = True
-    """Whether there is an E; without one the loss has no lower end."""
+    """Whether there is an E, the irreducible loss; without one the loss has no lower end."""
     frontier: bool = False
     """Only runs that no cheaper run beats are fitted."""
     on_request: bool = False
@@ -83,7 +83,7 @@ class Law:
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
-        """Names, in the order in which `predict` takes the values; E stands there, as 0, without a floor too."""
+        """Names, in the order in which `evaluate_law` takes the values; E is among them, as 0, without a floor too."""
         return parameter_names(self.terms)
 
     @cached_property
@@ -92,7 +92,7 @@ class Law:
 
     @cached_property
     def form(self) -> str:
-        return "L = " + " + ".join([*(["E"] if self.floor else []), *(_words(term) for term in self.terms)])
+        return "L = " + " + ".join([*(["E"] if self.floor else []), *(_term_text(term) for term in self.terms)])
 
     @property
     def free_parameters(self) -> int:
@@ -109,7 +109,7 @@ class Law:
         return {"N", "D"} <= set(self.letters)
 
 
-def _words(term: Term) -> str:
+def _term_text(term: Term) -> str:
     return " ".join([term.coefficient, *(f"{letter}^-{name}" for letter, name in term.powers.items())])
 
 
@@ -122,18 +122,20 @@ _A = {"N": "alpha"}
 _B = {"D": "beta"}
 
 
-def _law(name: str, terms: tuple[Term, ...], *, cell: tuple[str, ...], limits: str, why: str, **options: bool) -> Law:
+def _law(
+    name: str, terms: tuple[Term, ...], *, split_by: tuple[str, ...], limits: str, why: str, **options: bool
+) -> Law:
     letters = tuple(dict.fromkeys(letter for term in terms for letter in term.powers))
-    common: tuple[str, ...] = COMMON_CELL
+    common: tuple[str, ...] = COMMON_SPLIT
     if "T" in letters:
-        common = tuple(SEGMENT_SHARE if column == "segment" else column for column in COMMON_CELL)
+        common = tuple(SEGMENT_SHARE if column == "segment" else column for column in COMMON_SPLIT)
     axes = tuple(_COLUMNS[letter] for letter in letters)
     return Law(
         name=name,
         axes=axes,
         letters=letters,
         terms=terms,
-        cell=(*common, *cell),
+        split_by=(*common, *split_by),
         limits=limits,
         why=why,
         **options,
@@ -144,21 +146,21 @@ _NAMED = (
     _law(
         "power_n",
         _terms(A=_A),
-        cell=("codebook_size", "context", "tokens"),
+        split_by=("codebook_size", "context", "tokens"),
         limits="N to infinity: E, the loss of an unlimited model on this many tokens.",
         why="Kaplan et al. 2020 (arXiv 2001.08361), with a floor.",
     ),
     _law(
         "power_d",
         _terms(A={"D": "alpha"}),
-        cell=("codebook_size", "context", *MODEL),
+        split_by=("codebook_size", "context", *MODEL_COLUMNS),
         limits="D to infinity: E, the loss of this model on unlimited data.",
         why="Kaplan et al. 2020 (arXiv 2001.08361), with a floor.",
     ),
     _law(
         "power_c",
         _terms(A={"C": "alpha"}),
-        cell=("codebook_size", "context"),
+        split_by=("codebook_size", "context"),
         limits="C to infinity: E, the loss of unlimited compute.",
         why="What the Chinchilla form gives along the best division of C: exactly so for C proportional to N D, with "
         "exponent alpha beta / (alpha + beta).",
@@ -167,21 +169,21 @@ _NAMED = (
     _law(
         "codebook",
         _terms(A={"S": "alpha"}),
-        cell=("context", "tokens", *MODEL),
+        split_by=("context", "tokens", *MODEL_COLUMNS),
         limits="S to infinity: E, this model with un-quantised keys.",
         why="The error of the best S codes in d dimensions falls as S^(-2/d) (Zador 1982); the loss follows the error.",
     ),
     _law(
         "chinchilla",
         _terms(A=_A, B=_B),
-        cell=("codebook_size", "context"),
+        split_by=("codebook_size", "context"),
         limits="N and D to infinity: E. One of them: E and the term of the other.",
         why="Hoffmann et al. 2022 (arXiv 2203.15556), equation 2: what a finite model and finite data cost adds up.",
     ),
     _law(
         "chinchilla_tied",
         _terms(A=_A, B={"D": "alpha"}),
-        cell=("codebook_size", "context"),
+        split_by=("codebook_size", "context"),
         on_request=True,
         limits="As chinchilla. N*(C) and D*(C) both grow as the square root of C for C proportional to N D.",
         why="Gadre et al. 2024 (arXiv 2403.08540): one exponent less, for few runs; D = M N turns it into their form.",
@@ -189,7 +191,7 @@ _NAMED = (
     _law(
         "chinchilla_no_floor",
         _terms(A=_A, B=_B),
-        cell=("codebook_size", "context"),
+        split_by=("codebook_size", "context"),
         floor=False,
         on_request=True,
         limits="N and D to infinity: 0. A form to read between the runs, not far beyond them.",
@@ -199,7 +201,7 @@ _NAMED = (
     _law(
         "codebook_additive",
         _terms(A=_A, B=_B, G={"S": "gamma"}),
-        cell=("context",),
+        split_by=("context",),
         on_request=True,
         limits="S to infinity: the Chinchilla law of un-quantised keys. N and D to infinity: E + G S^-gamma; no size "
         "makes up for a coarse codebook.",
@@ -209,7 +211,7 @@ _NAMED = (
     _law(
         "codebook_capacity",
         _terms(A=_A, B=_B, G={"N": "alpha", "S": "gamma"}),
-        cell=("context",),
+        split_by=("context",),
         on_request=True,
         limits="S to infinity: the Chinchilla law of un-quantised keys. N to infinity: the codebook costs nothing.",
         why="A N^-alpha (1 + g S^-gamma) with g = G / A: a coarse codebook makes a model act as a smaller one, so that "
@@ -218,7 +220,7 @@ _NAMED = (
     _law(
         "context_additive",
         _terms(A=_A, B=_B, H={"T": "tau"}),
-        cell=("codebook_size",),
+        split_by=("codebook_size",),
         on_request=True,
         limits="T to infinity: the Chinchilla law of unlimited context. N and D to infinity: E + H T^-tau; no size "
         "makes up for tokens that the model cannot see.",
@@ -227,7 +229,7 @@ _NAMED = (
     _law(
         "context_capacity",
         _terms(A=_A, B=_B, H={"N": "alpha", "T": "tau"}),
-        cell=("codebook_size",),
+        split_by=("codebook_size",),
         on_request=True,
         limits="T to infinity: the Chinchilla law of unlimited context. N to infinity: a short context costs nothing.",
         why="A N^-alpha (1 + h T^-tau) with h = H / A: a small model must read from the context what a large one "
@@ -236,7 +238,7 @@ _NAMED = (
     _law(
         "joint_additive",
         _terms(A=_A, B=_B, G={"S": "gamma"}, H={"T": "tau"}),
-        cell=(),
+        split_by=(),
         on_request=True,
         limits="S to infinity: context_additive; T to infinity: codebook_additive; both: the Chinchilla law of "
         "un-quantised keys and unlimited context.",
@@ -246,7 +248,7 @@ _NAMED = (
     _law(
         "joint_capacity",
         _terms(A=_A, B=_B, G={"N": "alpha", "S": "gamma"}, H={"T": "tau"}),
-        cell=(),
+        split_by=(),
         on_request=True,
         limits="S to infinity: context_additive; T to infinity: codebook_capacity. N to infinity: the codebook costs "
         "nothing, the missing context still does.",
@@ -279,11 +281,11 @@ def incidence(formula: Formula) -> Array:
     return found_JKA
 
 
-def predict(formula: Formula, parameters: ArrayLike, x_RA: Array) -> Array:
+def evaluate_law(formula: Formula, parameters: ArrayLike, x_RA: Array) -> Array:
     """L of every run, in the unit that was fitted: [..., R].
 
     `parameters` [..., P]: values in the order of `parameter_names`; leading axes are kept, so that all refits of a
-    bootstrap are evaluated at once. `x_RA`: one column a letter.
+    bootstrap are evaluated at once. `x_RA`: one column per letter.
     """
     values = np.asarray(parameters, dtype=np.float64)
     place = {name: index for index, name in enumerate(parameter_names(formula.terms))}

@@ -2,15 +2,16 @@
 
 import numpy as np
 
-from vqscale.laws.forms.catalogue import Array, Law, predict
+from vqscale.laws.forms.catalogue import Array, Law, evaluate_law
 from vqscale.laws.io.schema import Curve, CurvePoint
 
 CURVE_POINTS = 36
-"""Within the data."""
-MOST_CURVES = 6
+"""Points of a curve within the data."""
+CURVES_PER_FIT = 6
+"""Values of the other axes at which a law with several axes is drawn, at most."""
 
 
-def curves(law: Law, x_RA: Array, parameters_P: Array, draws_BP: Array) -> list[Curve]:
+def law_curves(law: Law, x_RA: Array, parameters_P: Array, draws_BP: Array) -> list[Curve]:
     """From the smallest run to ten times the largest, the other axes fixed at values of the runs."""
     first = x_RA[:, 0]
     inside = np.geomspace(first.min(), first.max(), CURVE_POINTS)
@@ -26,16 +27,17 @@ def _fixed_values(law: Law, x_RA: Array) -> list[dict[str, float]]:
         distinct = np.unique(others_RA[:, 0])
         others_RA[:, 0] = distinct[len(distinct) // 2]
     rows = np.unique(others_RA, axis=0)
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(MOST_CURVES, len(rows))).round().astype(int))
-    return [dict(zip(law.axes[1:], rows[index].tolist(), strict=True)) for index in chosen]
+    spread = np.unique(np.linspace(0, len(rows) - 1, min(CURVES_PER_FIT, len(rows))).round().astype(int))
+    return [dict(zip(law.axes[1:], rows[index].tolist(), strict=True)) for index in spread]
 
 
 def _curve(law: Law, x_X: Array, fixed: dict[str, float], parameters_P: Array, draws_BP: Array) -> Curve:
     x_XA = np.stack([x_X, *(np.full_like(x_X, value) for value in fixed.values())], axis=1)
-    loss_X = predict(law, parameters_P, x_XA).tolist()
+    loss_X = evaluate_law(law, parameters_P, x_XA).tolist()
     low_X: list[float | None] = [None] * len(x_X)
     high_X: list[float | None] = [None] * len(x_X)
     if len(draws_BP):
-        low_X, high_X = np.percentile(predict(law, draws_BP, x_XA), [5, 95], axis=0).tolist()
+        # The band is one of the law, pointwise: single runs scatter about it.
+        low_X, high_X = np.percentile(evaluate_law(law, draws_BP, x_XA), [5, 95], axis=0).tolist()
     rows = zip(x_X.tolist(), loss_X, low_X, high_X, strict=True)
     return Curve(fixed=fixed, points=[CurvePoint(x=x, loss=y, low90=low, high90=high) for x, y, low, high in rows])

@@ -1,4 +1,4 @@
-"""Fits as files: `fits.json` holds everything, the others one row a fitted constant or optimum.
+"""Fits as files: `fits.json` holds everything, the others one row per fitted constant or optimum.
 
 Every constant carries the id of its fit, the hash of its table and the versions that made it, in every format.
 """
@@ -6,19 +6,32 @@ Every constant carries the id of its fit, the hash of its table and the versions
 import io
 import json
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from pydantic import ValidationError
 
 from vqscale import storage
 from vqscale.errors import StorageError
 from vqscale.laws.io.schema import Estimate, Fit, Interval, StudyFits
 
-COLUMNS = (
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONSTANT_COLUMNS = (
     "fit", "law", "subset", "form", "metric", "unit", "constant", "cost", "budget", "value", "low90", "high90", "low95",
     "high95", "n_runs", "r2_fit", "r2_holdout", "holdout_relative_error", "data_hash", "versions",
 )  # fmt: skip
-NUMBERS = ("budget", "value", "low90", "high90", "low95", "high95", "r2_fit", "r2_holdout", "holdout_relative_error")
+_FLOAT_COLUMNS = (
+    "budget",
+    "value",
+    "low90",
+    "high90",
+    "low95",
+    "high95",
+    "r2_fit",
+    "r2_holdout",
+    "holdout_relative_error",
+)
 
 
 def write_fits(fits: StudyFits, folder: str) -> list[str]:
@@ -30,7 +43,10 @@ def write_fits(fits: StudyFits, folder: str) -> list[str]:
 
 
 def read_fits(folder: str) -> StudyFits:
-    """What `write_fits` wrote. Raises StorageError where it is missing or damaged."""
+    """The fits that `write_fits` wrote, or an earlier version of it.
+
+    Raises StorageError where the file is missing or damaged.
+    """
     uri = storage.join(folder, "fits.json")
     if not storage.exists(uri):
         raise StorageError(f"{uri}: no fits yet. Run `vqscale fit {folder}` first.")
@@ -40,8 +56,8 @@ def read_fits(folder: str) -> StudyFits:
         raise StorageError(f"{uri}: not a file of fits ({error.error_count()} wrong values). Fit again.") from error
 
 
-def provenance(fit: Fit) -> str:
-    """What a constant of this fit rests on, in one line."""
+def fit_provenance(fit: Fit) -> str:
+    """The fit and the data that a constant rests on, in one line."""
     return f"fit {fit.id}, table sha256 {fit.data_hash}, {versions_of(fit)}"
 
 
@@ -49,12 +65,14 @@ def versions_of(fit: Fit) -> str:
     return ", ".join(f"{package} {version}" for package, version in fit.versions.items())
 
 
-def constants(fits: StudyFits) -> pd.DataFrame:
+def constant_rows(fits: StudyFits) -> "pd.DataFrame":
     """A row for every fitted constant, derived exponent and optimum of every fit.
 
     `cost` and `budget` are set where the constant belongs to one count of FLOPs, or to one budget of it.
     """
-    return pd.DataFrame([row for fit in fits.fits for row in _rows(fit)], columns=list(COLUMNS))
+    import pandas as pd
+
+    return pd.DataFrame([row for fit in fits.fits for row in _rows(fit)], columns=list(CONSTANT_COLUMNS))
 
 
 def to_json(fits: StudyFits) -> str:
@@ -63,24 +81,14 @@ def to_json(fits: StudyFits) -> str:
 
 def to_csv(fits: StudyFits) -> str:
     buffer = io.StringIO()
-    constants(fits).to_csv(buffer, index=False)
+    constant_rows(fits).to_csv(buffer, index=False)
     return buffer.getvalue()
 
 
 def to_parquet(fits: StudyFits) -> bytes:
-    numbers = (
-        "budget",
-        "value",
-        "low90",
-        "high90",
-        "low95",
-        "high95",
-        "r2_fit",
-        "r2_holdout",
-        "holdout_relative_error",
-    )
     buffer = io.BytesIO()
-    constants(fits).astype(dict.fromkeys(numbers, "float64")).to_parquet(buffer, index=False)
+    # Without any fit the columns would be objects, which Parquet refuses.
+    constant_rows(fits).astype(dict.fromkeys(_FLOAT_COLUMNS, "float64")).to_parquet(buffer, index=False)
     return buffer.getvalue()
 
 
@@ -113,7 +121,7 @@ def _rows(fit: Fit) -> Iterator[dict[str, object]]:
 
 
 def _optima(fit: Fit) -> Iterator[tuple[str, str, float | None, Estimate]]:
-    """Exponents of every frontier, and what it says of each budget."""
+    """Exponents of every frontier, and its optimum at each budget."""
     for frontier in fit.frontiers:
         yield "a", frontier.cost, None, frontier.a
         yield "b", frontier.cost, None, frontier.b

@@ -1,21 +1,21 @@
-"""Fits as LaTeX tables (booktabs): one table a law, one of the optima. A comment names what rows rest on."""
+"""Fits as LaTeX tables (booktabs): one table per law, one of the optima. A comment gives the provenance of rows."""
 
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from vqscale.laws.io.export import provenance
+from vqscale.formatting import short_count
+from vqscale.laws.io.export import fit_provenance
 from vqscale.laws.io.schema import Estimate, Fit, Frontier, StudyFits
-from vqscale.study.trial import count
 
-SYMBOLS = {"alpha": r"\alpha", "beta": r"\beta", "gamma": r"\gamma", "delta": r"\delta"}
+_GREEK = {"alpha": r"\alpha", "beta": r"\beta", "gamma": r"\gamma", "delta": r"\delta"}
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
-Group = tuple[str, Sequence[Sequence[str]]]
-"""What rows rest on, and the rows."""
-HEAD = "% Made by `vqscale export`. Needs \\usepackage{booktabs}.\n"
+_RowGroup = tuple[str, Sequence[Sequence[str]]]
+"""Provenance of rows, and the rows."""
+_HEAD = "% Made by `vqscale export`. Needs \\usepackage{booktabs}.\n"
 
 
 def to_latex(fits: StudyFits) -> str:
@@ -23,7 +23,7 @@ def to_latex(fits: StudyFits) -> str:
     laws = dict.fromkeys(fit.law for fit in fits.fits)
     tables = [_constants([fit for fit in fits.fits if fit.law == law]) for law in laws]
     tables += [_optima(fit, frontier) for fit in fits.fits for frontier in fit.frontiers if frontier.optima]
-    return HEAD + "\n" + "\n".join(tables)
+    return _HEAD + "\n" + "\n".join(tables)
 
 
 def escape(text: str) -> str:
@@ -32,10 +32,10 @@ def escape(text: str) -> str:
 
 
 def _constants(fits: Sequence[Fit]) -> str:
-    """One law: a row a constant, subset after subset."""
+    """One law: a row per constant, subset after subset."""
     header = ["runs of", "constant", "value", "90\\,\\%", "95\\,\\%"]
     return _table(_title(fits[0]), f"tab:{fits[0].law}".replace("_", "-"), "llrrr", header, [
-        (provenance(fit), _constant_rows(fit)) for fit in fits
+        (fit_provenance(fit), _constant_rows(fit)) for fit in fits
     ])  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def _constant_rows(fit: Fit) -> list[list[str]]:
 
 
 def _optima(fit: Fit, frontier: Frontier) -> str:
-    """One fit: a row a budget."""
+    """One fit: a row per budget."""
     header = ["$C$", "$N^*$", "$D^*$", "$D^*/N^*$", "$L^*$", "$N$ within 1\\,\\%"]
     rows = []
     for one in frontier.optima:
@@ -65,19 +65,19 @@ def _optima(fit: Fit, frontier: Frontier) -> str:
         span = f"{_short(one.parameters_low)} to {_short(one.parameters_high)}"
         rows.append([_number(one.flops), *counts, _estimate(one.loss, _number), span])
     title = f"Optima of {escape(fit.label)} ({escape(fit.law)}), $C$ counted {_cost(frontier)}; 90\\,\\% intervals."
-    return _table(title, f"tab:optima-{fit.id}-{frontier.cost}", "lrrrrr", header, [(provenance(fit), rows)])
+    return _table(title, f"tab:optima-{fit.id}-{frontier.cost}", "lrrrrr", header, [(fit_provenance(fit), rows)])
 
 
 def _cost(frontier: Frontier) -> str:
     return "exactly" if frontier.cost == "exact" else "as $6ND$"
 
 
-def _table(title: str, label: str, columns: str, header: Sequence[str], groups: Iterable[Group]) -> str:
-    """A group of rows behind a rule each, headed by a comment: what it rests on."""
+def _table(title: str, label: str, columns: str, header: Sequence[str], groups: Iterable[_RowGroup]) -> str:
+    """Each group of rows below a rule and a comment with its provenance."""
     lines = ["\\begin{table}", "\\centering", "\\small", f"\\caption{{{title}}}", f"\\label{{{label}}}"]
     lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", _row(header)]
-    for rests_on, rows in groups:
-        lines += ["\\midrule", f"% {rests_on}", *(_row(cells) for cells in rows)]
+    for origin, rows in groups:
+        lines += ["\\midrule", f"% {origin}", *(_row(cells) for cells in rows)]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
 
 
@@ -93,11 +93,11 @@ def _estimate(estimate: Estimate, show: Callable[[float], str]) -> str:
 
 def _short(value: float) -> str:
     """A count in three digits: 95.2M."""
-    return f"{value:.3g}" if value < 1e3 else count(value)
+    return f"{value:.3g}" if value < 1e3 else short_count(value)
 
 
 def _number(value: float) -> str:
-    """Four significant digits; powers of ten where people would lose count of zeros."""
+    """Four significant digits; powers of ten where a row of zeros would be hard to count."""
     if not math.isfinite(value):
         return f"${'-' if value < 0 else ''}\\infty$"
     if value == 0 or 1e-3 <= abs(value) < 9999.5:
@@ -107,7 +107,7 @@ def _number(value: float) -> str:
 
 
 def _formula(fit: Fit) -> str:
-    """The law as its terms say it."""
+    """The law, written from its terms."""
     terms = ["E"]
     for term in fit.terms:
         powers = "".join(f" {letter}^{{-{_symbol(power)}}}" for letter, power in term.powers.items())
@@ -118,5 +118,5 @@ def _formula(fit: Fit) -> str:
 def _symbol(name: str) -> str:
     """A constant's name as mathematics: `alpha`, `A`, `beta_2`."""
     stem, *index = re.split(r"_", name, maxsplit=1)
-    shown = SYMBOLS.get(stem, stem if len(stem) == 1 else rf"\mathrm{{{escape(stem)}}}")
+    shown = _GREEK.get(stem, stem if len(stem) == 1 else rf"\mathrm{{{escape(stem)}}}")
     return f"{shown}_{{{escape(index[0])}}}" if index else shown

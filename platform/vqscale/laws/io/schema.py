@@ -1,10 +1,28 @@
-"""What a fit leaves behind: every number with its interval, its settings and the identity of its data."""
+"""Records of a fit: every number with its interval, its settings and the identity of its data.
 
-from typing import Literal
+Files of earlier versions are read: renamed keys are accepted under their old names, and old names of units translated.
+"""
 
-from pydantic import Field
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from vqscale.study.frozen import Frozen
+
+LOSS_UNITS = {"loss": "nats per token", "bpb": "bits per byte"}
+"""Unit of a column of losses."""
+_OLD_UNITS = {"nats a token": "nats per token", "bits a byte": "bits per byte"}
+
+
+def _current_unit(unit: object) -> object:
+    return _OLD_UNITS.get(unit, unit) if isinstance(unit, str) else unit
+
+
+LossUnit = Annotated[str, BeforeValidator(_current_unit)]
+"""Name of a loss's unit; the names of earlier versions become the present ones."""
+
+Description = Annotated[str, Field(validation_alias=AliasChoices("description", "words"))]
+"""A text that files of earlier versions hold under `words`."""
 
 Where = dict[str, str | int | float | None]
 """The subset of the table that was fitted: column -> value."""
@@ -12,6 +30,8 @@ Where = dict[str, str | int | float | None]
 
 RefusalKind = Literal["too few runs", "not supported", "not possible"]
 """not supported: enough runs, but they contradict the form. not possible: the table lacks what the law needs."""
+
+BudgetKind = Literal["compute", "time", "money"]
 
 
 class Interval(Frozen):
@@ -23,12 +43,12 @@ class Interval(Frozen):
     high95: float
 
 
-class Point(Frozen):
-    """One run beside what the law says of it."""
+class RunPoint(Frozen):
+    """One run and the law's value for it."""
 
     name: str
     x: list[float]
-    """One value an axis of the law."""
+    """One value per axis of the law."""
     flops: float | None = None
     """Training FLOPs of the run; None where the table has none."""
     measured: float
@@ -83,7 +103,7 @@ class Method(Frozen):
 
     solver: str
     objective: str
-    """In words: residual and loss function."""
+    """Description: residual and loss function."""
     residual: Literal["log", "raw"]
     delta: float | None
     """Threshold of the Huber loss; None: least squares."""
@@ -97,8 +117,8 @@ class Method(Frozen):
     cross_check: CrossCheck | None
 
 
-class Window(Frozen):
-    """Fitted up to one budget, asked for the next ones: a step of the expanding window."""
+class HoldOutWindow(Frozen):
+    """A step of the expanding window: fitted up to one budget, used to predict the larger ones."""
 
     fitted_to: float
     """Largest value of the order among the fitted runs."""
@@ -113,12 +133,12 @@ class Window(Frozen):
 
 
 class HoldOut(Frozen):
-    """The law fitted to the smaller runs only, asked for the larger ones."""
+    """The law fitted to the smaller runs only and used to predict the larger ones."""
 
     description: str
-    """How the held-out runs were chosen, or why none could be."""
+    """Which runs are held out, or why none could be."""
     fitted_runs: int
-    points: list[Point]
+    points: list[RunPoint]
     """The held-out runs with the predictions for them; empty where none could be held out."""
     mean_relative_error: float | None
     """Mean of |predicted - measured| / measured."""
@@ -126,11 +146,11 @@ class HoldOut(Frozen):
     """1 - residual over total sum of squares of the held-out losses; absent below two held-out runs."""
     baselines: dict[str, float | None] = Field(default_factory=dict)
     """Mean relative error of `last value` and `power law` on the same runs; None where it cannot be had."""
-    windows: list[Window] = Field(default_factory=list)
+    windows: list[HoldOutWindow] = Field(default_factory=list)
 
 
 class Influence(Frozen):
-    """What leaving one run out does to the fit. Without changes: without this run the law is not determined."""
+    """Effect of leaving one run out. Without changes: without this run the law is not identified."""
 
     name: str
     changes: dict[str, float]
@@ -138,10 +158,11 @@ class Influence(Frozen):
 
 
 class Variant(Frozen):
-    """The same law under another convention, objective or choice of runs: how much an answer hangs on the choice."""
+    """The same law under another convention, another objective, or without some runs: the sensitivity of the fit."""
 
     kind: Literal["convention", "objective", "runs"]
-    words: str
+    description: Description
+    """What differs from the fit."""
     n_runs: int
     parameters: dict[str, float]
     derived: dict[str, float]
@@ -150,7 +171,7 @@ class Variant(Frozen):
 
 
 class Convention(Frozen):
-    """What counts as N and as C, chosen at analysis time."""
+    """What counts as N and as C: a setting of the analysis."""
 
     parameters: Literal["non_embedding", "total", "non_embedding_codebooks", "total_codebooks"] = "non_embedding"
     flops: Literal["exact", "6nd"] = "exact"
@@ -175,8 +196,8 @@ class Frontier(Frozen):
     """N*(C), D*(C) and L*(C) of a law in N and D, for one count of C."""
 
     cost: Literal["exact", "6nd"]
-    words: str
-    """Where FLOPs a token come from."""
+    description: Description
+    """Source of the FLOPs per token."""
     a: Estimate
     """d log N* / d log C between the smallest and the largest fitted budget."""
     b: Estimate
@@ -189,7 +210,7 @@ class IsoflopRow(Frozen):
     """One budget's runs and the parabola through them in log N."""
 
     budget: float
-    points: list[Point]
+    points: list[RunPoint]
     """x: N, D. `predicted` is the parabola's."""
     parameters: float | None
     """N at the vertex; None where it is refused."""
@@ -198,11 +219,11 @@ class IsoflopRow(Frozen):
     reason: str | None
     """Why the row has no optimum: concave, flat, outside the runs."""
     warnings: list[str] = Field(default_factory=list)
-    """Of an optimum that stands on few sizes, or on one side of them."""
+    """Of an optimum that rests on few sizes, or lies near one end of them."""
 
 
-class Isoflop(Frozen):
-    """IsoFLOP parabolas of one subset: a diagnostic, biased off centre. The answer is the surface fit."""
+class IsoflopParabolas(Frozen):
+    """IsoFLOP parabolas of one subset: a diagnostic, biased off centre. Optima are taken from the surface fit."""
 
     where: Where
     label: str
@@ -216,7 +237,7 @@ class Isoflop(Frozen):
 class ComparedPoint(Frozen):
     """Two architectures at one budget of compute, time or money."""
 
-    kind: Literal["compute", "time", "money"]
+    kind: BudgetKind
     budget: float
     """FLOPs, seconds, or currency."""
     unit: str
@@ -225,7 +246,7 @@ class ComparedPoint(Frozen):
     difference: Estimate
     """loss - base_loss: negative where the first is better."""
     multiplier: Estimate | None
-    """How many times the budget `label` needs for the loss that `base` has at it; None where it never gets there."""
+    """How many times the budget `label` needs for the loss that `base` has at it; None where it never reaches it."""
     reason: str | None
     """Why there is no multiplier."""
     beyond: float
@@ -247,12 +268,12 @@ class Comparison(Frozen):
 
 
 class Candidate(Frozen):
-    """One form in a choice among forms."""
+    """One form in a model selection."""
 
     law: str
     form: str
     limits: str
-    """What the form says for S and T to infinity."""
+    """Value of the form for S and T to infinity."""
     n_runs: int
     held_out_error: float | None
     reason: str | None
@@ -266,11 +287,13 @@ class Selection(Frozen):
     label: str
     candidates: list[Candidate]
     chosen: str | None
-    words: str
+    """The selected law; None where none could be judged."""
+    description: Description
+    """How the forms were judged, and by how much the selected one is better."""
 
 
 class Fit(Frozen):
-    """One law fitted to one subset of a table. Only fits that stand are recorded; the others are refusals."""
+    """One law fitted to one subset of a table. Only converged fits are recorded; the others are refusals."""
 
     id: str
     """Hash of law, subset, data and settings."""
@@ -279,13 +302,13 @@ class Fit(Frozen):
     terms: list[Term]
     where: Where
     label: str
-    """`where` in words, without what is the same in the whole table."""
+    """`where` as text, without what is the same in the whole table."""
     axes: list[str]
     letters: list[str]
     convention: Convention
     metric: str
     """Column that was fitted."""
-    unit: str
+    unit: LossUnit
     parameters: dict[str, float]
     derived: dict[str, float]
     """chinchilla: a and b of N*(C) ~ C^a and D*(C) ~ C^b for C proportional to N D."""
@@ -295,7 +318,7 @@ class Fit(Frozen):
     objective: float
     method: Method
     n_runs: int
-    points: list[Point]
+    points: list[RunPoint]
     curves: list[Curve]
     influences: list[Influence] = Field(default_factory=list)
     """Of every run, the largest first; empty where they were not asked for."""
@@ -320,7 +343,7 @@ class Fit(Frozen):
 
 
 class Refusal(Frozen):
-    """A law that the data of one subset cannot support, and why."""
+    """A law that the runs of one subset do not identify, and why."""
 
     law: str
     where: Where
@@ -343,6 +366,6 @@ class StudyFits(Frozen):
     fits: list[Fit] = Field(default_factory=list)
     refusals: list[Refusal] = Field(default_factory=list)
     excluded: list[Exclusion] = Field(default_factory=list)
-    isoflops: list[Isoflop] = Field(default_factory=list)
+    isoflops: list[IsoflopParabolas] = Field(default_factory=list)
     comparisons: list[Comparison] = Field(default_factory=list)
     selections: list[Selection] = Field(default_factory=list)

@@ -1,6 +1,6 @@
-"""Fit the small runs, predict the large ones, beside two baselines that know no law.
+"""Fit the small runs, predict the large ones, beside two baselines without a law.
 
-How a law is fitted is handed in (`Refit`), so that every form is judged alike. Letters: R runs, A axes of the law.
+How a law is fitted is passed in (`Refit`), so that every form is judged alike. Letters: R runs, A axes of the law.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqscale.laws.forms.catalogue import Array
-from vqscale.laws.io.schema import HoldOut, Point, Window
+from vqscale.laws.io.schema import HoldOut, HoldOutWindow, RunPoint
 from vqscale.laws.validation.isoflop import SAME_BUDGET, budgets_of
 
-SHARE = 0.2
-MOST_WINDOWS = 5
+HELD_OUT_SHARE = 0.2
+"""Share of the runs that is held out, at least, where the study's design holds out none."""
+WINDOWS = 5
+"""Steps of the expanding window, at most: each is a search of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
+class FittedLaw:
     """A law fitted to some of the runs."""
 
     predict: Callable[[Array], Array]
@@ -26,16 +28,16 @@ class Fitted:
     exponents: dict[str, float]
 
 
-Refit = Callable[[NDArray[np.bool_]], Fitted | str]
-"""From the rows to fit to the law fitted to them, or the reason why they cannot support it."""
+Refit = Callable[[NDArray[np.bool_]], FittedLaw | str]
+"""From the rows to fit to the law fitted to them, or the reason why they do not identify it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldBack:
-    """The runs of a hold-out: `x` [R, A], `loss` [R], and `order` [R], by which a run is called large.
+class HoldOutRuns:
+    """The runs of a hold-out: `x` [R, A], `loss` [R], and `order` [R], which ranks runs by size.
 
-    `order_name` says in words what `order` is. `hold_out` [R]: which runs the study's own design holds out; None where
-    it says nothing. `minimum`: runs that the law needs.
+    `order_name` is the name of that quantity. `hold_out` [R]: which runs the study's own design holds out; None where
+    it holds out none. `minimum`: runs that the law needs.
     """
 
     names: Sequence[str]
@@ -47,12 +49,14 @@ class HeldBack:
     hold_out: NDArray[np.bool_] | None = None
 
 
-def points(names: Sequence[str], x_RA: Array, loss_R: Array, predicted_R: Array, flops_R: Array | None) -> list[Point]:
+def run_points(
+    names: Sequence[str], x_RA: Array, loss_R: Array, predicted_R: Array, flops_R: Array | None
+) -> list[RunPoint]:
     """Runs beside predictions. `flops_R`: NaN where unknown; None where the table has none."""
     flops = [None] * len(loss_R) if flops_R is None else [float(c) if np.isfinite(c) else None for c in flops_R]
     residual_R = np.log(predicted_R) - np.log(loss_R)
     rows = zip(names, x_RA.tolist(), flops, loss_R.tolist(), predicted_R.tolist(), residual_R.tolist(), strict=True)
-    return [Point(name=name, x=x, flops=c, measured=y, predicted=p, residual=r) for name, x, c, y, p, r in rows]
+    return [RunPoint(name=name, x=x, flops=c, measured=y, predicted=p, residual=r) for name, x, c, y, p, r in rows]
 
 
 def r_squared(measured_R: Array, predicted_R: Array) -> float | None:
@@ -61,12 +65,12 @@ def r_squared(measured_R: Array, predicted_R: Array) -> float | None:
     return 1 - float(np.sum((measured_R - predicted_R) ** 2)) / total if total > 0 else None
 
 
-def hold_out(runs: HeldBack, refit: Refit, flops_R: Array | None = None) -> HoldOut:
-    """Hold out what the design says, otherwise the largest fifth, always whole values of `order`; with windows.
+def hold_out(runs: HoldOutRuns, refit: Refit, flops_R: Array | None = None) -> HoldOut:
+    """Hold out the runs of the design, otherwise the largest fifth, always whole values of `order`; with windows.
 
-    Where the remaining runs cannot support the law, there is no prediction, and the description says why.
+    Where the remaining runs do not identify the law, there is no prediction, and the description gives the reason.
     """
-    large_R, held = _chosen(runs)
+    large_R, held = _held_out(runs)
     windows = expanding_windows(runs, refit)
     if int((~large_R).sum()) < runs.minimum:
         remain = f"{int((~large_R).sum())} remain and the law needs {runs.minimum}"
@@ -79,7 +83,7 @@ def hold_out(runs: HeldBack, refit: Refit, flops_R: Array | None = None) -> Hold
     return HoldOut(
         description=f"held out: {held}; fitted to the smaller ones only",
         fitted_runs=int((~large_R).sum()),
-        points=points(large, runs.x[large_R], runs.loss[large_R], predicted_R, _rows(flops_R, large_R)),
+        points=run_points(large, runs.x[large_R], runs.loss[large_R], predicted_R, _rows(flops_R, large_R)),
         mean_relative_error=relative_error(predicted_R, runs.loss[large_R]),
         r2=r_squared(runs.loss[large_R], predicted_R),
         baselines=baselines(runs, large_R),
@@ -87,21 +91,21 @@ def hold_out(runs: HeldBack, refit: Refit, flops_R: Array | None = None) -> Hold
     )
 
 
-def expanding_windows(runs: HeldBack, refit: Refit) -> list[Window]:
-    """Fitted up to one budget, asked for all runs beyond it; budget after budget.
+def expanding_windows(runs: HoldOutRuns, refit: Refit) -> list[HoldOutWindow]:
+    """Fitted up to one budget, used to predict all runs beyond it; budget after budget.
 
-    At most five of the budgets, evenly chosen, beginning with the first that leaves the law as many runs as it needs.
-    A budget is a group of runs within a tenth of each other.
+    At most `WINDOWS` of the budgets, evenly spread, from the first that leaves the law as many runs as it needs. A
+    budget is a group of runs within a tenth of each other.
     """
     budgets = budgets_of(runs.order, SAME_BUDGET)
     reached = np.cumsum([len(group) for group in budgets])
     usable = [index for index in range(len(budgets) - 1) if reached[index] >= runs.minimum]
-    picked = np.unique(np.linspace(0, len(usable) - 1, min(MOST_WINDOWS, len(usable))).round().astype(int))
+    picked = np.unique(np.linspace(0, len(usable) - 1, min(WINDOWS, len(usable))).round().astype(int))
     limits = [float(runs.order[budgets[usable[index]]].max()) for index in picked]
     return [_window(runs, refit, limit) for limit in limits]
 
 
-def baselines(runs: HeldBack, large_R: NDArray[np.bool_]) -> dict[str, float | None]:
+def baselines(runs: HoldOutRuns, large_R: NDArray[np.bool_]) -> dict[str, float | None]:
     """Mean relative error, on the `large` runs, of two predictions without a law.
 
     `last value`: the best loss at the largest fitted budget. `power law`: a straight line in the logarithms through the
@@ -111,6 +115,7 @@ def baselines(runs: HeldBack, large_R: NDArray[np.bool_]) -> dict[str, float | N
     measured = runs.loss[large_R]
     if not len(small_loss):
         return {"last value": None, "power law": None}
+    # The best run of the largest fitted budget, whose runs lie within `SAME_BUDGET` of each other.
     last = small_loss[small_order >= small_order.max() / (1 + SAME_BUDGET)].min()
     order_E, loss_E = _envelope(small_order, small_loss)
     line = None
@@ -125,8 +130,8 @@ def relative_error(predicted_R: Array, measured_R: Array) -> float:
     return float(np.mean(np.abs(predicted_R - measured_R) / measured_R))
 
 
-def _chosen(runs: HeldBack) -> tuple[NDArray[np.bool_], str]:
-    """Which runs are held out, and in words how they were chosen."""
+def _held_out(runs: HoldOutRuns) -> tuple[NDArray[np.bool_], str]:
+    """Which runs are held out, and a description of them."""
     total = len(runs.loss)
     own = runs.hold_out
     if own is not None and own.any() and not own.all():
@@ -140,18 +145,19 @@ def _chosen(runs: HeldBack) -> tuple[NDArray[np.bool_], str]:
 
 
 def _threshold(order_R: Array) -> float:
-    """The largest value at or above which at least `SHARE` of the runs lie."""
+    """The largest value at or above which at least `HELD_OUT_SHARE` of the runs lie."""
+    # Rounded up: of eleven runs three are held out, not two, which would be less than a fifth.
     descending = np.sort(order_R)[::-1]
-    return float(descending[int(np.ceil(SHARE * len(order_R))) - 1])
+    return float(descending[int(np.ceil(HELD_OUT_SHARE * len(order_R))) - 1])
 
 
-def _window(runs: HeldBack, refit: Refit, limit: float) -> Window:
+def _window(runs: HoldOutRuns, refit: Refit, limit: float) -> HoldOutWindow:
     small_R = runs.order <= limit
     law = refit(small_R)
     error: float | None = None
     if not isinstance(law, str):
         error = relative_error(law.predict(runs.x[~small_R]), runs.loss[~small_R])
-    return Window(
+    return HoldOutWindow(
         fitted_to=limit,
         fitted_runs=int(small_R.sum()),
         predicted_runs=int((~small_R).sum()),
@@ -175,7 +181,7 @@ def _rows(values_R: Array | None, rows_R: NDArray[np.bool_]) -> Array | None:
     return None if values_R is None else values_R[rows_R]
 
 
-def _none(description: str, large_R: NDArray[np.bool_], windows: list[Window]) -> HoldOut:
+def _none(description: str, large_R: NDArray[np.bool_], windows: list[HoldOutWindow]) -> HoldOut:
     return HoldOut(
         description=description,
         fitted_runs=int((~large_R).sum()),

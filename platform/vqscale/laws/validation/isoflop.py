@@ -1,4 +1,5 @@
-"""IsoFLOP parabolas: the loss over log N at one budget. A diagnostic; the answer is the surface fit.
+"""IsoFLOP parabolas: the loss over log N at one budget (Hoffmann et al. 2022, approach 2). A diagnostic only: optima
+are taken from the surface fit.
 
 A parabola is only the first term of the true curve around its minimum: grids that are wide, or that drift off the
 optimum from budget to budget, bias the vertex and with it the exponent (Czech et al., arXiv 2603.22339). With
@@ -14,26 +15,28 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from vqscale.laws.fitting.bootstrap import interval
 from vqscale.laws.forms.catalogue import Array
-from vqscale.laws.io.schema import Estimate, Isoflop, IsoflopRow, Point, Where
+from vqscale.laws.io.schema import Estimate, IsoflopParabolas, IsoflopRow, RunPoint, Where
 
 SAME_BUDGET = 0.1
-"""Relative distance of training FLOPs within which runs share a budget: horizons are whole updates."""
-MINIMUM_SIZES = 3
+"""Relative distance of training FLOPs within which runs share a budget: token budgets are whole updates."""
+PARABOLA_PARAMETERS = 3
+MINIMUM_PARABOLA_SIZES = 3
 ENOUGH_SIZES = 5
 """A curve of three parameters through fewer hides its own error."""
 EACH_SIDE = 2
 """Sizes wanted on either side of the vertex."""
+CURVATURE_LEVEL = 0.95
+"""Of the one-sided t-test that a parabola turns."""
 REFITS = 400
-BATCHES = 4
-"""Times as many refits are drawn, at most, until enough have a vertex at every budget."""
+DRAWS_PER_REFIT = 4
+"""Bootstrap samples drawn for every refit wanted, at most, until enough have a vertex at every budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runs:
+class IsoflopRuns:
     """What a parabola needs of every run: [R] each."""
 
     names: list[str]
@@ -42,14 +45,16 @@ class Runs:
     c: Array
     loss: Array
 
-    def take(self, rows: NDArray[np.int64]) -> "Runs":
+    def take(self, rows: NDArray[np.int64]) -> "IsoflopRuns":
         names = [self.names[row] for row in rows.tolist()]
-        return Runs(names=names, n=self.n[rows], d=self.d[rows], c=self.c[rows], loss=self.loss[rows])
+        return IsoflopRuns(names=names, n=self.n[rows], d=self.d[rows], c=self.c[rows], loss=self.loss[rows])
 
 
 def budgets_of(c_R: Array, tolerance: float = SAME_BUDGET) -> list[NDArray[np.int64]]:
-    """Rows of the runs of every budget, ascending. A budget begins at a run that is further than `tolerance` from the
-    first one of the budget before."""
+    """Rows of the runs of every budget, ascending.
+
+    A new budget starts at a run that is further than `tolerance` from the first run of the budget before it.
+    """
     order_R = np.argsort(c_R, kind="stable")
     groups: list[list[int]] = []
     for row in order_R.tolist():
@@ -60,24 +65,26 @@ def budgets_of(c_R: Array, tolerance: float = SAME_BUDGET) -> list[NDArray[np.in
     return [np.array(group, dtype=np.int64) for group in groups]
 
 
-def isoflop(where: Where, label: str, runs: Runs, *, refits: int = REFITS, seed: int = 0) -> Isoflop | None:
+def isoflop_parabolas(
+    where: Where, label: str, runs: IsoflopRuns, *, refits: int = REFITS, seed: int = 0
+) -> IsoflopParabolas | None:
     """A parabola for every budget at which at least three sizes were trained; None where there is no such budget.
 
     Seeds are runs of their own. The interval of the slopes is that of `refits` bootstrap samples: residuals of all
-    parabolas, widened for the degrees of freedom that the parabolas took, are drawn anew about them. (Runs themselves
-    are too few at a budget to be resampled: five sizes drawn from five leave three, which any parabola meets.)
+    parabolas, widened for the degrees of freedom that the parabolas took, are drawn again about them. (Runs themselves
+    are too few at a budget to be resampled: five sizes drawn from five leave three, which any parabola fits exactly.)
     """
     groups = [runs.take(rows) for rows in budgets_of(runs.c)]
-    groups = [group for group in groups if len(np.unique(group.n)) >= MINIMUM_SIZES]
+    groups = [group for group in groups if len(np.unique(group.n)) >= MINIMUM_PARABOLA_SIZES]
     if not groups:
         return None
     rows = [_row(group) for group in groups]
-    stand = [group for group, row in zip(groups, rows, strict=True) if row.parameters is not None]
-    if len(stand) < 2:
-        reason = f"{len(stand)} of {len(rows)} budgets has an optimum; a slope needs two"
-        return Isoflop(where=where, label=label, rows=rows, a=None, b=None, reason=reason)
-    a, b = _slopes(stand, refits, seed)
-    return Isoflop(where=where, label=label, rows=rows, a=a, b=b, reason=None)
+    usable = [group for group, row in zip(groups, rows, strict=True) if row.parameters is not None]
+    if len(usable) < 2:
+        reason = f"{len(usable)} of {len(rows)} budgets has an optimum; a slope needs two"
+        return IsoflopParabolas(where=where, label=label, rows=rows, a=None, b=None, reason=reason)
+    a, b = _slopes(usable, refits, seed)
+    return IsoflopParabolas(where=where, label=label, rows=rows, a=a, b=b, reason=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +112,7 @@ def _parabola(n_R: Array, loss_R: Array) -> _Parabola:
     return _Parabola(level=level, slope=slope, curvature=curvature, centre=centre)
 
 
-def _row(runs: Runs) -> IsoflopRow:
+def _row(runs: IsoflopRuns) -> IsoflopRow:
     curve = _parabola(runs.n, runs.loss)
     predicted_R = curve.at(runs.n)
     reason = _refused(runs, curve, predicted_R)
@@ -121,10 +128,10 @@ def _row(runs: Runs) -> IsoflopRow:
     )
 
 
-def _points(runs: Runs, predicted_R: Array) -> list[Point]:
+def _points(runs: IsoflopRuns, predicted_R: Array) -> list[RunPoint]:
     rows = zip(runs.names, runs.n, runs.d, runs.c, runs.loss, predicted_R, strict=True)
     return [
-        Point(
+        RunPoint(
             name=name,
             x=[float(n), float(d)],
             flops=float(c),
@@ -136,7 +143,7 @@ def _points(runs: Runs, predicted_R: Array) -> list[Point]:
     ]
 
 
-def _refused(runs: Runs, curve: _Parabola, predicted_R: Array) -> str:
+def _refused(runs: IsoflopRuns, curve: _Parabola, predicted_R: Array) -> str:
     """Why the row has no optimum, or nothing."""
     if curve.curvature <= 0:
         return "concave: the loss does not turn upwards over these sizes, so the extremum would be a maximum"
@@ -150,18 +157,21 @@ def _refused(runs: Runs, curve: _Parabola, predicted_R: Array) -> str:
     return ""
 
 
-def _least_curvature(runs: Runs, predicted_R: Array) -> float:
+def _least_curvature(runs: IsoflopRuns, predicted_R: Array) -> float:
     """Curvature above which the loss turns, by a one-sided t-test at 5 %; 0 where no run is left to judge by."""
-    free = len(runs.loss) - 3
+    free = len(runs.loss) - PARABOLA_PARAMETERS
     if not free:
         return 0.0
+    from scipy.stats import t as student
+
     z_R = np.log(runs.n) - np.log(runs.n).mean()
     columns = np.stack([np.ones_like(z_R), z_R, z_R**2], axis=1)
     variance = float(np.sum((runs.loss - predicted_R) ** 2)) / free
-    return float(student.ppf(0.95, free) * np.sqrt(variance * np.linalg.inv(columns.T @ columns)[2, 2]))
+    # Standard error of the last of three least-squares coefficients: sqrt(variance (X'X)^-1).
+    return float(student.ppf(CURVATURE_LEVEL, free) * np.sqrt(variance * np.linalg.inv(columns.T @ columns)[2, 2]))
 
 
-def _warnings(runs: Runs, optimum: float) -> list[str]:
+def _warnings(runs: IsoflopRuns, optimum: float) -> list[str]:
     sizes, found = np.unique(runs.n), []
     if len(sizes) < ENOUGH_SIZES:
         found.append(f"{len(sizes)} sizes: a parabola through fewer than {ENOUGH_SIZES} hides its own error")
@@ -173,13 +183,13 @@ def _warnings(runs: Runs, optimum: float) -> list[str]:
     return found
 
 
-def _tokens_at(runs: Runs, log_n: Array | float) -> Array:
+def _tokens_at(runs: IsoflopRuns, log_n: Array | float) -> Array:
     """log D of sizes at this budget, between the runs in logarithms."""
     sizes, first = np.unique(runs.n, return_index=True)
     return np.asarray(np.interp(log_n, np.log(sizes), np.log(runs.d[first])))
 
 
-def _slopes(groups: Sequence[Runs], refits: int, seed: int) -> tuple[Estimate, Estimate]:
+def _slopes(groups: Sequence[IsoflopRuns], refits: int, seed: int) -> tuple[Estimate, Estimate]:
     """Slopes of log N* and log D* over log C; refits without a vertex inside their sizes are drawn again."""
     curves = [_parabola(group.n, group.loss) for group in groups]
     a, b = _lines(groups, np.array([[curve.vertex for curve in curves]]))[:, 0].tolist()
@@ -188,7 +198,7 @@ def _slopes(groups: Sequence[Runs], refits: int, seed: int) -> tuple[Estimate, E
         return Estimate(value=a), Estimate(value=b)
     rng = np.random.default_rng(seed)
     drawn_BG = np.empty((0, len(groups)))
-    for _ in range(BATCHES):
+    for _ in range(DRAWS_PER_REFIT):
         again = [_redrawn(group, curve, residuals_R, rng, refits) for group, curve in zip(groups, curves, strict=True)]
         vertex_BG = np.stack(again, axis=1)
         drawn_BG = np.concatenate([drawn_BG, vertex_BG[np.isfinite(vertex_BG).all(axis=1)]])[:refits]
@@ -199,22 +209,26 @@ def _slopes(groups: Sequence[Runs], refits: int, seed: int) -> tuple[Estimate, E
     return Estimate(value=a), Estimate(value=b)
 
 
-def _widened(group: Runs, curve: _Parabola) -> Array:
-    """Residuals as large as errors are: a parabola takes three degrees of freedom. None from a row without any left."""
-    free = len(group.loss) - 3
+def _widened(group: IsoflopRuns, curve: _Parabola) -> Array:
+    """Residuals as large as errors are: [R], or [0] from a row without a degree of freedom left.
+
+    Least squares with P parameters leaves residuals smaller than the errors: by sqrt((R - P) / R) in deviation.
+    """
+    free = len(group.loss) - PARABOLA_PARAMETERS
     return (group.loss - curve.at(group.n)) * np.sqrt(len(group.loss) / free) if free else np.empty(0)
 
 
-def _redrawn(group: Runs, curve: _Parabola, residuals_R: Array, rng: np.random.Generator, refits: int) -> Array:
-    """Vertices [B] of parabolas through losses drawn anew; NaN where one is concave or outside the sizes."""
+def _redrawn(group: IsoflopRuns, curve: _Parabola, residuals_R: Array, rng: np.random.Generator, refits: int) -> Array:
+    """Vertices [B] of parabolas through redrawn losses; NaN where one is concave or outside the sizes."""
     z_R = np.log(group.n) - curve.centre
     loss_BR = curve.at(group.n) + rng.choice(residuals_R, (refits, len(z_R)))
+    # np.vander has the highest power first, so that the pseudo-inverse solves all refits at once.
     curvature_B, slope_B, _ = np.linalg.pinv(np.vander(z_R, 3)) @ loss_BR.T
     vertex_B = -slope_B / (2 * np.where(curvature_B > 0, curvature_B, np.nan))
     return np.where((z_R.min() <= vertex_B) & (vertex_B <= z_R.max()), curve.centre + vertex_B, np.nan)
 
 
-def _lines(groups: Sequence[Runs], log_n_BG: Array) -> Array:
+def _lines(groups: Sequence[IsoflopRuns], log_n_BG: Array) -> Array:
     """Slopes of log N* and of log D* over log C, least squares: [2, B]."""
     log_c_G = np.array([np.log(group.c).mean() for group in groups])
     away_G = log_c_G - log_c_G.mean()

@@ -1,13 +1,12 @@
-"""How much an answer hangs on choices: the same law under other objectives, other runs and other counts of N and C.
+"""Sensitivity of a fit: the same law under other objectives, other runs and other counts of N and C.
 
-Every variant is searched anew, as the fit was, but not cross-checked and without a bootstrap.
+Every variant is a search of its own, like the fit, but not cross-checked and without a bootstrap.
 """
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from vqscale.errors import FitError
@@ -15,9 +14,18 @@ from vqscale.laws.fitting.fit import FitStatus, solve
 from vqscale.laws.fitting.identifiability import too_small
 from vqscale.laws.fitting.problem import DELTA, Objective, make_problem
 from vqscale.laws.forms.catalogue import Array, Law, derived
-from vqscale.laws.forms.conventions import N_WORDS, every_convention, flops_under, in_words, parameters_under
+from vqscale.laws.forms.conventions import (
+    N_DESCRIPTIONS,
+    describe_convention,
+    every_convention,
+    flops_under,
+    parameters_under,
+)
 from vqscale.laws.io.schema import Convention, Variant
 from vqscale.laws.validation.isoflop import SAME_BUDGET, budgets_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OBJECTIVES = {
     "delta 1e-2 on log residuals": Objective(delta=1e-2),
@@ -26,34 +34,35 @@ OBJECTIVES = {
     "least squares on log residuals": Objective(delta=None),
     "delta 1e-3 on raw residuals": Objective(delta=DELTA, residual="raw"),
 }
-Counted = Mapping[str, Array | str]
-"""A convention in words -> x [R, A] as it counts, or why the table does not hold it."""
+AxesByConvention = Mapping[str, Array | str]
+"""Description of a convention -> x [R, A] as it counts, or the reason why the table does not hold it."""
 
 
-def counted(law: Law, runs: pd.DataFrame) -> dict[str, Array | str]:
+def axes_by_convention(law: Law, runs: "pd.DataFrame") -> dict[str, Array | str]:
     """The law's axes under every convention that changes one of them."""
     if not {"N", "C"} & set(law.letters):
         return {}
     present_RA = runs[list(law.axes)].to_numpy(dtype=np.float64)
     found: dict[str, Array | str] = {}
     for convention in every_convention():
-        words = in_words(convention) if "C" in law.letters else N_WORDS[convention.parameters]
-        if words in found or ("C" in law.letters and convention.flops == "exact"):
+        name = describe_convention(convention) if "C" in law.letters else N_DESCRIPTIONS[convention.parameters]
+        # An exact C is the same under every count of N: only C = 6ND makes variants of a law in C.
+        if name in found or ("C" in law.letters and convention.flops == "exact"):
             continue
         try:
-            x_RA = _counted(law, runs, convention)
+            x_RA = _axes_under(law, runs, convention)
         except FitError as error:
-            found[words] = str(error)
+            found[name] = str(error)
             continue
         missing = int((~(np.isfinite(x_RA) & (x_RA > 0)).all(axis=1)).sum())
         if missing:
-            found[words] = f"{missing} of {len(x_RA)} runs have no such count"
+            found[name] = f"{missing} of {len(x_RA)} runs have no such count"
         elif not np.array_equal(x_RA, present_RA):
-            found[words] = x_RA
+            found[name] = x_RA
     return found
 
 
-def _counted(law: Law, runs: pd.DataFrame, convention: Convention) -> Array:
+def _axes_under(law: Law, runs: "pd.DataFrame", convention: Convention) -> Array:
     """x of every run, as the convention counts it: [R, A]. Raises FitError where the table lacks a count."""
     n_R = parameters_under(runs, convention)
     x_RA = runs[list(law.axes)].to_numpy(dtype=np.float64, copy=True)
@@ -67,29 +76,29 @@ def _counted(law: Law, runs: pd.DataFrame, convention: Convention) -> Array:
 
 class _Change(NamedTuple):
     kind: Literal["convention", "objective", "runs"]
-    words: str
+    description: str
     x: Array
     losses: Array
     objective: Objective
 
 
 def variants(
-    law: Law, x_RA: Array, loss_R: Array, order_R: Array, objective: Objective, conventions: Counted
+    law: Law, x_RA: Array, loss_R: Array, order_R: Array, objective: Objective, conventions: AxesByConvention
 ) -> list[Variant]:
     """The sensitivity table of a fit.
 
-    `order_R`: by what a run is called large. `conventions`: what `counted` gave for the same runs.
+    `order_R` ranks runs by size. `conventions`: `axes_by_convention` of the same runs.
     """
     found: list[Variant] = []
-    for words, x in conventions.items():
+    for name, x in conventions.items():
         if isinstance(x, str):
-            found.append(_nothing("convention", words, len(loss_R), x))
+            found.append(_refused("convention", name, len(loss_R), x))
         else:
-            found.append(_fitted(law, _Change("convention", words, x, loss_R, objective)))
-    others = {words: other for words, other in OBJECTIVES.items() if other != objective}
-    found += [_fitted(law, _Change("objective", words, x_RA, loss_R, other)) for words, other in others.items()]
-    for words, keep_R in _fewer(law, x_RA, order_R).items():
-        found.append(_fitted(law, _Change("runs", words, x_RA[keep_R], loss_R[keep_R], objective)))
+            found.append(_fitted(law, _Change("convention", name, x, loss_R, objective)))
+    others = {name: other for name, other in OBJECTIVES.items() if other != objective}
+    found += [_fitted(law, _Change("objective", name, x_RA, loss_R, other)) for name, other in others.items()]
+    for name, keep_R in _fewer(law, x_RA, order_R).items():
+        found.append(_fitted(law, _Change("runs", name, x_RA[keep_R], loss_R[keep_R], objective)))
     return found
 
 
@@ -108,13 +117,13 @@ def _fewer(law: Law, x_RA: Array, order_R: Array) -> dict[str, NDArray[np.bool_]
 def _fitted(law: Law, change: _Change) -> Variant:
     reason = too_small(law, change.x)
     if reason:
-        return _nothing(change.kind, change.words, len(change.losses), reason)
+        return _refused(change.kind, change.description, len(change.losses), reason)
     minimum = solve(make_problem(law, change.x, change.losses, change.objective), check=False)
     if minimum.status is not FitStatus.CONVERGED:
-        return _nothing(change.kind, change.words, len(change.losses), f"{minimum.status}: {minimum.reason}")
+        return _refused(change.kind, change.description, len(change.losses), f"{minimum.status}: {minimum.reason}")
     return Variant(
         kind=change.kind,
-        words=change.words,
+        description=change.description,
         n_runs=len(change.losses),
         parameters=dict(zip(law.parameters, minimum.parameters.tolist(), strict=True)),
         derived={name: float(value) for name, value in derived(law, minimum.parameters).items()},
@@ -122,5 +131,5 @@ def _fitted(law: Law, change: _Change) -> Variant:
     )
 
 
-def _nothing(kind: Literal["convention", "objective", "runs"], words: str, runs: int, reason: str) -> Variant:
-    return Variant(kind=kind, words=words, n_runs=runs, parameters={}, derived={}, reason=reason)
+def _refused(kind: Literal["convention", "objective", "runs"], description: str, runs: int, reason: str) -> Variant:
+    return Variant(kind=kind, description=description, n_runs=runs, parameters={}, derived={}, reason=reason)

@@ -1,1 +1,1 @@
-"""Charts as data, drawn twice: static figures and interactive ones."""
+"""Charts as values, drawn twice: static figures and interactive ones."""

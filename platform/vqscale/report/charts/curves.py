@@ -10,7 +10,7 @@ import pandas as pd
 from vqscale import storage
 from vqscale.report.compare import finished
 
-MOST_POINTS = 90
+POINTS_PER_CURVE = 90
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +20,9 @@ class TrainingCurve:
     trial_id: str
     tokens: list[float]
     loss: list[float]
-    """Nats a token."""
+    """Nats per token."""
     bpb: list[float]
-    """The same in bits a byte; empty where it was not recorded."""
+    """The same in bits per byte; empty where it was not recorded."""
 
 
 def training_curves(home: str, table: pd.DataFrame) -> list[TrainingCurve]:
@@ -52,8 +52,8 @@ def _read(home: str, trial_id: str) -> TrainingCurve | None:
 
 
 def _means(rows: list[dict[str, Any]]) -> Iterator[dict[str, float]]:
-    """Means of rows that follow each other, so many that at most `MOST_POINTS` remain; `tokens` are the last ones."""
-    width = -(-len(rows) // MOST_POINTS)
+    """Means of successive rows, so that at most `POINTS_PER_CURVE` remain; `tokens` are the last ones."""
+    width = -(-len(rows) // POINTS_PER_CURVE)
     for start in range(0, len(rows), width):
         piece = rows[start : start + width]
         means = {

@@ -1,4 +1,4 @@
-"""Panels as plain plotly.js values (`data` and `layout`), with title and tab, which the page itself writes.
+"""Panels as plain plotly.js values (`data` and `layout`), with title and tab, which the page's script writes.
 
 Colours of text and grid follow the page.
 """
@@ -8,12 +8,23 @@ from collections.abc import Sequence
 from functools import singledispatch
 from typing import Any
 
-from vqscale.report.charts.panel import Axis, Band, Dash, Layer, Level, Line, Panel, Points, Symbol, ticks
+from vqscale.report.charts.panel import (
+    Axis,
+    BandLayer,
+    ChartLayer,
+    Level,
+    LineDash,
+    LineLayer,
+    MarkerSymbol,
+    Panel,
+    PointsLayer,
+    ticks,
+)
 
 Chart = dict[str, Any]
 
-_DASHES: dict[Dash, str] = {"solid": "solid", "dotted": "dot", "dashed": "dash"}
-_SYMBOLS: dict[Symbol, str] = {
+_DASHES: dict[LineDash, str] = {"solid": "solid", "dotted": "dot", "dashed": "dash"}
+_SYMBOLS: dict[MarkerSymbol, str] = {
     "circle": "circle", "square": "square", "diamond": "diamond", "triangle": "triangle-up", "cross": "x",
     "star": "star",
 }  # fmt: skip
@@ -21,7 +32,7 @@ _DIGITS = 6
 """Significant digits in the page: more than any screen shows."""
 
 
-def chart(panel: Panel) -> Chart:
+def plotly_chart(panel: Panel) -> Chart:
     named = {layer.group or layer.label for layer in panel.layers if layer.label}
     layout: Chart = {
         "xaxis": _axis(panel.x, ticks(panel, "x")),
@@ -34,30 +45,30 @@ def chart(panel: Panel) -> Chart:
     return {"title": panel.title, "tab": panel.tab, "switch": panel.switch, "data": data, "layout": layout}
 
 
-def _named(layer: Layer) -> Chart:
+def _named(layer: ChartLayer) -> Chart:
     group = layer.group or layer.label
     shared: Chart = {"name": layer.label or group, "showlegend": bool(layer.label)}
     return shared | ({"legendgroup": group} if group else {}) | _trace(layer)
 
 
 @singledispatch
-def _trace(layer: Layer) -> Chart:
+def _trace(layer: ChartLayer) -> Chart:
     raise AssertionError(layer)
 
 
 @_trace.register
-def _(line: Line) -> Chart:
+def _(line: LineLayer) -> Chart:
     trace: Chart = {
         "mode": "lines",
         "x": _short(line.x),
         "y": _short(line.y),
         "line": {"color": line.shade, "dash": _DASHES[line.dash], "width": line.width},
     }
-    return trace | (_said(line.texts) if line.texts else {"hoverinfo": "skip"})
+    return trace | (_tooltips(line.texts) if line.texts else {"hoverinfo": "skip"})
 
 
 @_trace.register
-def _(band: Band) -> Chart:
+def _(band: BandLayer) -> Chart:
     return {
         "mode": "lines",
         "x": _short([*band.x, *reversed(band.x)]),
@@ -71,7 +82,7 @@ def _(band: Band) -> Chart:
 
 
 @_trace.register
-def _(points: Points) -> Chart:
+def _(points: PointsLayer) -> Chart:
     symbol = _SYMBOLS[points.symbol] + ("-open" if points.hollow else "")
     marker: Chart = {"color": points.shade, "size": points.size, "symbol": symbol, "opacity": 0.9}
     if points.hollow:
@@ -88,10 +99,10 @@ def _(points: Points) -> Chart:
         below = [max(y - low, 0.0) for low, y in zip(points.low, points.y, strict=True)]
         bars = {"type": "data", "symmetric": False, "array": _short(above), "arrayminus": _short(below)}
         trace["error_y"] = bars | {"thickness": 1.2, "width": 3}
-    return trace | _said(points.texts)
+    return trace | _tooltips(points.texts)
 
 
-def _said(texts: Any) -> Chart:
+def _tooltips(texts: Any) -> Chart:
     if not texts:
         return {"hovertemplate": "%{x:.4s}, %{y:.4~g}<extra>%{fullData.name}</extra>"}
     return {"text": list(texts), "hovertemplate": "%{text}<extra></extra>"}
@@ -108,7 +119,7 @@ def _axis(axis: Axis, shown: Sequence[tuple[float, str]]) -> Chart:
 
 
 def _levels(levels: Sequence[Level]) -> Chart:
-    """Dashed horizontal lines; their names stand side by side, for levels may be close."""
+    """Dashed horizontal lines; their names are side by side, as levels may be close."""
     line = {"dash": "dash", "width": 1, "color": "#888"}
     across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": line}
     label = {"xref": "paper", "xanchor": "left", "yanchor": "bottom", "showarrow": False}

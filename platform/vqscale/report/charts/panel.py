@@ -1,12 +1,12 @@
-"""A picture as values: what the interactive chart and the file of a figure are both drawn from."""
+"""A chart as values, from which the interactive chart and the file of a figure are both drawn."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Dash = Literal["solid", "dotted", "dashed"]
-Symbol = Literal["circle", "square", "diamond", "triangle", "cross", "star"]
+LineDash = Literal["solid", "dotted", "dashed"]
+MarkerSymbol = Literal["circle", "square", "diamond", "triangle", "cross", "star"]
 _STEPS: tuple[tuple[float, ...], ...] = (
     tuple(tenths / 10 for tenths in range(10, 100)),
     tuple(range(1, 10)),
@@ -14,8 +14,8 @@ _STEPS: tuple[tuple[float, ...], ...] = (
     (1, 3),
     (1,),
 )
-"""Digits of a decade at which ticks may stand, from dense to sparse."""
-SYMBOLS: tuple[Symbol, ...] = ("circle", "square", "diamond", "triangle", "cross")
+"""Digits of a decade at which ticks may lie, from dense to sparse."""
+MARKER_SYMBOLS: tuple[MarkerSymbol, ...] = ("circle", "square", "diamond", "triangle", "cross")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,9 @@ class Axis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Layer:
+class _LayerBase:
+    """What layers of every kind have."""
+
     label: str = ""
     """Its name in the legend; empty: it has none there."""
     group: str = ""
@@ -41,17 +43,17 @@ class _Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line(_Layer):
+class LineLayer(_LayerBase):
     x: Sequence[float]
     y: Sequence[float]
-    dash: Dash = "solid"
+    dash: LineDash = "solid"
     width: float = 2.0
     texts: Sequence[str] = ()
-    """What is said of every point; none: nothing is."""
+    """Tooltip of every point; none: no tooltips."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Band(_Layer):
+class BandLayer(_LayerBase):
     """The area between `low` and `high`."""
 
     x: Sequence[float]
@@ -60,24 +62,24 @@ class Band(_Layer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Points(_Layer):
+class PointsLayer(_LayerBase):
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] = ()
     """Ends of error bars; none: no bars."""
     high: Sequence[float] = ()
-    symbol: Symbol = "circle"
+    symbol: MarkerSymbol = "circle"
     hollow: bool = False
     size: float = 8.0
     joined: bool = False
     """Whether a line goes through them."""
     texts: Sequence[str] = ()
-    """What is said of every point beside its values."""
+    """Tooltip of every point; none: its values."""
     tag: str = ""
-    """Written beside the first point in a figure's file, where nothing can be pointed at."""
+    """Written beside the first point in a figure's file, which has no tooltips."""
 
 
-Layer = Line | Band | Points
+ChartLayer = LineLayer | BandLayer | PointsLayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,35 +97,35 @@ class Panel:
     title: str
     x: Axis
     y: Axis
-    layers: Sequence[Layer]
+    layers: Sequence[ChartLayer]
     levels: Sequence[Level] = field(default=())
     tab: str = ""
-    """What tells it from the others that it takes turns with."""
-    rests_on: str = ""
+    """Name of its tab, where several panels share one place."""
+    provenance: str = ""
     """Fits and tables that it shows, for the metadata of its file."""
     switch: bool = False
     """Whether a reader may switch the loss axis between linear and logarithmic."""
 
 
-def values(layers: Sequence[Layer], axis: Literal["x", "y"]) -> list[float]:
+def axis_values(layers: Sequence[ChartLayer], axis: Literal["x", "y"]) -> list[float]:
     """Every value of the layers along one axis, ends of bars and bands included."""
     return [float(value) for layer in layers for value in _along(layer, axis)]
 
 
-def _along(layer: Layer, axis: Literal["x", "y"]) -> Iterator[float]:
+def _along(layer: ChartLayer, axis: Literal["x", "y"]) -> Iterator[float]:
     if axis == "x":
         yield from layer.x
         return
-    if not isinstance(layer, Band):
+    if not isinstance(layer, BandLayer):
         yield from layer.y
-    if not isinstance(layer, Line):
+    if not isinstance(layer, LineLayer):
         yield from (*layer.low, *layer.high)
 
 
 def ticks(panel: Panel, side: Literal["x", "y"]) -> Sequence[tuple[float, str]]:
     """The axis's own ticks; without any, round numbers of a logarithmic axis; none for a linear one."""
     axis = panel.x if side == "x" else panel.y
-    heights = [value for value in values(panel.layers, side) if value > 0]
+    heights = [value for value in axis_values(panel.layers, side) if value > 0]
     if axis.ticks or not axis.log or not heights:
         return axis.ticks
     return [(place, axis.show(place)) for place in round_numbers(min(heights), max(heights), axis.most_ticks)]

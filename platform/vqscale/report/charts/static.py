@@ -13,30 +13,40 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from vqscale import storage
-from vqscale.report.charts.panel import Axis, Band, Dash, Layer, Line, Panel, Points, Symbol, ticks
+from vqscale.report.charts.panel import (
+    Axis,
+    BandLayer,
+    ChartLayer,
+    LineDash,
+    LineLayer,
+    MarkerSymbol,
+    Panel,
+    PointsLayer,
+    ticks,
+)
 
 
-class Drawn(NamedTuple):
-    """A figure with the name of its file and, for the file's metadata, what it rests on."""
+class DrawnFigure(NamedTuple):
+    """A figure with the name of its file and, for the file's metadata, its provenance."""
 
     name: str
     figure: Figure
-    rests_on: str
+    provenance: str
 
 
-_DASHES: dict[Dash, object] = {"solid": "-", "dotted": (0, (2, 3)), "dashed": (0, (6, 3))}
-_SYMBOLS: dict[Symbol, str] = {
+_DASHES: dict[LineDash, object] = {"solid": "-", "dotted": (0, (2, 3)), "dashed": (0, (6, 3))}
+_SYMBOLS: dict[MarkerSymbol, str] = {
     "circle": "o", "square": "s", "diamond": "D", "triangle": "^", "cross": "X", "star": "*"
 }  # fmt: skip
-MOST_NAMED = 5
-"""Entries of a legend inside the picture; more would lie on the curves."""
+INSIDE_LEGEND_ENTRIES = 5
+"""Entries of a legend inside the figure; more would cover the curves."""
 _CHARACTERS = 120
-"""What a line below the picture holds."""
+"""Characters of a legend's line below the figure."""
 _HANDLE = 10
 """Characters that the mark beside a name and the space around it take."""
 
 
-def figure(panel: Panel) -> Drawn:
+def draw_figure(panel: Panel) -> DrawnFigure:
     made = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
     FigureCanvasAgg(made)
     axes = made.add_subplot()
@@ -47,49 +57,49 @@ def figure(panel: Panel) -> Drawn:
         beside, across = (0.01 + place / len(panel.levels), level.y), axes.get_yaxis_transform()
         axes.annotate(level.label, beside, xycoords=across, fontsize=7, color="#666666", va="bottom")
     _frame(axes, panel)
-    return Drawn(panel.name, made, panel.rests_on)
+    return DrawnFigure(panel.name, made, panel.provenance)
 
 
-def save(figures: Iterable[Drawn], folder: str, formats: Sequence[str] = ("png",)) -> list[str]:
+def save_figures(figures: Iterable[DrawnFigure], folder: str, formats: Sequence[str] = ("png",)) -> list[str]:
     """Write every figure as `folder`/figures/NAME.FORMAT in every format; returns the URIs.
 
-    The metadata of PNG and SVG says under `Description` what the figure rests on.
+    The metadata of PNG and SVG have the figure's provenance under `Description`.
     """
     written = []
-    for name, made, rests_on in figures:
+    for name, made, provenance in figures:
         for suffix in formats:
             buffer = io.BytesIO()
             with matplotlib.rc_context({"svg.hashsalt": name}):
-                made.savefig(buffer, format=suffix, metadata=_metadata(suffix, rests_on))
+                made.savefig(buffer, format=suffix, metadata=_metadata(suffix, provenance))
             written.append(storage.join(folder, "figures", f"{name}.{suffix}"))
             storage.write_bytes(written[-1], buffer.getvalue())
     return written
 
 
-def _metadata(suffix: str, rests_on: str) -> dict[str, str | None]:
+def _metadata(suffix: str, provenance: str) -> dict[str, str | None]:
     """The same file for the same figure: no date."""
-    values: dict[str, str | None] = {"Description": rests_on} if rests_on else {}
+    values: dict[str, str | None] = {"Description": provenance} if provenance else {}
     return values | ({"Date": None} if suffix == "svg" else {})
 
 
 @singledispatch
-def _draw(layer: Layer, axes: Axes) -> None:
+def _draw(layer: ChartLayer, axes: Axes) -> None:
     raise AssertionError(layer)
 
 
 @_draw.register
-def _(line: Line, axes: Axes) -> None:
+def _(line: LineLayer, axes: Axes) -> None:
     style, width = _DASHES[line.dash], 0.75 * line.width
     axes.plot(line.x, line.y, color=line.shade, linestyle=style, linewidth=width, label=line.label or None)
 
 
 @_draw.register
-def _(band: Band, axes: Axes) -> None:
+def _(band: BandLayer, axes: Axes) -> None:
     axes.fill_between(band.x, band.low, band.high, color=band.shade, alpha=0.16, linewidth=0)
 
 
 @_draw.register
-def _(points: Points, axes: Axes) -> None:
+def _(points: PointsLayer, axes: Axes) -> None:
     bars = None
     if points.low:
         y = np.asarray(points.y)
@@ -121,9 +131,9 @@ def _frame(axes: Axes, panel: Panel) -> None:
     axes.grid(visible=True, which="major", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     named = axes.get_legend_handles_labels()[1]
-    if 1 < len(named) <= MOST_NAMED:
+    if 1 < len(named) <= INSIDE_LEGEND_ENTRIES:
         axes.legend(fontsize=8, frameon=False)
-    elif len(named) > MOST_NAMED:
+    elif len(named) > INSIDE_LEGEND_ENTRIES:
         handles, labels = axes.get_legend_handles_labels()
         columns = min(3, max(1, _CHARACTERS // (max(map(len, labels)) + _HANDLE)))
         below = _figure_of(axes).legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=7)

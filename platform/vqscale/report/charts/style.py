@@ -1,4 +1,4 @@
-"""What figures and the HTML report share: colours, names, number formats."""
+"""Style shared by figures and the HTML report: colours, names, number formats."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,28 +6,27 @@ from typing import Any
 
 import pandas as pd
 
-from vqscale.report.charts.panel import SYMBOLS, Axis, Symbol
+from vqscale.report.charts.panel import MARKER_SYMBOLS, Axis, MarkerSymbol
 
 PALETTE = ("#0f78bf", "#d9640f", "#0a9c74", "#c2699c", "#c78f00", "#48a5dd", "#7a68c9", "#8a8f98")
-"""After Okabe and Ito: told apart by colour-blind readers, on white and on near-black."""
+"""After Okabe and Ito: distinguishable by colour-blind readers, on white and on near-black."""
 GREY = "#8a8f98"
 
 _ARCHITECTURES = {
     "transformer_vq": "Transformer-VQ",
-    "transformer_full": "Full-attention twin",
+    "transformer_full": "Full-attention baseline",
     "transformer": "Transformer",
     "longvq": "LongVQ",
     "mega": "Mega",
     "gla": "Gated linear attention",
     "transformer_window": "Sliding window",
 }
-_ALWAYS = 3
-"""So many of them have their colours whether they are on a page or not."""
+_RESERVED = 3
+"""The first of them keep their colours even on a page without them."""
 _PALE = "#aab2bd"
-"""What the lightest shade of every colour is mixed with: seen on white and on near-black."""
+"""Mixed into the lightest shade of every colour: visible on white and on near-black."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def colour(index: int) -> str:
@@ -42,19 +41,19 @@ class Scheme:
 
     @classmethod
     def of(cls, archs: Iterable[Any]) -> "Scheme":
-        """The quantised model and its baselines, whether they are there or not, then known ones, others by name."""
+        """The quantised model and its baselines, present or not, then known ones, others by name."""
         there = {str(arch) for arch in archs if present(arch)}
-        known = [arch for place, arch in enumerate(_ARCHITECTURES) if place < _ALWAYS or arch in there]
+        known = [arch for place, arch in enumerate(_ARCHITECTURES) if place < _RESERVED or arch in there]
         return cls(names=(*known, *sorted(there - set(_ARCHITECTURES))))
 
     def colour(self, arch: Any) -> str:
         return colour(self.place(arch))
 
-    def symbol(self, arch: Any) -> Symbol:
-        return SYMBOLS[self.place(arch) % len(SYMBOLS)]
+    def symbol(self, arch: Any) -> MarkerSymbol:
+        return MARKER_SYMBOLS[self.place(arch) % len(MARKER_SYMBOLS)]
 
     def place(self, arch: Any) -> int:
-        """In the order of the page."""
+        """Place in the order of the page."""
         return self.names.index(str(arch)) if str(arch) in self.names else 0
 
 
@@ -69,13 +68,13 @@ def shade(base: str, share: float) -> str:
 
 
 def architecture(arch: Any, head: Any = None) -> str:
-    """A name for people; an architecture from another table keeps its own."""
+    """Display name; an architecture from another table keeps its own."""
     name = _ARCHITECTURES.get(str(arch), str(arch))
     return f"{name} ({head})" if present(head) else name
 
 
 def whole(value: float) -> str:
-    """S and T, which people know by all their digits."""
+    """S and T, which are written with all their digits."""
     return f"{int(value):,}"
 
 
@@ -83,34 +82,9 @@ def present(value: Any) -> bool:
     return value is not None and not bool(pd.isna(value))
 
 
-def count(value: float | None) -> str:
-    """Counts for people: 1.23 M. Beyond a thousand trillion, powers of ten."""
-    if value is None or not present(value):
-        return ""
-    if abs(value) >= 1e15:
-        return f"{value:.2e}"
-    for scale, letter in _SCALES:
-        if abs(value) >= scale:
-            return f"{value / scale:.3g} {letter}"
-    return f"{value:.3g}" if value != int(value) else str(int(value))
-
-
 def number(value: float | None, digits: int = 4) -> str:
     """Significant digits; nothing for what was not measured."""
     return f"{value:.{digits}g}" if value is not None and present(value) else ""
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share as per cent."""
-    return f"{100 * value:.{digits}f} %" if value is not None and present(value) else ""
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None or not present(seconds):
-        return ""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def bytes_of(value: float | None) -> str:
@@ -123,7 +97,7 @@ def bytes_of(value: float | None) -> str:
 
 
 def power(value: float | None, digits: int = 3) -> str:
-    """A large or small number as people write it: 4.2 × 10¹²."""
+    """A large or small number with a power of ten: 4.2 × 10¹²."""
     if value is None or not present(value):
         return ""
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")

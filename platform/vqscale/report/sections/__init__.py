@@ -1,1 +1,1 @@
-"""The page's sections, each a function of the material: a section, or None where there is nothing to show."""
+"""The page's sections: `section(data)` of each module gives one, or None where there is nothing to show."""

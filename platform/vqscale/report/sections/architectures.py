@@ -2,20 +2,22 @@
 
 from collections.abc import Iterator
 from itertools import count as places
-from typing import Literal
 
-from vqscale.laws.io.schema import ComparedPoint, Comparison, Estimate
-from vqscale.report.charts.panel import Axis, Layer, Level, Line, Panel, Points
-from vqscale.report.charts.style import architecture, colour, duration, flops_axis, number, percent, plural, power
+from vqscale.formatting import duration, percent
+from vqscale.laws.io.schema import BudgetKind, ComparedPoint, Comparison, Estimate
+from vqscale.report.charts.panel import Axis, ChartLayer, Level, LineLayer, Panel, PointsLayer
+from vqscale.report.charts.style import architecture, colour, flops_axis, number, plural, power
 from vqscale.report.compare import against_baselines
-from vqscale.report.report_data import Material
-from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
+from vqscale.report.report_data import ReportData
+from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, TableBlock
 from vqscale.report.sections.runs import LONG
 from vqscale.report.tables import Table, TableCell
 
-Kind = Literal["compute", "time", "money"]
-
-KINDS: dict[Kind, str] = {"compute": "equal compute", "time": "equal measured time", "money": "equal money"}
+BUDGET_LABELS: dict[BudgetKind, str] = {
+    "compute": "equal compute",
+    "time": "equal measured time",
+    "money": "equal money",
+}
 _TEXT = (
     "How many times the budget one architecture needs for the loss that the other has at it: below 1 it is the better"
     " one. Bars are 90 % intervals, hollow points lie beyond the measured budgets. A budget without a point has its"
@@ -23,41 +25,41 @@ _TEXT = (
 )
 
 
-def section(material: Material) -> Section | None:
-    found = material.fits.comparisons
+def section(data: ReportData) -> Section | None:
+    found = data.fits.comparisons
     blocks: list[Block] = []
-    panels = [panel for kind in KINDS if (panel := _panel(material, kind))]
+    panels = [panel for kind in BUDGET_LABELS if (panel := _panel(data, kind))]
     if panels:
         blocks += [Prose(text=_TEXT), Charts(panels=panels)]
-    if rows := [row for one in found for row in _rows(material, one)]:
+    if rows := [row for one in found for row in _rows(data, one)]:
         headers = ["compared", "at equal", "budget", "loss", "the other's", "difference [90 %]", "x the budget [90 %]",
                    "over the data", "why no factor"]  # fmt: skip
         fold = f"All {len(rows)} comparisons" if len(rows) > LONG else ""
-        blocks.append(Shown(table=Table(headers=headers, rows=rows), fold=fold))
-    if refused := [f"{_title(material, one)}: {one.reason}." for one in found if one.reason]:
+        blocks.append(TableBlock(table=Table(headers=headers, rows=rows), fold=fold))
+    if refused := [f"{_title(data, one)}: {one.reason}." for one in found if one.reason]:
         blocks += [Heading(text="Not compared"), Notes(lines=refused)]
-    if skipped := [line for one in found for line in _skipped(material, one)]:
+    if skipped := [line for one in found for line in _skipped(data, one)]:
         blocks += [Heading(text="Without a comparison"), Notes(lines=skipped)]
-    if pairs := equal_sizes(material):
+    if pairs := equal_sizes(data):
         blocks += [Heading(text="At equal size and equal tokens"), Notes(lines=pairs)]
     return Section(id="compare", title="Architectures compared", nav="Compare", blocks=blocks) if blocks else None
 
 
-def _panel(material: Material, kind: Kind) -> Panel | None:
-    layers: list[Layer] = []
+def _panel(data: ReportData, kind: BudgetKind) -> Panel | None:
+    layers: list[ChartLayer] = []
     place = places()
-    for one in material.fits.comparisons:
+    for one in data.fits.comparisons:
         points = [point for point in one.points if point.kind == kind and point.multiplier]
         if points:
-            layers += _layers(_title(material, one), points, next(place))
+            layers += _layers(_title(data, one), points, next(place))
     if not layers:
         return None
-    unit = next(point.unit for one in material.fits.comparisons for point in one.points if point.kind == kind)
+    unit = next(point.unit for one in data.fits.comparisons for point in one.points if point.kind == kind)
     names = {"time": f"training time ({unit})", "money": f"money ({unit})"}
     return Panel(
         name="multiplier" if kind == "compute" else f"multiplier_{kind}",
-        title=f"Times the budget for the same loss, at {KINDS[kind]}",
-        tab=KINDS[kind],
+        title=f"Times the budget for the same loss, at {BUDGET_LABELS[kind]}",
+        tab=BUDGET_LABELS[kind],
         x=flops_axis() if kind == "compute" else Axis(name=names[kind], log=True),
         y=Axis(name="times the budget", log=True),
         layers=layers,
@@ -65,11 +67,11 @@ def _panel(material: Material, kind: Kind) -> Panel | None:
     )
 
 
-def _layers(title: str, points: list[ComparedPoint], place: int) -> Iterator[Layer]:
+def _layers(title: str, points: list[ComparedPoint], place: int) -> Iterator[ChartLayer]:
     """A thin line through all, points with bars within the data, hollow ones beyond."""
     known = sorted((point.budget, point.beyond > 1, point.multiplier) for point in points if point.multiplier)
     x, y = [budget for budget, _, _ in known], [factor.value for _, _, factor in known]
-    yield Line(group=title, shade=colour(place), x=x, y=y, width=1.2)
+    yield LineLayer(group=title, shade=colour(place), x=x, y=y, width=1.2)
     named = False
     for hollow in (False, True):
         part = [(budget, factor) for budget, beyond, factor in known if beyond == hollow]
@@ -77,7 +79,7 @@ def _layers(title: str, points: list[ComparedPoint], place: int) -> Iterator[Lay
             continue
         ends = [factor.interval for _, factor in part if factor.interval]
         whole = len(ends) == len(part)
-        yield Points(
+        yield PointsLayer(
             label="" if named else title,
             group=title,
             shade=colour(place),
@@ -91,8 +93,8 @@ def _layers(title: str, points: list[ComparedPoint], place: int) -> Iterator[Lay
         named = True
 
 
-def _title(material: Material, one: Comparison) -> str:
-    return f"{material.name(one.where, one.label)} against {material.name(one.base, one.base_label)}"
+def _title(data: ReportData, one: Comparison) -> str:
+    return f"{data.name(one.where, one.label)} against {data.name(one.base, one.base_label)}"
 
 
 def ranged(estimate: Estimate, digits: int = 3) -> str:
@@ -109,8 +111,8 @@ def budget_of(point: ComparedPoint) -> str:
     return f"{power(point.budget)} FLOPs" if point.kind == "compute" else f"{number(point.budget, 3)} {point.unit}"
 
 
-def _rows(material: Material, one: Comparison) -> Iterator[list[TableCell]]:
-    title = _title(material, one)
+def _rows(data: ReportData, one: Comparison) -> Iterator[list[TableCell]]:
+    title = _title(data, one)
     for point in one.points:
         yield [
             (title, title),
@@ -125,20 +127,20 @@ def _rows(material: Material, one: Comparison) -> Iterator[list[TableCell]]:
         ]
 
 
-def _skipped(material: Material, one: Comparison) -> Iterator[str]:
+def _skipped(data: ReportData, one: Comparison) -> Iterator[str]:
     """Why there is no comparison, once for all budgets of a kind."""
     by_kind: dict[str, list[str]] = {}
     for key, why in one.skipped.items():
         by_kind.setdefault(key.split()[0], []).append(why.rstrip("."))
     for kind, reasons in by_kind.items():
         many = f" (the first of {len(reasons)} budgets)" if len(reasons) > 1 else ""
-        yield f"{_title(material, one)}, at equal {kind}: {reasons[0]}{many}."
+        yield f"{_title(data, one)}, at equal {kind}: {reasons[0]}{many}."
 
 
-def equal_sizes(material: Material) -> list[str]:
+def equal_sizes(data: ReportData) -> list[str]:
     """Runs that agree in everything but the architecture."""
     lines = []
-    for pairs in against_baselines(material.table, material.metric):
+    for pairs in against_baselines(data.table, data.metric):
         side = "higher" if pairs.mean > 0 else "lower"
         spread = f", {percent(min(pairs.differences))} to {percent(max(pairs.differences))}"
         many = plural(len(pairs.differences), "pair")

@@ -6,34 +6,36 @@ from typing import Any, Final
 
 import pandas as pd
 
-from vqscale.report.charts.panel import Axis, Level, Panel, Points
-from vqscale.report.charts.style import architecture, count, number, percent, present, shade, whole
+from vqscale.formatting import percent, short_count
+from vqscale.report.charts.panel import Axis, Level, Panel, PointsLayer
+from vqscale.report.charts.style import architecture, number, present, shade, whole
 from vqscale.report.compare import finished
-from vqscale.report.report_data import Material
-from vqscale.report.section import Block, Charts, Heading, Prose, Section, Shown
+from vqscale.report.report_data import ReportData
+from vqscale.report.section import Block, Charts, Heading, Prose, Section, TableBlock
 from vqscale.report.sections.runs import LONG
 from vqscale.report.tables import Table, TableCell
 
-MOST_CURVES = 12
+DRAWN_GROUPS = 12
+"""Groups of runs that are drawn, the most accurate ones; the table has them all."""
 _SAME = (
     *("corpus_fingerprint", "arch", "variant", "head", "preset", "parameters_non_embedding", "codebook_size"),
     *("block_length", "context", "tokens", "batch_tokens", "lr", "schedule", "setup"),
 )
-"""What runs that differ in their seed alone agree in."""
+"""Columns in which runs that differ in their seed alone agree."""
 _SHOWN: Final[dict[str, Callable[[Any], str]]] = {
     "preset": str,
     "codebook_size": lambda codes: f"S {whole(codes)}",
     "block_length": lambda length: f"L {whole(length)}",
     "context": lambda context: f"T {whole(context)}",
-    "tokens": lambda tokens: f"D {count(tokens)}",
-    "batch_tokens": lambda tokens: f"batch {count(tokens)}",
+    "tokens": lambda tokens: f"D {short_count(tokens)}",
+    "batch_tokens": lambda tokens: f"batch {short_count(tokens)}",
     "lr": lambda rate: f"lr {number(rate, 2)}",
     "schedule": str,
 }
-"""What a label says where it differs between runs."""
+"""Settings that a label contains where they differ between runs."""
 _MEANS = (
-    "Accuracy is the share of the labels of the validation split that are named rightly; balanced accuracy the mean"
-    " recall of the classes, macro F1 the mean of their F1. Of several seeds the mean is given, with the standard"
+    "Accuracy is the share of the labels of the validation split that are predicted correctly; balanced accuracy the"
+    " mean recall of the classes, macro F1 the mean of their F1. Of several seeds the mean is given, with the standard"
     " deviation, and the lowest and highest."
 )
 _BY = {
@@ -43,7 +45,7 @@ _BY = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seeds:
+class SeedGroup:
     """Finished runs that differ in nothing but the seed."""
 
     label: str
@@ -56,8 +58,8 @@ class Seeds:
         return float(self.rows[column].mean())
 
 
-def section(material: Material) -> Section | None:
-    runs = classified(material)
+def section(data: ReportData) -> Section | None:
+    runs = classified(data)
     if runs.empty:
         return None
     blocks: list[Block] = [Prose(text=_MEANS)]
@@ -67,25 +69,25 @@ def section(material: Material) -> Section | None:
             blocks.append(Heading(text=corpus_name(members)))
         table = _table(groups)
         fold = f"All {len(table.rows)} groups of runs" if len(table.rows) > LONG else ""
-        blocks += [Charts(panels=_panels(material, groups, place)), Shown(table=table, fold=fold)]
+        blocks += [Charts(panels=_panels(data, groups, place)), TableBlock(table=table, fold=fold)]
         blocks += _confused(members)
     return Section(id="classes", title="Accuracy", nav="Accuracy", blocks=blocks)
 
 
-def classified(material: Material) -> pd.DataFrame:
+def classified(data: ReportData) -> pd.DataFrame:
     """Finished runs with an accuracy."""
-    runs = finished(material.table)
+    runs = finished(data.table)
     return runs[runs["accuracy"].notna()] if "accuracy" in runs else runs.iloc[:0]
 
 
-def over_seeds(runs: pd.DataFrame) -> list[Seeds]:
+def over_seeds(runs: pd.DataFrame) -> list[SeedGroup]:
     """Groups of runs, the most accurate first; no two have the same label."""
     keys = [name for name in _SAME if name in runs]
     parts = [rows for _, rows in runs.groupby(keys, dropna=False, sort=False)]
     varied = {name for name in _SHOWN if name in runs and runs[name].nunique() > 1}
     labels = [_label(rows.iloc[0], varied) for rows in parts]
     found = [
-        Seeds(label=label if labels.count(label) == 1 else f"{label}, {_setup(rows.iloc[0], place)}", rows=rows)
+        SeedGroup(label=label if labels.count(label) == 1 else f"{label}, {_setup(rows.iloc[0], place)}", rows=rows)
         for place, (label, rows) in enumerate(zip(labels, parts, strict=True), 1)
     ]
     return sorted(found, key=lambda one: -one.mean("accuracy"))
@@ -96,7 +98,7 @@ def best_run(runs: pd.DataFrame) -> "pd.Series[Any]":
 
 
 def guess(row: "pd.Series[Any]") -> tuple[float, str]:
-    """What naming one class always would reach, and in words: the largest class where its share is known."""
+    """Accuracy of a constant prediction, and its name: the most frequent class where shares are known, else chance."""
     confusion = row.get("confusion")
     if isinstance(confusion, list) and confusion:
         totals = [sum(line) for line in confusion]
@@ -112,7 +114,7 @@ def _label(row: "pd.Series[Any]", varied: set[str]) -> str:
 
 
 def _setup(row: "pd.Series[Any]", place: int) -> str:
-    """What tells models apart that differ in a setting which no column shows."""
+    """A label for models that differ in a setting without a column of its own."""
     return f"setup {row['setup'][:6]}" if present(row.get("setup")) else f"group {place}"
 
 
@@ -122,30 +124,30 @@ def corpus_name(runs: pd.DataFrame) -> str:
     return f"{str(row['corpus']).rstrip('/').rsplit('/', 1)[-1]} ({row['corpus_fingerprint'][:12]})"
 
 
-def _table(groups: Sequence[Seeds]) -> Table:
+def _table(groups: Sequence[SeedGroup]) -> Table:
     headers = ["model", "size", "N", "S", "T", "D", "seeds", "accuracy", "lowest to highest", "balanced", "macro F1",
-               "test", "nats a label"]  # fmt: skip
+               "test", "nats per label"]  # fmt: skip
     return Table(headers=headers, rows=[_row(one) for one in groups])
 
 
-def _row(one: Seeds) -> list[TableCell]:
+def _row(one: SeedGroup) -> list[TableCell]:
     accuracy, seeds = one.rows["accuracy"], len(one.rows)
     spread = f" ± {100 * float(accuracy.std()):.1f}" if seeds > 1 else ""
     span = f"{percent(accuracy.min())} to {percent(accuracy.max())}" if seeds > 1 else ""
     codes = one["codebook_size"]
     cells: list[TableCell] = [(one.label, one.label), (str(one["preset"]), str(one["preset"]))]
-    cells += [(count(one[name]), float(one[name])) for name in ("parameters_non_embedding",)]
+    cells += [(short_count(one[name]), float(one[name])) for name in ("parameters_non_embedding",)]
     cells.append((whole(codes), float(codes)) if present(codes) else ("", ""))
-    cells += [(whole(one["context"]), float(one["context"])), (count(one["tokens"]), float(one["tokens"]))]
+    cells += [(whole(one["context"]), float(one["context"])), (short_count(one["tokens"]), float(one["tokens"]))]
     cells += [(str(seeds), seeds), (f"{percent(one.mean('accuracy'))}{spread}", one.mean("accuracy"))]
     cells.append((span, float(accuracy.min())))
     cells += [(percent(one.mean(name)), one.mean(name)) for name in ("balanced_accuracy", "macro_f1", "test_accuracy")]
     return [*cells, (number(one.mean("loss")), one.mean("loss"))]
 
 
-def _panels(material: Material, groups: Sequence[Seeds], place: int) -> list[Panel]:
+def _panels(data: ReportData, groups: Sequence[SeedGroup], place: int) -> list[Panel]:
     suffix = "" if place == 0 else f"-{place + 1}"
-    drawn = _drawn(material, groups[:MOST_CURVES])
+    drawn = _drawn(data, groups[:DRAWN_GROUPS])
     panels = [_sizes(drawn, suffix)]
     for column, (name, tab, axis) in _BY.items():
         if layers := _curves(drawn, column):
@@ -154,7 +156,7 @@ def _panels(material: Material, groups: Sequence[Seeds], place: int) -> list[Pan
                     name=f"accuracy_by_{name}{suffix}",
                     title=f"Held-out accuracy {tab[0].lower()}{tab[1:]}",
                     tab=tab,
-                    x=Axis(name=axis, log=True, show=count),
+                    x=Axis(name=axis, log=True, show=short_count),
                     y=Axis(name="accuracy (%)", span=(0, 100)),
                     layers=layers,
                 )
@@ -162,30 +164,30 @@ def _panels(material: Material, groups: Sequence[Seeds], place: int) -> list[Pan
     return panels
 
 
-def _drawn(material: Material, groups: Sequence[Seeds]) -> list[tuple[Seeds, dict[str, Any]]]:
+def _drawn(data: ReportData, groups: Sequence[SeedGroup]) -> list[tuple[SeedGroup, dict[str, Any]]]:
     """Groups with the colour and symbol of their architecture, paler the less accurate ones of it."""
     drawn = []
     for one in groups:
         mates = [other.label for other in reversed(groups) if other["arch"] == one["arch"]]
         share = (mates.index(one.label) + 1) / len(mates)
-        tint = shade(material.scheme.colour(one["arch"]), share)
-        drawn.append((one, {"label": one.label, "shade": tint, "symbol": material.scheme.symbol(one["arch"])}))
+        tint = shade(data.scheme.colour(one["arch"]), share)
+        drawn.append((one, {"label": one.label, "shade": tint, "symbol": data.scheme.symbol(one["arch"])}))
     return drawn
 
 
-def _sizes(drawn: Sequence[tuple[Seeds, dict[str, Any]]], suffix: str) -> Panel:
+def _sizes(drawn: Sequence[tuple[SeedGroup, dict[str, Any]]], suffix: str) -> Panel:
     """Accuracy over N; bars from the lowest to the highest seed."""
     sizes = [float(one["parameters_non_embedding"]) for one, _ in drawn]
     span = 0.8 * min(sizes), 1.25 * max(sizes)
-    level, words = guess(best_run(pd.concat([one.rows for one, _ in drawn])))
+    level, name = guess(best_run(pd.concat([one.rows for one, _ in drawn])))
     return Panel(
         name=f"accuracy{suffix}",
         title="Held-out accuracy over size; bars reach from the lowest to the highest seed",
         tab="By size",
-        x=Axis(name="parameters without embeddings N", log=True, show=count, span=span),
+        x=Axis(name="parameters without embeddings N", log=True, show=short_count, span=span),
         y=Axis(name="accuracy (%)"),
         layers=[
-            Points(
+            PointsLayer(
                 **look,
                 x=[float(one["parameters_non_embedding"])],
                 y=[100 * one.mean("accuracy")],
@@ -195,12 +197,12 @@ def _sizes(drawn: Sequence[tuple[Seeds, dict[str, Any]]], suffix: str) -> Panel:
             )
             for one, look in drawn
         ],
-        levels=[Level(y=100 * level, label=words)],
+        levels=[Level(y=100 * level, label=name)],
     )
 
 
-def _curves(drawn: Sequence[tuple[Seeds, dict[str, Any]]], column: str) -> list[Points]:
-    """One curve a group: accuracy over the buckets of `column`, all seeds' labels together."""
+def _curves(drawn: Sequence[tuple[SeedGroup, dict[str, Any]]], column: str) -> list[PointsLayer]:
+    """One curve per group: accuracy over the buckets of `column`, all seeds' labels together."""
     layers = []
     for one, look in drawn:
         buckets = pooled(one.rows[column]) if column in one.rows else {}
@@ -208,14 +210,15 @@ def _curves(drawn: Sequence[tuple[Seeds, dict[str, Any]]], column: str) -> list[
             continue
         places = [(start * max(end - 1, start)) ** 0.5 or 1.0 for start, end in buckets]
         layers.append(
-            Points(
+            PointsLayer(
                 **look,
                 joined=True,
                 size=5,
                 x=places,
                 y=[100 * right / labels for labels, right in buckets.values()],
                 texts=[
-                    f"{one.label}<br>{start:,} to {end - 1:,} tokens: {percent(right / labels)} of {count(labels)}"
+                    f"{one.label}<br>{start:,} to {end - 1:,} tokens:"
+                    f" {percent(right / labels)} of {short_count(labels)}"
                     for (start, end), (labels, right) in buckets.items()
                 ],
             )
@@ -224,7 +227,7 @@ def _curves(drawn: Sequence[tuple[Seeds, dict[str, Any]]], column: str) -> list[
 
 
 def pooled(cells: "pd.Series[Any]") -> dict[tuple[int, int], tuple[float, float]]:
-    """Labels and right ones by bucket, over all runs."""
+    """Labels and correct predictions by bucket, over all runs."""
     found: dict[tuple[int, int], tuple[float, float]] = {}
     for cell in cells:
         for bucket in cell if isinstance(cell, list) else []:
@@ -249,6 +252,6 @@ def _confused(runs: pd.DataFrame) -> list[Block]:
         rows.append([(names[true], true), *((str(labels), labels) for labels in named), recall])
     headers = ["class", *(f"as {name}" for name in names), "recall"]
     fold = f"Confusion of {len(rows)} classes" if len(rows) > LONG else ""
-    text = f"{row['name']}, the most accurate run: labels by true class, and by the class that they were taken for."
+    text = f"{row['name']}, the most accurate run: labels by true class, and by predicted class."
     table = Table(headers=headers, rows=rows)
-    return [Heading(text="What is confused"), Prose(text=text), Shown(table=table, fold=fold)]
+    return [Heading(text="Confusion matrix"), Prose(text=text), TableBlock(table=table, fold=fold)]

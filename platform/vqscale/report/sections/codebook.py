@@ -1,35 +1,35 @@
-"""Codebooks: what S buys at equal compute, and how many codes are in use."""
+"""Codebooks: the effect of S at equal compute and at equal tokens, and how many codes are in use."""
 
 from vqscale.report import tables
-from vqscale.report.charts.panel import Axis, Panel, Points
+from vqscale.report.charts.panel import Axis, Panel, PointsLayer
 from vqscale.report.charts.style import GREY, architecture, number, whole
-from vqscale.report.report_data import Material
-from vqscale.report.section import Block, Charts, Prose, Section, Shown
+from vqscale.report.report_data import ReportData
+from vqscale.report.section import Block, Charts, Prose, Section, TableBlock
 from vqscale.report.sections.runs import LONG
-from vqscale.report.sections.varied import group_table, noise_words, over_panels
+from vqscale.report.sections.varied import group_table, noise_sentence, over_panels
 
 _USE = "Codes in use are exp(entropy) of their usage, mean over layers, at the end of training."
 
 
-def section(material: Material) -> Section | None:
-    panels = over_panels(material, "codebook_size", "codebook size S", "codebook")
-    if use := _use_panel(material):
+def section(data: ReportData) -> Section | None:
+    panels = over_panels(data, "codebook_size", "codebook size S", "codebook")
+    if use := _use_panel(data):
         panels.append(use)
     blocks: list[Block] = []
     if panels:
-        blocks = [Prose(text=f"{noise_words(material)} {_USE}"), Charts(panels=panels)]
-    if compared := group_table(material, "codebook_size", "S"):
+        blocks = [Prose(text=f"{noise_sentence(data)} {_USE}"), Charts(panels=panels)]
+    if compared := group_table(data, "codebook_size", "S"):
         rows = len(compared.rows)
-        blocks.append(Shown(table=compared, fold=f"Losses of all {rows} comparisons" if rows > LONG else ""))
-    if health := tables.codebooks(material.runs):
+        blocks.append(TableBlock(table=compared, fold=f"Losses of all {rows} comparisons" if rows > LONG else ""))
+    if health := tables.codebook_table(data.runs):
         rows = len(health.rows)
-        blocks.append(Shown(table=health, fold=f"Codebooks of {rows} runs" if rows > LONG else ""))
+        blocks.append(TableBlock(table=health, fold=f"Codebooks of {rows} runs" if rows > LONG else ""))
     return Section(id="codebook", title="Codebooks", nav="Codebook", blocks=blocks) if blocks else None
 
 
-def _use_panel(material: Material) -> Panel | None:
+def _use_panel(data: ReportData) -> Panel | None:
     """Codes in use over S, beside the line on which all are."""
-    runs = material.runs
+    runs = data.runs
     if not {"codebook_size", "code_perplexity", "arch"} <= set(runs.columns):
         return None
     runs = runs[runs["codebook_size"].notna() & runs["code_perplexity"].notna()]
@@ -37,12 +37,12 @@ def _use_panel(material: Material) -> Panel | None:
     if len(sizes) < 2:
         return None
     ends = [sizes[0], sizes[-1]]
-    every = Points(label="all codes equally", shade=GREY, joined=True, size=1, x=ends, y=ends)
+    every = PointsLayer(label="all codes equally", shade=GREY, joined=True, size=1, x=ends, y=ends)
     layers = [
-        Points(
+        PointsLayer(
             label=architecture(arch),
-            shade=material.scheme.colour(arch),
-            symbol=material.scheme.symbol(arch),
+            shade=data.scheme.colour(arch),
+            symbol=data.scheme.symbol(arch),
             size=7,
             x=rows["codebook_size"].astype(float).tolist(),
             y=rows["code_perplexity"].tolist(),

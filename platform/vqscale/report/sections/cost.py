@@ -1,4 +1,4 @@
-"""What the study cost: time, speed in training, money, and how far the plan's estimates were off."""
+"""Time, speed in training and money that the study took, and how far the plan's estimates were off."""
 
 import re
 from collections.abc import Iterator
@@ -6,11 +6,12 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from vqscale.report.charts.panel import Axis, Level, Panel, Points
-from vqscale.report.charts.style import architecture, bytes_of, count, duration, number, percent, power, present
+from vqscale.formatting import duration, percent, short_count
+from vqscale.report.charts.panel import Axis, Level, Panel, PointsLayer
+from vqscale.report.charts.style import architecture, bytes_of, number, power, present
 from vqscale.report.compare import own_share
-from vqscale.report.report_data import Material
-from vqscale.report.section import Block, Charts, Heading, Prose, Section, Shown
+from vqscale.report.report_data import ReportData
+from vqscale.report.section import Block, Charts, Heading, Prose, Section, TableBlock
 from vqscale.report.sections.runs import LONG
 from vqscale.report.tables import Table, TableCell
 
@@ -22,17 +23,17 @@ _PLAN = (
 _ESTIMATES = {"seconds": "time of training", "memory_bytes": "peak memory"}
 
 
-def section(material: Material) -> Section | None:
+def section(data: ReportData) -> Section | None:
     blocks: list[Block] = []
-    if times := _times(material.table):
+    if times := _times(data.table):
         text = "Overhead is starting, checkpointing, logging and stopping. FLOP/s are medians over runs."
         rows = len(times.rows)
         fold = f"Time of all {rows} sizes" if rows > LONG else ""
-        blocks += [Prose(text=text), Shown(table=times, fold=fold)]
-    if panel := _speeds(material):
+        blocks += [Prose(text=text), TableBlock(table=times, fold=fold)]
+    if panel := _speeds(data):
         blocks.append(Charts(panels=[panel]))
-    if not material.estimates.empty:
-        blocks += list(_plan(material))
+    if not data.estimates.empty:
+        blocks += list(_plan(data))
     return Section(id="cost", title="Time and cost", nav="Cost", blocks=blocks) if blocks else None
 
 
@@ -61,7 +62,7 @@ def _row(arch: str, size: str, members: pd.DataFrame) -> list[TableCell]:
     cells: list[TableCell] = [(name, name), (size, size), (str(len(members)), len(members)), _cell(power(flops), flops)]
     cells += [(duration(seconds), seconds) for seconds in sums]
     cells.append((percent(share), share))
-    for column, show in (("tokens_per_second", count), ("flops_per_second", power)):
+    for column, show in (("tokens_per_second", short_count), ("flops_per_second", power)):
         value = float(members[column].median()) if column in members else None
         cells.append(_cell(show(value), value))
     used = _share_of_peak(members)
@@ -78,9 +79,9 @@ def _cell(text: str, value: float | None) -> TableCell:
     return (text, value) if value is not None and present(value) else ("", "")
 
 
-def _speeds(material: Material) -> Panel | None:
-    """Speed in training over size, at the context that most runs have."""
-    runs = material.table
+def _speeds(data: ReportData) -> Panel | None:
+    """Speed in training over size, at the context length of most runs."""
+    runs = data.table
     if not {"arch", "tokens_per_second", "parameters_non_embedding", "context", "name"} <= set(runs.columns):
         return None
     runs = runs[runs["tokens_per_second"].notna()]
@@ -90,18 +91,18 @@ def _speeds(material: Material) -> Panel | None:
     return Panel(
         name="training_speed",
         title=f"Speed in training at T = {int(context):,}, with everything else that ran on the machine",
-        x=Axis(name="non-embedding parameters N", log=True, show=count),
-        y=Axis(name="tokens a second", log=True, show=count),
+        x=Axis(name="non-embedding parameters N", log=True, show=short_count),
+        y=Axis(name="tokens per second", log=True, show=short_count),
         layers=[
-            Points(
+            PointsLayer(
                 label=architecture(arch),
-                shade=material.scheme.colour(arch),
-                symbol=material.scheme.symbol(arch),
+                shade=data.scheme.colour(arch),
+                symbol=data.scheme.symbol(arch),
                 size=7,
                 x=rows["parameters_non_embedding"].tolist(),
                 y=rows["tokens_per_second"].tolist(),
                 texts=[
-                    f"{name}<br>{count(speed)} tokens/s"
+                    f"{name}<br>{short_count(speed)} tokens/s"
                     for name, speed in zip(rows["name"], rows["tokens_per_second"], strict=True)
                 ],
             )
@@ -110,17 +111,17 @@ def _speeds(material: Material) -> Panel | None:
     )
 
 
-def _plan(material: Material) -> Iterator[Block]:
-    known = [name for name in _ESTIMATES if material.estimates[f"{name}_ratio"].notna().any()]
+def _plan(data: ReportData) -> Iterator[Block]:
+    known = [name for name in _ESTIMATES if data.estimates[f"{name}_ratio"].notna().any()]
     if not known:
         return
-    yield Heading(text="Plan against reality")
+    yield Heading(text="Estimates of the plan against measurements")
     yield Prose(text=_PLAN)
-    yield Charts(panels=[_ratios(material, name) for name in known])
-    yield Shown(table=_errors(material.estimates, known))
+    yield Charts(panels=[_ratios(data, name) for name in known])
+    yield TableBlock(table=_errors(data.estimates, known))
 
 
-def _ratios(material: Material, name: str) -> Panel:
+def _ratios(data: ReportData, name: str) -> Panel:
     return Panel(
         name=f"estimate_{name.removesuffix('_bytes')}",
         title=f"Measured over estimated {_ESTIMATES[name]}",
@@ -133,10 +134,10 @@ def _ratios(material: Material, name: str) -> Panel:
         y=Axis(name="measured over estimated", log=True),
         levels=[Level(y=1.0, label="as estimated")],
         layers=[
-            Points(
+            PointsLayer(
                 label=architecture(arch),
-                shade=material.scheme.colour(arch),
-                symbol=material.scheme.symbol(arch),
+                shade=data.scheme.colour(arch),
+                symbol=data.scheme.symbol(arch),
                 size=7,
                 x=rows[f"{name}_estimated"].tolist(),
                 y=rows[f"{name}_ratio"].tolist(),
@@ -145,7 +146,7 @@ def _ratios(material: Material, name: str) -> Panel:
                     for run, ratio in zip(rows["name"], rows[f"{name}_ratio"], strict=True)
                 ],
             )
-            for arch, rows in material.estimates[material.estimates[f"{name}_ratio"].notna()].groupby("arch")
+            for arch, rows in data.estimates[data.estimates[f"{name}_ratio"].notna()].groupby("arch")
         ],
     )
 

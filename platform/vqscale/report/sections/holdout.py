@@ -1,79 +1,84 @@
-"""Fitted on the small, asked for the large: how far off the laws were, beside two baselines."""
+"""Laws fitted to the smaller runs and used to predict the larger ones: their errors, beside two baselines."""
 
 from collections.abc import Iterator, Sequence
 
+from vqscale.formatting import percent
 from vqscale.laws import Fit
-from vqscale.laws.io.export import provenance
+from vqscale.laws.io.export import fit_provenance
 from vqscale.laws.io.schema import Selection
-from vqscale.report.charts.panel import Axis, Layer, Line, Panel, Points
-from vqscale.report.charts.style import GREY, flops_axis, number, percent, power
-from vqscale.report.report_data import Material
-from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
-from vqscale.report.sections.registered import registered
+from vqscale.report.charts.panel import Axis, ChartLayer, LineLayer, Panel, PointsLayer
+from vqscale.report.charts.style import GREY, flops_axis, number, power
+from vqscale.report.report_data import ReportData
+from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, TableBlock
+from vqscale.report.sections.registered import prediction_table
 from vqscale.report.tables import Table, TableCell
 
 _TEXT = (
-    'The laws were fitted to the smaller runs only and asked for the largest. "Last value" expects what the nearest'
-    ' smaller run reached, "power law" a straight line in log loss over log C. A law that does not beat both has'
-    " predicted nothing."
+    'The laws were fitted to the smaller runs only and used to predict the largest. The baseline "last value" repeats'
+    ' the best loss at the largest budget fitted, "power law" extrapolates a straight line in log loss over log C. A'
+    " law that does not beat both adds nothing to them."
 )
-_REGISTERED = (
-    "Predictions that were written down before their runs had ended; a run that has not finished is still open."
-)
+_REGISTERED = "Predictions that were registered before their runs had ended; a run that has not finished is pending."
 _DASHES = {"last value": "dotted", "power law": "dashed"}
 _NEAR = 0.01
 
 
-def section(material: Material) -> Section | None:
-    fits = material.fits.fits
-    if not fits and not material.predictions:
+def section(data: ReportData) -> Section | None:
+    fits = data.fits.fits
+    if not fits and not data.predictions:
         return None
-    panels = [panel for panel in (_predicted(material), _windows(material)) if panel]
+    panels = [panel for panel in (_predicted(data), _windows(data)) if panel]
     blocks: list[Block] = [Prose(text=_TEXT)] if fits else []
     blocks += [Charts(panels=panels)] if panels else []
-    blocks += [Shown(table=_hold_outs(material, fits))] if fits else []
-    if windows := _window_table(material, fits):
-        blocks.append(Shown(table=windows, fold=f"Expanding window: {len(windows.rows)} fits to the smaller budgets"))
-    if material.predictions:
-        blocks += [Heading(text="Registered predictions"), Prose(text=_REGISTERED), Shown(table=registered(material))]
-    for selection in material.fits.selections:
+    blocks += [TableBlock(table=_hold_outs(data, fits))] if fits else []
+    if windows := _window_table(data, fits):
+        blocks.append(
+            TableBlock(table=windows, fold=f"Expanding window: {len(windows.rows)} fits to the smaller budgets")
+        )
+    if data.predictions:
+        blocks += [
+            Heading(text="Pre-registered predictions"),
+            Prose(text=_REGISTERED),
+            TableBlock(table=prediction_table(data)),
+        ]
+    for selection in data.fits.selections:
         blocks += [Heading(text=f"Forms compared: {selection.label}"), *_selection(selection)]
     return Section(id="holdout", title="Tested on held-out runs", nav="Hold-out", blocks=blocks)
 
 
-def _predicted(material: Material) -> Panel | None:
+def _predicted(data: ReportData) -> Panel | None:
     """Predicted over measured, with the diagonal and one per cent on either side of it."""
-    fits = [fit for fit in material.leading if fit.holdout.points]
+    fits = [fit for fit in data.leading if fit.holdout.points]
     if not fits:
         return None
     measured = [point.measured for fit in fits for point in fit.holdout.points]
     ends = (0.99 * min(measured), 1.01 * max(measured))
-    layers: list[Layer] = [
-        Line(label="exact", group="exact", shade=GREY, x=ends, y=ends, width=1.2),
+    layers: list[ChartLayer] = [
+        LineLayer(label="exact", group="exact", shade=GREY, x=ends, y=ends, width=1.2),
         *(
-            Line(group="exact", shade=GREY, x=ends, y=[(1 + off) * end for end in ends], dash="dotted", width=1)
+            LineLayer(group="exact", shade=GREY, x=ends, y=[(1 + off) * end for end in ends], dash="dotted", width=1)
             for off in (-_NEAR, _NEAR)
         ),
     ]
-    layers += [_points(material, fit) for fit in fits]
+    layers += [_points(data, fit) for fit in fits]
     return Panel(
         name="holdout",
         title="Held-out runs: predicted over measured loss (dotted: one per cent off)",
         tab="predictions",
-        x=Axis(name=f"measured ({material.unit})"),
-        y=Axis(name=f"predicted ({material.unit})"),
+        x=Axis(name=f"measured ({data.unit})"),
+        y=Axis(name=f"predicted ({data.unit})"),
         layers=layers,
-        rests_on="; ".join(provenance(fit) for fit in fits),
+        provenance="; ".join(fit_provenance(fit) for fit in fits),
     )
 
 
-def _points(material: Material, fit: Fit) -> Points:
-    name = material.name(fit.where, fit.label)
+def _points(data: ReportData, fit: Fit) -> PointsLayer:
+    name = data.name(fit.where, fit.label)
     points = fit.holdout.points
-    return Points(
+    return PointsLayer(
         label=name,
-        shade=material.scheme.colour(fit.where.get("arch")),
-        symbol=material.scheme.symbol(fit.where.get("arch")),
+        shade=data.scheme.colour(fit.where.get("arch")),
+        symbol=data.scheme.symbol(fit.where.get("arch")),
         x=[point.measured for point in points],
         y=[point.predicted for point in points],
         texts=[
@@ -84,9 +89,9 @@ def _points(material: Material, fit: Fit) -> Points:
     )
 
 
-def _windows(material: Material) -> Panel | None:
+def _windows(data: ReportData) -> Panel | None:
     """Error on the next budgets over the largest budget that was fitted."""
-    fits = [fit for fit in material.leading if any(one.mean_relative_error is not None for one in fit.holdout.windows)]
+    fits = [fit for fit in data.leading if any(one.mean_relative_error is not None for one in fit.holdout.windows)]
     if not fits:
         return None
     return Panel(
@@ -95,17 +100,17 @@ def _windows(material: Material) -> Panel | None:
         tab="expanding window",
         x=flops_axis("fitted up to (training FLOPs C)"),
         y=Axis(name="mean error (%)"),
-        layers=[layer for fit in fits for layer in _window_lines(material, fit)],
-        rests_on="; ".join(provenance(fit) for fit in fits),
+        layers=[layer for fit in fits for layer in _window_lines(data, fit)],
+        provenance="; ".join(fit_provenance(fit) for fit in fits),
     )
 
 
-def _window_lines(material: Material, fit: Fit) -> Iterator[Layer]:
-    name = material.name(fit.where, fit.label)
-    tint, symbol = (of(fit.where.get("arch")) for of in (material.scheme.colour, material.scheme.symbol))
+def _window_lines(data: ReportData, fit: Fit) -> Iterator[ChartLayer]:
+    name = data.name(fit.where, fit.label)
+    tint, symbol = (of(fit.where.get("arch")) for of in (data.scheme.colour, data.scheme.symbol))
     own = [(one.fitted_to, one.mean_relative_error, one) for one in fit.holdout.windows]
     known = [(budget, 100 * error, one) for budget, error, one in own if error is not None]
-    yield Points(
+    yield PointsLayer(
         label=name,
         shade=tint,
         symbol=symbol,  # type: ignore[arg-type]
@@ -123,15 +128,15 @@ def _window_lines(material: Material, fit: Fit) -> Iterator[Layer]:
         if shown:
             x, y = zip(*shown, strict=True)
             label = f"{name}: {baseline}"
-            yield Line(label=label, shade=tint, x=x, y=y, dash=dash, width=1.3)  # type: ignore[arg-type]
+            yield LineLayer(label=label, shade=tint, x=x, y=y, dash=dash, width=1.3)  # type: ignore[arg-type]
 
 
-def _hold_outs(material: Material, fits: Sequence[Fit]) -> Table:
+def _hold_outs(data: ReportData, fits: Sequence[Fit]) -> Table:
     baselines = list(dict.fromkeys(name for fit in fits for name in fit.holdout.baselines))
     rows: list[list[TableCell]] = []
     for fit in fits:
         held = fit.holdout
-        cells: list[TableCell] = [(fit.law, fit.law), (material.name(fit.where, fit.label), fit.label)]
+        cells: list[TableCell] = [(fit.law, fit.law), (data.name(fit.where, fit.label), fit.label)]
         cells.append(_percent(held.mean_relative_error))
         cells += [_percent(held.baselines.get(name)) for name in baselines]
         cells += [(number(held.r2, 3), held.r2 if held.r2 is not None else ""), (held.description, held.description)]
@@ -143,12 +148,12 @@ def _percent(share: float | None) -> TableCell:
     return (percent(share, 2), share) if share is not None else ("", "")
 
 
-def _window_table(material: Material, fits: Sequence[Fit]) -> Table | None:
+def _window_table(data: ReportData, fits: Sequence[Fit]) -> Table | None:
     baselines = list(dict.fromkeys(name for fit in fits for one in fit.holdout.windows for name in one.baselines))
     exponents = list(dict.fromkeys(name for fit in fits for one in fit.holdout.windows for name in one.exponents))
     rows: list[list[TableCell]] = []
     for fit in fits:
-        name = material.name(fit.where, fit.label)
+        name = data.name(fit.where, fit.label)
         for one in fit.holdout.windows:
             cells: list[TableCell] = [(fit.law, fit.law), (name, name), (power(one.fitted_to), one.fitted_to)]
             cells += [(str(runs), runs) for runs in (one.fitted_runs, one.predicted_runs)]
@@ -162,7 +167,7 @@ def _window_table(material: Material, fits: Sequence[Fit]) -> Table | None:
 def _selection(selection: Selection) -> Iterator[Block]:
     rows: list[list[TableCell]] = [
         [
-            (one.law + (" (chosen)" if one.law == selection.chosen else ""), one.law),
+            (one.law + (" (selected)" if one.law == selection.chosen else ""), one.law),
             (one.form, one.form),
             _percent(one.held_out_error),
             (str(one.n_runs), one.n_runs),
@@ -172,5 +177,5 @@ def _selection(selection: Selection) -> Iterator[Block]:
         for one in selection.candidates
     ]
     headers = ["law", "form", "held-out error", "runs", "S and T to infinity", "refused"]
-    yield Notes(lines=[selection.words])
-    yield Shown(table=Table(headers=headers, rows=rows))
+    yield Notes(lines=[selection.description])
+    yield TableBlock(table=Table(headers=headers, rows=rows))

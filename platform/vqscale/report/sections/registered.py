@@ -1,17 +1,19 @@
-"""Predictions that were registered before their runs had ended, beside what was then measured."""
+"""Pre-registered predictions beside the measurements that followed."""
 
-from vqscale.laws.decisions.predictions import Prediction, Score, score
+from vqscale.laws.decisions.predictions import Prediction, PredictionScore, score_predictions
 from vqscale.report.charts.style import number
-from vqscale.report.report_data import Material
+from vqscale.report.report_data import ReportData
 from vqscale.report.tables import Table, TableCell
 
 
-def registered(material: Material) -> Table:
+def prediction_table(data: ReportData) -> Table:
     """Every prediction, oldest first."""
     rows: list[list[TableCell]] = []
-    for one in material.predictions:
-        scored = score([one], material.table)
-        rows.append([*_said(one), *(_scored(scored[0]) if scored else [("open", ""), ("", ""), ("", ""), ("", "")])])
+    for one in data.predictions:
+        scored = score_predictions([one], data.table)
+        rows.append(
+            [*_prediction(one), *(_scored(scored[0]) if scored else [("pending", ""), ("", ""), ("", ""), ("", "")])]
+        )
     headers = [
         "run",
         "registered",
@@ -26,7 +28,7 @@ def registered(material: Material) -> Table:
     return Table(headers=headers, rows=rows)
 
 
-def _said(one: Prediction) -> list[TableCell]:
+def _prediction(one: Prediction) -> list[TableCell]:
     limits = one.predicted.interval
     ends = f" [{number(limits.low90)}, {number(limits.high90)}]" if limits else ""
     return [
@@ -38,7 +40,7 @@ def _said(one: Prediction) -> list[TableCell]:
     ]
 
 
-def _scored(one: Score) -> list[TableCell]:
+def _scored(one: PredictionScore) -> list[TableCell]:
     inside = "" if one.inside_90 is None else "yes" if one.inside_90 else "no"
     error = f"{100 * one.relative_error:+.2f} %"
     early = "" if one.before_start is None else "yes" if one.before_start else "no, while it trained"

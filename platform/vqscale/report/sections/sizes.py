@@ -1,42 +1,43 @@
-"""How a budget is best divided: N*(C) and D*(C) with their intervals."""
+"""The best division of a budget: N*(C) and D*(C) with their intervals."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from vqscale.formatting import short_count
 from vqscale.laws import Fit
-from vqscale.laws.decisions.surface import leading
-from vqscale.laws.io.export import provenance
+from vqscale.laws.decisions.surface import leading_fits
+from vqscale.laws.io.export import fit_provenance
 from vqscale.laws.io.schema import Estimate, Optimum
-from vqscale.report.charts.panel import Axis, Layer, Panel, Points
-from vqscale.report.charts.style import count, flops_axis, number, power
-from vqscale.report.report_data import Material, frontier
-from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, Shown
-from vqscale.report.sections.compute import along, drawn
+from vqscale.report.charts.panel import Axis, ChartLayer, Panel, PointsLayer
+from vqscale.report.charts.style import flops_axis, number, power
+from vqscale.report.report_data import ReportData, shown_frontier
+from vqscale.report.section import Block, Charts, Heading, Notes, Prose, Section, TableBlock
+from vqscale.report.sections.compute import drawn_optima, optima_layers
 from vqscale.report.tables import Table, TableCell
 
-Of = Callable[[Optimum], Estimate]
+_Quantity = Callable[[Optimum], Estimate]
 
 _TEXT = (
     "The size and the training tokens that give the least loss for a budget. Bands are 90 % intervals; dotted parts lie"
-    " beyond the largest budget that was fitted; stars are the vertices of the isoFLOP parabolas. The table says"
-    " how flat the optimum is: any size in the range given is within 1 % of the best loss."
+    " beyond the largest budget that was fitted; stars are the vertices of the isoFLOP parabolas. The table"
+    " shows how flat the optimum is: any size in the range given is within 1 % of the best loss."
 )
-_QUANTITIES: tuple[tuple[str, str, str, Of], ...] = (
+_QUANTITIES: tuple[tuple[str, str, str, _Quantity], ...] = (
     ("optimal_parameters", "N*", "non-embedding parameters N*", lambda one: one.parameters),
     ("optimal_tokens", "D*", "training tokens D*", lambda one: one.tokens),
-    ("tokens_per_parameter", "D* / N*", "tokens a parameter D* / N*", lambda one: one.tokens_per_parameter),
+    ("tokens_per_parameter", "D* / N*", "tokens per parameter D* / N*", lambda one: one.tokens_per_parameter),
 )
 
 
-def section(material: Material) -> Section | None:
-    fits = [fit for fit in material.leading if fit.frontiers]
+def section(data: ReportData) -> Section | None:
+    fits = [fit for fit in data.leading if fit.frontiers]
     if not any(one.optima for fit in fits for one in fit.frontiers):
         return None
-    panels = [_panel(material, fits, *quantity) for quantity in _QUANTITIES]
-    blocks: list[Block] = [Prose(text=_TEXT), Charts(panels=panels), Shown(table=_optima(material, fits))]
-    blocks += [Heading(text="Exponents"), Shown(table=_exponents(material))]
+    panels = [_panel(data, fits, *quantity) for quantity in _QUANTITIES]
+    blocks: list[Block] = [Prose(text=_TEXT), Charts(panels=panels), TableBlock(table=_optima(data, fits))]
+    blocks += [Heading(text="Exponents"), TableBlock(table=_exponents(data))]
     refused = [
-        f"{material.name(fit.where, fit.label)}, C = {power(float(budget))}: {reason.rstrip('.')}."
+        f"{data.name(fit.where, fit.label)}, C = {power(float(budget))}: {reason.rstrip('.')}."
         for fit in fits
         for one in fit.frontiers[:1]
         for budget, reason in one.refused.items()
@@ -45,42 +46,42 @@ def section(material: Material) -> Section | None:
     return Section(id="sizes", title="Compute-optimal sizes", nav="Sizes", blocks=blocks)
 
 
-def _panel(material: Material, fits: list[Fit], name: str, tab: str, axis: str, of: Of) -> Panel:
-    layers = [layer for fit in fits for layer in _layers(material, fit, name, of)]
+def _panel(data: ReportData, fits: list[Fit], name: str, tab: str, axis: str, of: _Quantity) -> Panel:
+    layers = [layer for fit in fits for layer in _layers(data, fit, name, of)]
     return Panel(
         name=name,
         title=f"{tab} over the training budget",
         tab=tab,
         x=flops_axis(),
-        y=Axis(name=axis, log=True, show=count),
+        y=Axis(name=axis, log=True, show=short_count),
         layers=layers,
-        rests_on="; ".join(provenance(fit) for fit in fits),
+        provenance="; ".join(fit_provenance(fit) for fit in fits),
     )
 
 
-def _layers(material: Material, fit: Fit, name: str, of: Of) -> Iterator[Layer]:
-    found = frontier(fit)
+def _layers(data: ReportData, fit: Fit, name: str, of: _Quantity) -> Iterator[ChartLayer]:
+    found = shown_frontier(fit)
     if found is None or not found.optima:
         return
-    optima = drawn(fit, found)
-    group = material.name(fit.where, fit.label)
-    tint = material.scheme.colour(fit.where.get("arch"))
-    yield from along(optima, [(of(one).value, of(one).interval) for one in optima], group, tint)
-    yield Points(
+    optima = drawn_optima(fit, found)
+    group = data.name(fit.where, fit.label)
+    tint = data.scheme.colour(fit.where.get("arch"))
+    yield from optima_layers(optima, [(of(one).value, of(one).interval) for one in optima], group, tint)
+    yield PointsLayer(
         label=group,
         shade=tint,
-        symbol=material.scheme.symbol(fit.where.get("arch")),
+        symbol=data.scheme.symbol(fit.where.get("arch")),
         size=7,
         x=[one.flops for one in optima],
         y=[of(one).value for one in optima],
-        texts=[f"{group}<br>C {power(one.flops)}: {_ranged(of(one), count)}" for one in optima],
+        texts=[f"{group}<br>C {power(one.flops)}: {_ranged(of(one), short_count)}" for one in optima],
     )
-    for one in material.fits.isoflops:
+    for one in data.fits.isoflops:
         if one.where == fit.where:
             yield from _vertices(one.rows, name, group, tint)
 
 
-def _vertices(rows: Any, name: str, group: str, tint: str) -> Iterator[Points]:
+def _vertices(rows: Any, name: str, group: str, tint: str) -> Iterator[PointsLayer]:
     found = [row for row in rows if row.parameters is not None and row.tokens is not None]
     if found:
         heights = {
@@ -90,7 +91,7 @@ def _vertices(rows: Any, name: str, group: str, tint: str) -> Iterator[Points]:
         }[name]
         texts = [f"vertex of the parabola at C {power(row.budget)}" for row in found]
         budgets = [row.budget for row in found]
-        yield Points(group=group, shade=tint, symbol="star", size=12, x=budgets, y=heights, texts=texts)
+        yield PointsLayer(group=group, shade=tint, symbol="star", size=12, x=budgets, y=heights, texts=texts)
 
 
 def _ranged(estimate: Estimate, show: Callable[[float], str]) -> str:
@@ -100,16 +101,16 @@ def _ranged(estimate: Estimate, show: Callable[[float], str]) -> str:
     return f"{show(estimate.value)} [{show(estimate.interval.low90)}, {show(estimate.interval.high90)}]"
 
 
-def _optima(material: Material, fits: list[Fit]) -> Table:
+def _optima(data: ReportData, fits: list[Fit]) -> Table:
     rows: list[list[TableCell]] = []
     for fit in fits:
-        found = frontier(fit)
-        name = material.name(fit.where, fit.label)
+        found = shown_frontier(fit)
+        name = data.name(fit.where, fit.label)
         for one in found.optima if found else []:
             values: list[TableCell] = [(name, name), (power(one.flops), one.flops)]
             for estimate, show in _shown(one):
                 values.append((_ranged(estimate, show), estimate.value))
-            span = f"{count(one.parameters_low)} to {count(one.parameters_high)}"
+            span = f"{short_count(one.parameters_low)} to {short_count(one.parameters_high)}"
             beyond = f"{number(one.beyond, 3)} x" if one.beyond > 1 else ""
             rows.append([*values, (span, one.parameters_low), (beyond, one.beyond)])
     headers = ["runs of", "C (FLOPs)", "N* [90 %]", "D* [90 %]", "D* / N*", "loss", "N within 1 %", "over the data"]
@@ -117,24 +118,24 @@ def _optima(material: Material, fits: list[Fit]) -> Table:
 
 
 def _shown(one: Optimum) -> Iterator[tuple[Estimate, Callable[[float], str]]]:
-    yield one.parameters, count
-    yield one.tokens, count
+    yield one.parameters, short_count
+    yield one.tokens, short_count
     yield one.tokens_per_parameter, lambda value: number(value, 3)
     yield one.loss, number
 
 
-def _exponents(material: Material) -> Table:
+def _exponents(data: ReportData) -> Table:
     """a and b of the leading fit of every subset, by both counts of C."""
     rows = [
         [
-            material.name(fit.where, fit.label),
+            data.name(fit.where, fit.label),
             fit.law,
             "exact" if one.cost == "exact" else "6ND",
             _ranged(one.a, lambda value: number(value, 3)),
             _ranged(one.b, lambda value: number(value, 3)),
-            one.words,
+            one.description,
         ]
-        for fit in leading(material.fits.fits)
+        for fit in leading_fits(data.fits.fits)
         for one in fit.frontiers
     ]
     return Table.of(["runs of", "law", "C", "a: N* ~ C^a [90 %]", "b: D* ~ C^b [90 %]", "how C is counted"], rows)

@@ -3,27 +3,32 @@
 import pandas as pd
 
 from vqscale.report import tables
-from vqscale.report.report_data import Material
-from vqscale.report.section import Section, Speed
-from vqscale.report.throughput.decision import break_evens, decisions, provenance, warnings
-from vqscale.report.throughput.panels import panels
+from vqscale.report.report_data import ReportData
+from vqscale.report.section import Section, SpeedBlock
+from vqscale.report.throughput.panels import speed_panels
+from vqscale.report.throughput.speed_comparison import (
+    break_evens,
+    measurement_provenance,
+    measurement_warnings,
+    speed_comparisons,
+)
 
 
-def section(material: Material) -> Section | None:
-    if material.throughput is None:
+def section(data: ReportData) -> Section | None:
+    if data.throughput is None:
         return None
-    blocks = [speed_block(material.throughput)]
+    blocks = [speed_block(data.throughput)]
     return Section(id="speed", title="Speed against quadratic attention", nav="Speed", blocks=blocks)
 
 
-def speed_block(throughput: pd.DataFrame) -> Speed:
-    """What the section on speed shows of a throughput table."""
+def speed_block(throughput: pd.DataFrame) -> SpeedBlock:
+    """The block of the section on speed, of a throughput table."""
     values = {
-        "decisions": decisions(throughput),
+        "comparisons": speed_comparisons(throughput),
         "break_evens": break_evens(throughput),
-        "cells": tables.throughput(throughput),
-        "not_measured": tables.not_measured(throughput),
-        "provenance": provenance(throughput),
-        "warnings": warnings(throughput),
+        "cells": tables.throughput_cell_table(throughput),
+        "not_measured": tables.not_measured_table(throughput),
+        "provenance": measurement_provenance(throughput),
+        "warnings": measurement_warnings(throughput),
     }
-    return Speed(values=values, panels=panels(throughput))
+    return SpeedBlock(values=values, panels=speed_panels(throughput))

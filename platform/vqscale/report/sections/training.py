@@ -4,26 +4,27 @@ from typing import Any
 
 import pandas as pd
 
+from vqscale.formatting import short_count
 from vqscale.report.charts.curves import TrainingCurve
-from vqscale.report.charts.panel import Axis, Line, Panel
-from vqscale.report.charts.style import architecture, count, shade
-from vqscale.report.report_data import Material
+from vqscale.report.charts.panel import Axis, LineLayer, Panel
+from vqscale.report.charts.style import architecture, shade
+from vqscale.report.report_data import ReportData
 from vqscale.report.section import Block, Charts, Prose, Section
 
-MOST_CURVES = 40
-"""Of one architecture: more could not be told apart."""
-_TEXT = "Training loss, means over short windows. Paler curves are of smaller models; a curve ends at its horizon."
+CURVES_PER_ARCHITECTURE = 40
+"""More could not be distinguished."""
+_TEXT = "Training loss, means over short windows. Paler curves are smaller models; a curve ends at its token budget."
 
 
-def section(material: Material) -> Section | None:
-    if not material.curves:
+def section(data: ReportData) -> Section | None:
+    if not data.curves:
         return None
-    rows = material.table.drop_duplicates("trial_id").set_index("trial_id")
+    rows = data.table.drop_duplicates("trial_id").set_index("trial_id")
     panels: list[Panel] = []
     notes = []
-    for arch, members in rows.loc[[one.trial_id for one in material.curves]].groupby("arch"):
+    for arch, members in rows.loc[[one.trial_id for one in data.curves]].groupby("arch"):
         shown = _spread(members)
-        panels.append(_panel(material, str(arch), shown, len(panels)))
+        panels.append(_panel(data, str(arch), shown, len(panels)))
         if len(shown) < len(members):
             notes.append(f"{len(shown)} of {len(members)} runs of {architecture(arch)} are drawn, evenly over C.")
     blocks: list[Block] = [Prose(text=" ".join([_TEXT, *notes])), Charts(panels=panels)]
@@ -32,22 +33,22 @@ def section(material: Material) -> Section | None:
 
 def _spread(members: pd.DataFrame) -> pd.DataFrame:
     ordered = members.sort_values("flops")
-    step = -(-len(ordered) // MOST_CURVES)
+    step = -(-len(ordered) // CURVES_PER_ARCHITECTURE)
     return ordered.iloc[::-1].iloc[::step]
 
 
-def _panel(material: Material, arch: str, members: pd.DataFrame, place: int) -> Panel:
-    curves = {one.trial_id: one for one in material.curves}
-    in_bits = material.metric == "bpb" and all(curves[str(trial)].bpb for trial in members.index)
+def _panel(data: ReportData, arch: str, members: pd.DataFrame, place: int) -> Panel:
+    curves = {one.trial_id: one for one in data.curves}
+    in_bits = data.metric == "bpb" and all(curves[str(trial)].bpb for trial in members.index)
     sizes = sorted(members["parameters_non_embedding"].unique())
-    base = material.scheme.colour(arch)
+    base = data.scheme.colour(arch)
     tints = {size: shade(base, index / max(len(sizes) - 1, 1)) for index, size in enumerate(sizes)}
     return Panel(
         name="training" if place == 0 else f"training-{place + 1}",
         title=f"Training loss over tokens: {architecture(arch)}",
         tab=architecture(arch),
-        x=Axis(name="training tokens", log=True, show=count),
-        y=Axis(name="bits a byte" if in_bits else "nats a label" if material.classifies else "nats a token"),
+        x=Axis(name="training tokens", log=True, show=short_count),
+        y=Axis(name="bits per byte" if in_bits else "nats per label" if data.classifies else "nats per token"),
         layers=[
             _line(curves[str(trial)], row, tints[row["parameters_non_embedding"]], in_bits=in_bits)
             for trial, row in members.iterrows()
@@ -56,7 +57,7 @@ def _panel(material: Material, arch: str, members: pd.DataFrame, place: int) -> 
     )
 
 
-def _line(curve: TrainingCurve, row: "pd.Series[Any]", tint: str, *, in_bits: bool) -> Line:
-    name = f"{row['name']}<br>N {count(row['parameters_non_embedding'])}"
+def _line(curve: TrainingCurve, row: "pd.Series[Any]", tint: str, *, in_bits: bool) -> LineLayer:
+    name = f"{row['name']}<br>N {short_count(row['parameters_non_embedding'])}"
     y = curve.bpb if in_bits else curve.loss
-    return Line(group=curve.trial_id, shade=tint, x=curve.tokens, y=y, width=1.3, texts=[name] * len(y))
+    return LineLayer(group=curve.trial_id, shade=tint, x=curve.tokens, y=y, width=1.3, texts=[name] * len(y))

@@ -1,25 +1,26 @@
-"""Loss over one thing that a study varied, S or T, at equal compute and at equal tokens."""
+"""Loss over a setting that a study varied, S or T, at equal compute and at equal tokens."""
 
 from collections.abc import Callable, Sequence
 
-from vqscale.report.charts.panel import Axis, Panel, Points
-from vqscale.report.charts.style import architecture, count, number, percent, power, shade, whole
-from vqscale.report.equal import Equal, Group, Noise, groups, seed_noise
-from vqscale.report.report_data import Material
+from vqscale.formatting import percent, short_count
+from vqscale.report.charts.panel import Axis, Panel, PointsLayer
+from vqscale.report.charts.style import architecture, number, power, shade, whole
+from vqscale.report.equal import Equal, EqualGroup, SeedNoise, equal_groups, seed_noise
+from vqscale.report.report_data import ReportData
 from vqscale.report.tables import Table, TableCell
 
 EQUALS: tuple[Equal, ...] = ("compute", "tokens")
 
 
-def all_groups(material: Material, column: str) -> list[Group]:
-    return [one for equal in EQUALS for one in groups(material.runs, column, material.metric, equal)]
+def all_groups(data: ReportData, column: str) -> list[EqualGroup]:
+    return [one for equal in EQUALS for one in equal_groups(data.runs, column, data.metric, equal)]
 
 
-def over_panels(material: Material, column: str, axis: str, name: str) -> list[Panel]:
+def over_panels(data: ReportData, column: str, axis: str, name: str) -> list[Panel]:
     """A panel for equal compute and one for equal tokens: losses relative to the lowest of each group."""
     panels = []
     for equal in EQUALS:
-        found = groups(material.runs, column, material.metric, equal)
+        found = equal_groups(data.runs, column, data.metric, equal)
         if found:
             title = f"Loss over {axis} at equal {equal}, above the lowest of each curve"
             panels.append(
@@ -29,23 +30,25 @@ def over_panels(material: Material, column: str, axis: str, name: str) -> list[P
                     tab=f"equal {equal}",
                     x=_value_axis(axis, found),
                     y=Axis(name="loss above the lowest (%)"),
-                    layers=curves(material, found, lambda one: [100 * share for share in one.relative]),
+                    layers=group_curves(data, found, lambda one: [100 * share for share in one.relative]),
                 )
             )
     return panels
 
 
-def curves(material: Material, found: Sequence[Group], height: Callable[[Group], list[float]]) -> list[Points]:
-    """One curve a group: its architecture's colour and symbol, paler at smaller levels."""
+def group_curves(
+    data: ReportData, found: Sequence[EqualGroup], height: Callable[[EqualGroup], list[float]]
+) -> list[PointsLayer]:
+    """One curve per group: its architecture's colour and symbol, paler at smaller levels."""
     made = []
     for one in found:
         levels = sorted({(other.level, other.size) for other in found if other.arch == one.arch})
         share = levels.index((one.level, one.size)) / max(len(levels) - 1, 1)
         made.append(
-            Points(
+            PointsLayer(
                 label=_label(one),
-                shade=shade(material.scheme.colour(one.arch), share),
-                symbol=material.scheme.symbol(one.arch),
+                shade=shade(data.scheme.colour(one.arch), share),
+                symbol=data.scheme.symbol(one.arch),
                 joined=True,
                 x=one.values,
                 y=height(one),
@@ -58,25 +61,25 @@ def curves(material: Material, found: Sequence[Group], height: Callable[[Group],
     return made
 
 
-def _label(one: Group) -> str:
-    level = f"C = {power(one.level, 2)}" if one.equal == "compute" else f"D = {count(one.level)}"
+def _label(one: EqualGroup) -> str:
+    level = f"C = {power(one.level, 2)}" if one.equal == "compute" else f"D = {short_count(one.level)}"
     return f"{architecture(one.arch)} {one.size}, {level}"
 
 
-def _value_axis(name: str, found: Sequence[Group]) -> Axis:
+def _value_axis(name: str, found: Sequence[EqualGroup]) -> Axis:
     places = sorted({value for one in found for value in one.values})
     return Axis(name=name, log=True, ticks=[(place, whole(place)) for place in places])
 
 
-def group_table(material: Material, column: str, letter: str) -> Table | None:
-    """Losses of every group, a column a value, each with its distance from the lowest of its row."""
-    found = all_groups(material, column)
+def group_table(data: ReportData, column: str, letter: str) -> Table | None:
+    """Losses of every group, one column per value, each with its distance from the lowest of its row."""
+    found = all_groups(data, column)
     places = sorted({value for one in found for value in one.values})
     rows: list[list[TableCell]] = []
     for one in found:
         named = architecture(one.arch)
         level: TableCell = (
-            f"{power(one.level)} FLOPs" if one.equal == "compute" else f"{count(one.level)} tokens",
+            f"{power(one.level)} FLOPs" if one.equal == "compute" else f"{short_count(one.level)} tokens",
             one.level,
         )
         by_value = dict(zip(one.values, zip(one.losses, one.relative, strict=True), strict=True))
@@ -90,9 +93,9 @@ def _loss(loss: float, above: float) -> TableCell:
     return (f"{number(loss)} (+{percent(above, 2)})" if above else f"{number(loss)} (lowest)"), loss
 
 
-def noise_words(material: Material) -> str:
-    """How far apart equal runs are; empty where none was repeated."""
-    noise: Noise | None = seed_noise(material.runs, material.metric)
+def noise_sentence(data: ReportData) -> str:
+    """How far apart runs are that differ in nothing but the seed."""
+    noise: SeedNoise | None = seed_noise(data.runs, data.metric)
     if noise is None:
         return "No run was repeated with another seed, so how much of a difference is chance is not known."
     return (

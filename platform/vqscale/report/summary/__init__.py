@@ -1,1 +1,1 @@
-"""The first half page: plain sentences, every one made from the numbers of this study and from nothing else."""
+"""The summary at the head of a page: plain sentences, each made from the numbers of this study alone."""

@@ -1,52 +1,53 @@
-"""How sure it is: predictions of held-out runs beside the baselines, noise, refusals, doubts."""
+"""Confidence: predictions of held-out runs beside the baselines, seed noise, refusals and warnings."""
 
 from collections.abc import Iterator
 
+from vqscale.formatting import percent
 from vqscale.laws import Fit
-from vqscale.report.charts.style import listed, percent, plural
+from vqscale.report.charts.style import listed, plural
 from vqscale.report.equal import seed_noise
-from vqscale.report.report_data import Material, lead
+from vqscale.report.report_data import ReportData, largest_fits
 
-MOST_NAMED = 4
-"""Refusals that are named one by one."""
+NAMED_REFUSALS = 4
+"""Refusals that are named one by one; the others are counted."""
 
 
-def sure(material: Material) -> Iterator[str]:
-    yield from _held_out(material)
-    noise = seed_noise(material.runs, material.metric)
+def confidence_sentences(data: ReportData) -> Iterator[str]:
+    yield from _held_out(data)
+    noise = seed_noise(data.runs, data.metric)
     if noise is not None:
         yield (
-            f"Runs that differ in nothing but the seed differ by {percent(noise.relative, 2)}; smaller differences mean"
-            " nothing."
+            f"Runs that differ in nothing but the seed differ by {percent(noise.relative, 2)}; smaller differences may"
+            " be chance."
         )
-    yield from _rough(material)
-    against = [one for one in material.fits.refusals if one.kind == "not supported"]
+    yield from _rough(data)
+    against = [one for one in data.fits.refusals if one.kind == "not supported"]
     if against:
-        named = [f"{one.law} of {material.name(one.where, one.label)}" for one in against[:MOST_NAMED]]
-        more = [f"{len(against) - MOST_NAMED} more"] if len(against) > MOST_NAMED else []
+        named = [f"{one.law} of {data.name(one.where, one.label)}" for one in against[:NAMED_REFUSALS]]
+        more = [f"{len(against) - NAMED_REFUSALS} more"] if len(against) > NAMED_REFUSALS else []
         yield f"No law is given where the runs do not follow the form: {listed([*named, *more])}."
-    yield from _lost(material)
+    yield from _lost(data)
 
 
-def _held_out(material: Material) -> Iterator[str]:
+def _held_out(data: ReportData) -> Iterator[str]:
     """One sentence for the leading laws, and which of them did not beat a baseline."""
-    fits = material.leading or lead(material.fits.fits)
+    fits = data.leading or largest_fits(data.fits.fits)
     tested = [fit for fit in fits if fit.holdout.mean_relative_error is not None]
     if tested:
         runs = sum(len(fit.holdout.points) for fit in tested)
-        errors = ", ".join(f"{_error(fit.holdout.mean_relative_error)} ({_name(material, fit)})" for fit in tested)
+        errors = ", ".join(f"{_error(fit.holdout.mean_relative_error)} ({_name(data, fit)})" for fit in tested)
         text = f"Fitted to the smaller runs only, the law was off by {errors} on {plural(runs, 'held-out larger run')}"
         yield "; ".join([text, *_baselines(tested)]) + "."
-    beaten = [_name(material, fit) for fit in tested if _beaten(fit)]
+    beaten = [_name(data, fit) for fit in tested if _beaten(fit)]
     if beaten:
         yield f"For {listed(beaten)} a baseline predicted at least as well: do not extrapolate by that law."
-    untested = [_name(material, fit) for fit in fits if fit.holdout.mean_relative_error is None]
+    untested = [_name(data, fit) for fit in fits if fit.holdout.mean_relative_error is None]
     if untested:
         yield f"The law of {listed(untested)} was not tested on held-out runs."
 
 
-def _name(material: Material, fit: Fit) -> str:
-    return material.name(fit.where, fit.label)
+def _name(data: ReportData, fit: Fit) -> str:
+    return data.name(fit.where, fit.label)
 
 
 def _error(share: float | None) -> str:
@@ -66,18 +67,18 @@ def _beaten(fit: Fit) -> bool:
     return own is not None and bool(others) and min(others) <= own
 
 
-def _rough(material: Material) -> Iterator[str]:
-    rough = [fit for fit in material.fits.fits if fit.warnings]
+def _rough(data: ReportData) -> Iterator[str]:
+    rough = [fit for fit in data.fits.fits if fit.warnings]
     if rough:
         yield (
-            f"{len(rough)} of {len(material.fits.fits)} fits rest on few runs or uncertain refits: read their intervals"
+            f"{len(rough)} of {len(data.fits.fits)} fits rest on few runs or uncertain refits: read their intervals"
             " as rough."
         )
 
 
-def _lost(material: Material) -> Iterator[str]:
+def _lost(data: ReportData) -> Iterator[str]:
     """Rows of isoFLOP curves whose optimum could not be placed."""
-    rows = [row for one in material.fits.isoflops for row in one.rows]
+    rows = [row for one in data.fits.isoflops for row in one.rows]
     lost = [row for row in rows if row.reason is not None]
     if lost:
         yield f"At {len(lost)} of {len(rows)} budgets the sizes trained do not enclose a parabola's optimum."

@@ -1,4 +1,4 @@
-"""What it cost, and what the next decade of compute would."""
+"""Cost of the study, and the expected cost and loss at ten times its largest budget."""
 
 import math
 from collections.abc import Iterator
@@ -6,20 +6,21 @@ from typing import Any
 
 import pandas as pd
 
+from vqscale.formatting import duration
 from vqscale.laws import Fit
 from vqscale.laws.io.schema import Optimum
-from vqscale.report.charts.style import duration, number, plural, power, present
+from vqscale.report.charts.style import number, plural, power, present
 from vqscale.report.compare import finished, own_share
-from vqscale.report.report_data import Material, frontier, over_trained
+from vqscale.report.report_data import ReportData, over_trained, shown_frontier
 
-NEXT = (5.0, 40.0)
-"""Budgets over the largest trained one that are the next step; the one nearest to ten is taken."""
-LARGEST = 0.5
-"""Runs from this share of an architecture's largest budget on say how fast it trains there."""
+NEXT_BUDGETS = (5.0, 40.0)
+"""Budgets over the largest trained one that count as the next step; the one nearest to ten is taken."""
+LARGE_RUNS = 0.5
+"""Runs from this share of an architecture's largest budget on give its speed there."""
 
 
-def cost(material: Material) -> Iterator[str]:
-    table = material.table
+def spending_sentences(data: ReportData) -> Iterator[str]:
+    table = data.table
     if not {"status", "flops"} <= set(table.columns):
         return
     own, runs = own_share(table), finished(table)
@@ -28,13 +29,13 @@ def cost(material: Material) -> Iterator[str]:
         return
     parts = [f"The study's {plural(len(table), 'run')} cost {power(flops)} training FLOPs"]
     if (own < 1).any():
-        parts[0] += " (updates that horizons share are counted once)"
-    parts += _spent(table, material.study)
+        parts[0] += " (updates of shared WSD prefixes are counted once)"
+    parts += _spent(table, data.study)
     failed = int(table["status"].isin(["failed", "diverged"]).sum())
     parts += [f"{failed} of them failed or diverged"] if failed else []
     yield ", ".join(parts) + "."
-    if found := [(fit, one) for fit in material.leading if (one := _next(fit)) is not None]:
-        parts = [_expected(material, fit, one) for fit, one in found]
+    if found := [(fit, one) for fit in data.leading if (one := _next(fit)) is not None]:
+        parts = [_expected(data, fit, one) for fit, one in found]
         yield f"{number(over_trained(*found[0]), 2)} times the largest budget should bring {'; '.join(parts)}."
 
 
@@ -58,24 +59,26 @@ def _money(hours: float, study: Any) -> Iterator[str]:
 
 def _next(fit: Fit) -> Optimum | None:
     """The optimum at about ten times the largest budget that was trained."""
-    found = frontier(fit)
-    optima = [one for one in found.optima if NEXT[0] <= over_trained(fit, one) <= NEXT[1]] if found else []
+    found = shown_frontier(fit)
+    optima = (
+        [one for one in found.optima if NEXT_BUDGETS[0] <= over_trained(fit, one) <= NEXT_BUDGETS[1]] if found else []
+    )
     return min(optima, key=lambda one: abs(math.log(over_trained(fit, one) / 10)), default=None)
 
 
-def _expected(material: Material, fit: Fit, one: Optimum) -> str:
+def _expected(data: ReportData, fit: Fit, one: Optimum) -> str:
     """Its loss, and what one run there would cost at the speed of the largest runs."""
     between = one.loss.interval
     loss = number(one.loss.value) + (f" ({number(between.low90)} to {number(between.high90)})" if between else "")
-    return f"{material.name(fit.where, fit.label)} to {loss} {fit.unit}{_price(material, fit, one)}"
+    return f"{data.name(fit.where, fit.label)} to {loss} {fit.unit}{_price(data, fit, one)}"
 
 
-def _price(material: Material, fit: Fit, one: Optimum) -> str:
-    hours = _hours(material.table, fit, one)
+def _price(data: ReportData, fit: Fit, one: Optimum) -> str:
+    hours = _hours(data.table, fit, one)
     if hours is None:
         return ""
-    amount = [f"{number(hours, 3)} device-hours", *_money(hours, material.study)]
-    return f" in {' or '.join(amount)} a run"
+    amount = [f"{number(hours, 3)} device-hours", *_money(hours, data.study)]
+    return f" in {' or '.join(amount)} per run"
 
 
 def _hours(table: pd.DataFrame, fit: Fit, one: Optimum) -> float | None:
@@ -84,6 +87,6 @@ def _hours(table: pd.DataFrame, fit: Fit, one: Optimum) -> float | None:
         return None
     runs = finished(table)
     runs = runs[(runs["arch"] == fit.where["arch"]) & runs["flops_per_second"].notna()]
-    runs = runs[runs["flops"] >= LARGEST * runs["flops"].max()]
+    runs = runs[runs["flops"] >= LARGE_RUNS * runs["flops"].max()]
     speed = float((runs["flops_per_second"] / runs["workers"]).median()) if "workers" in runs else None
     return one.flops / speed / 3600 if speed is not None and present(speed) and speed > 0 else None

@@ -1,25 +1,25 @@
-"""The parts of the first half page. What was not measured is not mentioned."""
+"""The parts of the summary. What was not measured is not mentioned."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vqscale.report.report_data import Material
-from vqscale.report.summary.confidence import sure
-from vqscale.report.summary.findings import found
-from vqscale.report.summary.spending import cost
+from vqscale.report.report_data import ReportData
+from vqscale.report.summary.confidence import confidence_sentences
+from vqscale.report.summary.findings import finding_sentences
+from vqscale.report.summary.spending import spending_sentences
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class SummaryPart:
     title: str
     sentences: Sequence[str]
 
 
-def summarise(material: Material) -> list[Part]:
-    """What was found, how sure it is, what it cost."""
+def summarise(data: ReportData) -> list[SummaryPart]:
+    """Findings, confidence, cost."""
     parts = [
-        Part(title="What was found", sentences=list(found(material))),
-        Part(title="How sure it is", sentences=list(sure(material))),
-        Part(title="What it costs", sentences=list(cost(material))),
+        SummaryPart(title="Findings", sentences=list(finding_sentences(data))),
+        SummaryPart(title="Confidence", sentences=list(confidence_sentences(data))),
+        SummaryPart(title="Cost", sentences=list(spending_sentences(data))),
     ]
     return [part for part in parts if part.sentences]

@@ -1,1 +1,1 @@
-"""The throughput study's page: its decision and its panels."""
+"""The page of a throughput study: comparisons with the baselines in sentences, and charts."""

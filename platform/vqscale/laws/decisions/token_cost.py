@@ -11,33 +11,34 @@ import numpy as np
 from vqscale.errors import FitError
 from vqscale.laws.forms.catalogue import Array
 
-MINIMUM_SIZES = 3
-MOST_DEVIATION = 0.25
+MINIMUM_COST_SIZES = 3
+LARGEST_DEVIATION = 0.25
 """Sizes further from the curve than this share have a cost that N alone does not determine. The platform's own models,
-whose depth and width are chosen in steps, stay within 5 % with VQ attention and 21 % with quadratic attention at T up
-to 65,536 (4 and 12 % at T up to 4,096)."""
+whose depth and width grow in steps, stay within 5 % with VQ attention and 21 % with quadratic attention at T up to
+65,536 (4 and 12 % at T up to 4,096)."""
 _POWERS = np.arange(0.0, 0.96, 0.05)
+"""Powers tried for the rest: below 1, so that `linear` * N leads for large N. For each the fit is linear."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class TokenCost:
     """Cost of a token: linear * N + rest * N^power, and below the smallest run the tangent of that in logarithms.
 
-    The largest runs decide nothing about the growth: beyond them a token costs ever more nearly `linear` * N, as it
-    must, because attention, head and overheads grow with the width or not at all, and products with the weights with
-    N. A curve through every run (linear or spline in logarithms) would pass each cell exactly, but its slope would jump
-    from size to size with the choice of depth and width, and N*(C) with it.
+    The growth beyond the largest run does not follow from that run: a token costs ever more nearly `linear` * N, as it
+    must, because attention, head and overheads grow with the width or not at all, and products with the weights with N.
+    A curve through every run (linear or spline in logarithms) would pass each size exactly, but its slope would jump
+    from size to size with their depth and width, and N*(C) with it.
     """
 
     linear: float
     rest: float
     power: float
     smallest: float
-    """N from which downwards the tangent holds."""
+    """N below which the tangent holds."""
     largest: float
     deviation: float
     """Largest relative distance of a run's cost from the curve."""
-    words: str
+    description: str
 
     def log_per_token(self, log_n: Array) -> Array:
         """log of the cost of a token; no number where a refit has no best N, which is infinite then."""
@@ -48,59 +49,61 @@ class Cost:
 
     def slope(self, log_n: Array) -> Array:
         """d log(cost of a token) / d log N."""
-        scatter = self.rest * np.exp((self.power - 1) * np.maximum(log_n, np.log(self.smallest)))
-        return np.asarray((self.linear + self.power * scatter) / (self.linear + scatter), dtype=np.float64)
+        rest_per_n = self.rest * np.exp((self.power - 1) * np.maximum(log_n, np.log(self.smallest)))
+        return np.asarray((self.linear + self.power * rest_per_n) / (self.linear + rest_per_n), dtype=np.float64)
 
     def per_token(self, n: float) -> float:
         return float(np.exp(self.log_per_token(np.log(np.array([n])))[0]))
 
-    def times(self, factor: float, words: str) -> "Cost":
+    def times(self, factor: float, description: str) -> "TokenCost":
         """The same cost in another unit."""
-        return replace(self, linear=self.linear * factor, rest=self.rest * factor, words=words)
+        return replace(self, linear=self.linear * factor, rest=self.rest * factor, description=description)
 
 
-def six_n(n_R: Array) -> Cost:
-    """6N FLOPs a token (Kaplan et al. 2020, arXiv 2001.08361): attention, head and quantiser count nothing."""
-    return Cost(
+def six_n(n_R: Array) -> TokenCost:
+    """6N FLOPs per token (Kaplan et al. 2020, arXiv 2001.08361): attention, head and quantiser count nothing."""
+    return TokenCost(
         linear=6.0,
         rest=0.0,
         power=0.0,
         smallest=float(n_R.min()),
         largest=float(n_R.max()),
         deviation=0.0,
-        words="6ND: six FLOPs a parameter and token",
+        description="6ND: six FLOPs per parameter and token",
     )
 
 
-def cost_through(n_R: Array, per_token_R: Array, what: str, most: float = MOST_DEVIATION) -> Cost:
+def fit_token_cost(
+    n_R: Array, per_token_R: Array, what: str, largest_deviation: float = LARGEST_DEVIATION
+) -> TokenCost:
     """The curve through the median cost of every size, by least squares of relative errors.
 
-    `what` names the cost in words, `most` is the largest deviation of a size that is let pass. Raises FitError where
-    fewer than three sizes have a cost, where it does not grow with N, or where it is no function of N.
+    `what` names the cost, `largest_deviation` is the relative distance from the curve that a size may have. Raises
+    FitError where fewer than three sizes have a cost, where it does not grow with N, or where it is no function of N.
     """
     sizes = np.unique(n_R)
-    if len(sizes) < MINIMUM_SIZES:
-        raise FitError(f"{what}: known for {len(sizes)} sizes; a curve over N needs at least {MINIMUM_SIZES}")
+    if len(sizes) < MINIMUM_COST_SIZES:
+        raise FitError(f"{what}: known for {len(sizes)} sizes; a curve over N needs at least {MINIMUM_COST_SIZES}")
     median = np.array([np.median(per_token_R[n_R == size]) for size in sizes])
     candidates = [_least_squares(sizes, median, power) for power in _POWERS]
     usable = [candidate for candidate in candidates if _grows(*candidate[1:], float(sizes[0]))]
     if not usable:
         raise FitError(f"{what}: does not grow with N over the {len(sizes)} sizes")
     _, linear, rest, power = min(usable)
-    cost = Cost(
+    cost = TokenCost(
         linear=linear,
         rest=rest,
         power=power,
         smallest=float(sizes[0]),
         largest=float(sizes[-1]),
         deviation=0.0,
-        words=what,
+        description=what,
     )
     deviation = float(np.max(np.abs(np.exp(cost.log_per_token(np.log(sizes))) / median - 1)))
-    if deviation > most:
+    if deviation > largest_deviation:
         raise FitError(f"{what}: is no smooth function of N (a size is {100 * deviation:.0f} % off the curve)")
-    words = f"{what} through {len(sizes)} sizes, at most {100 * deviation:.2g} % off; beyond them towards growth as N"
-    return replace(cost, deviation=deviation, words=words)
+    text = f"{what} through {len(sizes)} sizes, at most {100 * deviation:.2g} % off; beyond them towards growth as N"
+    return replace(cost, deviation=deviation, description=text)
 
 
 def _least_squares(n_R: Array, cost_R: Array, power: float) -> tuple[float, float, float, float]:
@@ -114,6 +117,9 @@ def _least_squares(n_R: Array, cost_R: Array, power: float) -> tuple[float, floa
 
 
 def _grows(linear: float, rest: float, power: float, smallest: float) -> bool:
-    """Positive and rising from the smallest size on; where it is so there, it is so everywhere above."""
-    scatter = rest * smallest ** (power - 1)
-    return linear > 0 and linear + scatter > 0 and linear + power * scatter > 0
+    """Positive and rising from the smallest size on; where it is so there, it is so everywhere above.
+
+    `rest` may be negative: embeddings are parameters, but are looked up and not multiplied.
+    """
+    rest_per_n = rest * smallest ** (power - 1)
+    return linear > 0 and linear + rest_per_n > 0 and linear + power * rest_per_n > 0

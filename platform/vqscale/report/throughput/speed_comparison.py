@@ -1,4 +1,4 @@
-"""What a throughput table means for somebody who has to decide: sentences made from its numbers and nothing else."""
+"""A throughput table in sentences: each linear-time architecture against the baselines, from its numbers alone."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +10,8 @@ from vqscale.throughput.crossover import Crossover
 from vqscale.throughput.measurement import OK, describe_code
 from vqscale.throughput.table import BASELINES, COMPARISON_COLUMNS, CURVE_COLUMNS, LINEAR, crossovers
 
-Row = dict[str, Any]
-_IN_WORDS = {
+_Row = dict[str, Any]
+_DESCRIPTIONS = {
     "transformer_full": "is transformer_vq with attention over all un-quantised keys",
     "transformer": "is the practitioner's (pre-norm RMSNorm, rotary positions, SwiGLU, flash attention)",
     "longvq": "is a reconstruction of LongVQ: gated attention over quantised keys beside a structured memory",
@@ -22,15 +22,15 @@ _IN_WORDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class SpeedComparison:
     """One curve of a linear-time architecture over T against the baselines that were timed beside it."""
 
     arch: str
     label: str
-    """What tells it from other curves of its architecture; empty where it is the only one."""
-    own: dict[int, Row]
+    """Settings that distinguish it from other curves of its architecture; empty where it is the only one."""
+    own: dict[int, _Row]
     """By T, as `others`."""
-    others: dict[str, dict[int, Row]]
+    others: dict[str, dict[int, _Row]]
     """By baseline."""
     break_even: dict[str, Crossover]
     """By baseline; without those that it was never timed beside."""
@@ -47,7 +47,7 @@ class Decision:
         return max(both or self.contexts)
 
     def at(self, context: int) -> list[str]:
-        """What holds at one T: a sentence a baseline, one for all where the curve itself has no speed."""
+        """Result at one T: one sentence per baseline, one for all where the curve itself has no speed."""
         prefix = f"{self.label}: at" if self.label else "At"
         found = [f"{prefix} T = {whole(context)} {self._sentence(baseline, context)}." for baseline in self.others]
         return list(dict.fromkeys(found))
@@ -61,7 +61,7 @@ class Decision:
             return f"{self.arch} has no speed ({_why(own)})"
         if other is None or other["status"] != OK:
             return (
-                f"{self.arch} trains on {_amount(own['tokens_per_second'])} tokens a second, and {baseline} has no"
+                f"{self.arch} trains on {_amount(own['tokens_per_second'])} tokens per second, and {baseline} has no"
                 f" speed to compare with ({_why(other)})"
             )
         ratio, low, high = (own[f"ratio_to_{baseline}{end}"] for end in ("", "_low", "_high"))
@@ -72,10 +72,12 @@ class Decision:
         return "; ".join([*parts, *_cost(own, other), *_energy(own, other), *_memory(own, other, baseline)])
 
 
-def decisions(table: pd.DataFrame) -> list[Decision]:
+def speed_comparisons(table: pd.DataFrame) -> list[SpeedComparison]:
     """One for every curve of a linear-time architecture that was measured or tried."""
     tried = table[table["cell_id"].notna()]
-    curves = list(tried[tried["arch"].isin(LINEAR)].groupby([*COMPARISON_COLUMNS, *CURVE_COLUMNS], dropna=False, sort=False))
+    curves = list(
+        tried[tried["arch"].isin(LINEAR)].groupby([*COMPARISON_COLUMNS, *CURVE_COLUMNS], dropna=False, sort=False)
+    )
     firsts = [rows.iloc[0] for _, rows in curves]
     evens = crossovers(table)
     found = []
@@ -85,9 +87,9 @@ def decisions(table: pd.DataFrame) -> list[Decision]:
         others = {baseline: _by_context(_baseline_rows(company, first, baseline)) for baseline in BASELINES}
         own_evens = _matching(evens, first, [*COMPARISON_COLUMNS, *CURVE_COLUMNS]).to_dict("records")
         found.append(
-            Decision(
+            SpeedComparison(
                 arch=str(first["arch"]),
-                label=label(first, [one for one in firsts if one["arch"] == first["arch"]]),
+                label=settings_label(first, [one for one in firsts if one["arch"] == first["arch"]]),
                 own=_by_context(rows),
                 others={baseline: known for baseline, known in others.items() if known},
                 break_even={str(row["baseline"]): row["crossover"] for row in own_evens},
@@ -98,7 +100,7 @@ def decisions(table: pd.DataFrame) -> list[Decision]:
 
 def break_evens(table: pd.DataFrame) -> list[str]:
     """Break-even of every linear-time curve with every baseline."""
-    found = decisions(table)
+    found = speed_comparisons(table)
     several = len({one.arch for one in found}) > 1
     names = [", ".join(filter(None, (one.arch if several else "", one.label))) for one in found]
     return [
@@ -108,8 +110,8 @@ def break_evens(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def label(row: "pd.Series[Any]", among: "list[pd.Series[Any]]") -> str:
-    """The settings of a row in which rows differ, in words."""
+def settings_label(row: "pd.Series[Any]", among: "list[pd.Series[Any]]") -> str:
+    """The settings of a row in which rows differ, as text."""
     settings = (*COMPARISON_COLUMNS, *CURVE_COLUMNS[1:])
     differing = [name for name in settings if len({str(one[name]) for one in among}) > 1]
     names = {"codebook_size": "S = ", "block_length": "L = ", "device_kind": ""}
@@ -117,23 +119,23 @@ def label(row: "pd.Series[Any]", among: "list[pd.Series[Any]]") -> str:
 
 
 def curve_name(row: "pd.Series[Any]", among: "list[pd.Series[Any]]") -> str:
-    """The architecture of a row, and what tells it from other rows of that architecture."""
-    own = label(row, [one for one in among if one["arch"] == row["arch"]])
+    """The architecture of a row, and the settings that distinguish it from other rows of that architecture."""
+    own = settings_label(row, [one for one in among if one["arch"] == row["arch"]])
     return f"{row['arch']} ({own})" if own else str(row["arch"])
 
 
 def filling(rows: pd.DataFrame) -> str:
     """How the steps of rows are filled; where a step holds other than the stated tokens, that too."""
     stated = _joined(rows, "batching")
-    by_tokens = rows[rows["batching"].str.endswith("tokens a step")]
+    by_tokens = rows[rows["batching"].str.endswith("tokens per step")]
     other = by_tokens[by_tokens["batching"].str.split().str[0].astype(int) != by_tokens["tokens_per_step"]]
     if other.empty:
         return stated
     return f"{stated} in whole sequences, at least one sequence (here {_span(by_tokens['tokens_per_step'])} tokens)"
 
 
-def provenance(table: pd.DataFrame) -> list[str]:
-    """What was measured, how, and on which machine."""
+def measurement_provenance(table: pd.DataFrame) -> list[str]:
+    """Method, machine and versions of a measurement, in sentences."""
     ran = table[table["status"] == OK]
     if ran.empty:
         return ["Nothing could be measured."]
@@ -171,41 +173,39 @@ def provenance(table: pd.DataFrame) -> list[str]:
 
 
 def _architectures(ran: pd.DataFrame) -> str:
-    there = [f"{arch} {words}" for arch, words in _IN_WORDS.items() if (ran["arch"] == arch).any()]
+    there = [f"{arch} {text}" for arch, text in _DESCRIPTIONS.items() if (ran["arch"] == arch).any()]
     return f"{'; '.join(there)}. All have equal parameters." if there else ""
 
 
-def warnings(table: pd.DataFrame) -> list[str]:
-    """What a reader must not conclude."""
+def measurement_warnings(table: pd.DataFrame) -> list[str]:
+    """Limits of what follows from the table."""
     ran = table[table["status"] == OK]
     found = []
     if (ran["device_kind"] == "cpu").any():
-        found.append(
-            "These are CPU figures: they say nothing about a GPU, where kernels, memory and break-even are others."
-        )
+        found.append("These are CPU figures: nothing follows for a GPU, where kernels, memory and break-even differ.")
     if (ran["repeats"] < 3).any():
         found.append(_few_repeats(ran))
-    codes = codes_in_words(ran)
+    codes = measured_codes(ran)
     if len(codes) > 1:
         found.append(
-            f"These rows were measured with different code: {'; '.join(codes)}. What differs along a curve may come of"
-            " that (ratios are within one code); --again measures all anew."
+            f"These rows were measured with different code: {'; '.join(codes)}. Differences along a curve may come from"
+            " that (ratios are within one code); --again measures all of them again."
         )
     return found
 
 
-def codes_in_words(rows: pd.DataFrame) -> list[str]:
+def measured_codes(rows: pd.DataFrame) -> list[str]:
     """The codes that rows were measured with: commit and versions, each once."""
     known = zip(rows["git"], rows["versions"], strict=True)
     return list(dict.fromkeys(describe_code(git if present(git) else None, versions) for git, versions in known))
 
 
 def _few_repeats(ran: pd.DataFrame) -> str:
-    """All cells of a study are to have as many repeats: those with fewer than others were cut short."""
+    """All cells of a study ask for equally many repeats: those with fewer than others were cut short."""
     few = ran[ran["repeats"] < 3]
     cut = int((few["repeats"] < ran["repeats"].max()).sum())
     why = f" ({cut} of them because the time limit of a cell cut them short)" if cut else ""
-    return f"{len(few)} cell(s) have fewer than 3 repeats{why}: their range says little."
+    return f"{len(few)} cell(s) have fewer than 3 repeats{why}: their range is a poor measure of spread."
 
 
 def _baseline_rows(company: pd.DataFrame, own: "pd.Series[Any]", baseline: str) -> pd.DataFrame:
@@ -215,7 +215,7 @@ def _baseline_rows(company: pd.DataFrame, own: "pd.Series[Any]", baseline: str) 
     return rows if same.empty else same
 
 
-def _by_context(rows: pd.DataFrame) -> dict[int, Row]:
+def _by_context(rows: pd.DataFrame) -> dict[int, _Row]:
     return {int(row["context"]): {str(key): value for key, value in row.items()} for row in rows.to_dict("records")}
 
 
@@ -225,7 +225,7 @@ def _matching(table: pd.DataFrame, row: "pd.Series[Any]", names: list[str]) -> p
     return table
 
 
-def _why(row: Row | None) -> str:
+def _why(row: _Row | None) -> str:
     return "not measured" if row is None else str(row["status"])
 
 
@@ -234,7 +234,7 @@ def _even(even: Crossover) -> str:
     return f"break-even at {text}" if text.startswith("T =") else f"break-even: {text}"
 
 
-def _cost(own: Row, other: Row) -> list[str]:
+def _cost(own: _Row, other: _Row) -> list[str]:
     if not present(own["cost_per_billion_tokens"]):
         return []
     costs = [_amount(row["cost_per_billion_tokens"]) for row in (own, other)]
@@ -242,14 +242,14 @@ def _cost(own: Row, other: Row) -> list[str]:
     return [f"a billion tokens cost {costs[0]} {own['currency']} against {costs[1]} at {price} a device-hour"]
 
 
-def _energy(own: Row, other: Row) -> list[str]:
+def _energy(own: _Row, other: _Row) -> list[str]:
     name = "energy_kwh_per_billion_tokens"
     if not (present(own[name]) and present(other[name])):
         return []
     return [f"they take {_amount(own[name])} kWh against {_amount(other[name])} ({own['energy_source']})"]
 
 
-def _memory(own: Row, other: Row, baseline: str) -> list[str]:
+def _memory(own: _Row, other: _Row, baseline: str) -> list[str]:
     if not (present(own["peak_memory_bytes"]) and present(other["peak_memory_bytes"])):
         return []
     return [
