@@ -9,10 +9,11 @@ import pytest
 import ray
 import s3fs
 from moto.server import ThreadedMotoServer
-from rich.console import Console
 
 from vqscale.study.spec import Study, parse_study
 from vqscale.sweep.driver import cluster
+from vqscale.sweep.events import StudyEvents
+from vqscale.workflow.training import TrainingRun, train_study
 
 MakeStudy = Callable[..., Study]
 
@@ -35,19 +36,20 @@ def object_store() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(object_store: str) -> Iterator[None]:
-    """Two CPUs, whatever the machine has."""
+def ray_cluster(object_store: str) -> Iterator[str]:
+    """The address of a cluster of two CPUs, whatever the machine has."""
     os.environ.pop("RAY_ADDRESS", None)
     for name, value in {**cluster.ENVIRONMENT, **cluster.LOCAL_ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
+    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield context.address_info["address"]
     ray.shutdown()
 
 
 @pytest.fixture
-def console() -> Console:
-    return Console(quiet=True)
+def train(ray_cluster: str) -> Callable[[Study], TrainingRun]:
+    """Train a study on the shared cluster, through a driver process of its own."""
+    return lambda study: train_study(study, address=ray_cluster, events=StudyEvents())
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from local_host import LocalHost
 from mlflow import MlflowClient
-from rich.console import Console
 
 from vqscale import storage
 from vqscale.cli.run import run as run_command
@@ -22,12 +23,14 @@ from vqscale.data.tasks.listops import ListOps
 from vqscale.errors import ClusterError
 from vqscale.plan.plan import plan
 from vqscale.results import Result, read_table, to_results
+from vqscale.results.metrics_rows import read_rows
 from vqscale.study.spec import RunOptions, Study
-from vqscale.train.trial import LocalHost, read_rows, run_trial
-from vqscale.workflow.autotune import autotune
-from vqscale.workflow.study import run
+from vqscale.sweep.events import StudyEvents
+from vqscale.train.trial import run_trial
+from vqscale.workflow.autotune import tune_codebook
+from vqscale.workflow.training import TrainingRun
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+Train = Callable[[Study], TrainingRun]
 
 
 def weights(study: Study, trial_id: str) -> dict[str, torch.Tensor]:
@@ -47,9 +50,9 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_study_trains_every_trial_once_and_mlflow_shows_the_same_numbers(make_study: Any, console: Console) -> None:
+def test_study_trains_every_trial_once_and_mlflow_shows_the_same_numbers(make_study: Any, train: Train) -> None:
     study = make_study(sweep=[{"model.codebook_size": [8, 16]}, {"model.arch": ["transformer", "transformer_full"]}])
-    outcome = run(study, console=console)
+    outcome = train(study)
     assert [result.status for result in outcome.results] == ["finished"] * 4
     assert outcome.trained_now == 4
     table = read_table(storage.join(study.folder, "results.parquet"))
@@ -71,14 +74,14 @@ def test_study_trains_every_trial_once_and_mlflow_shows_the_same_numbers(make_st
         assert {i.dataset.digest for i in child.inputs.dataset_inputs} == {result.corpus_fingerprint[:36]}
         assert "system/cpu_percent" in child.data.metrics
 
-    again = run(study, console=console)
+    again = train(study)
     assert again.trained_now == 0
     assert again.results == outcome.results
 
 
-def test_study_gives_the_losses_of_the_plain_engine(make_study: Any, console: Console, tmp_path: Path) -> None:
+def test_study_gives_the_losses_of_the_plain_engine(make_study: Any, train: Train, tmp_path: Path) -> None:
     study = make_study(train={"segment": 16})
-    outcome = run(study, console=console)
+    outcome = train(study)
     (planned,) = plan(study).trials
     trial = planned.trial.model_copy(update={"train": planned.trial.train.model_copy(update={"engine": "plain"})})
     host = LocalHost(device=torch.device("cpu"))
@@ -117,7 +120,7 @@ def _trains(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize(("workers", "zero"), [(1, 1), (2, 2)])
 def test_trial_killed_in_the_middle_ends_bitwise_as_if_never_interrupted(
-    workers: int, zero: int, make_study: Any, console: Console
+    workers: int, zero: int, make_study: Any, train: Train
 ) -> None:
     shape = {"train": {"zero": zero, "tokens": 64 * 8 * 120, "segment": 16}, "resources": {"workers": workers}}
     shape |= {"model": {"arch": "transformer_vq", "preset": "pico", "codebook_size": 16, "block_length": 16,
@@ -125,9 +128,9 @@ def test_trial_killed_in_the_middle_ends_bitwise_as_if_never_interrupted(
     options = {"log_every": 10, "checkpoint_every": 10, "max_retries": 2}
     whole = make_study("whole", run=options, **shape)
     cut = make_study("cut", run=options, **shape)
-    uninterrupted = run(whole, console=console).results[0]
+    uninterrupted = train(whole).results[0]
     killer = kill_a_worker_after_its_first_checkpoint(cut)
-    continued = run(cut, console=console).results[0]
+    continued = train(cut).results[0]
     killer.join()
     assert continued.attempts == 2
     assert uninterrupted.attempts == 1
@@ -136,7 +139,7 @@ def test_trial_killed_in_the_middle_ends_bitwise_as_if_never_interrupted(
 
 
 def test_horizons_of_one_run_are_trained_once_and_end_as_each_would_alone(
-    make_study: Any, console: Console, tmp_path: Path
+    make_study: Any, train: Train, tmp_path: Path
 ) -> None:
     update = 64 * 8
     study = make_study(
@@ -145,10 +148,10 @@ def test_horizons_of_one_run_are_trained_once_and_end_as_each_would_alone(
         resources={"max_concurrent": 1},
     )
     expected = [one.shared_steps for one in plan(study).trials]
-    outcome = run(study, console=console)
+    outcome = train(study)
     assert [result.shared_steps for result in outcome.results] == expected == [8, 0]
-    assert not Path(study.folder, "trunks").exists()
-    alone = run(make_study("alone", train={**study.train, "tokens": 24 * update}), console=console).results[0]
+    assert not Path(study.folder, "shared_prefixes").exists()
+    alone = train(make_study("alone", train={**study.train, "tokens": 24 * update})).results[0]
     assert (alone.trial_id, alone.loss) == (outcome.results[0].trial_id, outcome.results[0].loss)
     assert same(
         weights(study, alone.trial_id),
@@ -156,7 +159,7 @@ def test_horizons_of_one_run_are_trained_once_and_end_as_each_would_alone(
     )
 
 
-def twenty_steps(make_study: Any, console: Console, workers: int, stages: list[int]) -> list[Result]:
+def twenty_steps(make_study: Any, train: Train, workers: int, stages: list[int]) -> list[Result]:
     partition_everything = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
     study = make_study(
         f"on-{workers}",
@@ -164,24 +167,24 @@ def twenty_steps(make_study: Any, console: Console, workers: int, stages: list[i
         sweep=[{"train.zero": stages}],
         resources={"workers": workers},
     )
-    return run(study, console=console).results
+    return train(study).results
 
 
-def test_losses_agree_over_workers_and_stages(make_study: Any, console: Console) -> None:
-    (one,) = twenty_steps(make_study, console, 1, [1])
-    for two in twenty_steps(make_study, console, 2, [1, 2, 3]):
+def test_losses_agree_over_workers_and_stages(make_study: Any, train: Train) -> None:
+    (one,) = twenty_steps(make_study, train, 1, [1])
+    for two in twenty_steps(make_study, train, 2, [1, 2, 3]):
         assert (two.status, two.workers) == ("finished", 2)
         assert two.train_loss == pytest.approx(one.train_loss, abs=1e-3)
         assert two.loss == pytest.approx(one.loss, abs=1e-3)
 
 
-def test_trial_that_cannot_run_fails_after_its_retries_while_others_go_on(make_study: Any, console: Console) -> None:
+def test_trial_that_cannot_run_fails_after_its_retries_while_others_go_on(make_study: Any, train: Train) -> None:
     # A wrong DeepSpeed value passes planning (its keys are the user's) and raises in the worker.
     study = make_study(
         sweep=[{"train.deepspeed": [{}, {"zero_optimization": {"reduce_bucket_size": "many"}}]}],
         run={"max_retries": 1, "log_every": 4},
     )
-    outcome = run(study, console=console)
+    outcome = train(study)
     statuses = {result.status for result in outcome.results}
     assert statuses == {"finished", "failed"}
     (failed,) = outcome.failed
@@ -192,7 +195,7 @@ def test_trial_that_cannot_run_fails_after_its_retries_while_others_go_on(make_s
 
 
 def test_study_on_an_object_store_is_continued_from_its_checkpoints(
-    make_study: Any, console: Console, object_store: str, tmp_path: Path
+    make_study: Any, train: Train, object_store: str, tmp_path: Path
 ) -> None:
     study = make_study(storage=f"{object_store}/runs")
     (planned,) = plan(study).trials
@@ -205,29 +208,29 @@ def test_study_on_an_object_store_is_continued_from_its_checkpoints(
     whole = run_trial(trial, str(tmp_path / "whole"), study.run, LocalHost(device=torch.device("cpu")))
     assert continued.held_out == whole.held_out
 
-    outcome = run(study, console=console)
+    outcome = train(study)
     assert [result.status for result in outcome.results] == ["finished"]
     assert {"results.parquet", "results.csv", "study.yaml", "trials"} <= set(storage.listdir(study.folder))
     folder = plan(study).folder(planned.trial)
     assert {"result.json", "metrics.jsonl", "model.safetensors"} <= set(storage.listdir(folder))
-    assert run(study, console=console).trained_now == 0
+    assert train(study).trained_now == 0
 
 
-def test_study_too_large_for_the_cluster_is_refused_before_training(make_study: Any, console: Console) -> None:
+def test_study_too_large_for_the_cluster_is_refused_before_training(make_study: Any, train: Train) -> None:
     study = make_study(resources={"workers": 8})
     with pytest.raises(ClusterError, match="need 8 CPUs, but the cluster has 2"):
-        run(study, console=console)
+        train(study)
     assert not Path(study.folder, "trials").exists()
 
 
-def test_autotune_stops_what_falls_behind_and_chooses_within_tolerance(make_study: Any, console: Console) -> None:
+def test_autotune_stops_what_falls_behind_and_chooses_within_tolerance(make_study: Any, ray_cluster: str) -> None:
     # Two codes cannot keep up: with a tolerance of nothing at all the trial is stopped at a rung, and recorded so.
     study = make_study(
         autotune={"codebook_sizes": [2, 16, 32], "tolerance": 0.0},
         train={"tokens": 64 * 8 * 40},
         resources={"max_concurrent": 1},
     )
-    choice = autotune(study, source="test", console=console)
+    choice = tune_codebook(study, source="test", address=ray_cluster, events=StudyEvents())
     statuses = {result.codebook_size: result.status for result in choice.trials}
     assert "stopped" in statuses.values()
     assert statuses[choice.codebook_size] == "finished"
@@ -237,7 +240,7 @@ def test_autotune_stops_what_falls_behind_and_chooses_within_tolerance(make_stud
 
 
 def test_study_of_classifiers_runs_from_its_file_to_its_report(
-    make_study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_cluster: str
 ) -> None:
     prepare_labelled(ListOps(examples=(256, 40, 30), length=(8, 60)), str(tmp_path / "listops"))
     study = make_study(
@@ -248,7 +251,7 @@ def test_study_of_classifiers_runs_from_its_file_to_its_report(
         sweep=[{"model.arch": ["transformer_vq", "transformer"]}],
     )
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json")))
-    run_command(str(tmp_path / "study.yaml"), address=None, allow_changed=False, as_json=False)
+    run_command(str(tmp_path / "study.yaml"), address=ray_cluster, allow_changed=False, as_json=False)
     results = to_results(read_table(storage.join(study.folder, "results.parquet")))
     assert [(result.status, result.task, result.examples) for result in results] == [
         ("finished", "classification", 40)

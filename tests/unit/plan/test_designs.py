@@ -1,4 +1,4 @@
-"""From designs to trials: horizons from exact FLOPs, what is dropped and why, and where results move the sizes."""
+"""From designs to trials: training tokens from exact FLOPs, what is dropped and why, and sizes moved by results."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ def sizes_at(planned: Plan, budget: float) -> list[str | None]:
     return [one.trial.preset for one in planned.trials if one.budget == budget and one.trial.train.seed == 0]
 
 
-def test_isoflop_horizon_is_within_half_an_update_of_the_budget(make: Any) -> None:
+def test_isoflop_training_tokens_are_within_half_an_update_of_the_budget(make: Any) -> None:
     planned = plan(make(design=[ISOFLOP | {"axes": {"model.arch": ["transformer_vq", "transformer"]}}]))
     assert {one.budget for one in planned.trials} == set(BUDGETS)
     for one in planned.trials:
@@ -164,7 +164,7 @@ def test_codebook_compares_at_equal_compute(make: Any) -> None:
         ({}, {"resources": {"workers": 3}}, "cannot be shared by 3 workers"),
     ],
 )
-def test_cell_that_cannot_be_trained_is_dropped_with_its_reason(
+def test_grid_point_that_cannot_be_trained_is_dropped_with_its_reason(
     make: Any, design: dict[str, Any], sections: dict[str, Any], words: str
 ) -> None:
     one = {"type": "isoflop", "budgets": [3e10, 1e11], "sizes": ["pico"]} | design
@@ -174,7 +174,7 @@ def test_cell_that_cannot_be_trained_is_dropped_with_its_reason(
     assert all(words in dropped.reason for dropped in planned.dropped)
 
 
-def test_quadratic_cell_of_a_codebook_design_is_dropped(make: Any) -> None:
+def test_quadratic_grid_point_of_a_codebook_design_is_dropped(make: Any) -> None:
     axes = {"model.arch": ["transformer_vq", "transformer"]}
     design = {"type": "codebook", "codebook_sizes": [16, 32], "sizes": ["pico"], "tokens": [65536], "axes": axes}
     planned = plan(make(design=[design]))
@@ -203,6 +203,6 @@ def test_memory_beyond_the_limit_is_an_error_in_a_sweep(make: Any) -> None:
         plan(make(resources={"memory_gib_per_worker": 1e-3}))
 
 
-def test_dropped_cells_are_plain_values(make: Any) -> None:
+def test_dropped_grid_points_are_plain_values(make: Any) -> None:
     planned = plan(make(design=[ISOFLOP]))
     assert json.loads(json.dumps([one.settings for one in planned.dropped]))

@@ -25,12 +25,12 @@ def test_plan_takes_the_product_of_the_axes_of_each_entry(make: Any) -> None:
     ]
 
 
-def test_plan_trains_a_cell_that_two_entries_name_once(make: Any) -> None:
+def test_plan_trains_a_grid_point_that_two_entries_name_once(make: Any) -> None:
     study = make(sweep=[{"model.preset": ["pico"]}, {"model.preset": ["pico", "nano"]}])
     assert len(plan(study).trials) == 2
 
 
-def test_plan_makes_one_trial_a_seed(make: Any) -> None:
+def test_plan_makes_one_trial_per_seed(make: Any) -> None:
     train = {"context": 64, "tokens": 8192, "batch_tokens": 512, "lr": 0.01, "seeds": [0, 1, 2]}
     assert [planned.trial.train.seed for planned in plan(make(train=train)).trials] == [0, 1, 2]
 
@@ -102,12 +102,12 @@ def test_plan_takes_other_deepspeed_settings(make: Any) -> None:
     assert planned.trial.train.deepspeed == overrides
 
 
-def test_plan_leaves_the_codebook_aside_for_a_quadratic_cell(make: Any) -> None:
+def test_plan_leaves_the_codebook_aside_for_a_quadratic_grid_point(make: Any) -> None:
     (planned,) = plan(make(sweep=[{"model.arch": ["transformer_full"]}])).trials
     assert planned.trial.model.codebook_size is None
 
 
-def test_plan_costs_grow_with_size_and_horizon(make: Any) -> None:
+def test_plan_costs_grow_with_size_and_training_tokens(make: Any) -> None:
     sweep = [{"model.preset": ["pico", "nano"], "train.tokens": [8192, 16384]}]
     costs = [planned.cost for planned in plan(make(sweep=sweep)).trials]
     assert costs[1].flops == pytest.approx(2 * costs[0].flops)
@@ -130,6 +130,6 @@ def test_plan_refuses_seeds_that_are_no_list_of_numbers(make: Any, seeds: Any) -
         plan(make(train=train))
 
 
-def test_plan_names_the_cell_that_is_wrong(make: Any) -> None:
+def test_plan_names_the_grid_point_that_is_wrong(make: Any) -> None:
     with pytest.raises(StudyError, match=r"in the grid point train\.context = 40"):
         plan(make(sweep=[{"train.context": [64, 40]}]))

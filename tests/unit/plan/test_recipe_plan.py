@@ -1,4 +1,4 @@
-"""A recipe in a study: what it decides, what wins over it, and what a person is told."""
+"""A recipe in a study: what it sets, what overrides it, and what is reported to the user."""
 
 import json
 from pathlib import Path

@@ -90,7 +90,7 @@ def test_plan_says_where_examples_are_cut(make_task: Any) -> None:
     assert "up to 60 tokens are cut to train.context 32: their first tokens" in note
 
 
-def test_horizon_counts_every_sequence_at_full_length(make_task: Any) -> None:
+def test_epoch_counts_every_sequence_at_full_length(make_task: Any) -> None:
     (planned,) = plan(make_task("pair")).trials
     assert planned.trial.examples_per_update == 2048 // 64 // 2
     assert planned.cost.steps == 4

@@ -7,7 +7,7 @@ import pytest
 from vqscale.errors import StudyError, WorkFailedError
 from vqscale.study.spec import parse_study
 from vqscale.sweep.driver.stopping import WithinTolerance
-from vqscale.workflow.autotune import choose, tuning_study
+from vqscale.workflow.autotune import choose_codebook, tuning_study
 
 
 class Row:
@@ -20,7 +20,7 @@ class Row:
 
 
 def choice(*rows: Row, tolerance: float = 0.01) -> Any:
-    return choose(list(rows), tolerance)  # type: ignore[arg-type]
+    return choose_codebook(list(rows), tolerance)  # type: ignore[arg-type]
 
 
 def test_choice_is_the_smallest_within_tolerance() -> None:

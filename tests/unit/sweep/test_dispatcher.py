@@ -1,4 +1,4 @@
-"""The queue between Ray Tune and the warm lanes, without Ray."""
+"""The queue between Ray Tune and the warm worker groups, without Ray."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -16,7 +16,7 @@ def test_dispatcher_gives_every_rank_the_same_trial() -> None:
         dispatcher = Dispatcher()
         await dispatcher.submit("a", {"n": 1})
         await dispatcher.submit("b", {"n": 2})
-        return await dispatcher.take("lane", "i", 0), await dispatcher.take("lane", "i", 0)
+        return await dispatcher.take("group", "i", 0), await dispatcher.take("group", "i", 0)
 
     first, second = play(scenario())
     assert first == second == {"trial_id": "a", "payload": {"n": 1}, "attempt": 1}
@@ -27,8 +27,8 @@ def test_dispatcher_keeps_order_over_turns_and_stops_when_closed() -> None:
         dispatcher = Dispatcher()
         for name in "ab":
             await dispatcher.submit(name, None)
-        taken = [await dispatcher.take("lane", "i", turn) for turn in range(2)]
-        waiting = asyncio.create_task(dispatcher.take("lane", "i", 2))
+        taken = [await dispatcher.take("group", "i", turn) for turn in range(2)]
+        waiting = asyncio.create_task(dispatcher.take("group", "i", 2))
         await asyncio.sleep(0)
         await dispatcher.close()
         return [order["trial_id"] for order in taken if order] + [await waiting]
@@ -41,7 +41,7 @@ def test_dispatcher_gives_the_waiting_trial_of_the_lowest_place_first() -> None:
         dispatcher = Dispatcher()
         for name, place in (("c", 2), ("a", 0), ("b", 1), ("a", 0)):  # the last is a retry
             await dispatcher.submit(name, None, place)
-        return [await dispatcher.take("lane", "i", turn) for turn in range(3)]
+        return [await dispatcher.take("group", "i", turn) for turn in range(3)]
 
     assert [order["trial_id"] for order in play(scenario())] == ["a", "a", "b"]
 
@@ -52,18 +52,18 @@ def test_dispatcher_passes_events_to_who_waits() -> None:
         await dispatcher.submit("a", None)
         waiting = asyncio.create_task(dispatcher.events("a", 0))
         await asyncio.sleep(0)
-        assert await dispatcher.publish("a", 1, {"kind": "metrics", "row": {}}) == "go on"
+        assert await dispatcher.publish("a", 1, {"kind": "metrics", "row": {}}) == "continue"
         return await waiting
 
     assert play(scenario()) == [{"kind": "metrics", "row": {}}]
 
 
-def test_dispatcher_fails_the_trial_of_a_lane_that_died() -> None:
+def test_dispatcher_fails_the_trial_of_a_group_that_died() -> None:
     async def scenario() -> tuple[Any, Any]:
         dispatcher = Dispatcher()
         await dispatcher.submit("a", None)
-        await dispatcher.take("lane", "before", 0)
-        again = asyncio.create_task(dispatcher.take("lane", "after", 0))
+        await dispatcher.take("group", "before", 0)
+        again = asyncio.create_task(dispatcher.take("group", "after", 0))
         events = await dispatcher.events("a", 0)
         await dispatcher.submit("a", None)
         return events[-1], await again
@@ -89,7 +89,7 @@ def test_dispatcher_asks_a_cancelled_trial_to_stop() -> None:
     async def scenario() -> str:
         dispatcher = Dispatcher()
         await dispatcher.submit("a", None)
-        await dispatcher.take("lane", "i", 0)
+        await dispatcher.take("group", "i", 0)
         await dispatcher.cancel("a")
         return await dispatcher.publish("a", 1, {"kind": "metrics", "row": {}})
 
@@ -100,36 +100,36 @@ def test_dispatcher_that_closes_aborts_what_runs() -> None:
     async def scenario() -> tuple[str, Any]:
         dispatcher = Dispatcher()
         await dispatcher.submit("a", None)
-        await dispatcher.take("lane", "i", 0)
+        await dispatcher.take("group", "i", 0)
         await dispatcher.submit("b", None)
         await dispatcher.close()
         answer = await dispatcher.publish("a", 1, {"kind": "metrics", "row": {}})
-        return answer, await dispatcher.take("lane", "i", 1)
+        return answer, await dispatcher.take("group", "i", 1)
 
     assert play(scenario()) == ("abort", None)
 
 
-def test_dispatcher_without_lanes_fails_what_waits_and_what_comes() -> None:
+def test_dispatcher_without_groups_fails_what_waits_and_what_comes() -> None:
     async def scenario() -> list[str]:
         dispatcher = Dispatcher()
         await dispatcher.expect("one")
         await dispatcher.expect("two")
         await dispatcher.submit("a", None)
-        await dispatcher.lane_lost("one", "no room")
+        await dispatcher.group_lost("one", "no room")
         assert not dispatcher._orders["a"].ended
-        await dispatcher.lane_lost("two", "no room")
+        await dispatcher.group_lost("two", "no room")
         await dispatcher.submit("b", None)
         return [(await dispatcher.events(name, 0))[-1]["error"] for name in "ab"]
 
     assert play(scenario()) == ["no room", "no room"]
 
 
-def test_dispatcher_lets_a_second_lane_take_the_next_trial() -> None:
+def test_dispatcher_lets_a_second_group_take_the_next_trial() -> None:
     async def scenario() -> list[str]:
         dispatcher = Dispatcher()
         for name in "ab":
             await dispatcher.submit(name, None)
-        orders = [await dispatcher.take(lane, "i", 0) for lane in ("one", "two")]
+        orders = [await dispatcher.take(group, "i", 0) for group in ("one", "two")]
         return [order["trial_id"] for order in orders if order]
 
     assert play(scenario()) == ["a", "b"]
@@ -151,9 +151,9 @@ def test_dispatcher_drops_what_an_earlier_attempt_still_tells() -> None:
 def test_dispatcher_gives_nothing_to_processes_that_are_no_more() -> None:
     async def scenario() -> tuple[Any, Any]:
         dispatcher = Dispatcher()
-        orphan = asyncio.create_task(dispatcher.take("lane", "before", 0))
+        orphan = asyncio.create_task(dispatcher.take("group", "before", 0))
         await asyncio.sleep(0)
-        living = asyncio.create_task(dispatcher.take("lane", "after", 0))
+        living = asyncio.create_task(dispatcher.take("group", "after", 0))
         await asyncio.sleep(0)
         await dispatcher.submit("a", None)
         return await orphan, await living
@@ -167,7 +167,7 @@ def test_dispatcher_tells_how_a_cancelled_trial_ended() -> None:
     async def scenario() -> tuple[list[Any], Any]:
         dispatcher = Dispatcher()
         await dispatcher.submit("a", None)
-        await dispatcher.take("lane", "i", 0)
+        await dispatcher.take("group", "i", 0)
         await dispatcher.cancel("a")
         follower = await dispatcher.events("a", 0)
         await dispatcher.publish("a", 1, {"kind": "finished", "result": {"status": "stopped"}})

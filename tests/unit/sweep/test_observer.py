@@ -1,4 +1,4 @@
-"""News of trials on the screen and in MLflow: a store that fails ends nothing, and gets later what it missed."""
+"""Trials on the screen and in MLflow: a store that fails ends nothing, and gets later what it missed."""
 
 import io
 import json
@@ -12,21 +12,31 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from vqscale import storage
-from vqscale.cli.live_table import Progress
+from vqscale.cli.live_table import LiveTable
 from vqscale.costing.facts import failed_result
 from vqscale.plan.plan import Plan, plan
+from vqscale.results.metrics_rows import Row, metrics_uri
 from vqscale.results.records import write_result
 from vqscale.results.result import Result
 from vqscale.study.spec import parse_study
 from vqscale.sweep import observer as module
-from vqscale.sweep.observer import Observer
+from vqscale.sweep.events import Broadcast
+from vqscale.sweep.observer import TrackingObserver
 from vqscale.track.tracker import Tracker
-from vqscale.train.trial import Row, metrics_uri
 
 ROWS: list[Row] = [
     {"step": step, "tokens": 512 * step, "loss": 3.0 - step / 10, "bpb": 2.0, "tokens_per_second": 1e4}
     for step in range(1, 5)
 ]
+
+
+class Watched(Broadcast):
+    """The screen and MLflow, told of the same events."""
+
+    def __init__(self, plan: Plan, table: LiveTable, tracker: Tracker) -> None:
+        observer = TrackingObserver(plan, table, tracker)
+        super().__init__(table, observer)
+        self.catch_up = observer.catch_up
 
 
 class Stage:
@@ -42,12 +52,13 @@ class Stage:
         }
         self.study = parse_study(values, source="test")
         self.plan: Plan = plan(self.study)
-        self.ids = [planned.trial.id for planned in self.plan.trials]
+        self.trials = [planned.trial for planned in self.plan.trials]
         self.uri, self.screen = f"sqlite:///{folder}/mlflow.db", io.StringIO()
-        self.progress = Progress(self.plan, Console(file=self.screen, width=300))
+        self.table = LiveTable(Console(file=self.screen, width=300))
+        self.table.stage_started(self.plan)
 
-    def observer(self) -> Observer:
-        return Observer(self.plan, self.progress, Tracker(self.uri, "watched", artifacts=None))
+    def observer(self) -> "Watched":
+        return Watched(self.plan, self.table, Tracker(self.uri, "watched", artifacts=None))
 
     def train(self, index: int) -> Result:
         """What a worker leaves in the folder of a trial that ended."""
@@ -62,7 +73,7 @@ class Stage:
     def run(self, index: int) -> Run:
         client = MlflowClient(self.uri)
         experiment = client.get_experiment_by_name("watched")
-        wanted = f"tags.`vqscale.trial_id` = '{self.ids[index]}'"
+        wanted = f"tags.`vqscale.trial_id` = '{self.trials[index].id}'"
         (run,) = client.search_runs([experiment.experiment_id], wanted)
         return run
 
@@ -106,8 +117,8 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> Callable[[], pytest.MonkeyPatch]:
 def test_observer_shows_a_trial_to_its_end(stage: Stage) -> None:
     observer = stage.observer()
     for row in ROWS:
-        observer.row(stage.ids[0], row)
-    observer.ended(stage.ids[0], stage.train(0))
+        observer.row(stage.trials[0], row)
+    observer.ended(stage.trials[0], stage.train(0))
     stage.require_complete(0)
     assert "MLflow" not in stage.screen.getvalue()
 
@@ -116,19 +127,19 @@ def test_store_that_fails_is_said_once_and_sent_what_it_missed(
     stage: Stage, outage: Callable[[], pytest.MonkeyPatch]
 ) -> None:
     observer = stage.observer()
-    observer.row(stage.ids[0], ROWS[0])
+    observer.row(stage.trials[0], ROWS[0])
     patch = outage()
     try:
-        observer.row(stage.ids[0], ROWS[1])
-        observer.row(stage.ids[0], ROWS[2])
-        observer.ended(stage.ids[1], stage.train(1))
+        observer.row(stage.trials[0], ROWS[1])
+        observer.row(stage.trials[0], ROWS[2])
+        observer.ended(stage.trials[1], stage.train(1))
     finally:
         patch.undo()
-    observer.row(stage.ids[0], ROWS[3])
+    observer.row(stage.trials[0], ROWS[3])
     assert stage.steps(0) == [512, 2048]
-    observer.ended(stage.ids[0], stage.train(0))
+    observer.ended(stage.trials[0], stage.train(0))
     said = stage.screen.getvalue()
-    assert said.count("the server is away") == said.count("Training goes on") == 1
+    assert said.count("the server is away") == said.count("Training continues") == 1
     assert said.count("1.500 bpb held out") == 2
 
     stage.require_complete(0)
@@ -142,7 +153,7 @@ def test_catch_up_tells_a_store_that_still_fails_and_a_later_one_sends_all(
     observer = stage.observer()
     patch = outage()
     try:
-        observer.ended(stage.ids[0], stage.train(0))
+        observer.ended(stage.trials[0], stage.train(0))
         observer.catch_up()
     finally:
         patch.undo()
@@ -157,7 +168,7 @@ def test_catch_up_tells_a_store_that_still_fails_and_a_later_one_sends_all(
 def test_catch_up_is_one_search_when_nothing_is_missing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     observer = stage.observer()
     for index in (0, 1):
-        observer.ended(stage.ids[index], stage.train(index))
+        observer.ended(stage.trials[index], stage.train(index))
     searches: list[object] = []
     search = MlflowClient.search_runs
     monkeypatch.setattr(MlflowClient, "search_runs", lambda *a, **k: searches.append(a) or search(*a, **k))
@@ -176,5 +187,5 @@ def test_store_that_failed_is_left_alone_for_a_while(stage: Stage, monkeypatch: 
     observer = stage.observer()
     monkeypatch.setattr(MlflowClient, "log_batch", fail)
     for row in ROWS:
-        observer.row(stage.ids[0], row)
+        observer.row(stage.trials[0], row)
     assert len(tries) == 1

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from vqscale.cli.main import app
 from vqscale.laws import StudyFits
-from vqscale.workflow.study import open_tracker
+from vqscale.workflow.training import open_tracker
 
 
 @pytest.fixture

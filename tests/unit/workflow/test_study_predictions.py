@@ -1,22 +1,19 @@
 """Predictions are registered before their runs, once, and compared with them afterwards."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from vqscale.cli.main import app
 from vqscale.laws.decisions.predictions import read_predictions, score
 from vqscale.laws.io.export import read_fits
 from vqscale.plan.pending_predictions import predict_pending
-from vqscale.plan.plan import Plan, plan
+from vqscale.plan.plan import plan
 from vqscale.results import read_table
-from vqscale.sweep.driver.tuning import Trained
-from vqscale.workflow import study as module
+from vqscale.sweep.events import StudyEvents
+from vqscale.sweep.protocol import Stage
 from vqscale.workflow.predictions import before_stage
 
 HELD_OUT = 0.97 * 6.4e11
@@ -55,8 +52,8 @@ def test_register_and_score_speak_of_the_held_out_budget(
     assert "16 predictions of 16 runs, mean error" in text
 
 
-def test_staged_study_foretells_each_budget_that_the_smaller_ones_allow(
-    corpus_uri: str, tmp_path: Path, write_study: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
+def test_staged_study_predicts_each_budget_that_the_smaller_ones_allow(
+    corpus_uri: str, tmp_path: Path, write_study: Any, finish: Any, train_by_records: Any
 ) -> None:
     sizes = ["d8x2", "d16x2", "d24x2", "d32x2", "nano", "micro", "milli"]
     budgets = [1e10, 4e10, 1.6e11]
@@ -66,20 +63,21 @@ def test_staged_study_foretells_each_budget_that_the_smaller_ones_allow(
     )
     known_before: dict[float, set[str | None]] = {}
 
-    def record(stage: Plan, *_: Any) -> Trained:
-        (budget,) = {one.budget for one in stage.pending}
+    def record(stage: Stage) -> None:
+        budgets = {one.trial.id: one.budget for one in plan(study).trials}
+        (budget,) = {budgets[order.trial.id] for order in stage.orders}
         known_before[budget or 0.0] = {one.trial_id for one in read_predictions(study.folder)}
         finish(study, 1.1 * (budget or 0.0))
-        return Trained(results=[], lanes=1, training_seconds=1.0)
 
-    monkeypatch.setattr(module, "_train", record)
-    monkeypatch.setattr(module, "Observer", lambda *_: None)
-    console = Console(file=io.StringIO(), width=200)
-    tracker: Any = None
-    module._train_in_stages(lambda: plan(study), console, tracker, None, before_stage)
+    class Messages(StudyEvents):
+        def message(self, text: str, level: str = "info") -> None:
+            said.append(text)
+
+    said: list[str] = []
+    train_by_records(study, record, events=Messages(), before_stage=before_stage)
     assert known_before[1e10] == set()
     largest = {one.trial.id for one in plan(study).trials if one.budget == 1.6e11}
     assert largest <= known_before[1.6e11]
     scores = score(read_predictions(study.folder), read_table(f"{study.folder}/results.parquet"))
     assert largest <= {one.prediction.trial_id for one in scores}
-    assert "before their runs" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert any("before their runs" in text for text in said)

@@ -1,7 +1,7 @@
-"""A finished study by records alone: an isoflop design whose losses follow a known law."""
+"""A finished study by records alone: an isoflop design whose losses follow a known law; training without Ray."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ from vqscale.cli.main import app
 from vqscale.costing.facts import failed_result
 from vqscale.plan.plan import plan
 from vqscale.results import write_table
-from vqscale.results.records import write_result
+from vqscale.results.records import read_result, write_result
 from vqscale.study.spec import Study, load_study
+from vqscale.sweep.events import StudyEvents
+from vqscale.sweep.protocol import Stage
+from vqscale.workflow import training
+from vqscale.workflow.training import TrainingRun
 
 ISOFLOP = {
     "type": "isoflop",
@@ -113,3 +117,44 @@ def fitted_study(finished_study: Finished) -> Finished:
     done = CliRunner().invoke(app, ["fit", str(finished_study.folder)])
     assert done.exit_code == 0, done.output
     return finished_study
+
+
+class RecordsDriver:
+    """In place of the process that talks to Ray: what a stage leaves is what `write_records` writes."""
+
+    def __init__(self, write_records: Callable[[Stage], None]) -> None:
+        self._write_records = write_records
+
+    def __enter__(self) -> "RecordsDriver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def train(self, stage: Stage) -> Iterator[dict[str, Any]]:
+        self._write_records(stage)
+        for order in stage.orders:
+            if (result := read_result(order.folder)) is not None:
+                yield {"kind": "ended", "trial": order.trial.id, "result": result.model_dump_json()}
+        yield {"kind": "trained", "worker_groups": 1, "training_seconds": 1.0}
+
+
+class NoTracking(StudyEvents):
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def catch_up(self) -> None:
+        pass
+
+
+@pytest.fixture
+def train_by_records(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingRun]:
+    """`train_study`, with trials that end by the records that a function of a stage writes, and without MLflow."""
+
+    def train(study: Study, write_records: Callable[[Stage], None], **options: Any) -> TrainingRun:
+        monkeypatch.setattr(training, "RayDriver", lambda *_: RecordsDriver(write_records))
+        monkeypatch.setattr(training, "TrackingObserver", NoTracking)
+        monkeypatch.setattr(training, "open_tracker", lambda _: None)
+        return training.train_study(study, **({"events": StudyEvents()} | options))
+
+    return train
