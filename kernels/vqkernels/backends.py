@@ -1,4 +1,4 @@
-"""Whether Triton kernels can serve a tensor, asked without importing Triton where there is no CUDA device."""
+"""Whether Triton kernels can run on a tensor, found without importing Triton where there is no CUDA device."""
 
 from importlib.util import find_spec
 
@@ -9,10 +9,10 @@ _INSTALLED = find_spec("triton") is not None
 
 
 def uses_triton(tensor: Tensor) -> bool:
-    """Whether functions that choose by themselves give this tensor to a Triton kernel.
+    """Whether functions without a `backend` argument compute this tensor with a Triton kernel.
 
-    On a CUDA device with Triton installed and compute capability 8.0 or more, and never in float64: a reference
-    stays with PyTorch.
+    On a CUDA device with Triton installed and compute capability 8.0 or more, and never in float64: references are
+    computed by PyTorch.
     """
     return tensor.is_cuda and tensor.dtype != torch.float64 and triton_refusal(tensor.device) is None
 

@@ -1,4 +1,4 @@
-"""What turns scores into weights: the softmax, or Mega's Laplace function."""
+"""The functions that turn scores into weights: the softmax, or Mega's Laplace function."""
 
 from typing import Literal
 
@@ -21,6 +21,6 @@ def laplace(x: Tensor) -> Tensor:
 
 
 def check_function(function: str) -> None:
-    """Raise ValueError unless it is one of `Function`."""
+    """Raise ValueError unless `function` is one of `Function`."""
     if function not in ("softmax", "laplace"):
         raise ValueError(f"function: got {function!r}; it must be one of 'softmax', 'laplace'")

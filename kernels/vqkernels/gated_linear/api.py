@@ -1,4 +1,4 @@
-"""Gated linear attention as it is called: checked arguments, precision, padding and documents.
+"""The entry to gated linear attention: checked arguments, precision, padding and documents.
 
 Letters: B batch, H heads, T position, K key width, V value width.
 """
@@ -14,6 +14,7 @@ from vqkernels.gated_linear.naive import Problem, naive
 from vqkernels.precision import accumulation_dtype
 
 CHUNK_LENGTH = 64
+"""Tokens per chunk: longer ones make fewer steps from state to state and more work within, C^2 per chunk."""
 
 
 def gated_linear_attention(
@@ -34,7 +35,7 @@ def gated_linear_attention(
     `log_decay_BHTK` may not be above zero (not checked). `state_BHKV` continues a sequence; `return_state` asks for
     the state at its end, in float32 (float64 for float64). At padding (`mask_BT` False) nothing enters, nothing is
     forgotten and the output is zero, whatever the arguments hold there. Where `doc_start_BT` is True, S_{t-1} counts as
-    zero. All is computed in float32 (float64 for float64) whatever autocast says; the output has the dtype of `v_BHTV`.
+    zero. All is computed in float32 (float64 for float64), also under autocast; the output has the dtype of `v_BHTV`.
     `chunk_length` is a power of two. Raises ValueError for arguments that do not fit together.
 
     Source: Yang et al. 2024, Gated Linear Attention (arXiv 2312.06635), equations of sections 3 and 4.
@@ -62,7 +63,7 @@ def _problem(
     if mask_BT is not None:
         padding = ~mask_BT[:, None, :, None]  # which may hold anything, NaN too: 0 * NaN would still spread
         q, k, v, log_decay = (x.masked_fill(padding, 0.0) for x in (q, k, v, log_decay))
-    if doc_start_BT is not None:
+    if doc_start_BT is not None:  # exp(-inf) = 0: nothing of the state before is kept
         log_decay = log_decay.masked_fill(doc_start_BT[:, None, :, None], -torch.inf)
     if state_BHKV is None:
         state_BHKV = q.new_zeros(*q.shape[:2], q.shape[3], v.shape[3])

@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class Problem(NamedTuple):
-    """Arguments in the dtype that is computed in; padding and documents are in keys and decays already."""
+    """Arguments in the dtype of the computation; padding and documents are already in keys and decays."""
 
     q_BHTK: Tensor
     k_BHTK: Tensor
     v_BHTV: Tensor
     log_decay_BHTK: Tensor
-    """Not above zero; -inf where the state begins anew."""
+    """Not above zero; -inf where the state is reset."""
     state_BHKV: Tensor
 
 

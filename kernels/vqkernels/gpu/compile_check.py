@@ -1,4 +1,4 @@
-"""Compile every kernel in every configuration for every kind of GPU, without a GPU, and say what each one takes.
+"""Compile every kernel in every configuration for every kind of GPU, without a GPU, and report what each one takes.
 
     python -m vqkernels.gpu.compile_check [--targets 80 86 90 100] [--out docs/benchmarks] [--jobs 2]
 
@@ -130,7 +130,7 @@ def compiled(request: Request) -> Row:
 def write(rows: Sequence[Row], folder: Path, command: str) -> None:
     """The table as CSV, and as Markdown with the largest needs of each kernel and configuration."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = _markdown(rows, command)  # first: it says whether the checkout is clean
+    text = _markdown(rows, command)  # first: it records whether the checkout is clean, and the CSV changes it
     with (folder / f"{TABLE}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
@@ -218,7 +218,7 @@ def _divisible(value: Tensor | int | float) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """The last line of the innermost error, which says what is wrong; those around it say where."""
+    """The last line of the innermost error: it holds the cause, the lines around it the place."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
@@ -230,10 +230,10 @@ def _resources(cubin: bytes) -> tuple[int, int]:
         file.write(cubin)
         file.flush()
         tool = triton.knobs.nvidia.cuobjdump.path
-        said = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    registers, stack = (re.search(rf"{name}:(\d+)", said.stdout) for name in ("REG", "STACK"))
-    assert registers is not None, said.stdout
-    assert stack is not None, said.stdout
+        usage = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    registers, stack = (re.search(rf"{name}:(\d+)", usage.stdout) for name in ("REG", "STACK"))
+    assert registers is not None, usage.stdout
+    assert stack is not None, usage.stdout
     return int(registers[1]), int(stack[1])
 
 
@@ -268,7 +268,7 @@ def _markdown(rows: Sequence[Row], command: str) -> str:
     lines = [
         "# Resources of the Triton kernels, compiled ahead of time",
         "",
-        "What each kernel takes in each configuration on each kind of GPU, as the compiler says it: no GPU was needed,",
+        "What each kernel takes in each configuration on each kind of GPU, as the compiler reports: no GPU was used,",
         "and nothing here is a speed. Largest values over the shapes compiled, all of which are in",
         f"`{TABLE}.csv`. A row passes if nothing spills, shared memory fits the chip and products of",
         "16-bit tiles run on tensor cores.",

@@ -4,7 +4,7 @@ Two launches: the first puts the token into the ring and attends over pieces of 
 the pieces and, at the end of a block, adds the block before it to the cache. Splitting the columns, as Flash-Decoding
 does (Dao et al., 2023), keeps the whole device busy at batch 1.
 
-Letters: B batch, G key-value heads, Z = B G, R query heads a key-value head, U = 2L ring slots, K key width, V value
+Letters: B batch, G key-value heads, Z = B G, R query heads per key-value head, U = 2L ring slots, K key width, V value
 width, S codebook size, M relative keys, P pieces of BC columns.
 """
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _COLUMNS = 64
 _LEAST_DOT = 16  # rows and columns of the smallest product that tensor cores have
-_LOG2E = tl.constexpr(1.4426950408889634)
-_NEVER = tl.constexpr(-1.0e30)
+_LOG2E = tl.constexpr(1.4426950408889634)  # scores by base 2: exp2 is one instruction, exp multiplies first
+_NEVER = tl.constexpr(-1.0e30)  # not minus infinity: the difference of two of these is still a number
 
 
 def decode_token(token: "Token", state: "DecodeState") -> Tensor:

@@ -4,11 +4,11 @@ Letters as in `layout`; block m = z N + n in flat order, A = R L rows of a block
 relative distances.
 
 Position biases are the exception. They come as a band [Z N, A, D] of the products (q + w).r, furthest distance first,
-made by cuBLAS and read at an address that moves one column a row. A kernel could make them tile by tile, but by
+made by cuBLAS and read at an address that moves one column per row. A kernel could make them tile by tile, but by
 distance, where its scores are by key; moving each row of a tile by another amount costs more than the tile itself.
 The band of some heads at a time bounds the memory.
 
-Kept for the backward pass are the inputs, the output and one number a query, as in `wide`.
+Kept for the backward pass are the inputs, the output and one number per query, as in `wide`.
 """
 
 from collections.abc import Callable, Iterator

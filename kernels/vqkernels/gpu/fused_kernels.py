@@ -15,8 +15,8 @@ import triton.language as tl
 
 from vqkernels.gpu.runtime import Kernel, config
 
-_NEVER = tl.constexpr(-1.0e30)
-_LOG2E = tl.constexpr(1.4426950408889634)
+_NEVER = tl.constexpr(-1.0e30)  # not minus infinity: the difference of two of these is still a number
+_LOG2E = tl.constexpr(1.4426950408889634)  # scores by base 2: exp2 is one instruction, exp multiplies first
 
 
 @triton.jit(do_not_specialize=["start", "n_key", "n_block"])
@@ -55,7 +55,7 @@ def vq_fused_forward_kernel(
         b_s = _code_scores(b_s, p_count, b_doc, b_open, o_c, S, CHECKED)
         b_v = tl.load(p_mean + (o_c[:, None] * V + o_v[None, :]), mask=m_c[:, None] & m_v, other=0.0)
         b_max, b_sum, b_out = _more(b_max, b_sum, b_out, b_s, b_v, PRECISION)
-    blind = b_max < 0.5 * _NEVER
+    blind = b_max < 0.5 * _NEVER  # rows that see nothing: their weights are all 1, relative to a maximum of _NEVER
     b_sum = tl.maximum(b_sum, 1.0)  # the largest weight is 1
     b_out = tl.where(blind[:, None], 0.0, b_out / b_sum[:, None])
     tl.store(out + row * V + (o_i[:, None] * V + o_v[None, :]), b_out.to(out.dtype.element_ty), mask=m_i[:, None] & m_v)
@@ -264,7 +264,7 @@ def _documents(
     doc, opened, i_z, n, n_key, n_block, o_i, G: tl.constexpr, L: tl.constexpr, CHECKED: tl.constexpr
 ):  # fmt: skip
     """Documents of a sequence's keys, of rows of a block, and of the block's cache."""
-    p_doc, b_doc, b_open = o_i, o_i, n  # nobody reads them without documents; Triton 3.6 can return no None
+    p_doc, b_doc, b_open = o_i, o_i, n  # unused without documents; Triton 3.6 cannot return None
     if CHECKED:
         p_doc = doc + i_z // G * n_key
         b_doc = tl.load(p_doc + n * L + o_i, mask=(o_i < L) & (n * L + o_i < n_key), other=-1)

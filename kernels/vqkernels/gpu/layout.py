@@ -1,7 +1,7 @@
-"""What the attention kernels are given: a problem's tensors with batch and heads in one dimension, and its block grid.
+"""The input of the attention kernels: a problem's tensors with batch and heads in one dimension, and its block grid.
 
 Letters as in `vq_attention.problem`; Z = B G batch and key-value heads together (z = b G + g), N blocks of L key
-positions, the last perhaps in part. Query t stands at key position lead + t, and every kernel numbers blocks by key
+positions, the last perhaps in part. Query t is at key position lead + t, and every kernel numbers blocks by key
 position. Nothing here waits for the device: lengths are Python ints, flags stay tensors.
 
 Each way of computing attention (a "plan") has
@@ -51,11 +51,11 @@ class Gradients(NamedTuple):
 
 
 class Flags(NamedTuple):
-    """What documents, padding and a carried window ask of the kernels; int32."""
+    """Documents, padding and the carried window, as the kernels read them; int32."""
 
-    doc_BU: Tensor  # number of the token's document; -1: the token is in nothing
+    doc_BU: Tensor  # number of the token's document; -1: padding
     open_BN: Tensor  # the document whose tokens the block's cache holds
-    keep_BN: Tensor  # 1 where the cache goes on from the block before, 0 where a document began in between
+    keep_BN: Tensor  # 1 where the cache continues the block before's, 0 where a document began in between
 
 
 class Layout(NamedTuple):

@@ -82,7 +82,7 @@ def launch_nearest_code(k_BGTK: Tensor, codebook_GSK: Tensor, mask_BT: Tensor | 
     The distances are those of `quantize.nearest_code`, float32 of the keys and the codebook as given, up to the
     rounding of their sums. bfloat16 keys are exact operands of the tensor cores, but a float32 codebook is not: it is
     split into three bfloat16 pieces that add up to it, so that every product is exact. That costs three products of
-    6 S K FLOPs a key in all, some 3 % of the attention that follows, against ten times as long for float32 products
+    6 S K FLOPs per key in all, some 3 % of the attention that follows, against ten times as long for float32 products
     outside the tensor cores. Keys of any other dtype take those: exact too, and slow.
     """
     batch, n_head, length, d_key = k_BGTK.shape

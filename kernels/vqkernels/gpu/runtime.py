@@ -1,8 +1,8 @@
-"""What all Triton kernels here share: tile configurations, the choice among them, launching, and recording launches.
+"""Shared by all Triton kernels: tile configurations, the rule that picks one, launching, and recording launches.
 
-A kernel's configuration is a function of the device and the operands' width alone and never of a timing: every rank,
-every run and every resume computes with the same tiles and so to the same bits (decision 0010). Which configuration
-stands first is decided by measurement with `python -m vqkernels.gpu_check`.
+A kernel's configuration depends only on the device and the operands' width, never on a timing: every rank, every run
+and every resume computes with the same tiles and so to the same bits (decision 0010). The order of configurations
+comes from measurements with `python -m vqkernels.gpu_check`.
 """
 
 import os
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vqkernels.errors import BackendUnavailableError
 
-# Compute capability times ten, and the shared memory a program may use there (bytes). 86 stands for every chip with
+# Compute capability times ten, and the shared memory a program may use there (bytes). 86 is used for every chip with
 # little of it: Ampere and Ada cards without HBM, and consumer Blackwell.
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 90: 232_448, 100: 232_448}
 _LARGEST_INTERPRETED_TILE = 32
@@ -94,7 +94,7 @@ class Kernel:
 
     @property
     def interpreted(self) -> bool:
-        """Whether TRITON_INTERPRET=1 stood in the environment when the function was decorated."""
+        """Whether TRITON_INTERPRET=1 was in the environment when the function was decorated."""
         return not isinstance(self.fn, triton.JITFunction)
 
     def choose(self, dtype: torch.dtype, target: int, width: int = 0) -> Config:

@@ -4,9 +4,9 @@ Letters as in `layout`; block m = z N + n in flat order, A = R L rows of a block
 relative distances, W = 2L + S columns of the weights: block before, block itself, codes.
 
 Rows of all heads follow each other, so that the windows [Z N - 1, 2L, V] over blocks m - 1 and m are an overlapping
-view and no copy; block 0 of a head sees rows of the head before, with weight zero. Only block m = 0 stands apart.
+view and no copy; block 0 of a head sees rows of the head before, with weight zero. Only block m = 0 is computed apart.
 
-Kept for the backward pass are the inputs, the output and one number a query: weights, counts and means are computed
+Kept for the backward pass are the inputs, the output and one number per query: weights, counts and means are computed
 again. Each is as large as the values, and a layer's weights would be the largest tensor that training keeps.
 """
 
@@ -32,7 +32,7 @@ def backward(given: Operands, layout: Layout, out_BGRTV: Tensor, lse_BGRT: Tenso
     """Gradients of all operands.
 
     With delta_i = dO_i . O_i, weights p and logits s: ds_ij = p_ij (dO_i . v_j - delta_i), where v_j is a value or
-    the mean of a code. A key passes its gradient to the k of its token where it stands in the window.
+    the mean of a code. A key in the window passes its gradient to the k of its token.
     """
     d_out, delta, lse = block_output(layout, out_BGRTV, lse_BGRT, d_out_BGRTV)
     blocks = block_operands(given, layout)

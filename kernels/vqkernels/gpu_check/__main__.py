@@ -1,4 +1,4 @@
-"""`python -m vqkernels.gpu_check --out DIR`: verify every kernel on this machine's GPU, and if all is right, measure.
+"""`python -m vqkernels.gpu_check --out DIR`: verify every kernel on this machine's GPU and, if all pass, measure.
 
 Needs torch, triton and numpy. `--smoke` goes through everything at tiny sizes in Triton's interpreter, on a CPU.
 """
@@ -18,7 +18,7 @@ _SECONDS_BETWEEN_WRITES = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 if every check passed, 1 if one failed, 2 if there is nothing to check on."""
+    """Returns 0 if every check passed, 1 if one failed, 2 if there is no device to check."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
     if options.smoke:
@@ -41,29 +41,29 @@ def _check(options: argparse.Namespace, command: str) -> int:
         return 2
     began = time.monotonic()
 
-    def told(text: str) -> None:
+    def report(text: str) -> None:
         print(f"[{time.monotonic() - began:6.1f} s] {text}", flush=True)  # noqa: T201
 
     dtypes = ["float32"] if options.smoke else ["bfloat16", "float32"]
     wanted = verify.jobs(cases.SMOKE if options.smoke else cases.REAL, dtypes, device)
-    told(f"{len(wanted)} jobs to verify in {options.processes} processes")
-    checks = verify.run(wanted, device.type, options.processes, told)
+    report(f"{len(wanted)} jobs to verify in {options.processes} processes")
+    checks = verify.run(wanted, device.type, options.processes, report)
     failed = [check for check in checks if not check.passed]
     tables: dict[str, list[dict[str, Any]]] = {"checks": [asdict(check) for check in checks]}
     notes = [f"{len(checks) - len(failed)} of {len(checks)} checks passed."]
     about = document.facts(device, command)
     if failed:
-        notes.append("Nothing was measured: a kernel that is not right has no speed.")
+        notes.append("Nothing was measured: the speed of a wrong kernel means nothing.")
 
     def write() -> None:
         document.write(Path(options.out), about, tables, notes)
 
     write()  # a command may be cut off
     if not failed and not options.no_measure:
-        measured = _measured(options.smoke, device, notes, told)
+        measured = _measured(options.smoke, device, notes, report)
         _fill(tables, measured, began + options.seconds, notes, write)
     write()
-    told(f"{notes[0]} Written to {options.out}")
+    report(f"{notes[0]} Written to {options.out}")
     return 1 if failed else 0
 
 
@@ -92,7 +92,9 @@ def _fill(
         write()
 
 
-def _measured(smoke: bool, device: Any, notes: list[str], told: Any) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
+def _measured(
+    smoke: bool, device: Any, notes: list[str], report: Any
+) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
     """Name and rows of each table, which are measured as they are asked for."""
     import torch
 
@@ -105,8 +107,8 @@ def _measured(smoke: bool, device: Any, notes: list[str], told: Any) -> Iterator
     speed, width = ceilings.flops_per_second / 1e12, ceilings.bytes_per_second / 1e12
     notes.append(f"Ceilings measured first: {speed:.3g} TFLOP/s ({str(dtype)[6:]} product), {width:.3g} TB/s (copy).")
     yield "decode", measure.measure_decode(plan, device, dtype, ceilings)
-    yield "layers", measure.measure_layers(plan, device, dtype, ceilings, told)
-    yield "configurations", measure.measure_configurations(plan, device, dtype, told)
+    yield "layers", measure.measure_layers(plan, device, dtype, ceilings, report)
+    yield "configurations", measure.measure_configurations(plan, device, dtype, report)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -53,7 +53,7 @@ def _commit() -> str:
 
 
 def write(folder: Path, about: Mapping[str, str], tables: Mapping[str, Sequence[Row]], notes: Sequence[str]) -> str:
-    """gpu_check.json, a CSV a table, gpu_check.md; returns the page."""
+    """Write gpu_check.json, one CSV per table and gpu_check.md; returns the page."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = {
         "about": dict(about),
@@ -113,7 +113,7 @@ def _worst(checks: Sequence[Row]) -> list[Row]:
 
 
 def _shown(row: Row, table: str) -> Row:
-    """The columns of a row that a page has room for."""
+    """The columns of a row that fit on a page."""
     if table == "layers":
         names: Sequence[str] = (
             "layer",

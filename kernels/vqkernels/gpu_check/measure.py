@@ -56,9 +56,9 @@ SMOKE = Plan(
 
 
 def measure_layers(
-    plan: Plan, device: torch.device, dtype: torch.dtype, ceilings: Ceilings, told: Callable[[str], None]
+    plan: Plan, device: torch.device, dtype: torch.dtype, ceilings: Ceilings, report: Callable[[str], None]
 ) -> Iterator[Row]:
-    """One row a layer, T, pass and contender: milliseconds, useful FLOP/s, share of the roofline, memory, ratio."""
+    """One row per layer, T, pass and contender: milliseconds, useful FLOP/s, share of the roofline, memory, ratio."""
     for length in (*plan.lengths, plan.longest_forward):
         for layer in plan.layers:
             case = replace(layer, batch=max(1, plan.tokens // length), length=length)
@@ -67,7 +67,7 @@ def measure_layers(
                 yield from _measured(plan, case, given, ceilings, backward=backward)
             del given
             release(device)
-            told(f"{layer.name}: T = {length} measured")
+            report(f"{layer.name}: T = {length} measured")
 
 
 def _measured(plan: Plan, case: Case, given: Tensors, ceilings: Ceilings, *, backward: bool) -> Iterator[Row]:
@@ -118,7 +118,7 @@ def _work(name: str, case: Case, batch: int, length: int, backward: bool, item: 
 
 
 def measure_decode(plan: Plan, device: torch.device, dtype: torch.dtype, ceilings: Ceilings) -> Iterator[Row]:
-    """One row a layer and position: microseconds of a step at batch 1, on CUDA as a graph's replay, and the state."""
+    """One row per layer and position: microseconds per step at batch 1, on CUDA as a graph's replay, and the state."""
     for layer in plan.layers:
         case = replace(layer, batch=1, length=2 * layer.block_length)
         slot = Slot(draw_on_device(case, dtype, device))
@@ -165,12 +165,12 @@ def _state_at(case: Case, position: int, dtype: torch.dtype, device: torch.devic
 
 
 def measure_configurations(
-    plan: Plan, device: torch.device, dtype: torch.dtype, told: Callable[[str], None]
+    plan: Plan, device: torch.device, dtype: torch.dtype, report: Callable[[str], None]
 ) -> Iterator[Row]:
-    """Which configuration of each kernel is the fastest where: one row a layer, kernel and configuration.
+    """Which configuration of each kernel is the fastest: one row per layer, kernel and configuration.
 
-    What is timed is the whole layer, forward and backward, with that one kernel changed: the first configuration
-    that suits should be the fastest, and where it is not, its tuple in the source wants another order.
+    The whole layer is timed, forward and backward, with that one kernel changed. The first configuration that fits
+    should be the fastest; where it is not, the order in the kernel's tuple in the source has to be changed.
     """
     length = plan.lengths[len(plan.lengths) // 2]
     for layer in plan.layers:
@@ -190,4 +190,4 @@ def measure_configurations(
             default = milliseconds(work, device, 5)
             row: Row = {"layer": layer.name, "T": length, "kernel": forced.kernel, "config": str(forced.config)}
             yield row | {"ms": taken, "ms_default": default, "over_default": taken / default}
-        told(f"{layer.name}: {len(others)} further configurations measured")
+        report(f"{layer.name}: {len(others)} further configurations measured")

@@ -1,6 +1,6 @@
-"""What a call must do at least: useful operations and compulsory bytes, and how fast this device can do either.
+"""The least work of a call: useful operations and compulsory bytes, and how fast this device can do either.
 
-Counted as in the project's design of the kernels: two FLOPs a multiply-add, causal halves only, no padding of tiles.
+A multiply-add counts as two FLOPs; only the causal half is counted, and no padding of tiles.
 """
 
 import statistics
@@ -33,7 +33,7 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, *, small: bool) -
 
 
 def _best(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call: the median of three rounds, the best of three such medians."""
+    """Seconds per call: the median of three rounds, the best of three such medians."""
     milliseconds(work, device, 3)
     return min(statistics.median(milliseconds(work, device, 10) for _ in range(3)) for _ in range(3)) / 1e3
 

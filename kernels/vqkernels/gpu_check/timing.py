@@ -1,4 +1,4 @@
-"""Timing what runs on a device, several contenders in alternation, and memory at the peak."""
+"""Times of several contenders on a device, measured in alternation, and their peak memory."""
 
 import gc
 import statistics
@@ -96,7 +96,7 @@ def milliseconds(work: Callable[[], object], device: torch.device, calls: int) -
 
 
 def _prepare(contender: Callable[[], object], device: torch.device, longest: float) -> tuple[float, int | None]:
-    """Compile and warm up; seconds of a call, and the peak memory of one."""
+    """Compile and warm up; returns seconds per call and the peak memory of one, in bytes."""
     contender()
     peak = None
     if device.type == "cuda":

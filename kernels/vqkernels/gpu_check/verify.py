@@ -1,4 +1,4 @@
-"""Is every kernel right on this device, in every precision and configuration?
+"""Whether every kernel is correct on this device, in every precision and configuration.
 
 The rule (of FlashAttention's tests): against the same computation in float64, a kernel may err at most twice as much,
 in gradients three times, as PyTorch does at the kernel's own precision. Besides, the same call must give the same
@@ -123,18 +123,18 @@ def _launched(case: Case, dtype: torch.dtype, target: int) -> dict[str, list[run
     return found
 
 
-def run(jobs_: list[Job], device: str, processes: int, told: Callable[[str], None]) -> list[Check]:
+def run(jobs_: list[Job], device: str, processes: int, report: Callable[[str], None]) -> list[Check]:
     """All jobs; an error in one is a failed check of it."""
     checks: list[Check] = []
     if processes == 1:
         for number, job in enumerate(jobs_):
-            checks += _told(_run_job(job, device), number, len(jobs_), told)
+            checks += _reported(_run_job(job, device), number, len(jobs_), report)
         return checks
     left, number = jobs_, 0
     while left:
         found, left = _round(left, device, processes)
         for one in found:
-            checks += _told(one, number, len(jobs_), told)
+            checks += _reported(one, number, len(jobs_), report)
             number += 1
     return checks
 
@@ -163,17 +163,17 @@ def _round(jobs_: list[Job], device: str, processes: int) -> tuple[Iterator[list
 
 
 def _begin_worker() -> None:
-    """Memory that a kernel leaves unwritten must show: what is allocated empty is filled with NaN."""
-    warnings.simplefilter("ignore")  # PyTorch's own operations that have no deterministic form say so
+    """Make memory that a kernel leaves unwritten visible: what is allocated empty is filled with NaN."""
+    warnings.simplefilter("ignore")  # PyTorch warns of its own operations that have no deterministic form
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 
-_broken: list[Job] = []  # what this process did when CUDA failed, after which nothing there can be believed
+_broken: list[Job] = []  # the job during which CUDA failed in this process: no later result of it is valid
 
 
 def _serve(job: Job, device: str) -> list[Check] | None:
-    """The checks of a job; None from a process in which CUDA has failed before: it is for another one to do."""
+    """The checks of a job; None from a process in which CUDA has failed before: another one has to run it."""
     if _broken:
         return None
     checks = _run_job(job, device)
@@ -182,12 +182,12 @@ def _serve(job: Job, device: str) -> list[Check] | None:
     return checks
 
 
-def _told(found: list[Check], number: int, total: int, told: Callable[[str], None]) -> list[Check]:
+def _reported(found: list[Check], number: int, total: int, report: Callable[[str], None]) -> list[Check]:
     for check in found:
         if not check.passed:
-            told(f"FAILED {asdict(check)}")
+            report(f"FAILED {asdict(check)}")
     if (number + 1) % 10 == 0 or number + 1 == total:
-        told(f"{number + 1} of {total} jobs verified")
+        report(f"{number + 1} of {total} jobs verified")
     return found
 
 
@@ -285,7 +285,7 @@ def _compiled(job: Job, device: torch.device) -> list[Check]:
 
 
 def _long(job: Job, device: torch.device) -> list[Check]:
-    """The last two blocks of one call against those of a second segment that goes on from the first one's state."""
+    """The last two blocks of one call against those of a second segment that continues the first one's state."""
     case, length = job.case, job.case.block_length
     given = draw_on_device(case, getattr(torch, job.dtype), device)
     split = case.length // 2 + 100

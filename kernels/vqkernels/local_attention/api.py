@@ -1,7 +1,7 @@
-"""The entry to local attention: checks, choice of the products, carried state.
+"""The entry to local attention: checks, the implementation, carried state.
 
 Letters: B batch, H query heads, G key-value heads, T position, K key width, V value width, L block length,
-M relative distances, N blocks, R query heads a key-value head, I rows of a block, W columns of its window.
+M relative distances, N blocks, R query heads per key-value head, I rows of a block, W columns of its window.
 """
 
 from typing import Literal
@@ -54,8 +54,8 @@ def local_attention(
     is f((q_i + u).k_j / n + (q_i + w).rel_key[i - j]), not normalised, where n keys are seen, the own one included.
 
     `reach` is how many tokens back are seen, itself included (and as many ahead, if not causal): at most L + 1, which
-    the blocks hold from every position; None: all of those blocks. `mask_BT` False marks padding: such a token is in
-    nothing and its output is zero. `doc_start_BT` True begins a new document. `state` continues a causal sequence that
+    the blocks hold from every position; None: all of those blocks. `mask_BT` False marks padding: no query sees such
+    a token and its output is zero. `doc_start_BT` True begins a new document. `state` continues a causal sequence that
     was cut after any number of tokens, on the same grid of blocks; `return_state` gives the next one. Time and memory
     are linear in T. "naive" is the definition, quadratic in both; "auto" is "blockwise".
 

@@ -1,4 +1,4 @@
-"""Refusals of arguments of local attention that do not fit."""
+"""Checks of the arguments of local attention."""
 
 from torch import Tensor
 
@@ -45,7 +45,7 @@ def _check_state(state: LocalState, k: Tensor, v: Tensor, block_length: int) -> 
     if state.block_length != block_length:
         raise ValueError(
             f"block_length: got {block_length} with a state of {state.block_length}; a sequence keeps its block grid; "
-            "continue with the state's or begin anew"
+            "continue with the state's, or restart without a state"
         )
     slots = 2 * block_length
     check_shape("state keys", state.key_BGUK, (*k.shape[:2], slots, k.shape[3]))

@@ -36,7 +36,7 @@ class LocalProblem:
 
     @property
     def grid(self) -> Grid:
-        """Where queries and keys stand."""
+        """The blocks of queries and the windows of keys."""
         return Grid(self.block_length, self.q_BHTK.shape[2], self.position % self.block_length, not self.causal)
 
 

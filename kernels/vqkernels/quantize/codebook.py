@@ -1,4 +1,4 @@
-"""The codebook: an exponential moving average of keys by code, learnt without a gradient.
+"""The codebook: an exponential moving average (EMA) of keys by code, learnt without a gradient.
 
 Letters: G key-value heads, S codebook size, K key width, R candidates. Source: Transformer-VQ (Lingle, ICLR 2024);
 the revival of dead codes is this project's addition.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vqkernels.quantize.statistics import CodeStatistics, evenly_strided
 
-MIN_COUNT = 0.01  # floor of the count when sums become means (Transformer-VQ)
+MIN_COUNT = 0.01  # lower bound of the count when sums become means (Transformer-VQ's reference code)
 
 
 class Codebook(nn.Module):
@@ -41,7 +41,7 @@ class Codebook(nn.Module):
         self.revive_below = revive_below
         self.register_buffer("key_sum", torch.empty(n_kv_head, codebook_size, d_key, dtype=torch.float32))
         self.register_buffer("count", torch.empty(n_kv_head, codebook_size, dtype=torch.float32))
-        # What the last update saw: telemetry only, not part of a checkpoint.
+        # Of the last update: telemetry only, and not part of a checkpoint.
         self.register_buffer("usage", torch.empty(n_kv_head, codebook_size, dtype=torch.float32), persistent=False)
         for name in ("squared_error", "squared_norm", "revived", "threshold"):
             self.register_buffer(name, torch.empty((), dtype=torch.float32), persistent=False)
@@ -49,7 +49,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Normal sums of deviation (G S)^-1/2 and counts of 1, as Transformer-VQ begins."""
+        """Sums drawn from N(0, 1 / (G S)) and counts of 1: the initial values of Transformer-VQ's reference code."""
         n_head, size, _ = self.key_sum.shape
         self.key_sum.normal_(std=1.0 / math.sqrt(n_head * size), generator=generator)
         self.count.fill_(1.0)
@@ -70,7 +70,7 @@ class Codebook(nn.Module):
         no token of the update took; quantisation_error: sqrt(sum |k - c_z|^2 / sum |k|^2); revived: dead codes
         replaced since the codebook was made; threshold: EMA count below which a code was dead, mean over heads.
         """
-        share = self.usage / self.usage.sum(-1, keepdim=True)
+        share = self.usage / self.usage.sum(-1, keepdim=True)  # 0 / 0 = NaN before the first update
         seen = self.usage.sum() > 0
         dead = (self.usage == 0).float().mean()
         return {
@@ -82,7 +82,10 @@ class Codebook(nn.Module):
         }
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow a parent to another device but stay float32: sums and counts lose their meaning in less."""
+        """Follow a parent to another device but stay float32.
+
+        In bfloat16 an EMA with decay 0.99 ignores changes below a fifth of its value, and counts stop at 256.
+        """
         for name, buffer in self._buffers.items():
             if buffer is not None:
                 moved = fn(buffer)
@@ -98,8 +101,9 @@ def update_codebooks(
 ) -> None:
     """One EMA step of every codebook on the statistics of the global batch, then revival of dead codes.
 
-    With torch.distributed initialised, sums travel in one all_reduce and candidates in one all_gather for all
-    codebooks together. Every rank computes the same from the same, so codebooks stay equal bit for bit.
+    With torch.distributed initialised, sums are exchanged in one all_reduce and candidates in one all_gather for all
+    codebooks together. Every rank then computes the same function of the same numbers, so codebooks stay equal bit for
+    bit and need no broadcast. Raises ValueError unless there is one CodeStatistics per codebook.
     """
     if len(codebooks) != len(statistics):
         raise ValueError(
@@ -140,6 +144,7 @@ def _from_all_ranks(gathered: Tensor, like_GRK: Tensor) -> Tensor:
 
 
 def _update(codebook: Codebook, seen: CodeStatistics) -> None:
+    # Sums and counts decay alike, so an unused code keeps its place (sum / count) while its count shrinks to dead.
     codebook.key_sum.lerp_(seen.key_sum_GSK, 1.0 - codebook.decay)
     codebook.count.lerp_(seen.count_GS, 1.0 - codebook.decay)
     codebook.usage.copy_(seen.count_GS)
@@ -149,10 +154,10 @@ def _update(codebook: Codebook, seen: CodeStatistics) -> None:
 
 
 def _revive(codebook: Codebook, candidate_GRK: Tensor) -> None:
-    """Give every dead code a key of the batch and twice the threshold's count.
+    """Give every dead code a key of the batch and a count of twice the threshold, so that it is not dead at once again.
 
-    The j-th of n dead codes takes the candidate j/n of the way through the list: distinct ones while they last,
-    and no random numbers, so that ranks and resumed runs agree.
+    The j-th of n dead codes takes the candidate at j/n of the list: distinct ones while there are enough, and no random
+    numbers, so that ranks and resumed runs agree. All on the device: nothing waits for the number of dead codes.
     """
     threshold_G1 = codebook.revive_below * codebook.count.mean(-1, keepdim=True)
     n_candidate = (~candidate_GRK[0, :, 0].isnan()).sum()  # real ones come first
@@ -163,7 +168,7 @@ def _revive(codebook: Codebook, candidate_GRK: Tensor) -> None:
     cyclic = place_GS % n_candidate.clamp(min=1)
     row_GS = torch.where(n_candidate >= n_dead_G1, spread, cyclic).clamp(0, candidate_GRK.shape[1] - 1)
     key_GSK = candidate_GRK.gather(1, row_GS[..., None].expand(-1, -1, candidate_GRK.shape[2]))
-    count_G1 = (2.0 * threshold_G1).clamp(min=MIN_COUNT)  # below the floor the mean would not be the key
+    count_G1 = (2.0 * threshold_G1).clamp(min=MIN_COUNT)  # below MIN_COUNT the mean would not be the key
     codebook.key_sum.copy_(torch.where(dead_GS[..., None], key_GSK * count_G1[..., None], codebook.key_sum))
     codebook.count.copy_(torch.where(dead_GS, count_G1, codebook.count))
     codebook.revived += dead_GS.sum()

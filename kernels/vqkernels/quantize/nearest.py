@@ -1,7 +1,7 @@
 """Nearest code, codeword look-up, straight-through keys and the commitment loss.
 
 Letters: B batch, G key-value heads, T position, K key width, S codebook size.
-A code of -1 marks a token that is in nothing (padding).
+A code of -1 marks padding: a token that no sum, count or query includes.
 """
 
 import torch
@@ -26,6 +26,7 @@ def nearest_code(k_BGTK: Tensor, codebook_GSK: Tensor, mask_BT: Tensor | None = 
         found: Tensor = nearest.nearest_code(k_BGTK, codebook_GSK.detach(), mask_BT)
         return found
     batch, n_head, length, _ = k_BGTK.shape
+    # In bfloat16 two codes at similar distances would swap: 8 bits of |c|^2 - 2 k.c are not enough to tell them apart.
     with torch.autocast(k_BGTK.device.type, enabled=False):
         codebook = codebook_GSK.detach().float()
         square_G1S = codebook.square().sum(-1)[:, None, :]

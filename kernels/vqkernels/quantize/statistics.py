@@ -1,4 +1,4 @@
-"""What a batch says about its codebook: sums, counts, error, and keys that may revive dead codes.
+"""Statistics of a batch for its codebook: sums, counts, error, and keys that may revive dead codes.
 
 Letters: B batch, G key-value heads, T position, K key width, S codebook size, R candidates (as many as codes).
 """
@@ -25,7 +25,7 @@ class CodeStatistics(NamedTuple):
 
 @torch.no_grad()
 def code_statistics(k_BGTK: Tensor, code_BGT: Tensor, codebook_GSK: Tensor) -> CodeStatistics:
-    """Statistics of one batch; tokens of code -1 count nowhere."""
+    """Statistics of one batch; tokens of code -1 are left out of all of them."""
     n_head, size, d_key = codebook_GSK.shape
     with torch.autocast(k_BGTK.device.type, enabled=False):
         rows = k_BGTK.detach().transpose(0, 1).reshape(n_head, -1, d_key)
@@ -80,7 +80,7 @@ def _sums_by_code(row_GNK: Tensor, codes_GN: Tensor, size: int) -> tuple[Tensor,
         total, count = segment_sum.segment_sum(row_GNK, codes_GN, size)
         return total, count
     n_head, _, d_key = row_GNK.shape
-    # One more row a head takes the tokens of code -1, so that nothing needs to be selected on the host.
+    # One more row per head takes the tokens of code -1, so that nothing needs to be selected on the host.
     head_G1 = torch.arange(n_head, device=codes_GN.device)[:, None]
     place = (torch.where(codes_GN < 0, size, codes_GN) + head_G1 * (size + 1)).reshape(-1)
     keys = row_GNK.reshape(-1, d_key).float()

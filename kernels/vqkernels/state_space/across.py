@@ -1,6 +1,6 @@
 """States across chunks: a recurrence in few, wide steps, in place.
 
-Letters: B batch, R chunks, D width, N numbers of state a channel.
+Letters: B batch, R chunks, D width, N state numbers per channel.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """The entries to the diagonal scan: whole sequences or segments, and single tokens.
 
-Letters: B batch, T position, D width, N numbers of state a channel.
+Letters: B batch, T position, D width, N state numbers per channel.
 """
 
 from collections.abc import Callable
@@ -44,9 +44,9 @@ def diagonal_scan(
     State and arithmetic are float32 (float64 where an argument is), also under autocast. Gradients: all of x,
     decay, input, output and state. `recurrent` is the definition; `chunked` is linear in T and takes everything; `fft`
     takes a whole sequence without state or documents, and rounds all outputs together: a later token moves earlier ones
-    by a rounding. In chunks every y is the same bits whatever finite x come later, and on a CPU they beat the
-    FFT at every length, but for one cell of 24 (docs/benchmarks/scan_cpu.md). On a GPU both run as PyTorch's
-    batched products and transforms: there is no kernel of our own, and no speed was measured.
+    by a rounding. With `chunked` every y has the same bits whatever finite x come later, and on a CPU it is faster than
+    the FFT at every length, except for one of 24 measurements (docs/benchmarks/scan_cpu.md). On a GPU both run as
+    PyTorch's batched products and transforms: there is no kernel of our own, and no speed was measured.
 
     Raises ValueError for shapes, flags or methods that do not fit.
     """
@@ -68,7 +68,7 @@ def _check_method(method: str, carries: bool) -> None:
         raise ValueError(f"method: got {method!r}; it must be one of {', '.join(map(repr, _METHODS))}")
     if method == "fft" and carries:
         raise ValueError(
-            "method: got 'fft' with state, return_state or doc_start; a convolution has no state to begin anew or to "
+            "method: got 'fft' with state, return_state or doc_start; a convolution has no state to reset or to "
             "continue; use 'chunked'"
         )
 

@@ -2,11 +2,11 @@
 
 A chunk's outputs are its tokens times the Toeplitz matrix of the first C impulse responses, plus its entering state
 times the decays' powers; its own contribution to the state is its tokens times those powers. All of these are
-products in batches over the channels, on any device. Chunks begin anew at every document (`documents`), so that
-nothing of an earlier one has to be taken back.
+products in batches over the channels, on any device. Every document begins a new chunk (`documents`), so that
+nothing of an earlier one has to be subtracted.
 
-Letters: B batch, T position, D width, N numbers of state a channel, M = N (2 N of complex numbers), R chunks,
-C tokens a chunk.
+Letters: B batch, T position, D width, N state numbers per channel, M = N (2 N of complex numbers), R chunks,
+C tokens per chunk.
 """
 
 import torch
@@ -20,6 +20,7 @@ from vqkernels.state_space.powers import in_float64, powers
 from vqkernels.state_space.problem import Problem
 
 CHUNK = 32
+"""Tokens per chunk: the work within grows with C per token, the number of states with 1 / C."""
 
 
 def chunked_scan(problem: Problem, return_state: bool, size: int = CHUNK) -> tuple[Tensor, Tensor | None]:
@@ -57,7 +58,7 @@ class _Weights:
 def _toeplitz(response_DC: Tensor) -> Tensor:
     """[D, C, C] that token i's row takes to output j: response[j - i], zero before i.
 
-    Rows of 2 C entries read as rows of 2 C - 1 move by one a row, so that nothing needs to be indexed.
+    Rows of 2 C entries read as rows of 2 C - 1 shift by one entry per row, so that nothing needs to be indexed.
     """
     width, size = response_DC.shape
     repeated_DC = F.pad(response_DC, (0, size))[:, None].expand(-1, size, -1).reshape(width, -1)

@@ -1,6 +1,6 @@
 """Tokens in rows of one length, none of which holds tokens of two documents.
 
-Letters: B batch, T position, D width, R rows, C tokens a row.
+Letters: B batch, T position, D width, R rows, C tokens per row.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """Where each token stands. A row holds up to C tokens from its left; what is to their right is zero."""
+    """The row and column of each token. A row holds up to C tokens from its left end; the rest of it is zero."""
 
     size: int  # C
     count: int  # R

@@ -1,6 +1,6 @@
 """Mega's damped exponential moving average as coefficients of the diagonal scan.
 
-Letters: D width, N numbers of state a channel.
+Letters: D width, N state numbers per channel.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The scan as a convolution by FFT: whole sequences from an empty state.
 
-Letters: B batch, T position, D width, N numbers of state a channel, F frequency, R rows and C columns of powers.
+Letters: B batch, T position, D width, N state numbers per channel, F frequency, R rows and C columns of powers.
 """
 
 import math
@@ -16,7 +16,7 @@ from vqkernels.state_space.problem import Problem
 def fft_scan(problem: Problem, return_state: bool) -> tuple[Tensor, Tensor | None]:
     """y [B, T, D] of x convolved with the impulse response, both padded with zeros so that nothing wraps around.
 
-    Takes an empty state and no document's start, and gives no state (`diagonal_scan` sees to it).
+    Takes an empty state and no document's start, and gives no state (`diagonal_scan` checks it).
     """
     assert not return_state, "a convolution knows no state"
     length = problem.x_BTD.shape[1]

@@ -1,4 +1,4 @@
-"""How tensors lie in memory, and complex numbers as pairs of real ones."""
+"""Transposes that are contiguous in memory, and complex numbers as pairs of real ones."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class _Turned(torch.autograd.Function):
 
 
 def turned(x: Tensor) -> Tensor:
-    """The transpose of a matrix, laid out anew, and so is its gradient: products copy strided ones at every use."""
+    """The transpose of a matrix, contiguous, and so is its gradient: products copy strided matrices at every use."""
     found: Tensor = _Turned.apply(x)  # type: ignore[no-untyped-call]
     return found
 

@@ -1,6 +1,6 @@
 """Powers of decays, and sums of them.
 
-Letters: D width, N numbers of state a channel, P powers.
+Letters: D width, N state numbers per channel, P powers.
 """
 
 import torch

@@ -1,6 +1,6 @@
-"""What every method of the scan is given, and the refusals of what does not fit.
+"""The arguments of every method of the scan, and their checks.
 
-Letters: B batch, T position, D width, N numbers of state a channel.
+Letters: B batch, T position, D width, N state numbers per channel.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Problem:
         mask_BT: Tensor | None,
         doc_start_BT: Tensor | None,
     ) -> Self:
-        """Everything in float32 (float64 where anything is), whatever autocast says."""
+        """Everything in float32 (float64 where an argument is), also under autocast."""
         real, kind = scan_dtypes(x_BTD, decay_DN, input_DN, output_DN, state_BDN)
         x_BTD = x_BTD.to(real)
         if mask_BT is not None:
@@ -69,7 +69,7 @@ def check_shapes(x: Tensor, decay: Tensor, input_: Tensor, output: Tensor, state
 
 
 def check_flags(x: Tensor, mask: Tensor | None, doc_start: Tensor | None) -> None:
-    """Flags are booleans, one a token."""
+    """Flags are booleans, one per token. Raises ValueError."""
     for name, flags in (("mask", mask), ("doc_start", doc_start)):
         if flags is not None:
             _check_shape(name, flags, tuple(x.shape[:2]))

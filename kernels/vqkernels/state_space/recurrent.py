@@ -1,6 +1,6 @@
 """The definition: one token after the other.
 
-Letters: B batch, T position, D width, N numbers of state a channel.
+Letters: B batch, T position, D width, N state numbers per channel.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """S4D, a diagonal state space (Gu et al. 2022), as coefficients of the diagonal scan.
 
-Letters: D width, N complex numbers of state a channel (N / 2 pairs of the paper's N).
+Letters: D width, N complex state numbers per channel (N / 2 pairs of the paper's N).
 """
 
 import math

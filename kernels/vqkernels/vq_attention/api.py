@@ -1,4 +1,4 @@
-"""The entry to VQ attention: checks, choice of the implementation, carried state.
+"""The entry to VQ attention: checks, the implementation, carried state.
 
 Letters: B batch, H query heads, G key-value heads, T position, K key width, V value width, S codebook size,
 M + 1 relative distances.
@@ -46,7 +46,7 @@ def resolve_backend(
 ) -> str:
     """The implementation that `name` runs on `device` for products in `dtype`.
 
-    "auto" is "triton" on a CUDA device that can run it (never in float64, never with Laplace weights), and "blockwise"
+    "auto" is "triton" on a CUDA device that can run it (never in float64, never with Laplace weights) and "blockwise"
     everywhere else. Raises BackendUnavailableError where a named one cannot run, ValueError for an unknown name.
     """
     device = torch.device(device)
@@ -63,9 +63,9 @@ def resolve_backend(
 
 
 def _triton_refusal(device: torch.device, dtype: torch.dtype, function: Function) -> str | None:
-    """Why the Triton kernels cannot serve these products, or None."""
+    """Why the Triton kernels cannot compute these products, or None."""
     if function == "laplace":
-        return "Triton kernels compute the softmax alone, not Laplace weights"
+        return "Triton kernels compute the softmax only, not Laplace weights"
     if dtype == torch.float64:
         return "Triton kernels accumulate in float32 and take no float64"
     reason = triton_refusal(device)
@@ -100,8 +100,9 @@ def vq_attention(
     `laplace`, not normalised, where n tokens are seen, the own one included; PyTorch computes it on every device.
 
     `code_BGT` holds indices 0..S-1 (what it holds where `mask_BT` is False does not matter). `mask_BT` False marks
-    padding: such a token is in nothing and its output is zero. `doc_start_BT` True begins a new document at that
-    token. `state` continues a sequence that was cut after any number of tokens; `return_state` gives the next one.
+    padding: no query, cache or count includes such a token and its output is zero. `doc_start_BT` True begins a new
+    document at that token. `state` continues a sequence that was cut after any number of tokens; `return_state` gives
+    the next one.
 
     Gradients: q, v, biases and relative keys exactly; k straight through, from queries of its own block and the
     next on the absolute grid of `block_length` and of the same segment; the codebook none. Values and the state's

@@ -42,9 +42,9 @@ def vq_attention_bidirectional(
     softmax temperature in them; head h reads key-value head h // (H / G). With "laplace" the weight is
     f((q_i + u).k_j / n + position term), not normalised, for n real tokens in the sequence.
 
-    `mask_BT` False marks padding: such a token is in nothing and its output is zero; what q, k, v and the codes hold
-    there does not matter. Memories of what lies before and after are added up from their own ends, never subtracted
-    from a total.
+    `mask_BT` False marks padding: no query or memory includes such a token and its output is zero; what q, k, v and
+    the codes hold there does not matter. Memories of earlier and of later blocks are each added up from their own end
+    of the sequence, never subtracted from a total, which would cancel.
 
     Gradients: q, v, biases and relative keys exactly, v through the codes too; k from queries of its own and the
     neighbouring blocks, straight through where they see its codeword; the codebook none. "naive" is the definition,

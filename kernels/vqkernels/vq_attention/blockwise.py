@@ -1,7 +1,7 @@
 """VQ attention in linear time: each block sees itself, the one before, and a cache of everything older.
 
 Letters as in `problem`; Z = B G sequences of one key-value head, M all their blocks in one row, N blocks of a chunk.
-All scores of a block of queries stand in one row of memory, W = S + 2L columns wide: codes, previous block, own
+All scores of a query are one row of memory, W = S + 2L columns wide: codes, previous block, own
 block. The softmax and its gradient are then one operation each, products read and write parts of the row in place,
 and the position bias is added by a product into a diagonal view of it.
 
@@ -77,11 +77,13 @@ def blockwise_attention(problem: Problem, chunk_blocks: int | None = None) -> Te
 
 
 def _flags(layout: Layout) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Document of each token [M, L] and of each block's cache [M], and whether that goes on [Z, N]."""
+    """Document of each token [M, L] and of each block's cache [M], and whether the cache continues [Z, N]."""
     flags = layout.flags
     if flags is None:
         return None, None, None
-    padded = chunks.in_blocks((flags.doc_BU + 1)[..., None], layout)[..., 0] - 1  # what is filled up is in nothing
+    padded = (
+        chunks.in_blocks((flags.doc_BU + 1)[..., None], layout)[..., 0] - 1
+    )  # -1, padding, where a block is filled up
     doc, opened, keep = (part.repeat_interleave(layout.n_kv_head, dim=0) for part in Flags(padded, *flags[1:]))
     return doc.flatten(0, 1), opened.flatten(), keep
 
@@ -233,11 +235,13 @@ class _Chunkwise:
             self.diagonals(score, tile).baddbmm_(query_w, by_distance)
         if tile.code_NSK is not None:
             torch.bmm(query_u, tile.code_NSK.transpose(1, 2), out=score[:, :length, :size])
+        # From here on float32 (float64): log-counts and the softmax lose too much in 16 bits.
         score = self.as_dtype("wide score", score, self.wide)
         score[:, :length, size + length :] += inputs.causal_LL  # the rest of the triangle
         if chunk.low == 0:
             score[:: chunk.high, :length, size : size + length] = _NEVER  # nothing before a first block
         if tile.log_count_NS is not None:
+            # exp(s + log n) = n exp(s): one column for the n tokens that took the code. No tokens: log 0 = -inf.
             score[:, :length, :size] += tile.log_count_NS[:, None]
         hidden = self.hide(score[:, :length], chunk, tile) if chunk.checked else None
         weight = torch.softmax(score, -1, out=self.space.take("wide weight", *score.shape, dtype=self.wide))

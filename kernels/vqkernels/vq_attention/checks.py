@@ -1,4 +1,4 @@
-"""Refusals of arguments that do not fit: ValueErrors that name the argument, what was given and the rule."""
+"""Checks of arguments: each raises a ValueError that names the argument, its value and the rule."""
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ def check_state(state: VQState, v: Tensor, codebook: Tensor, block_length: int) 
     if state.block_length != block_length:
         raise ValueError(
             f"block_length: got {block_length} with a state of {state.block_length}; a sequence keeps its block grid; "
-            "continue with the state's or begin anew"
+            "continue with the state's, or restart without a state"
         )
     check_shape("state window", state.value_BGUV, (*heads, 2 * block_length, width))
     check_shape("state cache", state.mean_BGSV, (*heads, size, width))

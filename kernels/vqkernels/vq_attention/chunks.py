@@ -2,7 +2,7 @@
 
 Letters: Z = B G batch and key-value heads together, M = Z times the blocks of a sequence: all blocks in one row, those
 of one sequence after another; N blocks of a chunk, L block length, D any width. A chunk is what is computed at once:
-blocks of one sequence, or whole sequences, so that its blocks lie side by side in memory. A span is a run of chunks
+blocks of one sequence, or whole sequences, so that its blocks are contiguous in memory. A span is a run of chunks
 of one sequence between two saved caches.
 """
 
@@ -125,7 +125,7 @@ class Workspace:
 
 
 def in_blocks(x_ZTD: Tensor, layout: Layout) -> Tensor:
-    """[..., tokens, D] of queries or keys to [..., N, L, D] on the grid of key positions, zero where nothing stands."""
+    """[..., tokens, D] of queries or keys to [..., N, L, D] on the grid of key positions, zero without a token."""
     grid = layout.n_block * layout.block_length
     front = layout.n_key - x_ZTD.shape[-2]  # queries begin after the carried keys
     padded = torch.nn.functional.pad(x_ZTD, (0, 0, front, grid - layout.n_key)) if grid != x_ZTD.shape[-2] else x_ZTD

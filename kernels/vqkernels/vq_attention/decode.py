@@ -1,6 +1,6 @@
 """One token at a time, at a cost and with a state that do not grow with the position.
 
-Letters: B batch, H query heads, G key-value heads, R query heads a key-value head, U window slot, K key width,
+Letters: B batch, H query heads, G key-value heads, R query heads per key-value head, U window slot, K key width,
 V value width, S codebook size, M + 1 relative distances, L block length.
 """
 
@@ -21,8 +21,8 @@ from vqkernels.vq_attention.state import VQState, block_sums
 class DecodeState:
     """What `VQState` holds, laid out to be changed in place: a ring of two blocks, sums by code, one position.
 
-    Position p stands in slot p mod 2L, so that no token ever moves. Slots and sums are never cleared: those of a
-    block that is in the cache already, or of a document that has ended, are told by their position.
+    Position p is in slot p mod 2L, so that no token ever moves. Slots and sums are never cleared: those of a block that
+    is already in the cache, or of a document that has ended, are recognised by their position.
     """
 
     code_BGU: Tensor  # int64, U = 2L slots
@@ -51,7 +51,7 @@ class DecodeState:
         return self.at(int(self.position.item()))
 
     def at(self, position: int) -> VQState:
-        """As `to_state`, for who knows the position."""
+        """As `to_state` where the caller knows the position: does not wait for the device."""
         length = self.block_length
         first = (position // length - 1) * length
         turn = -first % (2 * length)
@@ -81,7 +81,7 @@ class Token(NamedTuple):
     """One checked step: padding is marked by code -1 and holds zeros."""
 
     q_BGRK: Tensor  # in the dtype of the matrix products
-    k_BGK: Tensor | None  # None where nobody asks for its gradient: attention itself reads the codeword
+    k_BGK: Tensor | None  # None where its gradient is not needed: attention itself reads the codeword
     v_BGV: Tensor
     code_BG: Tensor
     codebook_GSK: Tensor
@@ -108,9 +108,9 @@ def decode_step(
 ) -> Tensor:
     """The token after `state`, which takes it in: out [B, H, V] in v's dtype, without gradients.
 
-    Arguments mean what they mean in `vq_attention`; the key is not needed, for its codeword stands in its place.
+    Arguments are as in `vq_attention`; the key is not needed, because its codeword takes its place.
     "triton" (what "auto" takes on a CUDA device) never waits for the device and changes the state's tensors in
-    place, so that a step captured in a CUDA graph serves every position. "torch" reads the position on the host
+    place, so that one captured CUDA graph runs the step at every position. "torch" reads the position on the host
     and binds new sums at the end of a block.
 
     Raises ValueError for shapes that do not fit, BackendUnavailableError for a backend that cannot run here.
@@ -212,6 +212,7 @@ def _scores(token: Token, state: DecodeState, position: int) -> tuple[Tensor, Te
     """Logits [B, G, R, U] and [B, G, R, S]; keys are codewords, so that a slot's is one of the codebook's."""
     query, dtype, slots = token.q_BGRK, token.q_BGRK.dtype, state.code_BGU.shape[2]
     query_u = _add(query, token.bias_u_HK)
+    # One product with the codebook gives the scores of the cache and, gathered by code, those of the window.
     cache = (query_u @ token.codebook_GSK.to(dtype).transpose(-1, -2)).to(accumulation_dtype(dtype))
     code = state.code_BGU.clamp(min=0)[:, :, None]
     window = cache.gather(3, code.expand(-1, -1, query.shape[2], -1))
@@ -234,6 +235,7 @@ def _weighted(score_BGRU: Tensor, score_BGRS: Tensor, token: Token, state: Decod
     seen_BGS = (state.count_BGS > 0) & (state.start_B < first)[:, None, None]
     seen = (torch.cat([seen_BGU, seen_BGS], dim=2) & (token.code_BG >= 0)[..., None])[:, :, None]
     score = torch.cat([score_BGRU, score_BGRS], dim=3)
+    # The lowest finite number, not -inf: a query that sees nothing gets zeros from `* seen`, not NaN.
     weight = score.masked_fill(~seen, torch.finfo(score.dtype).min).softmax(-1) * seen
     window, cache = weight[..., :slots], weight[..., slots:] / state.count_BGS.clamp(min=1.0)[:, :, None]
     dtype = token.q_BGRK.dtype
@@ -248,10 +250,10 @@ def _folded(state: DecodeState, position: int) -> tuple[Tensor, Tensor]:
     ended_BL = torch.arange(first, first + length, device=state.start_B.device) < state.start_B[:, None]
     code_BGL = state.code_BGU[:, :, half].masked_fill(ended_BL[:, None], -1)
     total, count = block_sums(state.value_BGUV[:, :, half], code_BGL, state.count_BGS.shape[2])
-    goes_on = (state.start_B < first)[:, None, None]
+    open_B11 = (state.start_B < first)[:, None, None]  # the cache is of the document that is still open
     return (
-        state.total_BGSV * goes_on[..., None] + total.to(state.total_BGSV.dtype),
-        state.count_BGS * goes_on + count.to(state.count_BGS.dtype),
+        state.total_BGSV * open_B11[..., None] + total.to(state.total_BGSV.dtype),
+        state.count_BGS * open_B11 + count.to(state.count_BGS.dtype),
     )
 
 

@@ -2,7 +2,7 @@
 
 Letters: G key-value heads, B batch, N blocks of a chunk, L block length, S codebook size, V value width.
 
-Sums of what lies before and of what lies after are added, never subtracted from a total. Divided by the counts they
+Sums over earlier and over later blocks are added, never subtracted from a total. Divided by the counts they
 are the means merged by ((c m + c' m') / max(c + c', 1), c + c'); in float32, a sum is as exact as a running mean.
 """
 
@@ -20,14 +20,14 @@ class Sums(NamedTuple):
     totals: Tensor
     counts: Tensor
     doc: Tensor | None = None
-    """[B] or [B, N]: the document that they are of; None: there is one."""
+    """[B] or [B, N]: the document that they belong to; None: there is one."""
 
 
 class Tokens(NamedTuple):
     """Values that enter a memory, by blocks."""
 
     value_GBNLV: Tensor
-    code_GBNL: Tensor  # -1: a token that is in nothing
+    code_GBNL: Tensor  # -1: a token that enters no memory
     doc_BNL: Tensor | None = None
 
 
@@ -64,7 +64,7 @@ def memories(start: Sums, tokens: Tokens) -> Sums:
 
 
 def memory_after(start: Sums, tokens: Tokens) -> Sums:
-    """What `memories` would go on with: the start and all the tokens."""
+    """The memory of the block after these tokens: the start and all of them."""
     value, code, doc = tokens
     end_B = None
     if doc is not None:

@@ -27,7 +27,7 @@ def naive_attention(problem: Problem) -> Tensor:
 
 
 def _weights(problem: Problem, score: Tensor, count: Tensor) -> Tensor:
-    """Of keys that each stand for `count` tokens of the same code: as many equal keys."""
+    """Weights of keys that each represent `count` tokens of the same code: as many equal keys."""
     if problem.function == "laplace":
         score = score / count.sum(-1, keepdim=True).clamp(min=1.0)
     if problem.rel_key_GMK is not None:

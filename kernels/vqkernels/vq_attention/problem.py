@@ -1,9 +1,9 @@
-"""What every implementation of VQ attention computes on: checked, grouped and aligned with the block grid.
+"""The input of every implementation of VQ attention: checked, grouped and aligned with the block grid.
 
-Letters: B batch, H query heads, G key-value heads, R query heads a key-value head, T query position in the segment,
+Letters: B batch, H query heads, G key-value heads, R query heads per key-value head, T query position in the segment,
 U key position, K key width, V value width, S codebook size, M relative distances, L block length.
 Key position u = 0 begins a block. Without a carried state keys and queries coincide; with one, the keys begin with
-the `lead` tokens that its window holds, and query t stands at key position lead + t.
+the `lead` tokens that its window holds, and query t is at key position lead + t.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Problem:
     q_BGRTK: Tensor
     k_BGTK: Tensor  # in its own dtype: only its gradient is ever needed
     v_BGUV: Tensor
-    code_BGU: Tensor  # -1: a token that is in nothing
+    code_BGU: Tensor  # -1: padding, an empty slot or a document that has ended
     codebook_GSK: Tensor
     bias_u_GRK: Tensor | None
     bias_w_GRK: Tensor | None

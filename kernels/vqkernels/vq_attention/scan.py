@@ -22,7 +22,7 @@ class Tokens(NamedTuple):
 
     v_ZNLV: Tensor
     entering_ZNL: Tensor  # int64 code, or -1 for a token that enters no cache
-    keep_ZN: Tensor | None  # where the cache goes on from the block before; None: everywhere
+    keep_ZN: Tensor | None  # where the cache continues the block before's; None: everywhere
     n_code: int
 
 

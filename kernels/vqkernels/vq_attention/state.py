@@ -1,4 +1,4 @@
-"""The state that is carried from one segment of a sequence to the next; its size does not depend on the length.
+"""The state that one segment of a sequence hands to the next; its size does not depend on the length.
 
 Letters: B batch, G key-value heads, S codebook size, V value width, L block length, U position.
 """
@@ -102,7 +102,7 @@ def block_sums(value_BGUV: Tensor, code_BGU: Tensor, size: int) -> tuple[Tensor,
         return total.view(batch, n_head, size, width), count.view(batch, n_head, size)
     wide = accumulation_dtype(value_BGUV.dtype)
     group = torch.arange(batch * n_head, device=code_BGU.device).view(batch, n_head, 1)
-    # One more row a head takes what is left out, so that nothing needs to be selected on the host.
+    # One more row per head takes what is left out, so that nothing needs to be selected on the host.
     row = (torch.where(code_BGU < 0, size, code_BGU) + group * (size + 1)).reshape(-1)
     shape = (batch * n_head * (size + 1),)
     value = value_BGUV.to(wide).reshape(-1, width)

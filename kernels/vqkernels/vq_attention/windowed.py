@@ -1,11 +1,11 @@
 """VQ attention in linear time by plain PyTorch operations: windows around blocks and a memory of everything else.
 
-It serves what the faster `blockwise` does not: both directions, and Laplace weights. Letters: B batch, H query heads,
-G key-value heads, R query heads a key-value head, T query, U key position, N blocks, L block length, I rows of a
+It computes what the faster `blockwise` cannot: both directions, and Laplace weights. Letters: B batch, H query heads,
+G key-value heads, R query heads per key-value head, T query, U key position, N blocks, L block length, I rows of a
 block, W columns of its window, S codebook size, K key width, V value width.
 
 Blocks are computed in chunks, the scores of all but a single one again in the backward pass: kept are the inputs, in
-windows, and a memory a chunk.
+windows, and one memory per chunk.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Attention of blocks of queries, each to columns of its own.
 
-Letters: G key-value heads, B batch, N blocks, R query heads a key-value head, I rows of a block, W columns,
-M relative distances, K key width, V value width. Key-value heads stand first, so that what belongs to a head
-(biases, relative keys) is one matrix a product.
+Letters: G key-value heads, B batch, N blocks, R query heads per key-value head, I rows of a block, W columns,
+M relative distances, K key width, V value width. Key-value heads come first, so that what belongs to a head
+(biases, relative keys) is one matrix per product.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ HIDDEN = -1e30
 _CHUNK_BYTES = {"cpu": 16 << 20}  # scores of a chunk should stay near the last-level cache
 _CHUNK_BYTES_ELSEWHERE = 256 << 20
 MOST_BLOCKS = 16
-"""Of one chunk: caches of as many blocks are held at once."""
+"""Of one chunk: the caches of its blocks are held at once."""
 
 
 class Biases(NamedTuple):
@@ -71,8 +71,8 @@ def attend(
 ) -> Tensor:
     """Output [G, B, N, R, I, V] in the dtype of the products.
 
-    Keys and values stand side by side to W columns; those beyond the grid's window have no position. `offset` is
-    added to a softmax's scores; what `seen` says False has weight 0. Laplace weights are
+    Keys and values are concatenated to W columns; those beyond the grid's window have no position. `offset` is
+    added to a softmax's scores; where `seen` is False the weight is 0. Laplace weights are
     f((q + u).k / n + (q + w).r) with n = `n_seen`, and not normalised.
     """
     heads, rows, dtype = q_GBNRIK.shape[3], q_GBNRIK.shape[3:5], q_GBNRIK.dtype

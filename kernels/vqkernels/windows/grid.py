@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Grid:
-    """Query 0 stands at place `first` of block 0; a window is the block before, the own and, with `ahead`, the next.
+    """Query 0 is at place `first` of block 0; a window is the block before, the own and, with `ahead`, the next.
 
     A segment that stays within one block is one block of just its T rows, so that decoding token by token computes
-    one row a token.
+    one row per token.
     """
 
     length: int  # L
@@ -45,7 +45,7 @@ class Grid:
         return (3 if self.ahead else 2) * self.length
 
     def rows(self, x_TD: Tensor) -> Tensor:
-        """[..., T, D] to [..., N, I, D]; zero where no query stands."""
+        """[..., T, D] to [..., N, I, D]; zero where there is no query."""
         if self.n_block == 1:
             return x_TD.unsqueeze(-3)
         behind = self.n_block * self.length - self.first - self.n_query
@@ -59,7 +59,7 @@ class Grid:
         return x_NID.flatten(-3, -2)[..., skip : skip + self.n_query, :]
 
     def windows(self, x_UD: Tensor, fill: float = 0) -> Tensor:
-        """[..., N, W, D] of the last tokens [..., U, D] up to the last query's; `fill` where none stands."""
+        """[..., N, W, D] of the last tokens [..., U, D] up to the last query's; `fill` where there is none."""
         return torch.cat(self.parts_of_windows(x_UD, fill), -2)
 
     def parts_of_windows(self, x_UD: Tensor, fill: float = 0) -> tuple[Tensor, ...]:
@@ -71,14 +71,14 @@ class Grid:
         return tuple(blocks[..., i : i + self.n_block, :, :] for i in range(self.n_column // self.length))
 
     def distance(self, device: torch.device) -> Tensor:
-        """[I, W]: how far back of each row's token a column's stands; negative: ahead."""
+        """[I, W]: how many tokens a column's token is behind each row's; negative: ahead."""
         row = torch.arange(self.n_row, device=device) + self.length + self.first_row
         return row[:, None] - torch.arange(self.n_column, device=device)
 
     def by_column(self, score_IM: Tensor, nearest: int, n_column: int) -> Tensor:
         """[..., I, M] scores by distance, the furthest first and `nearest` last, to `n_column` columns; 0 elsewhere.
 
-        One row starts a column later than the one above it: as rows of one column more, they lie in memory so.
+        A row starts one column later than the row above it, which is how rows that are one column longer lie in memory.
         """
         n_row, n_distance = score_IM.shape[-2:]
         first_column = self.length + self.first_row - (nearest + n_distance - 1)

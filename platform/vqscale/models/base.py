@@ -1,4 +1,4 @@
-"""What all models share: tokens to logits through a stack of layers, with a state that can be carried on.
+"""What all models share: tokens to logits through a stack of layers, with a state that later segments continue.
 
 Letters: B batch, Q sequences of an example, T position, U key position (carried ones first), D model width,
 W vocabulary, C classes.
@@ -28,7 +28,7 @@ from vqscale.models.norms import recomputation
 from vqscale.study.model import ModelConfig
 
 LayerState = tuple[Tensor, ...]
-"""What one layer carries on, as a plain tuple: ZeRO-3's hooks rebuild whatever crosses a module's border."""
+"""What one layer carries to the next segment. A plain tuple: ZeRO-3's hooks rebuild what crosses a module's border."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ModelState:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "ModelState":
-        """The state that `to_tensors` wrote down."""
+        """The state that `to_tensors` gave."""
         layers: dict[int, dict[int, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("layer."):
@@ -72,8 +72,8 @@ class ModelState:
 
 class ModelOutput(TypedDict):
     """`logits` [B, T, W] in float32, of classifiers [B, C] or, of every token, [B, T, C]; `commit`: commitment losses
-    summed over layers (zero for the baselines); `code_stats`: in training mode the fields of a
-    vqkernels.CodeStatistics a codebook, ordered as `codebooks()`."""
+    summed over layers (zero for the baselines); `code_stats`: in training mode the fields of one
+    vqkernels.CodeStatistics per codebook, ordered as `codebooks()`."""
 
     logits: Tensor
     state: ModelState | None
@@ -96,7 +96,7 @@ class Segment(NamedTuple):
 
 
 class LayerOutput(NamedTuple):
-    """`statistics`: one plain tuple a codebook; `state`: empty unless it was asked for."""
+    """`statistics`: one plain tuple per codebook; `state`: empty unless it was asked for."""
 
     x: Tensor
     commit: Tensor
@@ -109,15 +109,16 @@ def document_age(doc_start_BT: Tensor | None, carried_B: Tensor, length: int) ->
     index_T = torch.arange(length, device=carried_B.device)
     if doc_start_BT is None:
         return carried_B[:, None] + index_T
+    # The running maximum of the starts' indices is the index of the newest start; -1 before the first one.
     start_BT = torch.where(doc_start_BT, index_T, -1).cummax(dim=1).values
     return torch.where(start_BT >= 0, index_T - start_BT, carried_B[:, None] + index_T)
 
 
 def _require_whole(state: ModelState | None, doc_start_BT: Tensor | None, return_state: bool) -> None:
-    """Raise ValueError for what only a model that reads in order, token by token, can be asked for."""
+    """Raise ValueError for arguments that only a causal model without pooling can serve."""
     if state is not None or return_state:
         raise ValueError(
-            "state: this model is not causal or pools its tokens: what it says depends on all of them, so that no state"
+            "state: this model is not causal or pools its tokens: its output depends on all of them, so that no state"
             " can be carried from one segment to the next. Give it the whole sequence, or build it with causal: true"
             " and without pooling."
         )
@@ -173,13 +174,13 @@ class LanguageModel(nn.Module):
         """Logits for the token after each token; of a classifier for each sequence, example of Q or token.
 
         `state` continues a sequence, and `return_state` asks for the state at its end. Tokens where `mask_BT` is False
-        are padding: nobody sees them and their logits mean nothing. A token where `doc_start_BT` is True sees nothing
-        before itself, nor do those after it. Raises ValueError for a state where a sequence is read whole.
+        are padding: no token sees them and their logits are meaningless. A token where `doc_start_BT` is True sees
+        nothing before itself, nor do those after it. Raises ValueError for a state where a sequence is read whole.
         """
         if tokens_BT.ndim == 3:  # the sequences of an example are encoded alike and meet in the head
             tokens_BT = tokens_BT.flatten(0, 1)
             mask_BT = None if mask_BT is None else mask_BT.flatten(0, 1)
-        # Here rather than around the call: DeepSpeed turns off an autocast that it finds around its engine.
+        # Here, not around the call: DeepSpeed switches off an autocast that it finds around its engine.
         with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=self.autocast_bf16):
             return self._forward(tokens_BT, state, mask_BT, doc_start_BT, return_state)
 
@@ -227,6 +228,7 @@ class LanguageModel(nn.Module):
         open_B = past_BU.new_zeros(tokens_BT.shape[0])
         if state is not None and state.document is not None and state.open_document is not None:
             past_BU, open_B = state.document, state.open_document
+        # Documents are numbered from the sequence's beginning; a query sees keys with its own document's number.
         document_BT = open_B[:, None].expand(tokens_BT.shape)
         if doc_start_BT is not None:
             document_BT = document_BT + doc_start_BT.cumsum(dim=1)
@@ -242,7 +244,7 @@ class LanguageModel(nn.Module):
             return layer(x_BTD, tuple(segment), state, return_state=return_state, backend=self.backend)
 
         if self.activation_checkpointing and torch.is_grad_enabled():
-            contexts = nullcontext(), recomputation()
+            contexts = nullcontext(), recomputation()  # around the forward pass, and around its repetition
             return LayerOutput(*checkpoint(run, x_BTD, use_reentrant=False, context_fn=lambda: contexts))
         return LayerOutput(*run(x_BTD))
 

@@ -1,4 +1,4 @@
-"""A model from its configuration, drawn from a seed of its own."""
+"""A model from its configuration, with weights drawn from a seed."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -40,7 +40,7 @@ def build(config: ModelConfig, *, device: str | torch.device = "cpu", seed: int 
     neither read nor changed. `seed` None takes entropy from the operating system. On the device `meta` nothing is
     drawn and no memory is used.
     """
-    with torch.device("meta"):
+    with torch.device("meta"):  # no memory, and no draws by torch's own initialisers
         model = _MODELS[config.arch](config)
     if torch.device(device).type == "meta":
         return model

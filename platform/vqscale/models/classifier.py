@@ -1,4 +1,4 @@
-"""From the last layer to classes: pooling over a sequence's tokens, and a head.
+"""From the last layer to class logits: pooling over a sequence's tokens, and a head.
 
 Letters: B batch, Q sequences of an example, T position, D model width, C classes.
 """

@@ -1,4 +1,4 @@
-"""What the quadratic models share: a state of all keys and values, and who may see whom.
+"""What the quadratic models share: a state of all keys and values, and the mask of visible pairs.
 
 Letters: B batch, T query position, U key position (carried ones first), G key/value heads, K key width, V value width.
 """
@@ -27,7 +27,7 @@ def visible(
     `causal`, not later.
 
     The result is [T, U] without documents and [B, 1, T, U] with them. A padding query sees itself, so that no row of
-    a softmax is empty; as a key it is seen by nobody else.
+    a softmax is empty (NaN); as a key it is seen by no other query.
     """
     query_T = torch.arange(queries.start, queries.stop, device=device)
     key_U = torch.arange(keys, device=device)

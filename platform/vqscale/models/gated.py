@@ -1,12 +1,12 @@
 """The layers of the gated hybrids around their attention: shared by `longvq` and `mega`.
 
-A structured memory (`memory.py`) reads the sequence first; queries, keys and gates come from what it gives, values from
+A structured memory (`memory.py`) reads the sequence first; queries, keys and gates come from its output, values from
 the layer's own input. The two architectures differ in one method, `mix`: which keys a query sees, quantised or not.
 
 Source: Mega (Ma et al. 2022, arXiv 2209.10655; facebookresearch/mega at aeaa4b4) for memory, gates and feed-forward
 layer. LongVQ (Liu et al. 2024, arXiv 2404.11163) published neither code nor all of its equations: that its keys are
 quantised, in a Mega-like gated attention beside a local window with bias, is sourced; the exact layer is a
-reconstruction. docs/explanation/longvq.md says what is whose.
+reconstruction. docs/explanation/longvq.md lists the origin of each part.
 
 Letters: B batch, T position, H heads, G key/value heads, K key width, V value width, D model width, F feed-forward
 width.
@@ -74,12 +74,13 @@ class GatedAttention(Mixing):
             return F.silu(inner_BTD + self.out(out_BTV)), commit, statistics, (*remembered, *new)
         reset_BTV, update_BTD = F.silu(gates[0]), torch.sigmoid(gates[1])
         h_BTD = F.silu(inner_BTD + self.out(out_BTV * reset_BTV))
+        # With the residual added this is x + update (h - x), Mega's gate between old and new.
         return update_BTD * (h_BTD - x_BTD), commit, statistics, (*remembered, *new)
 
     def _remember(
         self, x_BTD: Tensor, segment: Segment, state: LayerState, return_state: bool
     ) -> tuple[Tensor, LayerState, LayerState]:
-        """The memory's output, its new state, and what of the layer's state belongs to the attention."""
+        """The memory's output, its new state, and the part of the layer's state that belongs to the attention."""
         if self.memory is None:
             return x_BTD, (), state
         y_BTD, new = self.memory(x_BTD, segment, state[:1], return_state)
@@ -138,9 +139,9 @@ class GatedLayer(nn.Module):
 
 
 class GatedHybrid(LanguageModel):
-    """Embedding N(0, 1 / D), matrices N(0, 1 / inputs) for narrow models' sake (docs/decisions/0006; Mega: N(0, 0.02)).
+    """Embedding N(0, 1 / D), matrices N(0, 1 / inputs), as narrow models need (docs/decisions/0006; Mega: N(0, 0.02)).
 
-    A final norm where norms come before sub-layers.
+    With a final norm where norms come before sub-layers.
     """
 
     norm_bias = False

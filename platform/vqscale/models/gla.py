@@ -8,7 +8,7 @@ model, values as wide as it. Queries are scaled by K^-1/2, which the paper's equ
 16 tokens; weights are drawn as those of `transformer`, not as the paper's.
 
 Not causal, every second layer reads the sequence reversed, so that from the second layer on a token knows the whole
-sequence; padding enters nothing and does not age the state, so that it may stand in front of a reversed sequence.
+sequence; padding enters nothing and does not age the state, so that a reversed sequence may begin with it.
 
 Letters: B batch, T position, H heads, K key width, V value width, D model width.
 """
@@ -27,7 +27,7 @@ from vqscale.models.transformer import Transformer, residual_std
 from vqscale.study.model import DECAY_RANK, ModelConfig
 
 TEMPERATURE = 16
-"""Root that is taken of the forget gate, so that a state lasts longer (the paper's tau)."""
+"""The forget gate's 16th root is used, so that a state lasts longer (the paper's tau)."""
 
 
 class GatedLinearAttention(nn.Module):
@@ -65,7 +65,7 @@ class GatedLinearAttention(nn.Module):
             q_BHTK * self.config.d_key**-0.5,
             k_BHTK,
             v_BHTV,
-            F.logsigmoid(at_least_float32(decay_BHTK)) / TEMPERATURE,
+            F.logsigmoid(at_least_float32(decay_BHTK)) / TEMPERATURE,  # the root, in logarithms
             state_BHKV=state[0] if state else None,
             mask_BT=mask_BT,
             doc_start_BT=doc_start_BT,
@@ -78,7 +78,7 @@ class GatedLinearAttention(nn.Module):
 
 
 class GatedLinearTransformer(Transformer):
-    """Its state has a constant size: one matrix a head."""
+    """Its state has a constant size: one matrix per head and layer."""
 
     remembers_all_keys = False
 

@@ -1,4 +1,4 @@
-"""The parts that every architecture shares: norms, projections, embeddings, feed-forward layers, sinusoids, dropping.
+"""The parts that architectures share: norms, projections, embeddings, feed-forward layers, sinusoids, dropout.
 
 Letters: B batch, T position, D model width, F feed-forward width, W vocabulary, K head width.
 """
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-EPSILON = 1e-6
+RMS_EPSILON = 1e-6
 """Added to the mean square in every RMS norm (Transformer-VQ's reference code)."""
 
 
@@ -21,8 +21,8 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def unit_rms(x: Tensor) -> Tensor:
     """`x` with its last axis scaled to a root mean square of one; no gain, no bias."""
-    # Under autocast newer versions of PyTorch answer in float32.
-    return F.rms_norm(x, (x.shape[-1],), eps=EPSILON).to(x.dtype)
+    # Under autocast newer versions of PyTorch return float32.
+    return F.rms_norm(x, (x.shape[-1],), eps=RMS_EPSILON).to(x.dtype)
 
 
 def sinusoids(position: Tensor, width: int, base: float) -> Tensor:
@@ -40,7 +40,7 @@ def drop_residual(update_BTD: Tensor, dropout: float, layer_dropout: float, trai
     update_BTD = F.dropout(update_BTD, dropout, training)
     if not training or layer_dropout == 0:
         return update_BTD
-    keep_B11 = F.dropout(update_BTD.new_ones(update_BTD.shape[0], 1, 1), layer_dropout)
+    keep_B11 = F.dropout(update_BTD.new_ones(update_BTD.shape[0], 1, 1), layer_dropout)  # 0 or 1 / (1 - rate)
     return update_BTD * keep_B11
 
 
@@ -58,7 +58,7 @@ class RMSNorm(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = F.rms_norm(x, (x.shape[-1],), self.gain, EPSILON).to(x.dtype)
+        normed = F.rms_norm(x, (x.shape[-1],), self.gain, RMS_EPSILON).to(x.dtype)
         return normed if self.bias is None else normed + self.bias
 
 
@@ -99,7 +99,7 @@ class TokenEmbedding(nn.Module):
 
 
 class SampleEmbedding(nn.Module):
-    """Samples of a signal to vectors, in place of an embedding: ids 0 .. levels - 1 lie evenly in [-1, 1]; x w + b.
+    """Samples of a signal to vectors, in place of an embedding: ids 0 .. levels - 1 map evenly to [-1, 1]; x w + b.
 
     Weight and bias are drawn from N(0, std^2), as in Mega.
     """

@@ -18,7 +18,7 @@ from vqscale.study.model import ModelConfig
 class WindowMixing(Mixing):
     """Exact keys as far back as the bias reaches, a block length (not causal: and as far ahead), and nothing beyond.
 
-    That is the reference's window where its cache is left out; it does not depend on where blocks begin.
+    It is the reference code's window without its cache; it does not depend on where blocks begin.
     """
 
     def mix(
@@ -52,10 +52,10 @@ class WindowMixing(Mixing):
 
 
 class LongVQAttention(VQMixing, GatedAttention):
-    """The window and, through codes, all that lies beyond."""
+    """Exact keys in the window and, through codes, all keys beyond it."""
 
 
-class WindowAttention(WindowMixing, GatedAttention):
+class LongVQWindowAttention(WindowMixing, GatedAttention):
     """The window alone: LongVQ without its global memory."""
 
 
@@ -65,4 +65,4 @@ class LongVQ(GatedHybrid):
     remembers_all_keys = False
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, LongVQAttention if config.quantised else WindowAttention)
+        super().__init__(config, LongVQAttention if config.quantised else LongVQWindowAttention)

@@ -1,7 +1,7 @@
 """The structured memory of the gated hybrids: a diagonal recurrence along the sequence, forwards and, where a model is
 not causal, backwards as well.
 
-Letters: B batch, T position, D model width, N numbers of state a channel.
+Letters: B batch, T position, D model width, N state numbers per channel.
 """
 
 import math
@@ -34,6 +34,7 @@ class Recurrence(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "B T D"], LayerState]:
         """The memory's output and, if asked for, its state (float32 at least)."""
         coefficients = self.coefficients()
+        # Decoding: one step of the recurrence costs less than a scan that is set up for one token.
         if state and x_BTD.shape[1] == 1 and segment.mask is None and segment.doc_start is None:
             y_BD, after_BDN = diagonal_step(x_BTD[:, 0], *coefficients, state[0])
             return y_BD[:, None], (after_BDN,) if return_state else ()
@@ -108,7 +109,7 @@ RECURRENCES: dict[str, type[Recurrence]] = {"ema": DampedEMA, "s4d": DiagonalSta
 class StructuredMemory(nn.Module):
     """y = SiLU(recurrence(x) + omega x), Mega's; not causal: plus a second recurrence on the reversed sequence.
 
-    Lag 0 counts in both directions (as in Mega). Right padding lets nothing into either.
+    Lag 0 counts in both directions (as in Mega). Padding on the right enters neither.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""The norms that the gated hybrids may choose from: root mean square, layer, scale, batch.
+"""The norms of the gated hybrids: root mean square, layer, scale, batch.
 
 Letters: B batch, T position, D model width.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vqscale.models.layers import RMSNorm, at_least_float32, unit_rms
 
-EPSILON = 1e-5
+VARIANCE_EPSILON = 1e-5
 """Added to the variance in layer and batch norm (PyTorch's value)."""
 MOMENTUM = 0.1
 """Share of a batch in the running statistics (PyTorch's value)."""
@@ -26,7 +26,7 @@ _recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 
 @contextmanager
 def recomputation() -> Iterator[None]:
-    """Around a forward pass that a backward pass repeats: its batch is not a new one to running statistics."""
+    """Around a repeated forward pass (activation checkpointing): running statistics must not count its batch twice."""
     token = _recomputing.set(True)
     try:
         yield
@@ -47,7 +47,7 @@ class LayerNorm(nn.Module):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, (x.shape[-1],), self.gain, self.bias, EPSILON).to(x.dtype)
+        return F.layer_norm(x, (x.shape[-1],), self.gain, self.bias, VARIANCE_EPSILON).to(x.dtype)
 
 
 class ScaleNorm(nn.Module):
@@ -92,17 +92,20 @@ class BatchNorm(nn.Module):
         if mask_BT is not None:  # padding may hold anything, NaN too
             wide_BTD = wide_BTD.masked_fill(~mask_BT[..., None], 0.0)
         mean_D, variance_D = self._of_batch(wide_BTD, mask_BT) if self.training else (self.mean, self.variance)
-        normed_BTD = (wide_BTD - mean_D) * (variance_D + EPSILON).rsqrt() * self.gain + self.bias
+        normed_BTD = (wide_BTD - mean_D) * (variance_D + VARIANCE_EPSILON).rsqrt() * self.gain + self.bias
         return normed_BTD.to(x_BTD.dtype)
 
     def _of_batch(self, x_BTD: Tensor, mask_BT: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and variance of the real tokens of all ranks; `x_BTD` is zero at padding."""
         real_BT1 = x_BTD.new_ones((*x_BTD.shape[:2], 1)) if mask_BT is None else mask_BT[..., None].to(x_BTD.dtype)
+        # Ranks may hold different numbers of real tokens, so the count travels with the sums, in one all-reduce.
         summed = _over_ranks(torch.cat([x_BTD.sum((0, 1)), real_BT1.sum()[None]]))
         count = summed[-1].detach().clamp(min=1)
         mean_D = summed[:-1] / count
+        # A second pass around the mean: E[x^2] - E[x]^2 cancels where the mean is large.
         variance_D = _over_ranks((((x_BTD - mean_D) * real_BT1) ** 2).sum((0, 1))) / count
         if not _recomputing.get():
+            # Running variance is the unbiased one, normalisation uses the biased one, as in PyTorch.
             self._remember(mean_D.detach(), variance_D.detach() * count / (count - 1).clamp(min=1))
         return mean_D, variance_D
 
@@ -145,7 +148,7 @@ class _Sum(torch.autograd.Function):
 
 
 def make_norm(kind: Literal["rms", "layer", "scale", "batch"] | None, width: int) -> nn.Module:
-    """The norm by its name in a study."""
+    """The norm that `kind` names; None: root mean square."""
     if kind == "batch":
         return BatchNorm(width)
     if kind == "layer":
@@ -154,6 +157,6 @@ def make_norm(kind: Literal["rms", "layer", "scale", "batch"] | None, width: int
 
 
 def apply_norm(norm: nn.Module, x_BTD: Tensor, mask_BT: Tensor | None) -> Tensor:
-    """Only a batch norm needs to know what is padding."""
+    """`norm` of `x_BTD`; only a batch norm needs to know what is padding."""
     out: Tensor = norm(x_BTD, mask_BT) if isinstance(norm, BatchNorm) else norm(x_BTD)
     return out

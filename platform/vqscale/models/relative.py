@@ -24,10 +24,10 @@ Mixed = tuple[Tensor, Tensor, tuple[tuple[Tensor, ...], ...], LayerState]
 
 
 class Mixing(nn.Module, ABC):
-    """Attention from queries, keys and values on, with a relative bias; how they are made is left to others.
+    """Attention with a relative bias over given queries, keys and values.
 
-    `bias_u` and `bias_w` are the content and position biases of Transformer-XL. A subclass gives `mix`: which keys a
-    query sees.
+    `bias_u` and `bias_w` are the content and position biases of Transformer-XL. A subclass defines `mix`: which keys a
+    query sees. How queries, keys and values are made is up to the class that this one is combined with.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -35,7 +35,7 @@ class Mixing(nn.Module, ABC):
         self.config = config
 
     def add_bias(self) -> None:
-        """Make the parameters of the bias; a model without positions has no position bias."""
+        """Create the parameters of the bias; a model without positions has no position bias."""
         config = self.config
         self.bias_u = nn.Parameter(torch.empty(config.n_head, config.d_key))
         if config.relative:
@@ -49,16 +49,16 @@ class Mixing(nn.Module, ABC):
 
     @property
     def function(self) -> Literal["softmax", "laplace"]:
-        """What scores become weights by."""
+        """The function that turns scores into weights."""
         return self.config.attention_function or "softmax"
 
     @property
     def scale(self) -> float:
-        """tau^-1/2 with tau = sqrt(K), of queries, keys and biases; Laplace attention has no temperature."""
+        """tau^-1/2 with tau = sqrt(K), for queries, keys and biases; 1 for Laplace attention: it has no temperature."""
         return float(self.config.d_key**-0.25) if self.function == "softmax" else 1.0
 
     def bias(self, reach: int, like: Tensor) -> dict[str, Any]:
-        """u, and with positions w and the relative keys, scaled and by the names that the kernels give them."""
+        """u, and with positions also w and the relative keys, scaled, as keyword arguments of the kernels."""
         content = {"bias_u_HK": self.bias_u * self.scale}
         if not self.config.relative:
             return content
@@ -68,12 +68,12 @@ class Mixing(nn.Module, ABC):
         """The key of every distance up to `reach`, scaled, on the device and in the dtype of `like`.
 
         Distances begin at 0 or, where the model is not causal, at -`reach`: later keys are at negative ones. Laplace
-        weights are not normalised: their relative keys are divided by K, so that position scores begin small, as
-        Mega's do, and not half of all weights at one.
+        weights are not normalised: their relative keys are divided by K, so that position scores are small at first, as
+        Mega's are; otherwise about half of all weights would be near one.
         """
         first = 0 if self.config.causal else -reach
         distance_M = torch.arange(first, reach + 1, device=like.device)
-        table_MD = sinusoids(distance_M, self.config.d_model, self.config.position_base)
+        table_MD = sinusoids(distance_M, self.config.d_model, self.config.position_base)  # float64, rounded below
         table_MD = F.dropout(table_MD.to(like.dtype), self.config.dropout_sinusoid, self.training)
         key_GMK: Tensor = self.relative(table_MD).unflatten(-1, (self.config.n_kv_head, -1)).transpose(0, 1)
         return key_GMK * (self.scale if self.function == "softmax" else 1 / self.config.d_key)

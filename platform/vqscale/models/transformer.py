@@ -1,4 +1,4 @@
-"""`transformer`: the quadratic baseline a practitioner would use instead.
+"""`transformer`: the usual quadratic baseline, a Llama-style transformer.
 
 Pre-norm RMSNorm, rotary positions, scaled_dot_product_attention with its flash kernel, SwiGLU. Matrices are drawn from
 N(0, 1 / inputs), which is GPT-2's 0.02 at a width of 2500 and, unlike it, meant for narrow models as well
@@ -22,7 +22,7 @@ from vqscale.study.model import ModelConfig
 
 
 def rotate(x_BHTK: Float[Tensor, "B H T K"], start: int, base: float) -> Float[Tensor, "B H T K"]:
-    """Rotary positions `start`, `start` + 1, ...: pairs (i, i + K/2) turned by the position's angles.
+    """Rotary positions `start`, `start` + 1, ...: pairs (i, i + K/2) rotated by the position's angles.
 
     In float32 at least, whatever the activations' type.
     """
@@ -48,7 +48,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, x_BTD: Float[Tensor, "B T D"], segment: tuple[Any, ...], state: LayerState, return_state: bool
     ) -> tuple[Float[Tensor, "B T D"], LayerState]:
-        """The attention's output, and what is carried on if it was asked for."""
+        """The attention's output, and the state if it was asked for."""
         own = Segment(*segment)
         q, k, v = self.qkv(x_BTD).split(self.widths, dim=-1)
         q_BHTK, k_BGTK, v_BGTV = (
@@ -65,7 +65,7 @@ class SelfAttention(nn.Module):
         """Attention of rotated queries to rotated keys; the state holds all keys and values so far."""
         k_BGUK, v_BGUV = remember(state, k_BGTK, v_BGTV)
         document_BU, start, causal = segment.document, segment.start, self.config.causal
-        plain = document_BU is None and start == 0
+        plain = document_BU is None and start == 0  # a mask would rule out the flash kernel
         queries = range(start, start + q_BHTK.shape[2])
         out_BHTV = F.scaled_dot_product_attention(
             q_BHTK,

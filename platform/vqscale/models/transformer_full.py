@@ -3,7 +3,7 @@
 Every query sees the un-quantised keys of the whole document, and the relative bias covers every distance.
 
 Letters: B batch, T query position, U key position, C queries of a chunk, M relative distance, H heads, G key/value
-heads, P heads a group, K key width, V value width.
+heads, P query heads per key/value head, K key width, V value width.
 """
 
 from typing import Any, Literal
@@ -28,7 +28,7 @@ def by_distance(scores: Float[Tensor, "... C M"]) -> Float[Tensor, "... C M"]:
     In: column c of every row belongs to the distance d - c, where d is the last query's to the first key. Out: column
     j belongs to the key at position j, which is that many closer to an earlier row: column j of row r was column
     C - 1 - r + j. Columns from there on hold values without meaning. (Transformer-XL's relative shift: rows padded to
-    M + C and read on with a stride of M + C - 1 move by one column a row.)
+    M + C and read with a stride of M + C - 1 shift by one column per row.)
     """
     rows, columns = scores.shape[-2:]
     flat = F.pad(scores, (0, rows)).flatten(-2)
@@ -49,7 +49,7 @@ def full_attention(
     causal: bool,
     function: Literal["softmax", "laplace"] = "softmax",
 ) -> Float[Tensor, "B H T V"]:
-    """softmax((q_i + u) k_j + (q_i + w) r_{i-j}) v over the keys j of the same document; the queries stand last.
+    """softmax((q_i + u) k_j + (q_i + w) r_{i-j}) v over the keys j of the same document; queries are the last.
 
     `causal`: over j <= i alone, and `rel_key_GMK` holds the distances 0 .. U - 1; otherwise -(U - 1) .. U - 1.
     "laplace": Mega's element-wise function of (q_i + u) k_j / n + (q_i + w) r_{i-j}, where i sees n keys.
@@ -61,6 +61,7 @@ def full_attention(
     def chunk(first: int, q_BHCK: Tensor, k: Tensor, v: Tensor, u: Tensor, w: Tensor, rel: Tensor) -> Tensor:
         queries = range(start + first, start + first + q_BHCK.shape[2])
         seen = queries.stop if causal else keys
+        # Query heads of a key/value head fold into rows: one product per key/value head, no repeated keys.
         grouped = (batch, kv_heads, -1, *q_BHCK.shape[2:])
         content, place = (q_BHCK + u[:, None]).view(grouped), (q_BHCK + w[:, None]).view(grouped)
         score = content.flatten(2, 3) @ k[:, :, :seen].transpose(-1, -2)
@@ -81,6 +82,7 @@ def full_attention(
     rest = (k_BGUK, v_BGUV, bias_u_HK, bias_w_HK, rel_key_GMK)
     if len(firsts) == 1:
         return chunk(0, q_BHTK, *rest)
+    # Scores of all T x U pairs would be the largest tensors of training: each chunk recomputes its own going back.
     outs = [
         checkpoint(chunk, i, q_BHTK[:, :, i : i + FULL_ATTENTION_CHUNK], *rest, use_reentrant=False) for i in firsts
     ]

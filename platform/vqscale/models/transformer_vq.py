@@ -1,7 +1,7 @@
 """`transformer_vq`: attention over vector-quantised keys, in linear time and with a state of constant size.
 
-Source: Lingle, Transformer-VQ (ICLR 2024) and its reference code. Not causal (ours): a query sees the un-quantised keys
-of its own block and both neighbours, and all others through codes.
+Source: Lingle, Transformer-VQ (ICLR 2024) and its reference code. The non-causal form is this project's: a query sees
+the un-quantised keys of its own block and both neighbours, and all others through codes.
 
 Letters: B batch, T position, H heads, G key/value heads, K key width, V value width.
 """
@@ -53,7 +53,7 @@ class VQMixing(Mixing):
         return_state: bool,
         backend: str,
     ) -> Mixed:
-        """Statistics in training mode; the state is of a causal model alone."""
+        """Statistics only in training mode, a state only for a causal model."""
         codebook_GSK = self.codebook.codebook
         code_BGT = nearest_code(k_BGTK, codebook_GSK, segment.mask)
         keys = (q_BHTK, k_BGTK, v_BGTV, code_BGT, codebook_GSK)
@@ -80,6 +80,7 @@ class VQMixing(Mixing):
                 function=self.function,
                 backend=cast(Literal["auto", "naive", "blockwise"], backend),
             )
+        # Only collected here: the codebook is updated after the optimiser's step, from the whole batch of all workers.
         statistics = (tuple(code_statistics(k_BGTK, code_BGT, codebook_GSK)),) if self.training else ()
         commit = commitment_loss(k_BGTK, code_BGT, codebook_GSK)
         return out_BHTV, commit, statistics, () if new_state is None else tuple(new_state[:4])
@@ -97,7 +98,7 @@ class TransformerVQ(RelativeTransformer):
 
 
 def attention_backend(config: ModelConfig, name: str, device: str | torch.device) -> str | None:
-    """The implementation of VQ attention that `name` means for a model on a device; None without quantised keys.
+    """The implementation of VQ attention that `name` selects for a model on a device; None without quantised keys.
 
     Raises BackendUnavailableError where a named one cannot run.
     """

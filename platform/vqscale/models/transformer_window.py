@@ -1,7 +1,7 @@
-"""`transformer_window`: the practitioner's transformer with a sliding window, in linear time; no global memory.
+"""`transformer_window`: the Llama-style transformer with a sliding window, in linear time; no global memory.
 
 A token sees the last `window` tokens, itself included (as many ahead, where not causal); what is further away arrives
-through the layers alone, by at most `window` - 1 tokens a layer. All else is `transformer`'s.
+only through the layers, by at most `window` - 1 tokens per layer. All else is `transformer`'s.
 
 Letters: B batch, T position, H heads, G key/value heads, K key width, V value width.
 """
@@ -15,13 +15,13 @@ from vqscale.models.transformer import SelfAttention, Transformer
 from vqscale.study.model import ModelConfig
 
 
-class WindowAttention(SelfAttention):
+class SlidingWindowAttention(SelfAttention):
     """Softmax attention inside a sliding window, with rotary positions."""
 
     def attend(
         self, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTV: Tensor, segment: Segment, state: LayerState, return_state: bool
     ) -> tuple[Float[Tensor, "B H T V"], LayerState]:
-        """The state holds keys (turned already), values and which of them are real, of two windows."""
+        """The state holds keys (already rotated), values and which of them are real, for two windows."""
         window = self.config.window
         assert window is not None, "ModelConfig gives every transformer_window its window"
         out_BHTV, new_state = local_attention(
@@ -46,4 +46,4 @@ class TransformerWindow(Transformer):
 
     @classmethod
     def mixer(cls, config: ModelConfig, index: int) -> nn.Module:
-        return WindowAttention(config)
+        return SlidingWindowAttention(config)

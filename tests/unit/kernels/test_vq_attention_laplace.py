@@ -137,7 +137,7 @@ def test_laplace_bfloat16_is_near_float64(laplace_case):
 
 def test_laplace_auto_takes_pytorch_on_every_device_and_triton_is_refused(laplace_case):
     assert resolve_backend("auto", "cuda", torch.float32, "laplace") == "blockwise"
-    with pytest.raises(BackendUnavailableError, match="compute the softmax alone, not Laplace weights"):
+    with pytest.raises(BackendUnavailableError, match="compute the softmax only, not Laplace weights"):
         laplace_case().run("triton")
 
 

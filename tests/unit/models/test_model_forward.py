@@ -154,7 +154,7 @@ def test_full_attention_in_chunks_equals_whole_with_all_gradients(make_model, to
     model = make_model(("transformer_full", "mha"))
     whole = model(tokens_BT)["logits"]
     expected = torch.autograd.grad(whole.square().sum(), list(model.parameters()))
-    monkeypatch.setattr("vqscale.models.transformer_full.CHUNK", 5)
+    monkeypatch.setattr("vqscale.models.transformer_full.FULL_ATTENTION_CHUNK", 5)
     chunked = model(tokens_BT)["logits"]
     assert_close(chunked, whole, **EXACT)
     assert_close(torch.autograd.grad(chunked.square().sum(), list(model.parameters())), expected, **EXACT)

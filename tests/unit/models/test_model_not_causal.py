@@ -77,7 +77,7 @@ def test_full_attention_both_ways_equals_its_definition(head, with_padding, make
     model = make_model(("transformer_full", head), **BOTH_WAYS)
     mask = padded(tokens_BT) if with_padding else None
     whole = with_gradients(model, tokens_BT, mask)
-    monkeypatch.setattr("vqscale.models.transformer_full.CHUNK", 5)
+    monkeypatch.setattr("vqscale.models.transformer_full.FULL_ATTENTION_CHUNK", 5)
     chunked = with_gradients(model, tokens_BT, mask)
 
     def mix(self, q, k, v, segment, state, return_state, backend):

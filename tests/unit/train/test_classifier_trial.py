@@ -1,4 +1,4 @@
-"""Classifiers through the entry point of every trial: they learn, resume bit for bit, and are judged rightly."""
+"""Classifiers through the entry point of every trial: they learn, resume bit for bit, and are scored correctly."""
 
 import dataclasses
 from collections import Counter
@@ -29,7 +29,7 @@ OPTIONS = RunOptions(log_every=2, checkpoint_every=4)
 
 
 class InterruptedTrialError(Exception):
-    """Stands for a SIGKILL in the middle of a trial."""
+    """In place of a SIGKILL in the middle of a trial."""
 
 
 @dataclasses.dataclass
@@ -171,13 +171,13 @@ def by_hand(model: Any, corpus: LabelledCorpus, split: str) -> dict[str, Any]:
             nats.append(float(F.cross_entropy(logits_C[None], torch.tensor([label]))))
             lengths.append(len(example.tokens[0]))
     counts, classes = Counter(pairs), range(len(corpus.classes))
-    true, named = ({c: sum(n for pair, n in counts.items() if pair[side] == c) for c in classes} for side in (0, 1))
+    true, predicted = ({c: sum(n for pair, n in counts.items() if pair[side] == c) for c in classes} for side in (0, 1))
     right = [pair[0] == pair[1] for pair in pairs]
     return {
         "nats": np.mean(nats),
         "accuracy": np.mean(right),
         "balanced_accuracy": np.mean([counts[c, c] / true[c] for c in classes if true[c]]),
-        "macro_f1": np.mean([2 * counts[c, c] / (true[c] + named[c]) for c in classes if true[c] + named[c]]),
+        "macro_f1": np.mean([2 * counts[c, c] / (true[c] + predicted[c]) for c in classes if true[c] + predicted[c]]),
         "confusion": [[counts[a, b] for b in classes] for a in classes],
         "short": [n for n, length in zip(right, lengths, strict=True) if 8 <= length < 16],
         "near": [n for n, distance in zip(right, distances, strict=False) if 2 <= distance < 4],

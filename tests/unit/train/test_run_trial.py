@@ -23,7 +23,7 @@ OPTIONS = RunOptions(log_every=2, checkpoint_every=4)
 
 
 class InterruptedTrialError(Exception):
-    """Stands for a SIGKILL in the middle of a trial."""
+    """In place of a SIGKILL in the middle of a trial."""
 
 
 @dataclasses.dataclass
@@ -98,7 +98,7 @@ def test_trial_interrupted_and_continued_is_bitwise_the_uninterrupted_one(
     assert losses[0] == losses[1]
 
 
-def test_trial_started_when_the_attempt_did_that_it_goes_on_from(
+def test_trial_started_at_is_that_of_the_attempt_it_continues(
     make_trial: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for now, break_after in (("lost", 1), ("kept", 6), ("last", 10)):
@@ -144,9 +144,9 @@ def test_trial_with_activation_checkpointing_is_the_same_trial(make_trial: Any, 
         torch.testing.assert_close(tensor, right[name])
 
 
-@pytest.mark.parametrize(("lr", "words"), [(1e6, "nothing is learned"), (3.0, "three times where it began")])
+@pytest.mark.parametrize(("lr", "message"), [(1e6, "nothing is learned"), (3.0, "three times where it began")])
 def test_trial_that_breaks_ends_as_diverged_with_its_last_checkpoint(
-    lr: float, words: str, make_trial: Any, tmp_path: Path
+    lr: float, message: str, make_trial: Any, tmp_path: Path
 ) -> None:
     # Without clipping and warm-up such a rate destroys the weights at once; the first checkpoint is whole.
     trial = make_trial("transformer", lr=lr, clip=None, warmup=0.0)
@@ -154,7 +154,7 @@ def test_trial_that_breaks_ends_as_diverged_with_its_last_checkpoint(
     outcome = run_trial(trial, str(tmp_path), RunOptions(log_every=1, checkpoint_every=1), host)
     assert outcome.status == "diverged"
     assert outcome.error is not None
-    assert words in outcome.error
+    assert message in outcome.error
     assert outcome.held_out is None
     assert len(checkpoint.complete(str(tmp_path / "checkpoints"))) >= 1
     assert not (tmp_path / "model.safetensors").exists()

@@ -1,4 +1,4 @@
-"""Perplexity a word, of corpora whose results are reported so."""
+"""Perplexity per word, for corpora whose published results use it."""
 
 import math
 
