@@ -19,8 +19,8 @@ from vqscale.laws.io.schema import (
     HoldOut,
     Interval,
     IsoflopParabolas,
+    ModelSelection,
     Optimum,
-    Selection,
 )
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ def _ends(points: Sequence[ComparedPoint]) -> list[ComparedPoint]:
     return kept
 
 
-def _selection(selection: Selection) -> Table:
+def _selection(selection: ModelSelection) -> Table:
     """Forms beside each other by held-out error; the chosen one is marked."""
     table = plain_table(f"Choice among forms by held-out error: {escape(selection.label)}")
     for column in ("law", "form"):

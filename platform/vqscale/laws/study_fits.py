@@ -30,7 +30,7 @@ from vqscale.laws.fitting.problem import DELTA, Objective
 from vqscale.laws.fitting.run_filter import best_recipe, data_hash, names_of, split_table, subset_label, usable_runs
 from vqscale.laws.forms.catalogue import N_COLUMN, SEGMENT_SHARE, Law, named_law
 from vqscale.laws.forms.conventions import every_convention, parameters_under
-from vqscale.laws.io.schema import Convention, Exclusion, Fit, IsoflopParabolas, Refusal, Selection, StudyFits
+from vqscale.laws.io.schema import Convention, Exclusion, Fit, IsoflopParabolas, ModelSelection, Refusal, StudyFits
 from vqscale.laws.subset import FitSettings, Subset, fit_subset, make_subset, refitter
 from vqscale.laws.validation.isoflop import IsoflopRuns, isoflop_parabolas
 from vqscale.laws.validation.model_selection import LEFT_OUT, CandidateForm, SelectionRuns, select_model
@@ -196,7 +196,7 @@ def _isoflops(table: "pd.DataFrame", law: Law, request: _Request) -> list[Isoflo
     return found
 
 
-def _selections(made: Sequence[Subset], objective: Objective) -> list[Selection]:
+def _selections(made: Sequence[Subset], objective: Objective) -> list[ModelSelection]:
     """Model selection wherever several laws of the same letters were asked for on the same runs."""
     rivals: dict[str, list[Subset]] = {}
     for subset in made:
@@ -206,7 +206,7 @@ def _selections(made: Sequence[Subset], objective: Objective) -> list[Selection]
     return [_selection(group, objective) for group in rivals.values() if len(group) > 1]
 
 
-def _selection(group: Sequence[Subset], objective: Objective) -> Selection:
+def _selection(group: Sequence[Subset], objective: Objective) -> ModelSelection:
     forms = [
         CandidateForm(
             law=subset.law.name,

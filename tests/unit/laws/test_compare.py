@@ -129,7 +129,7 @@ def test_architectures_with_equally_many_codes_are_compared_against_transformer_
     assert points(found[among], "compute")[0].multiplier.value == pytest.approx(0.64, rel=1e-3)
 
 
-def test_two_architectures_meet_once_in_the_first_law_that_stands_for_both():
+def test_two_architectures_meet_once_in_the_first_law_that_fits_both():
     table = pd.concat([runs("transformer_vq", 64.0, 0.8), runs("transformer", np.nan)], ignore_index=True)
     laws = ["chinchilla", "chinchilla_tied"]
     fits = fit_study(table, laws, bootstrap=0, sensitivity=False)

@@ -63,7 +63,7 @@ def test_missing_flops_refuse_the_exact_convention():
         flops_under(pd.DataFrame({"tokens": [1]}), Convention(), np.array([1.0]))
 
 
-def test_all_conventions_differ_in_words_and_the_default_is_first():
+def test_all_conventions_differ_in_their_description_and_the_default_is_first():
     every = every_convention()
     assert every[0] == Convention()
     assert len({describe_convention(one) for one in every}) == len(every) == 8

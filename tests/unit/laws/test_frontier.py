@@ -167,43 +167,43 @@ def test_cost_of_our_models_is_a_function_of_n(arch, most, context):
 
 
 @pytest.mark.parametrize(
-    ("n", "per_token", "words"),
+    ("n", "per_token", "message"),
     [
         ([1e5, 1e6], [6e5, 6e6], "known for 2 sizes"),
         ([1e5, 1e6, 1e7], [6e5, 6e4, 6e3], "does not grow with N"),
         ([1e5, 2e5, 4e5, 8e5], [6e5, 4e6, 2e6, 5e6], "no smooth function of N"),
     ],
 )
-def test_cost_that_n_does_not_determine_is_refused(n, per_token, words):
-    with pytest.raises(FitError, match=words):
+def test_cost_that_n_does_not_determine_is_refused(n, per_token, message):
+    with pytest.raises(FitError, match=message):
         fit_token_cost(np.array(n), np.array(per_token), "exact FLOPs per token")
 
 
-def test_decision_is_the_same_whichever_way_it_is_asked():
+def test_optimum_is_the_same_for_each_given_quantity():
     study = law(draws=noisy_draws())
     cost = six_n(study.n)
     asked = find_optimum(study, cost, compute=1e18)
     assert asked.compute.value == 1e18
     size, tokens, loss = asked.optimum.parameters.value, asked.optimum.tokens.value, asked.optimum.loss.value
-    for answer in (
+    for run in (
         find_optimum(study, cost, parameters=size),
         find_optimum(study, cost, tokens=tokens),
         find_optimum(study, cost, loss=loss),
     ):
-        assert answer.compute.value == pytest.approx(1e18, rel=1e-6)
-        assert answer.compute.interval.low90 < 1e18 < answer.compute.interval.high90
+        assert run.compute.value == pytest.approx(1e18, rel=1e-6)
+        assert run.compute.interval.low90 < 1e18 < run.compute.interval.high90
 
 
-def test_decision_in_money_is_the_one_for_what_the_money_buys():
+def test_optimum_for_money_is_the_one_for_the_compute_that_it_buys():
     study = law()
     flops = six_n(study.n)
     money = flops.times(2.5e-18, "2.5 USD for 1e18 FLOPs")
-    answer = find_optimum(study, money, compute=2.5)
-    assert answer.optimum.parameters.value == pytest.approx(best_size(1e18), rel=1e-9)
-    assert answer.optimum.tokens.value == pytest.approx(1e18 / 6 / best_size(1e18), rel=1e-9)
+    run = find_optimum(study, money, compute=2.5)
+    assert run.optimum.parameters.value == pytest.approx(best_size(1e18), rel=1e-9)
+    assert run.optimum.tokens.value == pytest.approx(1e18 / 6 / best_size(1e18), rel=1e-9)
 
 
-def test_decision_for_a_loss_out_of_reach_is_refused():
+def test_optimum_for_a_loss_out_of_reach_is_refused():
     study = law()
     with pytest.raises(FitError, match=r"1\.69 lies at or below E"):
         find_optimum(study, six_n(study.n), loss=1.69)

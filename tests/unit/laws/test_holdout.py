@@ -32,7 +32,7 @@ def test_largest_fifth_is_predicted_from_the_rest():
     assert found.mean_relative_error == pytest.approx(error)
 
 
-def test_design_says_what_is_held_out():
+def test_runs_that_the_design_holds_out_are_predicted():
     found = hold_out(runs(held=ORDER >= 27), mean_of)
     assert len(found.points) == 6
     assert found.description.startswith("held out: the 6 of 15 runs that the study's design holds out")
@@ -59,7 +59,7 @@ def test_power_law_baseline_is_exact_on_a_power_law():
     assert found["last value"] > 0.1
 
 
-def test_windows_expand_over_budgets_and_refusals_stand_in_them():
+def test_windows_expand_over_budgets_and_record_refusals():
     windows = hold_out(runs(), mean_of).windows
     assert [(one.fitted_to, one.fitted_runs, one.predicted_runs) for one in windows] == [
         (1, 3, 12),
@@ -83,10 +83,18 @@ def test_windows_of_many_budgets_are_five():
     assert windows[-1].predicted_runs == 1
 
 
-def test_law_that_the_small_runs_cannot_support_predicts_nothing():
+def test_law_that_the_small_runs_do_not_identify_predicts_nothing():
     found = hold_out(runs(held=ORDER > 1), mean_of)
     assert found.points == []
     assert found.mean_relative_error is None
     assert found.description.endswith("the fit is refused (no law through so few)")
     few = hold_out(runs(minimum=13), mean_of)
     assert "12 remain and the law needs 13" in few.description
+
+
+@pytest.mark.parametrize(("total", "held"), [(10, 2), (11, 3), (15, 3), (16, 4)])
+def test_at_least_a_fifth_of_the_runs_is_held_out(total, held):
+    order = np.arange(1.0, total + 1)
+    found = hold_out(runs(order, 2 + 1 / order), lambda rows: "never")
+    assert f"the {held} of {total} runs with the largest C" in found.description
+    assert found.fitted_runs == total - held

@@ -66,6 +66,25 @@ def test_interval_of_the_slope_widens_with_noise_and_holds_it():
     assert isoflop_parabolas({}, "", runs_of(grid(noise=4e-3)), seed=1).a.interval != interval
 
 
+def test_interval_of_the_slope_is_widened_for_the_degrees_of_freedom_of_the_parabolas():
+    """Four sizes at each of two budgets, evenly spaced by h in log N, off their parabola by e (-1, 3, -3, 1).
+
+    That contrast is orthogonal to parabolas: the residuals are e and 3 e in size. A parabola leaves one degree of
+    freedom of four, so that errors are drawn twice as large: of variance (2^2 + 6^2) e^2 / 2 = 20 e^2. The vertex of
+    loss = c z^2 moves by -slope / (2 c), and a slope over four sizes has the variance 20 e^2 / (5 h^2). The exponent
+    is the difference of two vertices over the distance of the budgets in log C.
+    """
+    h, c, e, decade = 0.5, 0.1, 2e-4, np.log(10)
+    z = h * np.array([-1.5, -0.5, 0.5, 1.5])
+    loss = 3 + c * z**2 + e * np.array([-1, 3, -3, 1])
+    n = np.concatenate([1e6 * np.exp(z), 1e7 * np.exp(z)])
+    budgets = np.repeat([1e17, 1e18], 4)
+    runs = IsoflopRuns(names=["run"] * 8, n=n, d=budgets / 6 / n, c=budgets, loss=np.tile(loss, 2))
+    interval = isoflop_parabolas({}, "", runs, refits=20_000).a.interval
+    deviation = np.sqrt(2 * 20 * e**2 / (5 * h**2)) / (2 * c) / decade
+    assert interval.high90 - interval.low90 == pytest.approx(2 * 1.645 * deviation, rel=0.05)
+
+
 def test_concave_parabola_is_refused():
     z = np.linspace(-1, 1, 7)
     row = one_budget(3 - 0.1 * z**2)
@@ -85,6 +104,19 @@ def test_parabola_shallower_than_its_scatter_is_refused():
     z = np.linspace(-1, 1, 7)
     row = one_budget(3 + 0.001 * z**2 + 0.01 * np.array([1, -1, 1, -1, 1, -1, 1]))
     assert row.reason.startswith("flat")
+
+
+@pytest.mark.parametrize(("curvature", "refused"), [(0.28, True), (0.29, False)])
+def test_parabola_is_flat_below_the_95_percent_point_of_student_t(curvature, refused):
+    """Seven sizes at z = -3h .. 3h, off a parabola by the cubic contrast of seven points (squares sum to 6 e^2).
+
+    Variance 6 e^2 / 4; the squares of z^2 - mean(z^2) sum to 84 h^4; t(0.95, 4) = 2.131847: the least curvature is
+    2.131847 sqrt(1.5 / 84) e / h^2 = 0.28488 e / h^2.
+    """
+    h, e = 0.4, 0.01
+    z = h * np.arange(-3, 4)
+    row = one_budget(3 + curvature * e * (z / h) ** 2 + e * np.array([-1, 1, 1, 0, -1, -1, 1]), 1e6 * np.exp(z))
+    assert (row.reason or "").startswith("flat") == refused
 
 
 def test_few_sizes_and_one_sided_ones_carry_a_warning():

@@ -28,7 +28,7 @@ def joint() -> Fit:
     return found.fits[0]
 
 
-def test_joint_law_at_a_codebook_says_what_it_says_there(joint: Fit) -> None:
+def test_joint_law_at_a_codebook_has_its_own_losses(joint: Fit) -> None:
     own = at_fixed_axes(joint, {"S": 64.0})
     assert own.letters == ["N", "D"]
     assert {tuple(point.x) for point in own.points} == {

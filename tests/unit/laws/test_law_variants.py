@@ -20,7 +20,7 @@ def variants_of(table, **options):
 
 def test_variants_count_n_as_a_fit_with_that_count_does():
     _, found = variants_of(runs())
-    for words, count in {
+    for name, count in {
         "N with embeddings, without codebooks": "total",
         "N without embeddings, with codebooks": "non_embedding_codebooks",
         "N with embeddings and codebooks": "total_codebooks",
@@ -28,8 +28,8 @@ def test_variants_count_n_as_a_fit_with_that_count_does():
         fit, _ = variants_of(runs(), n_column=count)
         assert fit.convention.parameters == count
         assert fit.axes == [f"parameters_{count}"]
-        assert found[words].kind == "convention"
-        assert found[words].parameters == pytest.approx(fit.parameters, rel=1e-6)
+        assert found[name].kind == "convention"
+        assert found[name].parameters == pytest.approx(fit.parameters, rel=1e-6)
         assert abs(fit.parameters["alpha"] - 0.3) > 1e-3
 
 

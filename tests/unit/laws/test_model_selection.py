@@ -47,6 +47,16 @@ def test_difference_within_noise_takes_the_simpler_form():
     assert "within noise" in found.description
 
 
+@pytest.mark.parametrize(("mean", "selected"), [(1.35, "simple"), (1.5, "rich")])
+def test_forms_are_distinguished_from_two_standard_errors_of_the_paired_difference_on(mean, selected):
+    """Differences of m + s (-2, -1, 0, 1, 2): their deviation is s sqrt(10 / 4), the standard error s / sqrt 2."""
+    s = 0.001
+    spread = 0.01 + s * (mean + np.tile(np.arange(-2.0, 3.0), 4))
+    rich = candidate("rich", off(0.01), parameters=6)
+    simple = candidate("simple", lambda x: LOSS[x[:, 0].astype(int)] * (1 + spread[x[:, 0].astype(int)]), parameters=4)
+    assert select_model({}, "", [rich, simple], judged(LOSS)).chosen == selected
+
+
 def test_form_refused_on_a_split_is_not_selected_and_has_its_reason():
     found = select_model({}, "", [candidate("a", off(0.1)), candidate("b", off(0), refused="on a bound")], judged(LOSS))
     assert found.chosen == "a"

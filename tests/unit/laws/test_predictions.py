@@ -73,7 +73,7 @@ def test_prediction_is_registered_before_its_run_and_scored_after_it(fit, tmp_pa
     ("started", "early"),
     [("2026-01-02T00:00:01+00:00", True), ("2026-01-01T23:59:59+00:00", False), ("2026-01-02T00:30:00+01:00", False)],
 )
-def test_score_says_whether_the_run_had_started_when_it_was_registered(fit, started, early):
+def test_score_records_whether_the_run_had_started_when_it_was_registered(fit, started, early):
     now = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
     prediction = predict_run(fit, LARGE, name="large", trial_id="trial-large", now=now)
     (found,) = score_predictions([prediction], row(prediction, 2.0, started_at=started))
@@ -81,7 +81,7 @@ def test_score_says_whether_the_run_had_started_when_it_was_registered(fit, star
 
 
 @pytest.mark.parametrize("started", [None, "yesterday", "2026-01-02T00:00:01"])
-def test_score_without_a_start_in_the_table_does_not_say(fit, started):
+def test_score_without_a_start_in_the_table_leaves_it_open(fit, started):
     prediction = predict_run(fit, LARGE, name="large", trial_id="trial-large")
     (found,) = score_predictions([prediction], row(prediction, 2.0, started_at=started))
     assert found.before_start is None
@@ -127,6 +127,22 @@ def test_interval_is_one_for_runs_and_not_only_for_the_law(fit):
     width = np.log(interval.high90 / interval.low90)
     assert width > 2 * np.log(law[1] / law[0])
     assert width == pytest.approx(2 * 1.645 * NOISE, rel=0.4)
+
+
+def test_interval_of_a_run_is_widened_for_the_degrees_of_freedom_of_the_law(fit):
+    """Ten residuals of +r or -r about a law of five parameters: errors are sqrt(10 / 5) times as large.
+
+    With refits equal to the fit nothing else enters: half of the runs lie at the law times exp(-r sqrt 2), half at
+    the law times exp(r sqrt 2), and so do all percentiles below and above 50.
+    """
+    r = 0.01
+    points = [
+        point.model_copy(update={"residual": r if place % 2 else -r}) for place, point in enumerate(fit.points[:10])
+    ]
+    own = fit.model_copy(update={"points": points, "draws": [list(fit.parameters.values())] * 50})
+    estimate = predicted_loss(own, LARGE)
+    assert estimate.interval.low90 == pytest.approx(estimate.value * np.exp(-r * 2**0.5))
+    assert estimate.interval.high90 == pytest.approx(estimate.value * np.exp(r * 2**0.5))
 
 
 def _at(fit, draw):

@@ -38,7 +38,7 @@ def test_two_sizes_are_too_few_however_many_runs():
 
 
 @pytest.mark.parametrize(
-    ("loss", "words"),
+    ("loss", "message"),
     [
         (40 * N**-0.2, "E fell to zero"),
         (2 + 1e-9 * N**0.5, "E rose to the smallest"),
@@ -46,10 +46,10 @@ def test_two_sizes_are_too_few_however_many_runs():
     ],
     ids=["pure power", "rising", "concave"],
 )
-def test_data_that_the_form_cannot_follow_is_refused(loss, words):
+def test_data_that_the_form_cannot_follow_is_refused(loss, message):
     (reason,) = reasons(table(loss))
     assert reason.startswith("on a bound")
-    assert words in reason
+    assert message in reason
 
 
 def test_runs_that_did_not_finish_are_left_out_and_listed():
@@ -80,7 +80,7 @@ def test_missing_axis_refuses_that_law_and_leaves_the_others():
 
 
 @pytest.mark.parametrize(
-    ("frame", "options", "words"),
+    ("frame", "options", "message"),
     [
         (table(law_of(N)).drop(columns="loss"), {"laws": ["power_n"]}, "'loss' is missing"),
         (table(law_of(N)), {"laws": ["cubic"]}, "'cubic' is unknown"),
@@ -89,8 +89,8 @@ def test_missing_axis_refuses_that_law_and_leaves_the_others():
     ],
     ids=["no loss", "unknown law", "unknown group", "unknown metric"],
 )
-def test_request_that_names_what_is_not_there_raises(frame, options, words):
-    with pytest.raises(FitError, match=words):
+def test_request_that_names_what_is_not_there_raises(frame, options, message):
+    with pytest.raises(FitError, match=message):
         fit_study(frame, bootstrap=0, **options)
 
 
@@ -109,10 +109,10 @@ def test_sizes_and_tokens_that_grow_together_are_refused():
     d = 20 * n * np.exp(rng.normal(0, 0.01, 12))
     frame = pd.DataFrame({"parameters_non_embedding": n, "tokens": d, "loss": 1.7 + 420 * n**-0.36 + 1900 * d**-0.29})
     (reason,) = reasons(frame, "chinchilla")
-    assert reason == "N and D rise and fall together in all runs: their terms cannot be told apart"
+    assert reason == "N and D rise and fall together in all runs: their terms cannot be distinguished"
     apart = d * np.tile([1, 4], 6)
-    told = frame.assign(tokens=apart, loss=1.7 + 420 * n**-0.36 + 1900 * apart**-0.29)
-    assert len(fit_study(told, ["chinchilla"], bootstrap=0).fits) == 1
+    distinct = frame.assign(tokens=apart, loss=1.7 + 420 * n**-0.36 + 1900 * apart**-0.29)
+    assert len(fit_study(distinct, ["chinchilla"], bootstrap=0).fits) == 1
 
 
 def test_runs_that_show_no_floor_are_refused_by_chinchilla_and_served_by_the_form_without_one():

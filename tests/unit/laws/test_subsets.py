@@ -27,7 +27,7 @@ def sweep(arch="transformer_vq", codebook=64.0, context=512, tokens=1e6, shift=0
     )
 
 
-def test_every_architecture_codebook_context_and_horizon_gets_its_own_fit():
+def test_every_architecture_codebook_context_and_token_budget_gets_its_own_fit():
     table = pd.concat(
         [sweep(), sweep(codebook=128.0, shift=-0.1), sweep(context=1024), sweep(tokens=2e6)], ignore_index=True
     )
@@ -50,10 +50,10 @@ def test_cosines_and_decays_of_wsd_are_never_in_one_fit():
     }  # fmt: skip
 
 
-def test_horizons_of_one_wsd_run_are_resampled_together():
-    horizons = [1e6, 2e6, 4e6, 8e6]
+def test_token_budgets_of_one_wsd_run_are_resampled_together():
+    budgets = [1e6, 2e6, 4e6, 8e6]
     shared = {"schedule": "wsd", "decay": 0.2, "shared_prefix": [f"prefix{index}" for index in range(len(SIZES))]}
-    table = pd.concat([sweep(tokens=d, shift=2000 * d**-0.6, **shared) for d in horizons], ignore_index=True)
+    table = pd.concat([sweep(tokens=d, shift=2000 * d**-0.6, **shared) for d in budgets], ignore_index=True)
     noise = np.repeat(np.random.default_rng(0).normal(0, 0.01, (1, len(SIZES))), 4, axis=0).ravel()
     table["bpb"] *= np.exp(noise)
     (together,) = fit_study(table, ["chinchilla"], bootstrap=200).fits
@@ -62,7 +62,7 @@ def test_horizons_of_one_wsd_run_are_resampled_together():
     assert widths[0] > widths[1]
 
 
-def test_bits_a_byte_are_fitted_where_every_finished_run_has_them():
+def test_bits_per_byte_are_fitted_where_every_finished_run_has_them():
     table = sweep()
     assert fit_study(table, ["power_n"], bootstrap=0).fits[0].unit == "bits per byte"
     table.loc[0, "bpb"] = np.nan
@@ -70,7 +70,7 @@ def test_bits_a_byte_are_fitted_where_every_finished_run_has_them():
     assert fit_study(table, ["power_n"], bootstrap=0, metric="loss").fits[0].metric == "loss"
 
 
-def test_n_convention_is_chosen_at_analysis():
+def test_n_convention_is_a_setting_of_the_analysis():
     (fit,) = fit_study(sweep(), ["power_n"], bootstrap=0, n_column="parameters").fits
     assert fit.axes == ["parameters"]
     assert fit.points[0].x == [SIZES[0] * 1.5]

@@ -1,4 +1,4 @@
-"""A synthetic study: VQ over size, horizon, codebook and context, a quadratic baseline, one failure, one divergence."""
+"""A synthetic study: VQ over size, tokens, codebook and context, a quadratic baseline, a failure and a divergence."""
 
 import itertools
 
@@ -144,7 +144,7 @@ SPEEDS = {
 
 
 def throughput_table(starving=(("transformer_full", 32768),), archs=None, **values):
-    """A table whose repeats are 5 % slower, as the law says, and 4 % faster; ratios within a repeat do not vary."""
+    """A table whose repeats are 5 % slower than `SPEEDS`, as fast, and 4 % faster; ratios within a repeat are equal."""
     axes = {"context": [512, 2048, 8192, 32768], "preset": ["mini"], "batch": [1]} | ({"arch": archs} if archs else {})
     plan = plan_throughput(with_options(default_study("speed"), axes, {"repeats": 3} | values))
     measured = {}

@@ -17,7 +17,7 @@ def report_data_of(tmp_path):
     def make(runs):
         write_table(runs, str(tmp_path / "results.parquet"))
         table = read_table(str(tmp_path / "results.parquet"))
-        return gather(study={"study": "told", "question": ""}, table=table, fits=StudyFits())
+        return gather(study={"study": "labelled", "question": ""}, table=table, fits=StudyFits())
 
     return make
 
@@ -75,7 +75,7 @@ def test_accuracy_by_length_pools_the_labels_of_all_seeds(report_data_of, runs):
     assert vq.y == pytest.approx([100.0, 100 * (40 + 50) / 120])
 
 
-def test_summary_names_the_most_accurate_model_and_what_a_guess_reaches(report_data_of, runs):
+def test_summary_names_the_most_accurate_model_and_what_a_constant_prediction_reaches(report_data_of, runs):
     found = {part.title: " ".join(part.sentences) for part in summarise(report_data_of(runs))}["Findings"]
     assert "Transformer-VQ, mean of 2 seeds, predicts 85.0 % of the held-out labels correctly" in found
     assert "the most frequent class reaches 60.0 %" in found

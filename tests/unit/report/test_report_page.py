@@ -63,7 +63,7 @@ def test_page_names_failures_references_and_method(page):
         assert expected in text
 
 
-def test_summary_says_what_the_numbers_say(page, table):
+def test_summary_agrees_with_the_numbers(page, table):
     text = without_scripts(page)
     best = table.loc[table["bpb"].idxmin()]
     assert f"{best['name']}, reaches {best['bpb']:.4g} bits per byte" in text
@@ -72,7 +72,7 @@ def test_summary_says_what_the_numbers_say(page, table):
     assert re.search(r"higher than that of Transformer at equal preset, context, tokens and seed \(5 pairs", text)
 
 
-def test_summary_counts_updates_that_horizons_share_once(table, fits):
+def test_summary_counts_updates_of_shared_prefixes_once(table, fits):
     alone, *_ = spending_sentences(gather(study=STUDY, table=table, fits=fits))
     half, *_ = spending_sentences(gather(study=STUDY, table=table.assign(shared_steps=table["steps"] / 2), fits=fits))
     assert "counted once" in half

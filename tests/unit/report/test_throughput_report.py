@@ -1,4 +1,4 @@
-"""What a throughput table says to somebody who decides: sentences, pictures and the page, from a made-up table."""
+"""Sentences, charts and the page of a throughput table, from synthetic measurements."""
 
 import re
 
@@ -21,10 +21,10 @@ def without_scripts(page):
     return re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
 
 
-def test_decision_at_a_measured_length_gives_ratio_break_even_cost_and_memory(throughput):
-    (decision,) = speed_comparisons(throughput)
-    assert decision.contexts == [512, 2048, 8192, 32768]
-    against_full, against_transformer = decision.at(8192)
+def test_comparison_at_a_measured_length_gives_ratio_break_even_cost_and_memory(throughput):
+    (comparison,) = speed_comparisons(throughput)
+    assert comparison.contexts == [512, 2048, 8192, 32768]
+    against_full, against_transformer = comparison.at(8192)
     assert against_full == (
         "At T = 8,192 transformer_vq trains 2.49 x [2.49, 2.49] as fast as transformer_full; break-even at T = 1,320"
         " [1,320, 1,320]; a billion tokens cost 139 USD against 345 at 2 USD a device-hour; its peak memory is 1 x that"
@@ -34,24 +34,24 @@ def test_decision_at_a_measured_length_gives_ratio_break_even_cost_and_memory(th
     assert "break-even at T = 4,495 [4,495, 4,495]" in against_transformer
 
 
-def test_decision_beside_a_baseline_that_did_not_fit_gives_the_reason_and_no_ratio(throughput):
-    (decision,) = speed_comparisons(throughput)
-    assert decision.longest == 32768
-    assert decision.at(32768)[0] == (
+def test_comparison_beside_a_baseline_that_did_not_fit_gives_the_reason_and_no_ratio(throughput):
+    (comparison,) = speed_comparisons(throughput)
+    assert comparison.longest == 32768
+    assert comparison.at(32768)[0] == (
         "At T = 32,768 transformer_vq trains on 4,000 tokens per second, and transformer_full has no speed to compare"
         " with (out of memory)."
     )
 
 
-def test_decision_without_price_or_counter_names_neither(make_throughput):
-    (decision,) = speed_comparisons(make_throughput())
-    assert "cost" not in " ".join(decision.at(8192))
-    assert "kWh" not in " ".join(decision.at(8192))
+def test_comparison_without_price_or_counter_names_neither(make_throughput):
+    (comparison,) = speed_comparisons(make_throughput())
+    assert "cost" not in " ".join(comparison.at(8192))
+    assert "kWh" not in " ".join(comparison.at(8192))
 
 
-def test_decision_of_a_vq_model_that_did_not_fit_says_so(make_throughput):
-    (decision,) = speed_comparisons(make_throughput(starving=[("transformer_vq", 512)]))
-    assert decision.at(512)[0] == "At T = 512 transformer_vq has no speed (out of memory)."
+def test_comparison_of_a_vq_model_that_did_not_fit_says_so(make_throughput):
+    (comparison,) = speed_comparisons(make_throughput(starving=[("transformer_vq", 512)]))
+    assert comparison.at(512)[0] == "At T = 512 transformer_vq has no speed (out of memory)."
     everywhere = [("transformer_vq", context) for context in (512, 2048, 8192, 32768)]
     (nowhere,) = speed_comparisons(make_throughput(starving=everywhere))
     assert nowhere.break_even == {}
@@ -70,7 +70,7 @@ def test_break_evens_outside_the_measured_lengths_are_named(make_throughput):
 PEERS = ["transformer_vq", "transformer_full", "mega", "gla", "transformer_window"]
 
 
-def test_decisions_compare_every_linear_time_architecture_with_the_baselines(make_throughput):
+def test_comparisons_cover_every_linear_time_architecture_with_the_baselines(make_throughput):
     table = make_throughput(archs=PEERS, starving=())
     found = {one.arch: one for one in speed_comparisons(table)}
     assert list(found) == ["transformer_vq", "gla", "transformer_window"]
@@ -110,8 +110,8 @@ def test_scheme_gives_peers_colours_of_their_own_and_leaves_the_first_three_thei
 
 def test_provenance_names_machine_versions_and_what_was_not_measured(throughput):
     text = " ".join(measurement_provenance(throughput))
-    for words in ("AdamW", "a processor, 2 cores usable", "torch 2.13.0", "0123456789abcdef", "2026-01-02"):
-        assert words in text
+    for expected in ("AdamW", "a processor, 2 cores usable", "torch 2.13.0", "0123456789abcdef", "2026-01-02"):
+        assert expected in text
     assert "1 TFLOP/s in fp32" in text
     assert "Energy was not measured" in text
     assert "blockwise" in text
@@ -137,8 +137,8 @@ def test_warnings_name_the_codes_of_a_table_that_was_measured_with_several(throu
     mixed.loc[0, "git"] = "fedc"
     mixed.at[1, "versions"] = {"torch": "2.11.0", "triton": "3.6.0"}
     (text,) = [text for text in measurement_warnings(mixed) if "different code" in text]
-    for words in ("commit fedc", "torch 2.11.0, triton 3.6.0", "torch 2.13.0", "--again"):
-        assert words in text
+    for expected in ("commit fedc", "torch 2.11.0, triton 3.6.0", "torch 2.13.0", "--again"):
+        assert expected in text
 
 
 def test_filling_of_a_step_says_where_it_holds_other_than_the_stated_tokens(throughput):
@@ -195,5 +195,5 @@ def test_page_of_a_throughput_study_lets_the_reader_choose_a_length(throughput, 
 @pytest.mark.parametrize(
     ("context", "text"), [(512, "512"), (1024, "1k"), (1536, "1536"), (131072, "128k"), (50000, "50k")]
 )
-def test_tick_names_lengths_as_people_do(context, text):
+def test_tick_names_of_context_lengths_are_short(context, text):
     assert tick_name(context) == text

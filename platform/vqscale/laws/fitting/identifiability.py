@@ -8,7 +8,7 @@ from vqscale.laws.forms.catalogue import Array, Law
 MINIMUM_DISTINCT = 3
 """Values of an axis: with two, no curvature is determined."""
 INDEPENDENT_SHARE = 1e-3
-"""Smallest eigenvalue of the correlation of log x with which two terms can be told apart; with D = 20 N in every run
+"""Smallest eigenvalue of the correlation of log x with which two terms can be distinguished; with D = 20 N in every run
 it is zero."""
 
 
@@ -31,7 +31,7 @@ def _moving_together(law: Law, x_RA: Array) -> str:
         return ""
     # The eigenvector of the smallest eigenvalue: axes with a weight in it make up the near-constant combination.
     together = [letter for letter, part in zip(law.letters, direction[:, 0].tolist(), strict=True) if abs(part) > 0.1]
-    return f"{' and '.join(together)} rise and fall together in all runs: their terms cannot be told apart"
+    return f"{' and '.join(together)} rise and fall together in all runs: their terms cannot be distinguished"
 
 
 def distinct_values(x_RA: Array) -> list[int]:

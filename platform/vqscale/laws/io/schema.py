@@ -280,7 +280,7 @@ class Candidate(Frozen):
     """Why it could not be judged or was refused."""
 
 
-class Selection(Frozen):
+class ModelSelection(Frozen):
     """Forms compared on the same runs by held-out error, never by how well they fit."""
 
     where: Where
@@ -368,4 +368,4 @@ class StudyFits(Frozen):
     excluded: list[Exclusion] = Field(default_factory=list)
     isoflops: list[IsoflopParabolas] = Field(default_factory=list)
     comparisons: list[Comparison] = Field(default_factory=list)
-    selections: list[Selection] = Field(default_factory=list)
+    selections: list[ModelSelection] = Field(default_factory=list)

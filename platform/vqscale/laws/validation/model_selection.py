@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqscale.laws.forms.catalogue import Array
-from vqscale.laws.io.schema import Candidate, Selection, Where
+from vqscale.laws.io.schema import Candidate, ModelSelection, Where
 from vqscale.laws.validation.holdout import HELD_OUT_SHARE, Refit
 from vqscale.laws.validation.isoflop import budgets_of
 
@@ -47,7 +47,7 @@ class SelectionRuns:
     """[R]: which runs the study's own design holds out; None where it holds out none."""
 
 
-def select_model(where: Where, label: str, forms: Sequence[CandidateForm], runs: SelectionRuns) -> Selection:
+def select_model(where: Where, label: str, forms: Sequence[CandidateForm], runs: SelectionRuns) -> ModelSelection:
     """The form with the least held-out error; a simpler one where the difference is within noise."""
     splits, how = _splits(runs)
     errors = [_errors(form, runs, splits) for form in forms]
@@ -65,10 +65,10 @@ def select_model(where: Where, label: str, forms: Sequence[CandidateForm], runs:
     judged = [(form, error) for form, error in zip(forms, errors, strict=True) if not isinstance(error, str)]
     if not splits or not judged:
         text = "no form is selected: " + ("none of them could predict what was left out" if splits else how)
-        return Selection(where=where, label=label, candidates=candidates, chosen=None, description=text)
+        return ModelSelection(where=where, label=label, candidates=candidates, chosen=None, description=text)
     best, verdict = _verdict(judged)
     text = f"{how}; {verdict}"
-    return Selection(where=where, label=label, candidates=candidates, chosen=best.law, description=text)
+    return ModelSelection(where=where, label=label, candidates=candidates, chosen=best.law, description=text)
 
 
 def _splits(runs: SelectionRuns) -> tuple[list[NDArray[np.bool_]], str]:

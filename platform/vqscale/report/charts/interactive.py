@@ -12,7 +12,7 @@ from vqscale.report.charts.panel import (
     Axis,
     BandLayer,
     ChartLayer,
-    Level,
+    HorizontalLine,
     LineDash,
     LineLayer,
     MarkerSymbol,
@@ -118,7 +118,7 @@ def _axis(axis: Axis, shown: Sequence[tuple[float, str]]) -> Chart:
     return made
 
 
-def _levels(levels: Sequence[Level]) -> Chart:
+def _levels(levels: Sequence[HorizontalLine]) -> Chart:
     """Dashed horizontal lines; their names are side by side, as levels may be close."""
     line = {"dash": "dash", "width": 1, "color": "#888"}
     across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": line}

@@ -83,7 +83,7 @@ ChartLayer = LineLayer | BandLayer | PointsLayer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Level:
+class HorizontalLine:
     """A horizontal line with its name."""
 
     y: float
@@ -98,7 +98,7 @@ class Panel:
     x: Axis
     y: Axis
     layers: Sequence[ChartLayer]
-    levels: Sequence[Level] = field(default=())
+    levels: Sequence[HorizontalLine] = field(default=())
     tab: str = ""
     """Name of its tab, where several panels share one place."""
     provenance: str = ""

@@ -5,7 +5,7 @@ from itertools import count as places
 
 from vqscale.formatting import duration, percent
 from vqscale.laws.io.schema import BudgetKind, ComparedPoint, Comparison, Estimate
-from vqscale.report.charts.panel import Axis, ChartLayer, Level, LineLayer, Panel, PointsLayer
+from vqscale.report.charts.panel import Axis, ChartLayer, HorizontalLine, LineLayer, Panel, PointsLayer
 from vqscale.report.charts.style import architecture, colour, flops_axis, number, plural, power
 from vqscale.report.compare import against_baselines
 from vqscale.report.report_data import ReportData
@@ -63,7 +63,7 @@ def _panel(data: ReportData, kind: BudgetKind) -> Panel | None:
         x=flops_axis() if kind == "compute" else Axis(name=names[kind], log=True),
         y=Axis(name="times the budget", log=True),
         layers=layers,
-        levels=[Level(y=1.0, label="equally good")],
+        levels=[HorizontalLine(y=1.0, label="equally good")],
     )
 
 

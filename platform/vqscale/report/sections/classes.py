@@ -7,7 +7,7 @@ from typing import Any, Final
 import pandas as pd
 
 from vqscale.formatting import percent, short_count
-from vqscale.report.charts.panel import Axis, Level, Panel, PointsLayer
+from vqscale.report.charts.panel import Axis, HorizontalLine, Panel, PointsLayer
 from vqscale.report.charts.style import architecture, number, present, shade, whole
 from vqscale.report.compare import finished
 from vqscale.report.report_data import ReportData
@@ -197,7 +197,7 @@ def _sizes(drawn: Sequence[tuple[SeedGroup, dict[str, Any]]], suffix: str) -> Pa
             )
             for one, look in drawn
         ],
-        levels=[Level(y=100 * level, label=name)],
+        levels=[HorizontalLine(y=100 * level, label=name)],
     )
 
 

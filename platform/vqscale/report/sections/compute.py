@@ -10,7 +10,7 @@ from vqscale.laws import Fit
 from vqscale.laws.io.export import fit_provenance
 from vqscale.laws.io.schema import Frontier, Optimum
 from vqscale.report import tables
-from vqscale.report.charts.panel import Axis, BandLayer, ChartLayer, Level, LineLayer, Panel, PointsLayer
+from vqscale.report.charts.panel import Axis, BandLayer, ChartLayer, HorizontalLine, LineLayer, Panel, PointsLayer
 from vqscale.report.charts.style import architecture, flops_axis, number, power, present
 from vqscale.report.references import only_levels
 from vqscale.report.report_data import ReportData, over_trained, shown_frontier
@@ -58,7 +58,7 @@ def compute_panel(data: ReportData) -> Panel | None:
         x=flops_axis(axis),
         y=Axis(name=data.unit),
         layers=layers,
-        levels=[Level(y=value, label=f"{name} {value:.2f}") for name, value in known.items()],
+        levels=[HorizontalLine(y=value, label=f"{name} {value:.2f}") for name, value in known.items()],
         provenance="; ".join(fit_provenance(fit) for fit in data.leading),
         switch=True,
     )

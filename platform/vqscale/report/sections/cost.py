@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from vqscale.formatting import duration, percent, short_count
-from vqscale.report.charts.panel import Axis, Level, Panel, PointsLayer
+from vqscale.report.charts.panel import Axis, HorizontalLine, Panel, PointsLayer
 from vqscale.report.charts.style import architecture, bytes_of, number, power, present
 from vqscale.report.compare import own_share
 from vqscale.report.report_data import ReportData
@@ -132,7 +132,7 @@ def _ratios(data: ReportData, name: str) -> Panel:
             show=duration if name == "seconds" else bytes_of,
         ),
         y=Axis(name="measured over estimated", log=True),
-        levels=[Level(y=1.0, label="as estimated")],
+        levels=[HorizontalLine(y=1.0, label="as estimated")],
         layers=[
             PointsLayer(
                 label=architecture(arch),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from vqscale.formatting import percent
 from vqscale.laws import Fit
 from vqscale.laws.io.export import fit_provenance
-from vqscale.laws.io.schema import Selection
+from vqscale.laws.io.schema import ModelSelection
 from vqscale.report.charts.panel import Axis, ChartLayer, LineLayer, Panel, PointsLayer
 from vqscale.report.charts.style import GREY, flops_axis, number, power
 from vqscale.report.report_data import ReportData
@@ -164,7 +164,7 @@ def _window_table(data: ReportData, fits: Sequence[Fit]) -> Table | None:
     return Table(headers=headers, rows=rows) if rows else None
 
 
-def _selection(selection: Selection) -> Iterator[Block]:
+def _selection(selection: ModelSelection) -> Iterator[Block]:
     rows: list[list[TableCell]] = [
         [
             (one.law + (" (selected)" if one.law == selection.chosen else ""), one.law),
