@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from vqscale.formatting import percent, short_count
 from vqscale.laws import Fit
-from vqscale.laws.io.schema import ComparedPoint, Comparison, Estimate, Interval, Optimum
+from vqscale.laws.io.schema import BudgetKind, ComparedPoint, Comparison, Estimate, Interval, Optimum
 from vqscale.report.charts.style import architecture, listed, number, plural, power, whole
 from vqscale.report.equal import EqualGroup, equal_groups, seed_noise
 from vqscale.report.references import levels
 from vqscale.report.report_data import ReportData, largest_fits, shown_frontier
-from vqscale.report.sections.architectures import BUDGET_LABELS, BudgetKind, budget_of, equal_sizes
+from vqscale.report.sections.architectures import BUDGET_LABELS, budget_of, equal_sizes
 from vqscale.report.sections.classes import best_run, classified, guess, over_seeds
 from vqscale.report.throughput.speed_comparison import speed_comparisons
 
