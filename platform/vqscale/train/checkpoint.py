@@ -17,12 +17,12 @@ from torch.distributed import ProcessGroup
 
 from vqscale import storage
 from vqscale.train.checkpoint_files import (
-    MANIFEST,
+    CHECKPOINT_MANIFEST,
     CheckpointManifest,
     FileRecord,
     checkpoint_name,
     complete,
-    read_manifest,
+    read_checkpoint_manifest,
     step_of,
 )
 from vqscale.train.engine import Engine
@@ -65,7 +65,7 @@ def save(
             progress=progress,
             files=sorted((record for records in all_records for record in records), key=lambda record: record.name),
         )
-        storage.write_text(storage.join(target, MANIFEST), manifest.model_dump_json(indent=2))
+        storage.write_text(storage.join(target, CHECKPOINT_MANIFEST), manifest.model_dump_json(indent=2))
     _barrier(group)  # no rank may prune or report this checkpoint before its manifest exists
     return target
 
@@ -85,8 +85,8 @@ def holds(folder: str, step: int, trial: str, group: ProcessGroup | None = None)
     """Whether `folder` has a complete checkpoint of `step` that this trial could use; the same on every rank."""
     uri = storage.join(folder, checkpoint_name(step))
     found = False
-    if _rank(group) == 0 and storage.exists(storage.join(uri, MANIFEST)):
-        found = _misfit(read_manifest(uri), trial, group) is None
+    if _rank(group) == 0 and storage.exists(storage.join(uri, CHECKPOINT_MANIFEST)):
+        found = _misfit(read_checkpoint_manifest(uri), trial, group) is None
     return bool(_gather(found, group)[0])
 
 
@@ -110,7 +110,7 @@ def restore(
             continue
         local = Path(tempfile.mkdtemp(prefix="vqscale-restore-"))
         try:
-            manifest = read_manifest(uri)
+            manifest = read_checkpoint_manifest(uri)
             fault = _fetch(uri, manifest, local) or _misfit(manifest, trial, group)
             # Checked on all ranks before any loads: an engine's load is a collective, and half-loaded is not undone.
             faults = [fault for fault in _gather(fault, group) if fault]

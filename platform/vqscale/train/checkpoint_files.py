@@ -5,7 +5,7 @@ from typing import Any
 from vqscale import storage
 from vqscale.study.frozen import Frozen
 
-MANIFEST = "manifest.json"
+CHECKPOINT_MANIFEST = "manifest.json"
 
 
 class FileRecord(Frozen):
@@ -53,7 +53,7 @@ def complete(folder: str) -> list[str]:
     """URIs of the complete checkpoints under `folder`, newest first."""
     names = [name for name in storage.listdir(folder) if name.startswith("step-")]
     uris = [storage.join(folder, name) for name in sorted(names, reverse=True)]
-    return [uri for uri in uris if storage.exists(storage.join(uri, MANIFEST))]
+    return [uri for uri in uris if storage.exists(storage.join(uri, CHECKPOINT_MANIFEST))]
 
 
 def steps(folder: str) -> list[int]:
@@ -61,5 +61,5 @@ def steps(folder: str) -> list[int]:
     return [step_of(uri) for uri in complete(folder)]
 
 
-def read_manifest(uri: str) -> CheckpointManifest:
-    return CheckpointManifest.model_validate_json(storage.read_text(storage.join(uri, MANIFEST)))
+def read_checkpoint_manifest(uri: str) -> CheckpointManifest:
+    return CheckpointManifest.model_validate_json(storage.read_text(storage.join(uri, CHECKPOINT_MANIFEST)))

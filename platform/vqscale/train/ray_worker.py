@@ -47,10 +47,10 @@ class RayHost:
         self._attempt = attempt
 
     def publish(self, row: Row) -> bool:
-        answer = self.tell({"kind": "metrics", "row": row})
-        if answer == "abort":
+        directive = self.send({"kind": "metrics", "row": row})
+        if directive == "abort":
             raise StudyInterruptedError("the study that this trial belongs to has ended")
-        return bool(answer == "stop")
+        return bool(directive == "stop")
 
     def checkpointed(self, uri: str, row: Row) -> None:
         """Register the checkpoint with Ray Train as a pointer: the files themselves are in the trial's own folder."""
@@ -63,9 +63,10 @@ class RayHost:
 
     def warn(self, message: str) -> None:
         if self.rank == 0:
-            self.tell({"kind": "warning", "message": message})
+            self.send({"kind": "warning", "message": message})
 
-    def tell(self, event: dict[str, Any]) -> Any:
+    def send(self, event: dict[str, Any]) -> Any:
+        """Give the dispatcher an event of this attempt; returns its directive."""
         return ray.get(self._dispatcher.publish.remote(self._trial_id, self._attempt, event))
 
 
@@ -78,7 +79,7 @@ def _device() -> torch.device:
 
 
 def serve(config: dict[str, Any]) -> None:
-    """Train function of a lane: every rank runs it until the dispatcher says stop."""
+    """Train function of a worker group: every rank runs it until the dispatcher has no more trials for the group."""
     torch.set_num_threads(config["cpus_per_worker"])
     import_deepspeed()
     dispatcher, group = config["dispatcher"], config["group"]
@@ -106,7 +107,7 @@ def _run(order: dict[str, Any], dispatcher: Any) -> None:
     host = RayHost(dispatcher, order["trial_id"], order["attempt"])
     try:
         if host.rank == 0:
-            host.tell({"kind": "started", "started_at": started_at})
+            host.send({"kind": "started", "started_at": started_at})
         options, prefix = RunOptions.model_validate_json(payload["options"]), payload["shared_prefix"]
         shared_prefix = SharedPrefix.model_validate_json(prefix) if prefix else None
         outcome = run_trial(trial, payload["folder"], options, host, shared_prefix)
@@ -122,8 +123,8 @@ def _run(order: dict[str, Any], dispatcher: Any) -> None:
             )
             write_result(result, payload["folder"])
             discard_checkpoints(result.status, payload["folder"])
-            told = {"result": result.model_dump(mode="json"), "training_seconds": outcome.seconds_training_now}
-            host.tell({"kind": "finished", **told})
+            found = {"result": result.model_dump(mode="json"), "training_seconds": outcome.seconds_training_now}
+            host.send({"kind": "finished", **found})
     except Exception:
-        host.tell({"kind": "failed", "error": traceback.format_exc(limit=-8)})
+        host.send({"kind": "failed", "error": traceback.format_exc(limit=-8)})
         raise

@@ -186,9 +186,31 @@ def test_trial_ignores_a_checkpoint_without_its_manifest(make_trial: Any, tmp_pa
     with pytest.raises(InterruptedTrialError):
         run(trial, tmp_path, BreakingHost(device=torch.device("cpu"), break_after=6))
     (newest,) = checkpoint.complete(str(tmp_path / "checkpoints"))
-    (Path(newest) / checkpoint.MANIFEST).unlink()
+    (Path(newest) / checkpoint.CHECKPOINT_MANIFEST).unlink()
     assert checkpoint.complete(str(tmp_path / "checkpoints")) == []
     assert run(trial, tmp_path).status == "finished"
+
+
+def test_trial_resumes_from_a_checkpoint_that_lacks_what_was_added_later(make_trial: Any, tmp_path: Path) -> None:
+    trial = make_trial(model={"dropout_residual": 0.2})
+    whole = run(trial, tmp_path / "whole")
+    with pytest.raises(InterruptedTrialError):
+        run(trial, tmp_path / "cut", BreakingHost(device=torch.device("cpu"), break_after=6))
+    (uri,) = checkpoint.complete(str(tmp_path / "cut" / "checkpoints"))
+    rank = Path(uri) / "rank-00000.pt"
+    extra = torch.load(rank, weights_only=True)
+    torch.save({name: value for name, value in extra.items() if name != "started_at"}, rank)
+    manifest = json.loads((Path(uri) / checkpoint.CHECKPOINT_MANIFEST).read_text())
+    del manifest["progress"]["shared_steps"]
+    (record,) = (file for file in manifest["files"] if file["name"] == rank.name)
+    record |= {"size": rank.stat().st_size, "sha256": checkpoint.sha256_file(rank)}
+    (Path(uri) / checkpoint.CHECKPOINT_MANIFEST).write_text(json.dumps(manifest))
+    host = LocalHost(device=torch.device("cpu"))
+    continued = run(trial, tmp_path / "cut", host)
+    assert host.warnings == []
+    assert host.rows[0]["step"] == 6
+    assert (continued.held_out, continued.shared_steps) == (whole.held_out, 0)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
 def test_trial_on_another_corpus_than_planned_is_refused(make_trial: Any, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_trial_prefers_its_own_checkpoint_to_a_shared_prefix(make_wsd: Any, tmp_
 def test_branch_off_checkpoint_of_another_number_of_workers_is_replaced(make_wsd: Any, tmp_path: Path) -> None:
     short = make_wsd(SHORT)
     run(short, tmp_path / "short", tmp_path)
-    manifest = Path(prefix_folder(str(tmp_path), short)) / "step-00000006" / checkpoint.MANIFEST
+    manifest = Path(prefix_folder(str(tmp_path), short)) / "step-00000006" / checkpoint.CHECKPOINT_MANIFEST
     manifest.write_text(manifest.read_text().replace('"world": 1', '"world": 2'))
     host = LocalHost(device=torch.device("cpu"))
     assert run(make_wsd(LONG), tmp_path / "long", tmp_path, host).shared_steps == 0
