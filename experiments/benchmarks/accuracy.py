@@ -1,4 +1,4 @@
-"""What the runs of a classification study gave, as a page of Markdown: accuracy over seeds, by length, by distance.
+"""Results of a classification study as a page of Markdown: accuracy over seeds, by length, by distance.
 
 python -m benchmarks.accuracy experiments/listops/results.csv --out docs/benchmarks/listops.md
 """
@@ -21,13 +21,13 @@ from vqscale.report.sections.classes import SeedGroup, best_run, corpus_name, gu
 from vqscale.results.table import read_table
 
 LEVEL = 0.9
-"""Of the intervals of differences."""
+"""Confidence level of the intervals of differences."""
 _BY = {"accuracy_by_length": "Tokens of the example", "accuracy_by_distance": "Tokens back to the answer"}
 
 
 def page(table: pd.DataFrame, title: str, command: str, against: str | None = None) -> str:
-    """The page of a study's table. `against`: label of the model that the others are compared with, by default the
-    first LongVQ of the usual form, else the most accurate one. Raises StudyError where nothing was classified.
+    """The page of a study's table. `against`: label of the model that the others are compared with; by default the
+    first LongVQ of the usual form, else the most accurate model. Raises StudyError where no run has an accuracy.
     """
     runs = finished(table)
     runs = runs[runs["accuracy"].notna()] if "accuracy" in runs else runs.iloc[:0]
@@ -41,7 +41,7 @@ def page(table: pd.DataFrame, title: str, command: str, against: str | None = No
 
 
 def _of_corpus(runs: pd.DataFrame, against: str | None, name: str) -> list[str]:
-    """The tables of runs on one corpus, under its name if it is not the only one."""
+    """The tables of runs on one corpus, with its name as a heading if there are several."""
     groups = over_seeds(runs)
     lines = [*(["", f"## {name}"] if name else []), "", *_accuracies(groups, _base(groups, against))]
     for column, axis in _BY.items():
@@ -59,7 +59,7 @@ def _base(groups: Sequence[SeedGroup], against: str | None) -> SeedGroup:
 
 
 def _facts(runs: pd.DataFrame, parts: Sequence[pd.DataFrame], command: str) -> list[str]:
-    """Everything needed to repeat the measurement, as the runs recorded it; `parts`: the runs of each corpus."""
+    """Everything needed to repeat the measurement, from the runs' own records; `parts`: the runs of each corpus."""
     naive = "; ".join(_naive(members) + (f" on {corpus_name(members)}" if len(parts) > 1 else "") for members in parts)
     versions = runs["versions"].iloc[0]
     started = sorted(str(value)[:10] for value in runs["started_at"])
@@ -78,7 +78,7 @@ def _facts(runs: pd.DataFrame, parts: Sequence[pd.DataFrame], command: str) -> l
 
 
 def _naive(runs: pd.DataFrame) -> str:
-    """What no model is needed for."""
+    """The accuracy that needs no model: chance, or always predicting the most frequent class."""
     level, words = guess(best_run(runs))
     return f"chance is {percent(level)}" if words == "chance" else f"always naming {words} gives {percent(level)}"
 
@@ -95,12 +95,12 @@ def _rates(runs: pd.DataFrame) -> str:
 
 
 def _accuracies(groups: Sequence[SeedGroup], base: SeedGroup) -> list[str]:
-    heads = ["model", "N", "seeds", "accuracy", "lowest to highest", f"minus {base.label}", "test", "nats a label"]
-    heads += ["FLOPs a run", "tokens/s"]
+    heads = ["model", "N", "seeds", "accuracy", "lowest to highest", f"minus {base.label}", "test", "nats per label"]
+    heads += ["FLOPs per run", "tokens/s"]
     lines = [
         "Mean over seeds with the standard deviation. The difference is that of the means of equal seeds to"
         f" {base.label}, in percentage points, with its {LEVEL:.0%} interval (Student's t over seeds). FLOPs are of"
-        " training, for sequences of full length; tokens a second include whatever else the machine did.",
+        " training, for sequences of full length; tokens per second include the machine's other load.",
         "",
         f"| {' | '.join(heads)} |",
         f"|:--|{'--:|' * (len(heads) - 1)}",
@@ -125,7 +125,7 @@ def _accuracies(groups: Sequence[SeedGroup], base: SeedGroup) -> list[str]:
 
 
 def _difference(one: SeedGroup, base: SeedGroup) -> str:
-    """Of seeds that both have, in percentage points."""
+    """Mean difference over the seeds that both have, in percentage points, with its interval."""
     pairs = one.rows.set_index("seed")["accuracy"].sub(base.rows.set_index("seed")["accuracy"]).dropna()
     if pairs.empty:
         return ""
@@ -137,7 +137,7 @@ def _difference(one: SeedGroup, base: SeedGroup) -> str:
 
 
 def _buckets(groups: Sequence[SeedGroup], column: str, heading: str) -> list[str]:
-    """Accuracy by bucket, all seeds' labels together; nothing where all fall into one."""
+    """Accuracy by bucket, with the labels of all seeds together; empty where there is only one bucket."""
     by_group = {one.label: pooled(one.rows[column]) for one in groups if column in one.rows}
     buckets = sorted({bucket for found in by_group.values() for bucket in found})
     if len(buckets) < 2:

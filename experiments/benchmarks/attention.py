@@ -1,8 +1,8 @@
 """VQ attention on a CPU against exact attention, its layer, and decoding: `python -m benchmarks.attention --help`.
 
 Three tables: attention alone (forward and backward, batch 1, codes given) against PyTorch's
-scaled_dot_product_attention on the same shapes; the whole gated layer of the product against its full-attention
-twin; one decoding step early and late in a sequence. What is compared alternates in one process.
+scaled_dot_product_attention on the same shapes; the whole gated layer of the model against its parameter-matched
+full-attention baseline; one decoding step early and late in a sequence. Compared work alternates in one process.
 """
 
 import argparse
@@ -30,7 +30,9 @@ from vqscale.throughput.alternate import alternate
 Clock = Callable[[], float]
 FILE = "attention_cpu"
 POSITIONS = (1_000, 100_000)
-_DECODE_TOKENS = 1024  # a measured run of decoding steps: whole blocks, so that every run folds as often
+_DECODE_TOKENS = (
+    1024  # tokens of one measured run: whole blocks, so that every run folds a block into the cache equally often
+)
 
 
 class Sizes(NamedTuple):
@@ -42,7 +44,7 @@ class Sizes(NamedTuple):
     layer_contexts: Sequence[int]
     longest_full: int
     repeats: int
-    budget: float  # seconds a piece of work may take in all, after its first repeat
+    budget: float  # seconds that each piece of work may take in total, after its first repeat
 
 
 FULL = Sizes(SHAPES, (4096, 8192, 16384, 32768), (768, 128, 512, 512), (2048, 4096, 8192, 16384), 8192, 5, 10.0)
@@ -50,7 +52,7 @@ SMOKE = Sizes(SMOKE_SHAPES, (32, 64), (8, 8, 8, 8), (32, 64), 32, 2, 60.0)
 
 
 def measure_attention(sizes: Sizes, clock: Clock = time.perf_counter) -> pd.DataFrame:
-    """One row a shape, precision and T: microseconds a token of each, and how many times as fast VQ attention is."""
+    """One row per shape, precision and T: microseconds per token of each, and the speed-up of VQ attention."""
     rows = []
     for shape in sizes.shapes:
         for dtype in (torch.float32, torch.bfloat16):
@@ -61,9 +63,11 @@ def measure_attention(sizes: Sizes, clock: Clock = time.perf_counter) -> pd.Data
                     "vq_bare": functools.partial(vq_layer, given, positions=False),
                     "sdpa": functools.partial(sdpa_layer, given),
                 }
-                if shape.d_value > shape.d_key:  # where splitting values makes PyTorch's kernel do more than it must
+                if (
+                    shape.d_value > shape.d_key
+                ):  # where splitting values makes PyTorch's kernel compute the scores several times
                     work["exact"] = functools.partial(exact_layer, given)
-                # The longest calls of the baseline take a minute: they are not made twice to warm up.
+                # The longest calls of the baseline take a minute each, so only the shortest are warmed up.
                 warm = tuple(work) if context == min(sizes.contexts) else ("vq", "vq_bare")
                 seconds = _alternate(work, sizes, clock, warm=warm)
                 row = {"shape": str(shape), "dtype": str(dtype).removeprefix("torch."), "context": context}
@@ -73,7 +77,7 @@ def measure_attention(sizes: Sizes, clock: Clock = time.perf_counter) -> pd.Data
 
 
 def measure_layer(sizes: Sizes, clock: Clock = time.perf_counter) -> pd.DataFrame:
-    """One row a T: the product's attention layers with projections, gates, nearest codes and statistics, in fp32."""
+    """One row per T: the model's attention layers with projections, gates, nearest codes and statistics, in fp32."""
     rows = []
     for context in sizes.layer_contexts:
         layers: dict[str, RelativeAttention] = {"vq": VQAttention(_layer_config(sizes, vq=True))}
@@ -86,7 +90,7 @@ def measure_layer(sizes: Sizes, clock: Clock = time.perf_counter) -> pd.DataFram
 
 
 def measure_decode(sizes: Sizes, clock: Clock = time.perf_counter) -> pd.DataFrame:
-    """One row a shape: microseconds a token at an early and a late position, their ratio, and the state's bytes."""
+    """One row per shape: microseconds per token at an early and a late position, their ratio, and state bytes."""
     rows = []
     for shape in sizes.shapes:
         states = {position: _state_at(shape, position) for position in POSITIONS}
@@ -112,7 +116,7 @@ def _discard(piece: Callable[[], object]) -> None:
 
 
 def _columns(seconds: Mapping[str, Sequence[float]], tokens: int, base: str) -> dict[str, object]:
-    """Time a token of each, and the time of `base` over that of each other one within the same repeat."""
+    """Time per token of each, and the time of `base` over that of every other one within the same repeat."""
     row: dict[str, object] = {}
     for name, taken in seconds.items():
         row[f"{name}_us"] = 1e6 * statistics.median(taken) / tokens
@@ -165,7 +169,7 @@ def _layer_step(layer: RelativeAttention, context: int) -> Callable[[], object]:
 
 
 def _state_at(shape: Shape, position: int) -> DecodeState:
-    """A state as it may stand at a position: what is in it does not change what a step costs."""
+    """A random state at a position: the cost of a step does not depend on its values."""
     given = Inputs(shape, 2 * shape.length)
     empty = VQState.empty(1, shape.n_kv_head, shape.size, shape.d_key, shape.d_value, shape.length)
     mean = torch.randn(empty.mean_BGSV.shape, generator=torch.Generator().manual_seed(0))
@@ -180,7 +184,7 @@ def _state_at(shape: Shape, position: int) -> DecodeState:
 
 
 def _decode(shape: Shape, state: DecodeState) -> None:
-    """A run of steps; the position is put back, so that every run starts at the same one."""
+    """A run of steps; the position is reset, so that every run starts at the same one."""
     given = Inputs(shape, shape.length)
     start = state.position.clone()
     biases = [one.detach() for one in (given.bias_u_HK, given.bias_w_HK, given.rel_key_GMK)]
@@ -200,14 +204,14 @@ def _decode(shape: Shape, state: DecodeState) -> None:
 
 
 def as_markdown(tables: Mapping[str, pd.DataFrame], command: str) -> str:
-    """The tables for people, with everything needed to repeat them."""
+    """The tables as Markdown, with everything needed to repeat the measurement."""
     return "\n".join(
         [
             "# Attention on a CPU: VQ attention, exact attention, the whole layer, decoding",
             "",
             "Medians of the repeats; ratios are taken within a repeat, their range in brackets. `VQ` has the biases",
-            "and relative keys of the model, which the exact attention beside it has not; `bare VQ` leaves them out,",
-            "too. Batch 1, codes given: searching them and counting them is in the layer's table. n: repeats of the",
+            "and relative keys of the model, which exact attention does not have here; `bare VQ` does not have",
+            "them. Batch 1, codes given: their search and statistics are in the layer's table. n: repeats of the",
             "baseline.",
             "",
             "PyTorch's kernel takes one width for keys and values. SHGA's values are split for it into heads that",
@@ -220,7 +224,7 @@ def as_markdown(tables: Mapping[str, pd.DataFrame], command: str) -> str:
             "",
             *_attention_lines(tables[""]),
             "",
-            "## The product's SHGA layer with projections, forward and backward, fp32",
+            "## The SHGA layer of the model with projections, forward and backward, fp32",
             "",
             *_layer_lines(tables["_layer"]),
             "",
@@ -239,8 +243,10 @@ def _attention_lines(table: pd.DataFrame) -> list[str]:
     for (shape, dtype), rows in table.groupby(["shape", "dtype"], sort=False):
         lines += ["", f"### {shape}, {dtype}", ""]
         split = rows["exact_us"].notna().any() if "exact_us" in rows else False
-        head = "| T | n | SDPA, us a token | VQ, us a token | times as fast | bare VQ, us a token | times as fast |"
-        lines += [head + (" exact, unsplit, us a token | VQ times as fast |" if split else "")]
+        head = (
+            "| T | n | SDPA, us per token | VQ, us per token | times as fast | bare VQ, us per token | times as fast |"
+        )
+        lines += [head + (" exact, unsplit, us per token | VQ times as fast |" if split else "")]
         lines += ["|" + "--:|" * (9 if split else 7)]
         for row in rows.to_dict("records"):
             own = " | ".join(f"{row[f'{name}_us']:.1f} | {_speedup(row, name)}" for name in ("vq", "vq_bare"))
@@ -250,7 +256,7 @@ def _attention_lines(table: pd.DataFrame) -> list[str]:
 
 
 def _layer_lines(table: pd.DataFrame) -> list[str]:
-    lines = ["| T | VQ, us a token | full attention, us a token | times as fast |", "|--:|--:|--:|--:|"]
+    lines = ["| T | VQ, us per token | full attention, us per token | times as fast |", "|--:|--:|--:|--:|"]
     for row in table.to_dict("records"):
         measured = pd.notna(row.get("full_us"))
         full = f"{row['full_us']:.0f} | {_speedup(row, 'vq')}" if measured else "not measured | "
@@ -261,7 +267,7 @@ def _layer_lines(table: pd.DataFrame) -> list[str]:
 def _decode_lines(table: pd.DataFrame) -> list[str]:
     early, late = POSITIONS
     lines = [
-        f"| shape | us a token near {early:,} | us a token near {late:,} | late over early | state (bytes) at each |",
+        f"| shape | us per token near {early:,} | us per token near {late:,} | late / early | state (bytes) at each |",
         "|---|--:|--:|--:|--:|",
     ]
     for row in table.to_dict("records"):

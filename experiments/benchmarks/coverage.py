@@ -1,7 +1,7 @@
-"""Do the intervals hold the truth as often as they say? `python -m benchmarks.coverage --help`.
+"""Coverage of the confidence intervals of an optimum. `python -m benchmarks.coverage --help`.
 
-Studies are simulated from a known law, fitted and bootstrapped as `vqscale fit` does it, and the intervals of the
-decision are asked whether they hold the true optimum. Sizes are centred on a guess of the optimum that is off by up to
+Studies are simulated from a known law, fitted and bootstrapped as `vqscale fit` does it, and each interval of the
+optimum either contains the true optimum or not. Sizes are centred on a guess of the optimum that is off by up to
 half in either direction, as a plan's would be; FLOPs are exact, with a part that does not grow as N.
 
 Letters: R runs.
@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.document import facts, publish
 from vqscale.errors import FitError
-from vqscale.laws.decisions.frontier import frontier
+from vqscale.laws.decisions.frontier import make_frontier
 from vqscale.laws.decisions.surface import Surface, surface
 from vqscale.laws.decisions.token_cost import TokenCost, fit_token_cost
 from vqscale.laws.fitting.bootstrap import bootstrap
@@ -30,7 +30,7 @@ from vqscale.laws.io.schema import Estimate, Frontier
 
 LAW = LAWS["chinchilla"]
 TRUTH = np.array([1.82, 482.0, 0.348, 2085.0, 0.366])
-"""E, A, alpha, B, beta near Epoch's fit of Chinchilla (arXiv 2404.10102)."""
+"""E, A, alpha, B, beta, near Epoch's fit of Chinchilla (arXiv 2404.10102)."""
 NOISE = 0.003
 """Standard deviation of log loss."""
 WIDTH_FLOPS = 4e4
@@ -59,11 +59,11 @@ PLANS = (
     Plan(name="4 budgets x 5 sizes, +-4x", budgets=np.geomspace(1e18, 1e20, 4).tolist(), sizes=5, spread=4.0, seeds=1),
 )
 FURTHER = 10.0
-"""The second budget that is asked for, in units of the largest trained one."""
+"""The second budget whose optimum is estimated, in units of the largest trained one."""
 
 
 def measure_coverage(plans: Sequence[Plan] = PLANS, studies: int = STUDIES, refits: int = REFITS) -> pd.DataFrame:
-    """One row a plan, quantity and budget: the share of studies whose 90 and 95 % intervals hold the truth.
+    """One row per plan, quantity and budget: the share of studies whose 90 and 95 % intervals contain the truth.
 
     A study whose fit or optimum is refused gives no interval; `refused` counts those.
     """
@@ -95,7 +95,7 @@ def _rows(plan: Plan, studies: int, refits: int) -> Iterator[dict[str, object]]:
 
 
 def _study(plan: Plan, seed: int, refits: int, asked: Sequence[float]) -> Frontier | None:
-    """The frontier that one simulated study gives; None where its fit or one of the optima is refused."""
+    """The frontier of one simulated study; None where its fit or one of the optima is refused."""
     x_RA, loss_R, cost = _runs(plan, seed)
     minimum = solve(make_problem(LAW, x_RA, loss_R), check=False)
     if minimum.status is not FitStatus.CONVERGED:
@@ -103,7 +103,7 @@ def _study(plan: Plan, seed: int, refits: int, asked: Sequence[float]) -> Fronti
     draws = bootstrap(minimum, x_RA, refits, seed)
     law = surface(LAW.terms, LAW.parameters, minimum.parameters, draws.parameters, LAW.letters, x_RA, loss_R)
     try:
-        found = frontier(law, cost, "exact", asked)
+        found = make_frontier(law, cost, "exact", asked)
     except FitError:
         return None
     return None if found.refused else found
@@ -111,7 +111,7 @@ def _study(plan: Plan, seed: int, refits: int, asked: Sequence[float]) -> Fronti
 
 def _truth(plan: Plan, asked: Sequence[float]) -> Frontier:
     x_RA, loss_R, cost = _runs(plan, 0)
-    return frontier(_true_law(x_RA, loss_R), cost, "exact", asked)
+    return make_frontier(_true_law(x_RA, loss_R), cost, "exact", asked)
 
 
 def _runs(plan: Plan, seed: int) -> tuple[Array, Array, TokenCost]:
@@ -149,25 +149,25 @@ def _quantities(found: Frontier) -> Iterator[tuple[tuple[str, float | None], Est
 
 
 def _share(estimates: Sequence[Estimate], truth: float, level: str) -> float:
-    """How many of the intervals hold the truth."""
+    """The share of intervals that contain the truth."""
     limits = [estimate.interval for estimate in estimates if estimate.interval is not None]
     inside = [getattr(one, f"low{level}") <= truth <= getattr(one, f"high{level}") for one in limits]
     return float(np.mean(inside))
 
 
 def _width(estimate: Estimate) -> float:
-    """Of the 90 % interval, relative to the value."""
+    """Width of the 90 % interval, relative to the value."""
     assert estimate.interval is not None
     return (estimate.interval.high90 - estimate.interval.low90) / estimate.value
 
 
 def as_markdown(table: pd.DataFrame, command: str) -> str:
-    """The table for people, with everything needed to repeat it."""
+    """The table as Markdown, with everything needed to repeat the measurement."""
     studies = table["studies"].max()
     lines = [
         "# Coverage of intervals",
         "",
-        f"{studies} studies a plan, simulated from {LAW.form} with E, A, alpha, B, beta =",
+        f"{studies} studies per plan, simulated from {LAW.form} with E, A, alpha, B, beta =",
         f"{', '.join(f'{value:g}' for value in TRUTH)} and {100 * NOISE:g} % noise of the loss. Budgets from 1e18 to",
         "1e20 FLOPs, counted exactly; three seeds at the smallest budget of the first two plans. Each study is fitted,",
         f"and its runs are resampled and refitted {REFITS} times, as `vqscale fit` does it. A share is that of the",

@@ -1,4 +1,4 @@
-"""What every committed benchmark says about itself, and where its files go."""
+"""The facts that every committed benchmark states, and the writing of its files."""
 
 import datetime
 

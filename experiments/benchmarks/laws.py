@@ -1,7 +1,7 @@
-"""How long a law takes to fit: the search, its cross-check and a bootstrap. `python -m benchmarks.laws --help`.
+"""Time to fit a law: the search, its cross-check and a bootstrap. `python -m benchmarks.laws --help`.
 
 The runs are synthetic, 240 of them around Chinchilla's law with heavy-tailed noise as in Epoch's extraction of it; a
-table of one's own is timed beside them with `--table`. One thread: arrays this small gain nothing from more.
+table of real runs is timed as well with `--table`. One thread: arrays this small gain nothing from more.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def measure_laws(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> pd.DataFrame:
-    """One row a data set, delta and step, with the median and range of the seconds over the repeats."""
+    """One row per data set, delta and step, with the median and range of the seconds over the repeats."""
     steps: dict[tuple[str, int, float, str], Callable[[], None]] = {}
     for name, (x_RA, loss_R) in data.items():
         for delta in DELTAS:
@@ -83,7 +83,7 @@ def _row(key: tuple[str, int, float, str], seconds: Sequence[float]) -> dict[str
 
 
 def as_markdown(table: pd.DataFrame, command: str) -> str:
-    """The table for people, with everything needed to repeat it."""
+    """The table as Markdown, with everything needed to repeat the measurement."""
     lines = [
         "# Fitting L(N, D): time",
         "",

@@ -39,7 +39,7 @@ SMOKE_SHAPES = (
 
 
 class Inputs:
-    """Random leaves of one call at T tokens, batch 1, and the gradient that comes back to its output."""
+    """Random leaves of one call at T tokens, batch 1, and the gradient of its output."""
 
     def __init__(self, shape: Shape, context: int, dtype: torch.dtype = torch.float32) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -61,7 +61,7 @@ class Inputs:
 
 
 def vq_layer(given: Inputs, *, positions: bool = True) -> tuple[Tensor, ...]:
-    """Output's gradients of every input of VQ attention, with the model's biases and relative keys or without."""
+    """Gradients of every input of VQ attention, with or without the model's biases and relative keys."""
     leaves = [given.q_BHTK, given.k_BGTK, given.v_BGTV]
     biases = [given.bias_u_HK, given.bias_w_HK, given.rel_key_GMK] if positions else []
     bias_u, bias_w, rel_key = biases or (None, None, None)
@@ -81,7 +81,7 @@ def vq_layer(given: Inputs, *, positions: bool = True) -> tuple[Tensor, ...]:
 
 
 def sdpa_layer(given: Inputs) -> tuple[Tensor, ...]:
-    """The same for exact causal attention by PyTorch's scaled_dot_product_attention, without positions.
+    """Gradients of exact causal attention by PyTorch's scaled_dot_product_attention, without positions.
 
     Its kernels take one width for keys and values: wider values are split into heads that share queries and keys,
     which is exact.
@@ -95,10 +95,10 @@ def sdpa_layer(given: Inputs) -> tuple[Tensor, ...]:
 
 
 def exact_layer(given: Inputs, rows: int = 512) -> tuple[Tensor, ...]:
-    """The same with plain products and softmax, `rows` queries at a time over the keys before them.
+    """Gradients of exact causal attention with plain products and softmax, `rows` queries at a time.
 
-    Nothing is split, so that scores are computed once however wide the values are; weights stay in memory for the
-    backward pass, T^2 / 2 numbers a head.
+    Values are not split, so that scores are computed once whatever the width of the values; weights stay in memory for
+    the backward pass, T^2 / 2 numbers per head.
     """
     leaves = [given.q_BHTK, given.k_BGTK, given.v_BGTV]
     length, outs = given.q_BHTK.shape[2], []
@@ -112,5 +112,5 @@ def exact_layer(given: Inputs, rows: int = 512) -> tuple[Tensor, ...]:
 
 
 def _by_width(x_B1TV: Tensor, parts: int) -> Tensor:
-    """One head of width V as `parts` heads of width V / parts, without a copy; as it is for one part."""
+    """One head of width V as `parts` heads of width V / parts, without a copy; unchanged for one part."""
     return x_B1TV if parts == 1 else torch.unflatten(x_B1TV[:, 0], -1, (parts, -1)).transpose(1, 2)

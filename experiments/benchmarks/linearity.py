@@ -1,8 +1,8 @@
-"""Does blockwise VQ attention take linear time and memory? `python -m benchmarks.linearity --help`.
+"""Time and memory of blockwise VQ attention over T: are they linear? `python -m benchmarks.linearity --help`.
 
 Timed is attention alone, forward and backward, batch 1, fp32, codes given, with the biases and relative keys of the
-model. In every repeat each T processes the same number of tokens (a short T is called more often), and repeat after
-repeat goes through all T, so that ratios within one run mean something.
+model. In every repeat each T processes the same number of tokens (a short T is called more often), and every
+repeat goes through all T, so that ratios within one run can be compared.
 
 Letters: H query heads, G key-value heads, T tokens, K key width, V value width, S codebook size, L block length.
 """
@@ -37,10 +37,10 @@ def measure_linearity(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> pd.DataFrame:
-    """One row a shape and T: microseconds a token, the same relative to the shortest T, and peak memory.
+    """One row per shape and T: microseconds per token, the same relative to the shortest T, and peak memory.
 
     `relative`, `relative_low` and `relative_high` are the median and range over repeats of the ratio within one
-    repeat. A T that does not fit in memory has no row; the next longer ones are not tried.
+    repeat. A T that does not fit in memory has no row, and longer ones are not tried.
     """
     rows = [row for shape in shapes for row in _measure_shape(shape, sorted(contexts), repeats, clock)]
     return pd.DataFrame(rows)
@@ -114,13 +114,13 @@ def memory_line(rows: pd.DataFrame) -> Line:
 
 
 def as_markdown(table: pd.DataFrame, command: str) -> str:
-    """The table for people, with everything needed to repeat it."""
+    """The table as Markdown, with everything needed to repeat the measurement."""
     lines = [
-        "# Blockwise VQ attention: time and memory a token over the context length",
+        "# Blockwise VQ attention: time and memory per token over the context length",
         "",
         "Forward and backward pass of the attention alone (batch 1, fp32, codes given, biases and relative keys",
-        "included). Median of the repeats, their range in brackets; `relative` is the time a token divided by that of",
-        "the shortest T in the same repeat. Memory is the bytes of tensors alive at the peak, inputs and gradients",
+        "included). Median of the repeats, range in brackets; `relative` is the time per token divided by that of the",
+        "shortest T in the same repeat. Memory is the bytes of tensors alive at the peak, inputs and gradients",
         "included.",
         "",
         *facts(command),
@@ -132,7 +132,7 @@ def as_markdown(table: pd.DataFrame, command: str) -> str:
 
 def _shape_lines(rows: pd.DataFrame) -> list[str]:
     lines = [
-        "| T | repeats | us a token | relative | peak memory (MiB) | bytes a token |",
+        "| T | repeats | us per token | relative | peak memory (MiB) | bytes per token |",
         "|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows.to_dict("records"):
@@ -145,7 +145,7 @@ def _shape_lines(rows: pd.DataFrame) -> list[str]:
         line = memory_line(rows)
         lines += [
             "",
-            f"Peak memory is {line.per_token:.0f} bytes a token times T plus {line.fixed / 2**20:.1f} MiB (least",
+            f"Peak memory is {line.per_token:.0f} bytes per token times T plus {line.fixed / 2**20:.1f} MiB (least",
             f"squares); no T deviates from this line by more than {100 * line.worst:.2f} %.",
         ]
     return lines

@@ -1,10 +1,10 @@
-"""Which way of scanning a diagonal state space is fastest? `python -m benchmarks.scan --help`.
+"""Speed of the ways to scan a diagonal state space. `python -m benchmarks.scan --help`.
 
 Timed is `vqkernels.diagonal_scan` alone, forward and backward with all gradients, fp32, no documents and no state: the
-FFT, the chunks and, for short T, the recurrence that defines them. A call takes the same number of tokens at every T,
-as a training update does, but at least one sequence. Repeat after repeat goes through all T and methods.
+FFT, the chunks and, for short T, the recurrence that defines them. A call processes the same number of tokens at every
+T, as a training update does, but at least one sequence. Every repeat goes through all T and methods.
 
-Letters: D width, N numbers of state a channel, T tokens, B sequences a call.
+Letters: D width, N state numbers per channel, T tokens, B sequences per call.
 """
 
 import argparse
@@ -30,7 +30,7 @@ CONTEXTS = (128, 512, 2048, 8192, 32768, 131072)
 TOKENS = 8192
 REPEATS = 7
 RECURRENT_UP_TO = 512
-"""The recurrence keeps the states of all tokens for its gradient, and is only to be seen beside the others."""
+"""Longest T of the recurrence: it keeps the states of all tokens for its gradient and is only a reference."""
 FILE = "scan_cpu"
 
 
@@ -51,7 +51,7 @@ SMOKE_WIDTHS = (Width(4, 2, torch.float32), Width(4, 2, torch.complex64))
 
 
 class Inputs:
-    """Random leaves of one call, and the gradient that comes back to its output."""
+    """Random leaves of one call, and the gradient of its output."""
 
     def __init__(self, width: Width, context: int, tokens: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -80,7 +80,7 @@ def measure_scan(
     tokens: int = TOKENS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> pd.DataFrame:
-    """One row a width and T: microseconds a token of each method, and what the FFT takes over the chunks.
+    """One row per width and T: microseconds per token of each method, and the time of the FFT over that of the chunks.
 
     `*_low` and `*_high` are the range over repeats; a ratio is taken within a repeat.
     """
@@ -123,12 +123,12 @@ def _spread(name: str, values: Sequence[float]) -> dict[str, object]:
 
 
 def as_markdown(table: pd.DataFrame, command: str) -> str:
-    """The table for people, with everything needed to repeat it."""
+    """The table as Markdown, with everything needed to repeat the measurement."""
     lines = [
         "# Diagonal scan: FFT, chunks and recurrence on a CPU",
         "",
         "`vqkernels.diagonal_scan`, forward and backward with all gradients, fp32, no documents, no carried state; B",
-        "sequences of T tokens a call. Microseconds a token: median of the repeats, their range in brackets. The ratio",
+        "sequences of T tokens per call. Microseconds per token: median of the repeats, range in brackets. The ratio",
         "is taken within each repeat; above 1 the chunks are faster.",
         "",
         *facts(command),

@@ -29,7 +29,7 @@ _VOCABULARY = 256
 
 @dataclass(frozen=True)
 class Models:
-    """Which models are trained on how many tokens a step."""
+    """Which models are trained, and on how many tokens per step."""
 
     preset: str
     architectures: tuple[str, ...]
@@ -38,7 +38,7 @@ class Models:
     precision: Precision
     seconds_per_call: float
     rounds: int
-    activation_checkpointing: bool  # of all alike
+    activation_checkpointing: bool  # the same for all models
 
 
 FULL = Models(
@@ -49,7 +49,7 @@ FULL = Models(
     precision="bf16",
     seconds_per_call=15.0,
     rounds=3,
-    activation_checkpointing=True,  # without it, 131,072 tokens a step need more than a GPU of 141 GB has
+    activation_checkpointing=True,  # without it, 131,072 tokens per step need more than the 141 GB of a GPU
 )
 SMOKE = Models(
     preset="pico",
@@ -63,15 +63,15 @@ SMOKE = Models(
 )
 
 
-def measure_models(models: Models, device: torch.device, told: Callable[[str], None]) -> Iterator[Row]:
-    """One row an architecture and T: tokens a second of the training step, optimiser included.
+def measure_models(models: Models, device: torch.device, report: Callable[[str], None]) -> Iterator[Row]:
+    """One row per architecture and T: tokens per second of the training step, optimiser included.
 
-    An architecture is not tried at longer T once a step there, were it to take twice as long with every doubling,
-    would exceed the limit, or once it was out of memory twice: tokens a step, and so most memory, are constant.
+    An architecture is not tried at a longer T if a step there would exceed the limit (assuming that it takes twice as
+    long with every doubling), or after it was out of memory twice: tokens per step are constant, and so is most memory.
     """
     given_up: dict[str, str] = {}
     without_memory: set[str] = set()
-    for place, length in enumerate(models.lengths):
+    for index, length in enumerate(models.lengths):
         works: dict[str, Callable[[], object]] = {}
         found: dict[str, Timing | str] = dict(given_up)
         for architecture in models.architectures:
@@ -79,13 +79,13 @@ def measure_models(models: Models, device: torch.device, told: Callable[[str], N
                 continue
             try:
                 works[architecture], seconds = _step(models, architecture, length, device)
-            except Exception as error:  # a model that does not run here is a finding, not a failure of ours
+            except Exception as error:  # a model that does not run here is a result, not a failure of the benchmark
                 found[architecture] = reason(error)
             else:
-                if place + 1 < len(models.lengths):
-                    seconds *= models.lengths[place + 1] / length
+                if index + 1 < len(models.lengths):
+                    seconds *= models.lengths[index + 1] / length
                 if seconds > models.seconds_per_call:
-                    given_up[architecture] = f"not tried: about {seconds:.0f} s a step, more than the limit"
+                    given_up[architecture] = f"not tried: about {seconds:.0f} s per step, more than the limit"
             release(device)
         found |= time_alternately(works, device, models.seconds_per_call, models.rounds)
         works.clear()
@@ -97,7 +97,7 @@ def measure_models(models: Models, device: torch.device, told: Callable[[str], N
                     given_up[name] = f"not tried: out of memory at T = {length} and before"
                 without_memory.add(name)
             yield _row(models, name, length, timing)
-        told(f"{models.preset} models: T = {length} measured")
+        report(f"{models.preset} models: T = {length} measured")
 
 
 def _row(models: Models, architecture: str, length: int, timing: Timing | str) -> Row:
@@ -111,7 +111,7 @@ def _row(models: Models, architecture: str, length: int, timing: Timing | str) -
 
 
 def _step(models: Models, architecture: str, length: int, device: torch.device) -> tuple[Callable[[], object], float]:
-    """A function that makes one update, and how many seconds the second one took."""
+    """A function that makes one update, and the seconds of an update after the warm-up."""
     cell = Cell(
         model=resolve(architecture, models.preset, _VOCABULARY, {}),
         preset=models.preset,
@@ -130,12 +130,12 @@ def _step(models: Models, architecture: str, length: int, device: torch.device) 
 
 
 def as_markdown(table: pd.DataFrame, models: Models, command: str) -> str:
-    """The table for people, with everything needed to repeat it."""
+    """The table as Markdown, with everything needed to repeat the measurement."""
     lines = [
         "# Whole models: training steps",
         "",
         f"Preset {models.preset}, {models.tokens:,} tokens per step in {models.precision}: forward, backward, AdamW;",
-        "activation checkpointing for all alike. Median of the rounds; architectures alternate within a round.",
+        "activation checkpointing for all. Median of the rounds; architectures alternate within a round.",
         "",
         *facts(command),
         "",

@@ -33,7 +33,7 @@ def test_linearity_smoke_command_writes_both_tables_with_how_they_were_made(tmp_
         assert fact in text
     table = pd.read_csv(tmp_path / "attention_linearity_smoke.csv")
     assert table.groupby("shape", sort=False)["context"].apply(list).tolist() == [[32, 64, 128]] * 2
-    assert "us a token" in capsys.readouterr().out
+    assert "us per token" in capsys.readouterr().out
 
 
 def test_measure_linearity_ratio_is_taken_within_each_repeat():

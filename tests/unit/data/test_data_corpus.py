@@ -44,7 +44,7 @@ def test_split_read_outside_is_an_error(corpus_of, start, length):
         corpus_of(5000).split("train").read(start, length)
 
 
-def test_corpus_says_how_many_bytes_a_token_stands_for(texts, tmp_path):
+def test_corpus_says_how_many_bytes_of_text_a_token_has(texts, tmp_path):
     prepare(str(texts), str(tmp_path / "out"), tokenizer="bpe", vocab_size=300)
     corpus = open_corpus(str(tmp_path / "out"))
     tokens = corpus.split("train")
@@ -127,7 +127,7 @@ def test_corpus_remote_is_read_from_the_cache(texts, tmp_path, home):
     assert (home / "shards" / manifest.fingerprint / "train-00000.arrow").exists()
 
 
-def test_corpus_remote_damage_is_found_and_mended(texts, tmp_path):
+def test_corpus_remote_damage_is_found_and_repaired(texts, tmp_path):
     prepare(str(texts), "memory://bad/corpus")
     memory = fsspec.filesystem("memory")
     right = memory.cat_file("/bad/corpus/test-00000.arrow")
@@ -147,11 +147,11 @@ def test_resolve_stdlib_is_prepared_once_and_listed(monkeypatch, tmp_path):
     (library / "test" / "broken.py").write_bytes(b"\xff")
     monkeypatch.setattr("vqscale.data.loaders.sysconfig.get_path", lambda name: str(library))
     stages = []
-    uri = resolve_corpus("stdlib", progress=lambda *told: stages.append(told))
+    uri = resolve_corpus("stdlib", progress=lambda *report: stages.append(report))
     assert uri == corpus_folder("stdlib") == list_corpora()[0]
     assert sum(record.documents for record in open_corpus(uri).manifest.splits.values()) == 80
     count = len(stages)
-    assert resolve_corpus("stdlib", progress=lambda *told: stages.append(told)) == uri
+    assert resolve_corpus("stdlib", progress=lambda *report: stages.append(report)) == uri
     assert len(stages) == count == 80
 
 

@@ -95,7 +95,7 @@ def test_prepare_contiguous_cuts_at_the_fractions(tmp_path, tokenizer):
     assert all(0 <= cut - round(len(data) * share) <= slack for cut, share in zip(cuts, (0.9, 0.95), strict=True))
 
 
-def test_prepare_is_independent_of_place_and_packing(texts, tmp_path):
+def test_prepare_is_independent_of_address_and_packing(texts, tmp_path):
     first = prepare(str(texts), str(tmp_path / "a"))
     again = prepare(str(texts / "*.txt"), str(tmp_path / "elsewhere" / "b"))
     assert first.fingerprint == again.fingerprint
@@ -136,7 +136,7 @@ def test_prepare_empty_documents_are_counted_and_left_out(texts, tmp_path):
     [{}, {"split": "contiguous"}, {"tokenizer": "bpe", "vocab_size": 300}],
     ids=["hash", "contiguous", "bpe"],
 )
-def test_prepare_interrupted_goes_on_to_equal_bytes(tmp_path, monkeypatch, breaks_at, options):
+def test_prepare_interrupted_resumes_to_equal_bytes(tmp_path, monkeypatch, breaks_at, options):
     monkeypatch.setattr(prepare_module, "COMMIT_BYTES", 25_000)
     prepare(Generated(200), str(tmp_path / "whole"), shard_tokens=50_000, **options)
     with pytest.raises(KeyboardInterrupt):
@@ -162,7 +162,7 @@ def test_prepare_interrupted_while_writing_tokenises_only_the_rest(tmp_path, mon
     assert len(encoded) < 2 * 200 - 2 * 120
 
 
-def test_prepare_with_other_options_starts_anew(tmp_path, monkeypatch):
+def test_prepare_with_other_options_restarts(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_module, "COMMIT_BYTES", 25_000)
     with pytest.raises(KeyboardInterrupt):
         prepare(Generated(200, breaks_at=100), str(tmp_path / "out"), shard_tokens=50_000)
@@ -183,7 +183,7 @@ def _prepare_and_die(out: str) -> None:
     prepare(Generated(200), out, shard_tokens=50_000, progress=die)
 
 
-def test_prepare_killed_goes_on_to_equal_bytes(tmp_path):
+def test_prepare_killed_resumes_to_equal_bytes(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=_prepare_and_die, args=(str(tmp_path / "out"),))
     process.start()
     process.join()
@@ -210,7 +210,7 @@ def test_prepare_complete_corpus_is_left_alone(texts, tmp_path):
     first = prepare(str(texts), str(tmp_path / "out"))
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     stages = []
-    assert prepare(str(texts), str(tmp_path / "out"), progress=lambda *told: stages.append(told[0])) == first
+    assert prepare(str(texts), str(tmp_path / "out"), progress=lambda *report: stages.append(report[0])) == first
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
     assert stages == ["complete"]
 
@@ -239,7 +239,7 @@ def test_prepare_to_a_file_is_refused(texts, tmp_path):
         prepare(str(texts), str(tmp_path / "out"))
 
 
-def test_prepare_to_an_unwritable_place_is_refused(texts):
+def test_prepare_to_an_unwritable_folder_is_refused(texts):
     with pytest.raises(StorageError, match="cannot be written"):
         prepare(str(texts), "/proc/corpora/out")
 
@@ -298,7 +298,7 @@ def test_prepare_remote_corpus_equals_the_local_one(texts, tmp_path):
 
 def _prepare_once(source: str, out: str, queue: Any) -> None:
     stages: list[str] = []
-    manifest = prepare(source, out, progress=lambda *told: stages.append(told[0]))
+    manifest = prepare(source, out, progress=lambda *report: stages.append(report[0]))
     queue.put((manifest.fingerprint, "write" in stages))
 
 
@@ -309,11 +309,11 @@ def test_prepare_by_several_processes_happens_once(texts, tmp_path):
     processes = [context.Process(target=_prepare_once, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
-    told = [queue.get(timeout=60) for _ in processes]
+    reports = [queue.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
-    assert len({fingerprint for fingerprint, _ in told}) == 1
-    assert sum(wrote for _, wrote in told) == 1
+    assert len({fingerprint for fingerprint, _ in reports}) == 1
+    assert sum(wrote for _, wrote in reports) == 1
     open_corpus(str(tmp_path / "out"))
 
 

@@ -1,4 +1,4 @@
-"""Original files that lie beside the repository on some machines."""
+"""Raw data files that some machines have beside the repository."""
 
 from pathlib import Path
 

@@ -1,3 +1,4 @@
+import hashlib
 import time
 
 import numpy as np
@@ -22,6 +23,45 @@ def corpus(corpus_of):
 def test_permutation_is_a_bijection(size):
     order = Permutation(size, 7, 0)(np.arange(size))
     assert sorted(order.tolist()) == list(range(size))
+
+
+def test_permutation_is_the_one_that_every_fingerprint_was_trained_with():
+    """Values from `_reference_order`, written out: the order of data must never change under one fingerprint."""
+    orders = {
+        (10, (3, 1)): [3, 8, 9, 7, 4, 1, 5, 0, 6, 2],
+        (16, (0, 0)): [0, 6, 4, 9, 8, 13, 15, 3, 11, 14, 7, 10, 1, 12, 5, 2],
+        (1000, (7, 2)): [49, 942, 307, 363, 354, 242, 3, 987],
+    }
+    for (size, key), expected in orders.items():
+        order = Permutation(size, *key)(np.arange(size))
+        assert order[: len(expected)].tolist() == expected
+        assert _reference_order(size, *key)[: len(expected)] == expected
+
+
+def _reference_order(size: int, *key: int) -> list[int]:
+    """Eight rounds of a balanced Feistel network on integers of Python, cycle-walked into [0, size)."""
+    bits = max(1, -(-(size - 1).bit_length() // 2))
+    digest = hashlib.sha512(",".join(map(str, (size, *key))).encode()).digest()
+    keys = [int.from_bytes(digest[8 * turn : 8 * turn + 8], "little") for turn in range(8)]
+
+    def mixed(value: int) -> int:  # SplitMix64's finaliser
+        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+        return value ^ value >> 31
+
+    def network(value: int) -> int:
+        left, right = divmod(value, 2**bits)
+        for one in keys:
+            left, right = right, left ^ mixed(right ^ one) % 2**bits
+        return left * 2**bits + right
+
+    order = []
+    for index in range(size):
+        value = network(index)
+        while value >= size:
+            value = network(value)
+        order.append(value)
+    return order
 
 
 def test_permutation_depends_on_every_part_of_its_key():
@@ -50,9 +90,9 @@ def test_stream_epoch_gives_every_token_once(corpus, context, world):
     for step in range(2 * (-(-sequences // 6)) * per_sequence):
         for rank, part in enumerate(streams):
             rows = part.batch(step)
-            for lane, (start, row) in enumerate(zip(part.starts(step), rows, strict=True), start=rank * 6 // world):
+            for place, (start, row) in enumerate(zip(part.starts(step), rows, strict=True), start=rank * 6 // world):
                 assert row.tolist() == tokens[start : start + 17].tolist()
-                ledger.append((step // per_sequence * 6 + lane, step % per_sequence, int(start)))
+                ledger.append((step // per_sequence * 6 + place, step % per_sequence, int(start)))
     for epoch in (0, 1):
         starts = sorted(start for number, _, start in ledger if number // sequences == epoch)
         assert len(set(starts)) == sequences * per_sequence
@@ -98,7 +138,7 @@ def test_stream_epochs_differ_in_order(corpus):
     assert first != second
 
 
-def test_stream_lanes_carry_on_through_their_sequences(corpus):
+def test_stream_rows_continue_through_their_sequences(corpus):
     part = stream(corpus, context=64)
     assert [part.starts_sequence(step) for step in range(9)] == [True, False, False, False] * 2 + [True]
     starts = np.stack([part.starts(step) for step in range(8)])
@@ -108,7 +148,7 @@ def test_stream_lanes_carry_on_through_their_sequences(corpus):
     assert np.array_equal(last[:, -1], following[:, 0])
 
 
-def test_stream_windows_always_start_anew(corpus):
+def test_stream_windows_always_start_a_new_sequence(corpus):
     assert all(stream(corpus).starts_sequence(step) for step in range(5))
 
 

@@ -1,4 +1,4 @@
-"""Labelled corpora: what is written is what is read, whatever the place; damage and strangers are refused."""
+"""Labelled corpora: what is written is what is read, at any address; damage and unrecognised files are refused."""
 
 from pathlib import Path
 

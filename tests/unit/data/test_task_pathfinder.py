@@ -21,7 +21,7 @@ def scenes(generator: Pathfinder, count: int) -> list[tuple[int, Scene]]:
 
 
 def traced(scene: Scene, size: int) -> np.ndarray:
-    """The numbers of the connected lines, gaps bridged, that the two circles stand on; 0 for none."""
+    """The numbers of the connected lines, gaps bridged, on which the two circles are; 0 for none."""
     canvas = np.zeros((size * FINE, size * FINE), dtype=bool)
     for path in (*scene.targets, *scene.distractors):
         corners = [point for dash in path for point in (dash.start, dash.end)]
@@ -43,7 +43,7 @@ def test_pathfinder_circles_are_joined_by_a_line_exactly_where_the_label_says_so
 
 
 @generators
-def test_pathfinder_circles_stand_at_tips_of_paths_and_are_white(generator):
+def test_pathfinder_circles_are_at_ends_of_paths_and_are_white(generator):
     radius = PATHFINDER_SETTINGS[generator.size].marker_radius
     for _, scene in scenes(generator, 6):
         image = render(scene, generator.size)

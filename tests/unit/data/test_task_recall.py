@@ -45,7 +45,7 @@ def test_recall_labels_are_the_values_of_the_keys(generator, tmp_path):
 
 
 @pytest.mark.parametrize("generator", [RECALL, NEEDLE], ids=["recall", "needle"])
-def test_recall_keys_and_values_stand_nowhere_else(generator):
+def test_recall_keys_and_values_occur_nowhere_else(generator):
     for index in range(20):
         [tokens] = generator.draw("train", index, 0).tokens
         assert np.count_nonzero((tokens >= 1) & (tokens <= 20)) == 2 * generator.pairs

@@ -1,11 +1,12 @@
 """What a budget pays for."""
 
+import math
 from typing import Any
 
 import pytest
 
 from vqscale.errors import StudyError
-from vqscale.plan.budget import check_budget, parse_budget
+from vqscale.plan.budget import Budget, check_budget, parse_budget
 from vqscale.plan.plan import plan
 
 ISOFLOP = {"type": "isoflop", "budgets": [1e10, 3e10, 1e11], "sizes": ["d16x2", "pico"]}
@@ -34,6 +35,16 @@ def test_budget_check_takes_whole_budgets_in_ascending_order(make: Any) -> None:
     assert {one.budget for one in answer.fitting} == {1e10, 3e10}
     assert answer.needed == pytest.approx(sum(one.cost.flops for one in planned.trials))
     assert answer.scale * answer.needed == pytest.approx(9e10)
+
+
+def test_budget_that_is_exactly_met_is_enough(make: Any) -> None:
+    planned = plan(make())
+    needed = planned.trials[0].cost.flops
+    exactly = check_budget(planned, Budget(amount=needed, unit="FLOPs"))
+    assert (exactly.needed, exactly.scale, [step.fits for step in exactly.steps]) == (needed, 1.0, [True])
+    assert [one.trial.id for one in exactly.fitting] == [planned.trials[0].trial.id]
+    less = check_budget(planned, Budget(amount=math.nextafter(needed, 0), unit="FLOPs"))
+    assert ([step.fits for step in less.steps], less.fitting) == ([False], [])
 
 
 def test_study_scaled_by_the_budget_check_fits_the_budget(make: Any) -> None:

@@ -35,6 +35,23 @@ def test_isoflop_without_per_budget_takes_all_sizes_that_can_be_trained(make: An
     assert all(one.stage is None for one in planned.trials)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "steps"),
+    [
+        (30 * 512, 30),  # exactly minimum_steps is enough
+        (29 * 512 + 256, 30),  # half an update is rounded up,
+        (30 * 512 + 256, 31),  # to odd numbers as well,
+        (29 * 512 + 255, None),  # and less than half down: 29 updates
+    ],
+)
+def test_design_of_minimum_steps_is_trained_and_one_below_is_dropped(make: Any, tokens: int, steps: int | None) -> None:
+    design = {"type": "codebook", "sizes": ["pico"], "codebook_sizes": [16, 32], "tokens": [tokens]}
+    planned = plan(make(design=[design]))
+    assert [one.cost.steps for one in planned.trials] == ([] if steps is None else [steps, steps])
+    reason = "too few training tokens: 29 updates of 512 tokens, fewer than minimum_steps 30"
+    assert [one.reason for one in planned.dropped] == ([reason, reason] if steps is None else [])
+
+
 def test_isoflop_takes_the_sizes_nearest_to_the_expected_optimum(make: Any) -> None:
     planned = plan(make(design=[ISOFLOP | {"per_budget": 3, "minimum_steps": 1}]))
     chosen = sizes_at(planned, 3e10)

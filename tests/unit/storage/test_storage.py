@@ -1,6 +1,7 @@
 """Files at any URI: whole or not at all."""
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -73,3 +74,35 @@ def test_writable_place_is_left_as_it_was(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(StorageError, match="cannot be written"):
         storage.require_writable("/dev/null/folder")
+
+
+class ListingCache(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """A store that keeps its listings until they are invalidated, as s3fs does; `files` is what the folder holds."""
+
+    protocol = "listingcache"
+    files: ClassVar[set[str]] = set()
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        held = {"": ("directory", {"study"}), "study": ("file", self.files)}
+        if path not in held:
+            raise FileNotFoundError(path)
+        if path not in self.dircache:
+            kind, names = held[path]
+            self.dircache[path] = [{"name": name, "size": 0, "type": kind} for name in sorted(names)]
+        entries = self.dircache[path]
+        return entries if detail else [entry["name"] for entry in entries]
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.dircache.clear()
+
+
+def test_storage_sees_what_another_process_has_written_and_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("listingcache", ListingCache, clobber=True)
+    monkeypatch.setattr(ListingCache, "files", {"study/a"})
+    assert storage.exists("listingcache://study/a")
+    assert not storage.exists("listingcache://study/b")
+    assert storage.listdir("listingcache://study") == ["a"]
+    monkeypatch.setattr(ListingCache, "files", {"study/b"})  # by another process
+    assert not storage.exists("listingcache://study/a")
+    assert storage.exists("listingcache://study/b")
+    assert storage.listdir("listingcache://study") == ["b"]

@@ -1,4 +1,4 @@
-"""Designs in a study file: exact budgets, what is held out, and what every mistake is told."""
+"""Designs in a study file: exact budgets, what is held out, and the message of every mistake."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_study_with_designs_reads_back_from_its_own_copy() -> None:
     assert parse_study(study.model_dump(mode="json"), source="copy") == study
 
 
-def test_budgets_of_all_designs_stand_once_each_ascending_and_exact() -> None:
+def test_budgets_of_all_designs_are_listed_once_ascending_and_exact() -> None:
     designs = ISOFLOP | {"budgets": [2.4e18, 1.5e18]}, CONTEXT | {"budgets": [1.5e18, 7]}, CODEBOOK
     assert study_of(*designs).budgets == [7.0, 1.5e18, 2.4e18]
 

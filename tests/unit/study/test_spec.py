@@ -1,4 +1,4 @@
-"""The study file: what is accepted, and what every mistake is told."""
+"""The study file: what is accepted, and the message of every mistake."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The file of a throughput study: its cells, what is refused in planning, and what every mistake is told."""
+"""The file of a throughput study: its cells, what is refused in planning, and the message of every mistake."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def parse(**changes: Any) -> ThroughputStudy:
 def test_cells_are_the_grids_with_doubles_once(tmp_path: Path) -> None:
     study = load_any(write(tmp_path, GOOD))
     assert isinstance(study, ThroughputStudy)
-    assert len(study.cells()) == 3 * 2 * 2 + 1  # vq at 1024 in fp32 stands in both grids
+    assert len(study.cells()) == 3 * 2 * 2 + 1  # vq at 1024 in fp32 is in both grids
     plan = plan_throughput(study)
     assert plan.refused == []
     rounds = [(cells.cells[0].precision, cells.cells[0].context, len(cells.cells)) for cells in plan.rounds]

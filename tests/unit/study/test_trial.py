@@ -67,7 +67,7 @@ def test_identity_is_stable() -> None:
     assert trial().fingerprint == trial().model_copy().fingerprint
 
 
-def test_count_for_people() -> None:
+def test_short_count_has_three_digits_and_a_unit() -> None:
     assert [short_count(n) for n in (12, 1536, 1_000_000, 2.5e9)] == ["12", "1.54k", "1M", "2.5G"]
 
 

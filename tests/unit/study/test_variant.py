@@ -1,4 +1,4 @@
-"""How a model that differs from its architecture's usual form is told apart in names and tables."""
+"""How a model that differs from its architecture's usual form is distinguished in names and tables."""
 
 import pytest
 

@@ -68,26 +68,26 @@ def test_job_id_is_the_study_and_a_hash_of_its_file(study_file, tmp_path):
     assert job_id(str(other)) != job_id(study_file)
 
 
-def test_travelling_local_paths_to_a_remote_cluster_are_refused_by_name(study_file):
+def test_submitted_local_paths_to_a_remote_cluster_are_refused_by_name(study_file):
     with pytest.raises(StudyError, match=r"storage: './runs' and tracking.uri: .*--shared-storage"):
         study_for_cluster(load_study(study_file), source=study_file, shared=False)
 
 
-def test_travelling_sqlite_beside_object_storage_is_refused(study_file):
+def test_submitted_sqlite_beside_object_storage_is_refused(study_file):
     study = load_study(study_file).model_copy(update={"storage": "s3://bucket/studies"})
     with pytest.raises(StudyError, match=r"tracking\.uri") as caught:
         study_for_cluster(study, source=study_file, shared=False)
     assert "storage: 's3" not in str(caught.value)
 
 
-def test_travelling_addresses_of_services_stay_as_they_are(study_file):
+def test_submitted_addresses_of_services_stay_as_they_are(study_file):
     study = load_study(study_file)
     tracking = study.tracking.model_copy(update={"uri": "http://mlflow:5000"})
     remote = study.model_copy(update={"storage": "s3://bucket/studies", "tracking": tracking})
     assert study_for_cluster(remote, source=study_file, shared=False) == remote
 
 
-def test_travelling_shared_paths_become_absolute(study_file, tmp_path, monkeypatch):
+def test_submitted_shared_paths_become_absolute(study_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = load_study(study_file)
     data = study.data.model_copy(update={"corpus": "corpora/books"})
@@ -97,7 +97,7 @@ def test_travelling_shared_paths_become_absolute(study_file, tmp_path, monkeypat
     assert moved.data.corpus == str(tmp_path / "corpora/books")
 
 
-def test_travelling_file_reads_back_as_the_same_study(study_file):
+def test_submitted_file_reads_back_as_the_same_study(study_file):
     study = study_for_cluster(load_study(study_file), source=study_file, shared=True)
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False)
     assert parse_study(yaml.safe_load(text), source="copy") == study
@@ -159,7 +159,7 @@ def test_submit_through_a_tunnel_is_not_taken_for_a_cluster_on_this_machine(serv
         jobs.submit(study_file, address(server))
 
 
-def test_submit_a_study_that_cannot_travel_asks_no_cluster(study_file):
+def test_submit_a_study_that_cannot_run_there_asks_no_cluster(study_file):
     with pytest.raises(StudyError, match="shared"):
         jobs.submit(study_file, "http://cluster.invalid:8265")
 

@@ -8,7 +8,7 @@ from vqscale.throughput.alternate import alternate
 
 
 class Clock:
-    """Time that stands still but for `work`."""
+    """A clock that only `work` advances."""
 
     def __init__(self):
         self.now = 0.0
@@ -39,7 +39,7 @@ def test_alternate_slow_piece_over_budget_gets_fewer_repeats_but_one():
     assert [len(taken) for taken in times.values()] == [5, 2, 1]
 
 
-def test_alternate_error_that_is_a_result_leaves_the_piece_out_and_goes_on():
+def test_alternate_error_that_is_a_result_leaves_the_piece_out_and_continues():
     clock = Clock()
 
     def fail():

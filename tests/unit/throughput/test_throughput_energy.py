@@ -40,7 +40,7 @@ def test_open_meter_takes_packages_and_not_their_parts(tmp_path):
 
 def test_open_meter_without_counters_or_permission_measures_nothing(tmp_path):
     assert open_meter(CPU, rapl=tmp_path / "absent") is None
-    (tmp_path / "intel-rapl:0" / "energy_uj").mkdir(parents=True)  # cannot be read, whoever asks
+    (tmp_path / "intel-rapl:0" / "energy_uj").mkdir(parents=True)  # cannot be read by any user
     assert open_meter(CPU, rapl=tmp_path) is None
 
 

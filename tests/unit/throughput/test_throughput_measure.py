@@ -192,8 +192,8 @@ def measure_with(bench, folder, **changes):
 def test_measurement_warm_up_well_over_the_limit_is_skipped_at_once(tmp_path):
     bench = Bench(warm_seconds=63.0)
     frame = measure(bench, tmp_path, {"context": [256, 512]}, seconds_per_cell=1.0)
-    assert frame["status"].tolist()[:3] == ["skipped: longer than 1 s an update (warm-up: 63 s)"] * 3
-    assert frame["status"].tolist()[3:] == ["skipped: longer than 1 s an update already at T = 256"] * 3
+    assert frame["status"].tolist()[:3] == ["skipped: longer than 1 s per update (warm-up: 63 s)"] * 3
+    assert frame["status"].tolist()[3:] == ["skipped: longer than 1 s per update already at T = 256"] * 3
     assert [entry[0] for entry in bench.log] == ["warm"] * 3
     compiling = measure(Bench(warm_seconds=30.0), tmp_path / "compiling", seconds_per_cell=2.0)
     assert compiling["status"].tolist() == ["ok"] * 3
@@ -214,9 +214,9 @@ def test_measurement_too_slow_is_a_row_and_longer_lengths_are_not_tried(tmp_path
     frame = measure(bench, tmp_path, {"context": [256, 512, 1024]}, seconds_per_cell=1.0)
     full = frame[frame["arch"] == "transformer_full"]
     assert full["status"].tolist() == [
-        "skipped: longer than 1 s an update",
-        "skipped: longer than 1 s an update already at T = 256",
-        "skipped: longer than 1 s an update already at T = 256",
+        "skipped: longer than 1 s per update",
+        "skipped: longer than 1 s per update already at T = 256",
+        "skipped: longer than 1 s per update already at T = 256",
     ]
     assert full["tokens_per_second"].isna().all()
     assert [entry for entry in bench.log if entry[0] == "warm" and entry[1] == "transformer_full"] == [
@@ -232,7 +232,7 @@ def test_measurement_other_error_is_raised_and_threads_are_restored(tmp_path):
     assert torch.get_num_threads() == threads
 
 
-def test_measurement_second_run_measures_nothing_and_an_interrupted_one_goes_on(tmp_path):
+def test_measurement_second_run_measures_nothing_and_an_interrupted_one_resumes(tmp_path):
     stopped = Bench(failing=[])
     broken = stopped.laboratory._replace(open_cell=lambda cell: self_destruct(FakeCell(stopped, cell)))
     plan = make_plan({"context": [256, 512]})
@@ -268,7 +268,7 @@ def test_kept_measurement_names_its_code_and_the_present_one_where_it_differs(tm
         assert words in text
 
 
-def test_rows_of_swept_settings_can_be_told_apart_on_the_console(tmp_path):
+def test_rows_of_swept_settings_can_be_distinguished_on_the_console(tmp_path):
     axes = {"arch": ["transformer_vq", "transformer"], "codebook_size": [16, 32], "block_length": [32, 64]}
     shown = io.StringIO()
     Console(file=shown, width=200).print(speeds(measure(Bench(), tmp_path, axes)))
@@ -340,7 +340,7 @@ def test_stored_table_of_another_version_is_refused_and_an_empty_folder_has_none
 
 def test_throughput_of_a_study_of_classifiers_is_refused():
     values = {"study": "s", "task": "classification", "data": {"corpus": "c"}, "model": {}, "train": {}}
-    with pytest.raises(StudyError, match="task: classification: throughput is measured of language models"):
+    with pytest.raises(StudyError, match="task: classification: throughput is measured for language models"):
         study_of_section(parse_study(values, source="s.yaml"), None)
 
 
@@ -386,7 +386,7 @@ def test_throughput_command_without_study_writes_everything_and_remembers(tmp_pa
     options += ["--out", str(tmp_path)]
     first = CliRunner().invoke(command, options, catch_exceptions=False)
     assert "transformer_vq trains" in first.stdout
-    assert "say nothing about a GPU" in first.stdout
+    assert "nothing follows for a GPU" in first.stdout
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"throughput", "throughput.parquet", "throughput.csv", "figures", "report.html", "study.yaml"}
     assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png", ".svg"}

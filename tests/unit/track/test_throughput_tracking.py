@@ -71,7 +71,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
-def test_throughput_in_mlflow_is_a_run_a_curve_once_and_anew_when_measured_anew(uri: str, tmp_path: Path) -> None:
+def test_throughput_in_mlflow_is_one_run_per_curve_and_a_new_one_when_measured_again(uri: str, tmp_path: Path) -> None:
     (tmp_path / "throughput.csv").write_text("arch\n")
     for _ in range(2):
         tracker = Tracker(uri, "speed", artifacts=str(tmp_path / "artifacts"))
