@@ -7,7 +7,8 @@ nothing but progress.
 from vqscale.cli.console import make_console
 from vqscale.cli.live_table import LiveTable
 from vqscale.errors import StudyError
-from vqscale.inference.load import LoadedModel, load_model
+from vqscale.inference.load import LoadedModel
+from vqscale.inference.load import load_model as load_trained
 from vqscale.inference.score import TextScore
 from vqscale.laws import Fit, StudyFits
 from vqscale.plan.plan import Plan, PlannedTrial
@@ -117,6 +118,16 @@ def report(target: str | Study, *, out: str | None = None) -> list[str]:
     `out`: the folder with the fits, where figures and page go, too. Raises StorageError where there are no results.
     """
     return report_target(_target(target), out=out, events=RunEvents())
+
+
+def load_model(run: str | Study, trial: str | None = None, *, device: str = "cpu") -> LoadedModel:
+    """A trained model with its tokenizer, in evaluation mode on `device`.
+
+    `run`: a trial's folder, or a study (file, folder or `Study`) together with the name or id of a `trial`. Weights are
+    float32, whatever the precision of the training. Raises StorageError where there is no such trial or it has no
+    weights (it failed, diverged or still trains), CorpusError where the corpus with its tokenizer is gone.
+    """
+    return load_trained(_target(run), trial, device=device)
 
 
 def _study(study: str | Study) -> tuple[Study, str]:

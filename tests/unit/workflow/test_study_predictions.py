@@ -7,7 +7,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from vqscale.cli.main import app
-from vqscale.laws.decisions.predictions import read_predictions, score
+from vqscale.laws.decisions.predictions import read_predictions, score_predictions
 from vqscale.laws.io.export import read_fits
 from vqscale.plan.pending_predictions import predict_pending
 from vqscale.plan.plan import plan
@@ -78,6 +78,6 @@ def test_staged_study_predicts_each_budget_that_the_smaller_ones_allow(
     assert known_before[1e10] == set()
     largest = {one.trial.id for one in plan(study).trials if one.budget == 1.6e11}
     assert largest <= known_before[1.6e11]
-    scores = score(read_predictions(study.folder), read_table(f"{study.folder}/results.parquet"))
+    scores = score_predictions(read_predictions(study.folder), read_table(f"{study.folder}/results.parquet"))
     assert largest <= {one.prediction.trial_id for one in scores}
     assert any("before their runs" in text for text in said)

@@ -1,0 +1,106 @@
+"""The study's end of the driver process: what it reads, how it stops, and what it says of a driver that died."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from vqscale.errors import ClusterError
+from vqscale.study.spec import Resources, parse_study
+from vqscale.sweep import client
+from vqscale.sweep.client import DriverDiedError, RayDriver
+from vqscale.sweep.protocol import Stage
+
+CONNECTED = """
+import json, os, signal, subprocess, sys, time
+def tell(**event): print(json.dumps(event), flush=True)
+def read(): return json.loads(sys.stdin.readline())["request"]
+assert read()["kind"] == "connect"
+tell(kind="connected")
+"""
+STAGE = "stage = read()\nassert stage['kind'] == 'stage'\n"
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A `RayDriver` whose process runs a program of the test's."""
+
+    def make(program: str) -> RayDriver:
+        (tmp_path / "fake_driver.py").write_text(program, encoding="utf-8")
+        monkeypatch.setattr(client, "DRIVER", "fake_driver")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        return RayDriver(None, Resources())
+
+    return make
+
+
+@pytest.fixture
+def stage() -> Stage:
+    values = {"study": "s", "data": {"corpus": "c"}, "model": {"arch": "gla"}, "train": {"lr": 0.1}}
+    return Stage(study=parse_study(values, source="test"), orders=())
+
+
+def test_events_of_a_stage_arrive_in_order_and_end_with_trained(driver: Any, stage: Stage) -> None:
+    told = "for step in (1, 2): tell(kind='row', trial='a', row={'step': step})\n"
+    with driver(CONNECTED + STAGE + told + "tell(kind='trained')\nassert read()['kind'] == 'close'\n") as connected:
+        events = list(connected.train(stage))
+    assert [event["kind"] for event in events] == ["row", "row", "trained"]
+    assert [event["row"]["step"] for event in events[:2]] == [1, 2]
+
+
+def test_error_of_the_driver_is_raised_as_what_it_was(driver: Any) -> None:
+    program = CONNECTED.replace(
+        'tell(kind="connected")', 'tell(kind="error", type="ClusterError", message="too small")'
+    )
+    with pytest.raises(ClusterError, match="too small"), driver(program):
+        pass
+
+
+def test_driver_that_dies_is_named_with_its_signal_and_last_lines(driver: Any, stage: Stage) -> None:
+    dies = "print('a last line', file=sys.stderr, flush=True)\nos.kill(os.getpid(), signal.SIGSEGV)\n"
+    with driver(CONNECTED + STAGE + dies) as connected, pytest.raises(DriverDiedError) as raised:
+        list(connected.train(stage))
+    assert "ended unexpectedly (signal 11)" in str(raised.value)
+    assert "a last line" in str(raised.value)
+
+
+def test_event_that_was_cut_off_by_a_death_is_not_an_event(driver: Any, stage: Stage) -> None:
+    dies = 'sys.stdout.write(\'{"kind": "row", "tri\')\nsys.stdout.flush()\nos._exit(3)\n'
+    with driver(CONNECTED + STAGE + dies) as connected, pytest.raises(DriverDiedError, match="exit code 3"):
+        list(connected.train(stage))
+
+
+def test_stop_interrupts_the_driver_and_waits_for_its_answer(driver: Any, stage: Stage) -> None:
+    waits = (
+        "tell(kind='row', trial='a', row={})\n"
+        "try: time.sleep(60)\n"
+        "except KeyboardInterrupt: tell(kind='interrupted')\n"
+        "assert read()['kind'] == 'close'\n"
+    )
+    began = time.monotonic()
+    with driver(CONNECTED + STAGE + waits) as connected:
+        next(iter(connected.train(stage)))
+        connected.stop()
+    assert time.monotonic() - began < 30
+
+
+def test_leaving_ends_whatever_the_driver_has_started(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "CLOSE_SECONDS", 0.5)
+    with driver(CONNECTED + "child = subprocess.Popen(['sleep', '61'])\ntime.sleep(60)\n") as connected:
+        leader = psutil.Process(connected._process.pid)
+        deadline = time.monotonic() + 20
+        while not (children := leader.children()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert children
+    assert not leader.is_running()
+    psutil.wait_procs(children, timeout=10)
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+
+
+def test_driver_is_out_of_reach_of_a_terminals_signals(driver: Any) -> None:
+    with driver(CONNECTED + "read()\n") as connected:
+        assert os.getpgid(connected._process.pid) == connected._process.pid != os.getpgid(0)
+        assert os.getsid(connected._process.pid) != os.getsid(0)

@@ -1,0 +1,120 @@
+"""A run is judged by the records of its trials, not by how the driver process ended; its table is always written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vqscale.costing.facts import failed_result
+from vqscale.errors import StudyInterruptedError
+from vqscale.results import read_table
+from vqscale.results.records import write_result
+from vqscale.study.spec import parse_study
+from vqscale.sweep.client import DriverDiedError
+from vqscale.sweep.events import StudyEvents
+from vqscale.sweep.protocol import Stage
+from vqscale.workflow import training
+
+
+class Told(StudyEvents):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.ended_trials: list[str] = []
+
+    def message(self, text: str, level: str = "info") -> None:
+        self.messages.append(text)
+
+    def ended(self, trial: Any, result: Any) -> None:
+        self.ended_trials.append(trial.name)
+
+
+class Driver:
+    """Writes the records of the first `recorded` trials of a stage, then raises."""
+
+    recorded = 0
+    error: BaseException = DriverDiedError("the process that talks to Ray ended unexpectedly (signal 11).\nlog")
+    stopped = 0
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __enter__(self) -> "Driver":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def stop(self) -> None:
+        type(self).stopped += 1
+
+    def train(self, stage: Stage) -> Iterator[dict[str, Any]]:
+        for order in stage.orders[: self.recorded]:
+            blank = failed_result("s", order.trial, error="", attempts=1, workers=1, started_at="now")
+            write_result(blank.model_copy(update={"status": "finished", "error": None, "loss": 2.0}), order.folder)
+        raise self.error
+        yield {}
+
+
+@pytest.fixture
+def study(corpus_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    class NoTracking(StudyEvents):
+        def __init__(self, *_: object) -> None: ...
+
+        def catch_up(self) -> None: ...
+
+    monkeypatch.setattr(training, "TrackingObserver", NoTracking)
+    monkeypatch.setattr(training, "open_tracker", lambda _: None)
+    values = {
+        "study": "s",
+        "data": {"corpus": corpus_uri},
+        "model": {"arch": "transformer_vq", "preset": "pico", "codebook_size": 16, "block_length": 16},
+        "train": {"context": 64, "tokens": 8192, "batch_tokens": 512, "lr": 0.01, "seeds": [0, 1]},
+        "storage": str(tmp_path),
+    }
+    return parse_study(values, source="test")
+
+
+def driver(monkeypatch: pytest.MonkeyPatch, **values: Any) -> type[Driver]:
+    made = type("Made", (Driver,), values)
+    monkeypatch.setattr(training, "RayDriver", made)
+    return made
+
+
+def test_driver_that_dies_after_all_records_are_written_fails_nothing(
+    study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(monkeypatch, recorded=2)
+    told = Told()
+    run = training.train_study(study, events=told)
+    assert [result.status for result in run.results] == ["finished", "finished"]
+    assert len(told.ended_trials) == run.trained_now == 2
+    assert any("signal 11" in text and "All trials of this stage have their results" in text for text in told.messages)
+    assert list(read_table(f"{study.folder}/results.parquet")["loss"]) == [2.0, 2.0]
+
+
+def test_driver_that_dies_before_leaves_the_table_of_what_had_ended(
+    study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(monkeypatch, recorded=1)
+    with pytest.raises(DriverDiedError, match=r"1 of 2 trials have no result yet.*signal 11"):
+        training.train_study(study, events=StudyEvents())
+    assert len(read_table(f"{study.folder}/results.parquet")) == 1
+    driver(monkeypatch, recorded=1)  # the same call resumes: one trial is left
+    assert training.train_study(study, events=StudyEvents()).trained_now == 1
+
+
+def test_failed_record_of_an_earlier_run_is_no_result_of_this_one(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for planned in training.plan(study).trials:
+        blank = failed_result("s", planned.trial, error="no", attempts=1, workers=1, started_at="before")
+        write_result(blank, f"{study.folder}/trials/{planned.trial.id}")
+    driver(monkeypatch, recorded=0)
+    with pytest.raises(DriverDiedError, match="2 of 2 trials have no result yet"):
+        training.train_study(study, events=StudyEvents())
+
+
+def test_interrupt_stops_the_driver_and_keeps_the_table(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = driver(monkeypatch, recorded=1, error=KeyboardInterrupt())
+    told = Told()
+    with pytest.raises(StudyInterruptedError, match="of 2 trials are not finished"):
+        training.train_study(study, events=told)
+    assert (made.stopped, told.messages) == (1, ["Stopping ..."])
+    assert Path(study.folder, "results.parquet").exists()
