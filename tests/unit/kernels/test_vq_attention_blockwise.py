@@ -102,7 +102,7 @@ def test_blockwise_values_with_strides_equal_naive(kind, chunk_blocks, random_ca
 @pytest.mark.parametrize(
     "shape",
     [
-        {"length": 4096, "size": 4, "block_length": 16, "heads": 1, "kv_heads": 1},
+        {"length": 2048, "size": 4, "block_length": 16, "heads": 1, "kv_heads": 1},
         {"length": 256, "size": 16, "block_length": 32, "heads": 32, "kv_heads": 1},
     ],
     ids=["hundreds of tokens a code", "many heads share keys"],
