@@ -84,3 +84,14 @@ def test_stopping_judges_a_resumed_trial_at_the_same_rungs() -> None:
     scheduler.on_trial_result(None, trial, metrics(100, 2.0))
     assert scheduler.on_trial_result(None, trial, metrics(50, 5.0)) == "CONTINUE"
     assert scheduler.on_trial_result(None, trial, metrics(100, 5.0)) == "CONTINUE"
+
+
+def test_stopping_judges_a_report_that_passes_two_rungs_at_the_last_of_them() -> None:
+    scheduler = WithinTolerance([100, 200], margin=0.1)
+    steady, jumping, later = Trial("steady"), Trial("jumping"), Trial("later")
+    scheduler.on_trial_result(None, steady, metrics(100, 2.0))
+    scheduler.on_trial_result(None, steady, metrics(200, 1.5))
+    # 1.9 is better than any loss at 100 tokens and 0.4 behind at 200: it has had 210 tokens, so 200 is what counts.
+    assert scheduler.on_trial_result(None, jumping, metrics(210, 1.9)) == "STOP"
+    # ... and the best at the rung that was passed over stays 2.0, of which 2.09 is within the margin.
+    assert scheduler.on_trial_result(None, later, metrics(100, 2.09)) == "CONTINUE"
