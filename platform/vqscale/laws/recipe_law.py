@@ -83,6 +83,7 @@ def fit_line(sizes: Sequence[int], values: Sequence[float]) -> RecipeLaw:
         from scipy.stats import t as student
 
         residual = float(np.sqrt(np.sum((log_value - level - exponent * x_N) ** 2) / free))
+        # Student's t times the standard error of a slope, residual / sqrt(sum x^2).
         half = float(student.ppf(0.95, free)) * residual / float(np.sqrt(x_N @ x_N))
     return RecipeLaw(
         reference=float(np.exp(level)),
@@ -170,6 +171,7 @@ def _losses(runs: "pd.DataFrame", metric: str) -> tuple[list[float], list[float 
     losses: list[float | None] = []
     for rate in rates:
         group = runs[runs["lr"] == rate]
+        # A rate at which any seed diverged has no mean: it would be that of the seeds which did not.
         ended = group[metric].notna().all() and ("status" not in group or (group["status"] == "finished").all())
         losses.append(float(group[metric].mean()) if ended else None)
     return rates, losses

@@ -197,7 +197,7 @@ def _isoflops(table: "pd.DataFrame", law: Law, request: _Request) -> list[Isoflo
 
 
 def _selections(made: Sequence[Subset], objective: Objective) -> list[ModelSelection]:
-    """Model selection wherever several laws of the same letters were asked for on the same runs."""
+    """Model selection wherever several laws of the same letters were requested on the same runs."""
     rivals: dict[str, list[Subset]] = {}
     for subset in made:
         if len(subset.law.letters) > 1:

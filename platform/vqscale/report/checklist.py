@@ -116,7 +116,7 @@ def _held_out(fit: Fit) -> str:
 def _sensitivity(fits: StudyFits) -> str:
     variants = list(dict.fromkeys(one.description for fit in fits.fits for one in fit.variants))
     runs = " and of every single run" if any(fit.influences for fit in fits.fits) else ""
-    return f"influence of {', '.join(variants)}{runs}: tables above" if variants or runs else "not asked for"
+    return f"influence of {', '.join(variants)}{runs}: tables above" if variants or runs else "not requested"
 
 
 def _objective(method: Method) -> str:
@@ -137,7 +137,7 @@ def _optimiser(fits: StudyFits) -> str:
 def _uncertainty(fits: StudyFits) -> str:
     refits = {fit.bootstrap for fit in fits.fits}
     if not refits - {0}:
-        return "no intervals were asked for"
+        return "no intervals were requested"
     seeds = _joined({str(fit.bootstrap_seed) for fit in fits.fits})
     return f"percentile intervals of {max(refits)} refits of resampled runs (seed {seeds})"
 

@@ -57,6 +57,7 @@ def _embed(panel: Panel) -> "Markup":
     """The panel as JSON that cannot end the script element around it."""
     from markupsafe import Markup
 
+    # "<" as an escape: "</script>" inside a string would end the element, and JSON reads the escape as "<".
     return Markup(json.dumps(plotly_chart(panel), allow_nan=False).replace("<", "\\u003c"))
 
 

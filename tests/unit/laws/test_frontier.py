@@ -85,9 +85,9 @@ def test_flat_bottom_is_within_a_hundredth_of_the_optimal_loss():
 @pytest.mark.parametrize(("shift", "side"), [(30.0, "smaller"), (1 / 30, "larger")])
 def test_optimum_outside_the_sizes_tried_is_refused(shift, side):
     study = law(shift=shift)
-    with pytest.raises(FitError, match=f"no run shows the turn. Train {side} sizes"):
+    with pytest.raises(FitError, match=f"the runs do not bracket it. Train {side} sizes"):
         optimum_at(study, six_n(study.n), 1e18)
-    with pytest.raises(FitError, match="no run shows the turn"):
+    with pytest.raises(FitError, match="the runs do not bracket it"):
         optimum_at(study, six_n(study.n), 1e20)
     found = make_frontier(study, six_n(study.n), "6nd")
     assert found.optima == []

@@ -27,8 +27,8 @@ def test_comparison_at_a_measured_length_gives_ratio_break_even_cost_and_memory(
     against_full, against_transformer = comparison.at(8192)
     assert against_full == (
         "At T = 8,192 transformer_vq trains 2.49 x [2.49, 2.49] as fast as transformer_full; break-even at T = 1,320"
-        " [1,320, 1,320]; a billion tokens cost 139 USD against 345 at 2 USD a device-hour; its peak memory is 1 x that"
-        " of transformer_full."
+        " [1,320, 1,320]; a billion tokens cost 139 USD against 345 at 2 USD per device-hour; its peak memory is 1 x"
+        " that of transformer_full."
     )
     assert "1.35 x" in against_transformer
     assert "break-even at T = 4,495 [4,495, 4,495]" in against_transformer

@@ -245,6 +245,7 @@ def _measured(fit: Fit, table: "pd.DataFrame") -> "pd.DataFrame":
     known = {point.name: point.x[fit.letters.index("N")] for point in fit.points}
     if "tokens_per_second" not in table:
         return pd.DataFrame({"n": [], "seconds": []})
+    # Names are unique within a subset only: rows of other subsets are dropped below.
     runs = table.assign(called=names_of(table))
     runs = runs[runs["called"].isin(list(known)) & runs["tokens_per_second"].notna()]
     for column, value in fit.where.items():

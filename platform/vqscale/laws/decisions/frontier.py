@@ -1,8 +1,8 @@
 """The compute-optimal frontier of a law in N and D: N*(C), D*(C), L*(C), its exponents, and its inverse.
 
 What is refused, and why: an optimum at a budget within the data that lies outside the sizes trained near that budget
-(no run shows the turn); any budget beyond the data where that is so at the largest fitted one; and a budget more than
-a hundred times the largest or less than a hundredth of the smallest fitted one.
+(the runs do not bracket it); any budget beyond the data where that is so at the largest fitted one; and a budget more
+than a hundred times the largest or less than a hundredth of the smallest fitted one.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def fit_frontiers(
 
 
 def make_frontier(law: Surface, cost: TokenCost, kind: str, budgets: Sequence[float] | None = None) -> Frontier:
-    """`budgets`: where optima are asked for; by default seven over the fitted range and 3, 10 and 100 times beyond.
+    """`budgets`: where optima are requested; by default seven over the fitted range and 3, 10 and 100 times beyond.
 
     Raises FitError where the law has no finite optimum between the smallest and the largest fitted budget.
     """
@@ -76,6 +76,7 @@ def make_frontier(law: Surface, cost: TokenCost, kind: str, budgets: Sequence[fl
             optima.append(optimum_at(law, cost, budget))
         except FitError as error:
             refused[repr(float(budget))] = str(error)
+    # Row 0 is the fit itself: refits without an optimum only cost the interval.
     ends_BE = law.best(cost, [low, high])[0]
     if not np.all(np.isfinite(ends_BE[0])):
         raise FitError("at a fitted budget the law has no finite optimum")
@@ -136,7 +137,7 @@ def _require_sampled(law: Surface, cost: TokenCost, spent_R: Array, budget: floa
     if not sizes.min() <= best_n <= sizes.max():
         raise FitError(
             f"the optimum lies outside the sizes tried near {nearest:.4g} ({sizes.min():.4g} to {sizes.max():.4g}): "
-            f"no run shows the turn. Train {'smaller' if best_n < sizes.min() else 'larger'} sizes at this budget."
+            f"the runs do not bracket it. Train {'smaller' if best_n < sizes.min() else 'larger'} sizes at this budget."
         )
 
 
@@ -149,7 +150,7 @@ def _nearby(spent_R: Array, budget: float) -> NDArray[np.bool_]:
 
 def _flat_bottom(law: Surface, cost: TokenCost, budget: float, log_n: float, loss: float) -> tuple[float, float]:
     """Sizes between which the loss is within `FLAT_SHARE` of `loss`, from the fit alone."""
-    offset_U = np.linspace(0, FLAT_REACH, 4001)
+    offset_U = np.linspace(0, FLAT_REACH, 4001)  # sizes to 0.23 %
     ends = []
     for sign in (-1, 1):
         log_n_U = log_n + sign * offset_U

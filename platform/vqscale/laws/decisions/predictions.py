@@ -119,7 +119,7 @@ def predicted_loss(fit: Fit, x: Mapping[str, float], seed: int = 0) -> Estimate:
     """
     names = list(fit.parameters)
     rows_BP = np.array([list(fit.parameters.values()), *fit.draws], dtype=np.float64)
-    law_B = _losses(fit, names, rows_BP, x)
+    law_B = _losses(fit, names, rows_BP, x)  # row 0 is the fit, the others its refits
     if len(law_B) == 1:
         return Estimate(value=float(law_B[0]))
     residual_R = np.array([point.residual for point in fit.points])

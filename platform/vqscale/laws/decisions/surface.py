@@ -61,6 +61,7 @@ class Surface:
             low_BK = np.where(rising_BK, low_BK, middle_BK)
         log_n_BK = 0.5 * (low_BK + high_BK)
         loss_BK = self.losses(log_n_BK, log_c_K - cost.log_per_token(log_n_BK))
+        # The slope has one sign everywhere: the loss falls (or rises) with N to the end of the range.
         none_BK = (log_n_BK - low < _EDGE) | (high - log_n_BK < _EDGE)
         return np.where(none_BK, np.inf, log_n_BK), loss_BK
 
@@ -76,6 +77,7 @@ class Surface:
 
     def _slope(self, cost: TokenCost, log_c_K: Array, log_n_BK: Array) -> Array:
         """dL / d log N at constant budget."""
+        # At constant C, d log D / d log N = -slope of log(cost per token).
         pull = self.d_power[:, None, :] * cost.slope(log_n_BK)[:, :, None] - self.n_power[:, None, :]
         terms = self._terms(log_n_BK, log_c_K - cost.log_per_token(log_n_BK))
         return np.asarray((terms * pull).sum(axis=2), dtype=np.float64)
@@ -99,6 +101,7 @@ class Surface:
         """
         budgets_K, least_BK = table or self.least_losses(cost)
         found_B = np.full(len(loss_B), np.nan)
+        # np.interp needs ascending abscissae, and L* - E falls with the budget: hence everything reversed.
         for row, (floor, loss) in enumerate(zip(self.floor.tolist(), loss_B.tolist(), strict=False)):
             if least_BK[row, -1] <= loss <= least_BK[row, 0]:
                 above = np.log(least_BK[row, ::-1] - floor)
@@ -170,7 +173,7 @@ def exact_flops_of(fit: Fit) -> tuple[Array, Array]:
 
 
 def leading_fits(fits: Sequence[Fit]) -> list[Fit]:
-    """The laws in N and D; of several for one subset the first, in the order in which laws were asked for."""
+    """The laws in N and D; of several for one subset the first, in the order in which laws were requested."""
     found: dict[str, Fit] = {}
     for fit in fits:
         if fit.letters == ["N", "D"]:

@@ -42,6 +42,7 @@ class TokenCost:
 
     def log_per_token(self, log_n: Array) -> Array:
         """log of the cost of a token; no number where a refit has no best N, which is infinite then."""
+        # Below the smallest run the tangent: a negative rest would otherwise make small models cost less than nothing.
         inside = np.maximum(log_n, np.log(self.smallest))
         per_n = self.linear + self.rest * np.exp((self.power - 1) * inside)
         with np.errstate(invalid="ignore"):
@@ -89,7 +90,7 @@ def fit_token_cost(
     usable = [candidate for candidate in candidates if _grows(*candidate[1:], float(sizes[0]))]
     if not usable:
         raise FitError(f"{what}: does not grow with N over the {len(sizes)} sizes")
-    _, linear, rest, power = min(usable)
+    _, linear, rest, power = min(usable)  # of the least squared error, the first entry
     cost = TokenCost(
         linear=linear,
         rest=rest,
@@ -108,6 +109,7 @@ def fit_token_cost(
 
 def _least_squares(n_R: Array, cost_R: Array, power: float) -> tuple[float, float, float, float]:
     """Squared relative error, linear, rest, power."""
+    # Divided by the cost, the errors are relative; scaled, columns that differ by orders of magnitude are conditioned.
     columns = np.stack([n_R / cost_R, n_R**power / cost_R], axis=1)
     scale = np.linalg.norm(columns, axis=0)
     solution = np.linalg.lstsq(columns / scale, np.ones(len(n_R)), rcond=None)[0]

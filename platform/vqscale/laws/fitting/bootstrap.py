@@ -65,6 +65,7 @@ def _weights(problem: Problem, x_RA: Array, refits: int, seed: int, groups: Sequ
     member_R = run_numbers(problem.runs, groups)
     runs = int(member_R.max()) + 1
     kept = [np.empty((0, problem.runs))]
+    # Batches of `refits` resamples, those that determine no law dropped, until enough are left.
     for _ in range(ATTEMPTS_PER_REFIT):
         # A resample is a vector of counts: weights of the same problem, so that all refits are one array.
         weight_BR = rng.multinomial(runs, np.full(runs, 1 / runs), refits)[:, member_R].astype(np.float64)

@@ -40,6 +40,7 @@ def cross_check(problem: Problem) -> CheckedMinimum:
     first = problem.with_objective(replace(problem.objective, delta=path[0]))
     ends = [_descend(first, start) for start in _starts(problem)]
     values = np.array([_value_and_gradient(end, first)[0] for end in ends])
+    # Agreement is judged at the first delta: only the best end is followed to the problem's own.
     agreeing = int(np.sum(values <= values.min() * (1 + SAME_MINIMUM) + problem.negligible))
     best = ends[int(values.argmin())]
     for delta in path[1:]:
@@ -65,7 +66,7 @@ def _starts(problem: Problem) -> list[Array]:
     low, high = bounds(problem)
     found = []
     for _ in range(STARTS):
-        share = rng.uniform(0.05, 0.95)
+        share = rng.uniform(0.05, 0.95)  # neither end: on a bound a start would stay there
         e = share * problem.losses.min()
         rest = (problem.losses.mean() - e) / terms
         powers = np.exp(rng.uniform(np.log(0.08), np.log(1.3), exponents))
@@ -83,6 +84,7 @@ def _descend(problem: Problem, start_P: Array) -> Array:
         jac=True,
         method="L-BFGS-B",
         bounds=list(zip(*bounds(problem), strict=True)),
+        # Meaningful on the scaled objective only. 20 corrections (scipy: 10) for the correlated coefficients.
         options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 2000, "maxfun": 4000, "maxcor": 20},
     )
     return np.asarray(result.x, dtype=np.float64)
@@ -102,6 +104,7 @@ def _value_and_gradient(theta_P: Array, problem: Problem) -> tuple[float, Array]
     if problem.objective.residual == "raw":
         predicted_R = np.exp(log_loss_R)
         slope_IR = slope_IR * predicted_R
+    # c (r - c/2), with r clipped to c, is the Huber loss; its derivative is c.
     residual_R = (predicted_R - problem.target) / problem.unit
     pull_R = residual_R if problem.objective.delta is None else np.clip(residual_R, -1, 1)
     by_term_I = slope_IR @ pull_R

@@ -61,6 +61,7 @@ def solve(problem: Problem, *, check: bool = True) -> Minimum:
     ends = _polished(problem, search(_widened(problem)))
     found = objective_values(problem, ends, np.ones((len(ends), problem.runs)))
     theta, value = ends[int(found.argmin())], float(found.min())
+    # `negligible`: objectives of noise-free runs are rounding errors, whose ratios mean nothing.
     agreeing = int(np.sum(found - value <= SAME_MINIMUM * value + problem.negligible))
     checked: CrossCheck | None = None
     if check:
@@ -82,7 +83,7 @@ def disagreement(method: Method) -> str:
 
 
 def _widened(problem: Problem) -> Problem:
-    """The problem at the delta where a search starts: not below 1e-3."""
+    """The problem at the delta where a search starts: not below 1e-3, where kinks would stop starts far away."""
     first = [*delta_path(problem), problem.objective.delta][0]
     return problem.with_objective(Objective(delta=first, residual=problem.objective.residual))
 
@@ -123,6 +124,7 @@ def _minimum(problem: Problem, theta_P: Array, agreeing: int, starts: int, check
 def _judge(
     problem: Problem, theta_P: Array, share: float, condition: float, agreeing: int, starts: int
 ) -> tuple[FitStatus, str]:
+    # In order of cause: a parameter on a bound or not determined explains a search that did not converge.
     bound = describe_bound(problem, theta_P)
     if bound:
         return FitStatus.ON_BOUND, bound
@@ -139,4 +141,5 @@ def _judge(
 def refit(problem: Problem, theta_P: Array, weight_BR: Array) -> Array:
     """The minimum nearest to `theta_P` for every weighting of the runs: theta [B, P]."""
     start_BP = np.tile(theta_P, (len(weight_BR), 1))
+    # 1e-9 is far below the spread between refits, which is all that they are used for.
     return descend_through_deltas(problem, start_BP, weight_BR, tolerance=1e-9)

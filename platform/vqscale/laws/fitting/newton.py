@@ -56,7 +56,7 @@ def descend_through_deltas(problem: Problem, theta_BP: Array, weight_BR: Array, 
     """
     for delta in delta_path(problem):
         easier = problem.with_objective(replace(problem.objective, delta=delta))
-        theta_BP = descend(easier, theta_BP, weight_BR, tolerance=1e-6)
+        theta_BP = descend(easier, theta_BP, weight_BR, tolerance=1e-6)  # loose: only a start for the next delta
     return descend(problem, theta_BP, weight_BR, tolerance=tolerance)
 
 
@@ -67,6 +67,7 @@ def delta_path(problem: Problem, *, ratio: float = 5.0) -> list[float]:
     if delta is None or delta >= largest:
         return []
     count = int(np.ceil(np.log(largest / delta) / np.log(ratio)))
+    # Without the last one, which is the problem's own.
     return [float(value) for value in np.geomspace(largest, delta, count + 1)[:-1]]
 
 
@@ -87,6 +88,7 @@ class _Descent:
         active = np.arange(len(self.theta))
         for _ in range(steps):
             move, gain = self._steps(active)
+            # Noise-free runs have an objective of zero, of which no share can be gained: hence the second summand.
             going = (gain > self.tolerance * (self.known.value[active] + self.problem.negligible * 1e-9)) & (
                 self.damping[active] < LARGEST_DAMPING
             )
@@ -99,6 +101,7 @@ class _Descent:
     def _steps(self, rows: Rows) -> tuple[Array, Array]:
         """Damped Newton step of every row, and what an undamped one would gain."""
         gradient, hessian = self.known.gradient[rows], self.known.hessian[rows]
+        # Scaled by the majorant's diagonal, which is positive where that of the Hessian may not be.
         scale = 1 / np.sqrt(np.maximum(np.einsum("bpp->bp", self.known.majorant[rows]), 1e-300))
         theta = self.theta[rows]
         # A parameter on a bound whose gradient points outwards does not move (projected Newton).
@@ -117,7 +120,8 @@ class _Descent:
         if self.refine is not None:
             trial = np.clip(self.refine(self.problem, trial, self.weight[rows]), self.low, self.high)
         better = objective_values(self.problem, trial, self.weight[rows]) < self.known.value[rows]
-        # Ten times less after a success, six times more after a failure: the usual Levenberg-Marquardt factors.
+        # Ten times less after a success, six times more after a failure, as in Levenberg-Marquardt methods. The lower
+        # limit lets a row whose damping has shrunk over many successes recover within a few failures.
         self.damping[rows] = np.where(better, self.damping[rows] * 0.1, np.maximum(self.damping[rows], 1e-6) * 6)
         moved = rows[better]
         if len(moved):
@@ -135,6 +139,7 @@ def gain_in_reach(found: Derivatives, searched: slice) -> tuple[float, float]:
 
     Half of g' M^-1 g does not depend on the units of the parameters, which a gradient norm would.
     """
+    # lstsq, not solve: a direction that the runs do not determine has no gain and an infinite condition.
     matrix, gradient = found.majorant[0][searched, searched], found.gradient[0][searched]
     scale = 1 / np.sqrt(np.diag(matrix))
     normalised = matrix * np.outer(scale, scale)

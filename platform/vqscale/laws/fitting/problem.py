@@ -21,7 +21,7 @@ from vqscale.laws.forms.catalogue import Array, Formula, Law, incidence, paramet
 DELTA = 1e-3
 """Huber threshold of log residuals: Hoffmann et al. 2022 (arXiv 2203.15556), section 3.3."""
 LEAST_SQUARES_UNIT = 1e-3
-"""Residuals of a least-squares fit are counted in this unit (of the mean loss, where they are raw)."""
+"""Residuals of a least-squares fit are counted in this unit (of the mean loss, where they are raw), like `DELTA`."""
 EXPONENT_RANGE = (1e-3, 4.0)
 """Bounds of the search; published exponents lie between 0.05 (Kaplan et al. 2020) and 0.7."""
 LOWEST_E = 1e-3
@@ -105,6 +105,7 @@ class Problem:
     @cached_property
     def slopes(self) -> Array:
         """d log term / d theta: [P, I * R], constant."""
+        # Log terms are linear in theta: these are the same at every theta and computed once.
         terms, exponents, runs = self.z.shape
         found_PIR = np.zeros((self.size, 1 + terms, runs))
         found_PIR[np.arange(1 + terms), np.arange(1 + terms)] = 1
@@ -197,6 +198,7 @@ def derivatives(problem: Problem, theta_BP: Array, weight_BR: Array) -> Derivati
     residual_BR = scaled_residuals(problem, forward)
     jacobian_BPR = _jacobian(problem, forward) / problem.unit
     pull_BR = weight_BR * clipped(problem, residual_BR)
+    # Huber loss h(r): h' is r clipped, h'' is 1 inside delta and 0 outside, and h'(r) / r bounds h'' from above.
     inside_BR = weight_BR * (1.0 if problem.objective.delta is None else np.abs(residual_BR) < 1)
     reweighted_BR = weight_BR * (1.0 if problem.objective.delta is None else 1 / np.maximum(np.abs(residual_BR), 1))
     bent_BIR = pull_BR[:, None] * forward.share / problem.unit
@@ -228,7 +230,7 @@ def natural(problem: Problem, theta_BP: Array) -> Array:
     exponent_BK = theta_BP[..., 1 + terms :]
     # Back from centred log x: log c_j = a_j + sum_k eta_k centre_jk.
     coefficient_BJ = np.exp(theta_BP[..., 1 : 1 + terms] + exponent_BK @ problem.centre.T)
-    e_B1 = np.exp(theta_BP[..., :1]) * problem.with_e
+    e_B1 = np.exp(theta_BP[..., :1]) * problem.with_e  # exactly 0 in a law without a floor, not NO_E
     found = np.concatenate([e_B1, coefficient_BJ, exponent_BK], axis=-1)
     return np.asarray(found[..., _natural_order(problem.formula)])
 
@@ -248,11 +250,13 @@ def bounds(problem: Problem) -> tuple[Array, Array]:
     """Lowest and highest theta."""
     smallest, largest = np.log(problem.losses.min()), np.log(problem.losses.max())
     terms, exponents, _ = problem.z.shape
+    # A term's value at the centre of the runs: from 1e-8 of the smallest loss, which is none, to ten times the largest.
     low = (
         [smallest + np.log(LOWEST_E if problem.with_e else NO_E)]
         + [smallest + np.log(1e-8)] * terms
         + [EXPONENT_RANGE[0]] * exponents
     )
+    # E is at most the smallest loss: every other term is positive.
     high = [smallest if problem.with_e else low[0]] + [largest + np.log(10.0)] * terms + [EXPONENT_RANGE[1]] * exponents
     return np.array(low), np.array(high)
 

@@ -83,7 +83,7 @@ def split_table(table: "pd.DataFrame", columns: Sequence[str]) -> "Iterator[tupl
         yield {}, table
         return
     key = [tuple(_plain(value) for value in row) for row in table[present].itertuples(index=False, name=None)]
-    for values in sorted(set(key), key=repr):
+    for values in sorted(set(key), key=repr):  # by text: mixed types and None have no order of their own
         yield dict(zip(present, values, strict=True)), table[[row == values for row in key]]
 
 
@@ -131,6 +131,7 @@ def best_recipe(table: "pd.DataFrame", law: Law, metric: str) -> "tuple[pd.DataF
 
 def lower_envelope(table: "pd.DataFrame", axis: str, metric: str) -> "pd.DataFrame":
     """The runs that no run at the same or a lower `axis` matches: the compute-efficient frontier, where `axis` is C."""
+    # Strictly below: of two equal losses the cheaper run stays.
     ordered = table.sort_values([axis, metric], kind="stable")
     best_before = ordered[metric].cummin().shift(fill_value=np.inf)
     return ordered[ordered[metric] < best_before]
@@ -139,6 +140,7 @@ def lower_envelope(table: "pd.DataFrame", axis: str, metric: str) -> "pd.DataFra
 def data_hash(table: "pd.DataFrame", columns: Sequence[str]) -> str:
     """sha256 of the named columns, the same for a table read from Parquet and from CSV."""
     present = [column for column in columns if column in table]
+    # Plain values, so that a column with gaps (floats in CSV) hashes like the integers in Parquet.
     rows = [[_plain(value) for value in row] for row in table[present].itertuples(index=False, name=None)]
     return hashlib.sha256(json.dumps([present, rows], allow_nan=False).encode()).hexdigest()
 

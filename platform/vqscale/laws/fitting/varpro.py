@@ -46,6 +46,7 @@ def start_exponents(problem: Problem) -> Array:
 def project(problem: Problem, exponent_GK: Array, steps: int) -> Array:
     """theta [G, P] with E and the coefficients solved for the given exponents, from nothing."""
     terms, mean = problem.terms, problem.losses.mean()
+    # From equal shares of the mean loss: at the centre of the runs log x is 0, and a coefficient is its term.
     equal = np.log(np.full((len(exponent_GK), 1 + terms), mean / (1 + terms)))
     start_GP = np.concatenate([equal, exponent_GK], axis=1)
     return _inner(problem, start_GP, np.ones((len(start_GP), problem.runs)), steps)
@@ -61,7 +62,7 @@ def _inner(problem: Problem, theta_BP: Array, weight_BR: Array, steps: int) -> A
     columns_BIR = _columns(problem, theta_BP)
     for _ in range(steps):
         coefficients = _reweighted(problem, theta_BP, weight_BR, columns_BIR)
-        found = np.log(np.maximum(coefficients, 1e-300))
+        found = np.log(np.maximum(coefficients, 1e-300))  # a coefficient of zero goes to its lower bound
         theta_BP = np.concatenate([np.clip(found, low[:first], high[:first]), theta_BP[:, first:]], axis=1)
     return theta_BP
 
@@ -104,6 +105,7 @@ def nonnegative_least_squares(matrix_BII: Array, right_BI: Array) -> Array:
         return found
     matrix, right = matrix_BII[wrong], right_BI[wrong]
     best, value = np.zeros_like(right), np.zeros(len(wrong))
+    # The empty set is x = 0 of value 0, with which `best` starts; the full one was tried above.
     for positive in itertools.product([False, True], repeat=size):
         if any(positive) and not all(positive):
             candidate = _restricted(matrix, right, np.array(positive))

@@ -290,6 +290,7 @@ def evaluate_law(formula: Formula, parameters: ArrayLike, x_RA: Array) -> Array:
     values = np.asarray(parameters, dtype=np.float64)
     place = {name: index for index, name in enumerate(parameter_names(formula.terms))}
     log_x = dict(zip(formula.letters, np.log(x_RA).T, strict=True))
+    # Powers of several axes as one exp of a sum of logarithms; row 0 of the values is E.
     total = np.broadcast_to(values[..., :1], (*values.shape[:-1], len(x_RA))).copy()
     for term in formula.terms:
         power = sum(values[..., [place[name]]] * log_x[letter] for letter, name in term.powers.items())

@@ -16,7 +16,7 @@ def law_curves(law: Law, x_RA: Array, parameters_P: Array, draws_BP: Array) -> l
     first = x_RA[:, 0]
     inside = np.geomspace(first.min(), first.max(), CURVE_POINTS)
     beyond = np.geomspace(first.max(), 10 * first.max(), CURVE_POINTS // 3)
-    x_X = np.concatenate([inside, beyond[1:]])
+    x_X = np.concatenate([inside, beyond[1:]])  # the first of `beyond` is the last of `inside`
     return [_curve(law, x_X, fixed, parameters_P, draws_BP) for fixed in _fixed_values(law, x_RA)]
 
 

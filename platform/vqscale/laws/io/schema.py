@@ -321,7 +321,7 @@ class Fit(Frozen):
     points: list[RunPoint]
     curves: list[Curve]
     influences: list[Influence] = Field(default_factory=list)
-    """Of every run, the largest first; empty where they were not asked for."""
+    """Of every run, the largest first; empty where they were not requested."""
     variants: list[Variant] = Field(default_factory=list)
     frontiers: list[Frontier] = Field(default_factory=list)
     """Of laws in N and D: by exact FLOPs and by 6ND."""

@@ -107,6 +107,7 @@ class _Parabola:
 
 
 def _parabola(n_R: Array, loss_R: Array) -> _Parabola:
+    # Centred: with log N itself (about 15) the three columns are nearly collinear.
     centre = float(np.log(n_R).mean())
     curvature, slope, level = np.polyfit(np.log(n_R) - centre, loss_R, 2).tolist()
     return _Parabola(level=level, slope=slope, curvature=curvature, centre=centre)
@@ -137,6 +138,7 @@ def _points(runs: IsoflopRuns, predicted_R: Array) -> list[RunPoint]:
             flops=float(c),
             measured=float(loss),
             predicted=float(predicted),
+            # A parabola may fall below zero, where there is no logarithm.
             residual=float(np.log(predicted / loss)) if predicted > 0 else 0.0,
         )
         for name, n, d, c, loss, predicted in rows

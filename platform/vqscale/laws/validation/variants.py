@@ -105,6 +105,7 @@ def variants(
 def _fewer(law: Law, x_RA: Array, order_R: Array) -> dict[str, NDArray[np.bool_]]:
     """Runs to keep, by what is left out."""
     found = {}
+    # With one axis the smallest budget is the smallest value of the axis.
     if len(law.letters) > 1:
         smallest = budgets_of(order_R, SAME_BUDGET)[0]
         found["without the smallest budget"] = ~np.isin(np.arange(len(order_R)), smallest)

@@ -71,6 +71,7 @@ def _(line: LineLayer) -> Chart:
 def _(band: BandLayer) -> Chart:
     return {
         "mode": "lines",
+        # One closed outline, along the top and back along the bottom, so that a band is a single trace.
         "x": _short([*band.x, *reversed(band.x)]),
         "y": _short([*band.high, *reversed(band.low)]),
         "fill": "toself",

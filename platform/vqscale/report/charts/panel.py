@@ -135,6 +135,7 @@ def round_numbers(low: float, high: float, most: int) -> list[float]:
     """Round numbers between two values and up to a step beyond: as dense as `most` ticks allow."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in _STEPS:
+        # By way of text: 3 * 10.0**-1 is 0.30000000000000004, and ticks are written out.
         places = [float(f"{digit}e{decade}") for decade in decades for digit in digits]
         if sum(low <= place <= high for place in places) <= most:
             break

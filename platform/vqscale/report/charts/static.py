@@ -69,7 +69,7 @@ def save_figures(figures: Iterable[DrawnFigure], folder: str, formats: Sequence[
     for name, made, provenance in figures:
         for suffix in formats:
             buffer = io.BytesIO()
-            with matplotlib.rc_context({"svg.hashsalt": name}):
+            with matplotlib.rc_context({"svg.hashsalt": name}):  # else ids in the SVG are random
                 made.savefig(buffer, format=suffix, metadata=_metadata(suffix, provenance))
             written.append(storage.join(folder, "figures", f"{name}.{suffix}"))
             storage.write_bytes(written[-1], buffer.getvalue())

@@ -208,6 +208,7 @@ def _curves(drawn: Sequence[tuple[SeedGroup, dict[str, Any]]], column: str) -> l
         buckets = pooled(one.rows[column]) if column in one.rows else {}
         if len(buckets) < 2:
             continue
+        # Buckets [start, end) are drawn at their geometric mean; the first may start at 0.
         places = [(start * max(end - 1, start)) ** 0.5 or 1.0 for start, end in buckets]
         layers.append(
             PointsLayer(

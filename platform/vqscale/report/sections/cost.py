@@ -164,6 +164,7 @@ def _errors(estimates: pd.DataFrame, known: list[str]) -> Table:
         for (arch, source), members in shown.assign(source=source_of).groupby(["arch", "source"]):
             ratios = members[f"{name}_ratio"].to_numpy(dtype=np.float64)
             middle = float(np.median(ratios))
+            # A factor: off by 2 and by 1/2 are alike, hence the logarithm.
             typical = float(np.exp(np.median(np.abs(np.log(ratios)))))
             label = architecture(arch)
             first: list[TableCell] = [(_ESTIMATES[name], name), (label, label), (str(len(ratios)), len(ratios))]

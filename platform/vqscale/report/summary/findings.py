@@ -42,8 +42,8 @@ def _best_run(data: ReportData) -> Iterator[str]:
         yield _most_accurate(data)
         return
     best = runs.sort_values(data.metric).iloc[0]
-    who = str(best["name"]) if "name" in runs else f"row {best.name}"
-    text = f"The best of {len(runs)} finished runs, {who}, reaches {number(best[data.metric])} {data.unit}"
+    name = str(best["name"]) if "name" in runs else f"row {best.name}"
+    text = f"The best of {len(runs)} finished runs, {name}, reaches {number(best[data.metric])} {data.unit}"
     if data.metric != "bpb":
         yield f"{text}."
         return
@@ -194,6 +194,7 @@ def _allocation(data: ReportData, fit: Fit) -> str:
 def _doubling(data: ReportData, fit: Fit) -> str:
     largest = max(fit.points, key=lambda point: point.x[0])
     exponent = fit.parameters["alpha"]
+    # (L - E) is A N^-alpha, of which doubling N leaves 2^-alpha.
     gain = (largest.predicted - fit.parameters["E"]) * (1 - 2**-exponent) / largest.predicted
     return (
         f"{data.name(fit.where, fit.label)}: doubling the largest model ({short_count(largest.x[0])} parameters) would"
@@ -226,6 +227,7 @@ def _best_value(members: list[EqualGroup], letter: str, noise: float | None) -> 
     best = min(range(len(values)), key=lambda place: means[place])
     above = [means[place] - means[best] for place in range(len(values))]
     others = [f"{whole(value)}: +{percent(above[place], 2)}" for place, value in enumerate(values) if place != best]
+    # The means are over several groups: their noise is that of one run over the root of their number.
     close = noise is not None and min(above[:best] + above[best + 1 :]) < 2 * noise / len(whole_ones) ** 0.5
     caveat = ", though not clearly" if close else ""
     return f"{letter} = {whole(values[best])}{caveat} ({', '.join(others)})"

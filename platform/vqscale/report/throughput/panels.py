@@ -105,7 +105,7 @@ def _bound(group: pd.DataFrame, column: str, end: str) -> list[float]:
     """Lowest or highest repeat; those of seconds per token follow from the speeds."""
     if column == "tokens_per_second":
         return [float(value) for value in group[f"{column}_{end}"]]
-    other = {"low": "high", "high": "low"}[end]
+    other = {"low": "high", "high": "low"}[end]  # the slowest repeat takes the longest per token
     return [1 / float(value) for value in group[f"tokens_per_second_{other}"]]
 
 

@@ -157,7 +157,7 @@ def measurement_provenance(table: pd.DataFrame) -> list[str]:
             for (device, precision), rows in peaks.groupby(["device", "precision"])
         )
         sentences.append(
-            f"MFU is the share of the most that large matrix products reached in the same process: {shares}. Model"
+            f"MFU is the share of the peak that large matrix products reached in the same process: {shares}. Model"
             " FLOPs are counted from the mathematics, without recomputation."
         )
     backends = sorted(set(ran["backend"].dropna()))
@@ -239,7 +239,7 @@ def _cost(own: _Row, other: _Row) -> list[str]:
         return []
     costs = [_amount(row["cost_per_billion_tokens"]) for row in (own, other)]
     price = f"{_amount(own['price_per_device_hour'])} {own['currency']}"
-    return [f"a billion tokens cost {costs[0]} {own['currency']} against {costs[1]} at {price} a device-hour"]
+    return [f"a billion tokens cost {costs[0]} {own['currency']} against {costs[1]} at {price} per device-hour"]
 
 
 def _energy(own: _Row, other: _Row) -> list[str]:
