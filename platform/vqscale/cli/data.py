@@ -33,7 +33,8 @@ def prepare_command(
         str | None, typer.Option(help="Where the corpus goes: a folder or URI. Named corpora: your home.")
     ] = None,
     loader: Annotated[
-        str | None, typer.Option("--as", help=f"SOURCE is the original of: {', '.join((*LOADERS, *LABELLED_LOADERS))}.")
+        str | None,
+        typer.Option("--as", help=f"SOURCE holds the raw data files of: {', '.join((*LOADERS, *LABELLED_LOADERS))}."),
     ] = None,
     tokenizer: Annotated[TokenizerName, typer.Option(help="bytes, or bpe trained on the train split.")] = "bytes",
     vocab_size: Annotated[int | None, typer.Option(help="Ids of a bpe tokenizer.")] = None,
@@ -77,8 +78,8 @@ def prepare_command(
         common["progress"] = bar.update
         if loader in LABELLED_LOADERS:
             _refuse(of_text, f"{loader} has labelled examples")
-            original = raw_files_loader(loader, source, fractions=fractions, **of_labels)
-            manifest: AnyManifest = prepare_labelled(original, target, **common)
+            raw_files = raw_files_loader(loader, source, fractions=fractions, **of_labels)
+            manifest: AnyManifest = prepare_labelled(raw_files, target, **common)
         else:
             _refuse(of_labels, "this source is text")
             texts = StandardLibrary() if is_stdlib else source

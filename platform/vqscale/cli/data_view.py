@@ -18,7 +18,7 @@ from rich.table import Table
 
 from vqscale.data.labelled.format import LabelledManifest
 from vqscale.data.manifests import AnyManifest
-from vqscale.data.publish import Stage
+from vqscale.data.publish import PreparationStage
 from vqscale.data.shards import Manifest
 
 _LONGEST_SILENCE = 0.1  # seconds between two updates of the bar
@@ -37,7 +37,7 @@ class Bar:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._tasks: dict[Stage, TaskID] = {}
+        self._tasks: dict[PreparationStage, TaskID] = {}
         self._shown = 0.0
 
     def __enter__(self) -> "Bar":
@@ -47,8 +47,8 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def update(self, stage: Stage, done: int, total: int | None) -> None:
-        """Show progress, several times a second at most and whenever a stage begins or ends."""
+    def update(self, stage: PreparationStage, done: int, total: int | None) -> None:
+        """Show progress, several times per second at most and whenever a stage begins or ends."""
         if stage == "complete":
             self._progress.console.print("This corpus is complete already; nothing to do.")
             return

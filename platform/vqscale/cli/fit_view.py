@@ -55,7 +55,7 @@ def print_fits(fits: StudyFits, console: Console, written: Sequence[str]) -> Non
 
 
 def _exponents(fits: Sequence[Fit]) -> Table:
-    """One law: a row a subset, an exponent with its 90 % interval a column."""
+    """One law: a row per subset, a column per exponent with its 90 % interval."""
     used = {power for term in fits[0].terms for power in term.powers.values()} | {"a"}
     names = [name for name in fits[0].parameters | fits[0].derived if name in used]
     names += ["E"] if fits[0].parameters["E"] else []  # a law without a floor has none
@@ -200,7 +200,7 @@ def _multiplier(point: ComparedPoint) -> str:
 
 
 def _lines(fits: StudyFits) -> Iterable[str]:
-    """Diagnostics, doubts, refusals and exclusions, a line each."""
+    """Diagnostics, warnings, refusals and exclusions, a line each."""
     for text in _isoflops(fits.isoflops):
         yield f"[dim]parabolas (a diagnostic): {escape(text)}[/dim]"
     for fit in fits.fits:
@@ -215,7 +215,7 @@ def _lines(fits: StudyFits) -> Iterable[str]:
 
 
 def _isoflops(found: Sequence[IsoflopParabolas]) -> Iterable[str]:
-    """Parabolas, which are a diagnostic and no answer: a line a subset with a slope, one for all others."""
+    """Parabolas, a diagnostic only: a line per subset with a slope, one for all others."""
     for one in found:
         if one.a is not None:
             placed = sum(row.reason is None for row in one.rows)

@@ -17,7 +17,7 @@ from vqscale.train.schedule import learning_rate
 
 BARS = "▁▂▃▄▅▆▇█"
 PLOT_WIDTH = 64
-LEFT = ("trial", "state", "model", "design", "cell", "reason")
+LEFT = ("trial", "state", "model", "design", "grid point", "reason")
 GROUPS = (
     *("projection", "feed_forward", "window", "relative_bias", "cache", "cache_build", "quantiser", "recurrence"),
     "state_space",
@@ -26,7 +26,7 @@ GROUPS = (
 
 
 def show(planned: Plan, console: Console, answer: BudgetCheck | None = None) -> None:
-    """The whole plan: trials, FLOPs by group, schedules, dropped cells, totals."""
+    """The whole plan: trials, FLOPs by group, schedules, dropped grid points, totals."""
     console.print(trials(planned))
     console.print(flops(planned.trials))
     for line in schedules(planned.trials):
@@ -39,7 +39,7 @@ def show(planned: Plan, console: Console, answer: BudgetCheck | None = None) -> 
         console.print(sentence, style="dim", markup=False)
     if answer is not None:
         console.print(bought(answer, planned))
-        console.print(affordable(answer, planned), markup=False)
+        console.print(budget_sentence(answer, planned), markup=False)
 
 
 def trials(planned: Plan) -> Table:
@@ -71,7 +71,7 @@ def flops(planned: Sequence[PlannedTrial]) -> Table:
     """Shares of the exact FLOPs by group, a row for every model and context, against 6ND."""
     table = _table("Exact training FLOPs by group")
     groups = [group for group in GROUPS if any(one.cost.flops_groups.get(group) for one in planned)]
-    _columns(table, ("model", "T", "FLOPs a token", "x 6ND", *(name.replace("_", " ") for name in groups)))
+    _columns(table, ("model", "T", "FLOPs per token", "x 6ND", *(name.replace("_", " ") for name in groups)))
     seen: set[tuple[str, int]] = set()
     for one in planned:
         model, cost = f"{one.trial.model.arch}, {_size(one)}", one.cost
@@ -87,7 +87,7 @@ def flops(planned: Sequence[PlannedTrial]) -> Table:
 
 
 def schedules(planned: Iterable[PlannedTrial]) -> list[str]:
-    """Every distinct schedule of the learning rate, drawn over the horizon of its longest trial."""
+    """Every distinct schedule of the learning rate, drawn over the updates of its longest trial."""
     kinds: dict[str, list[TrainConfig]] = {}
     for one in planned:
         kinds.setdefault(_in_force(one.trial.train), []).append(one.trial.train)
@@ -101,30 +101,30 @@ def schedules(planned: Iterable[PlannedTrial]) -> list[str]:
 
 
 def _in_force(train: TrainConfig) -> str:
-    """The settings that shape a trial's learning rate beside its height and horizon; no others."""
+    """The settings that shape a trial's learning rate, apart from its peak and its number of updates."""
     warmup = "warmup" if train.warmup_tokens is None else "warmup_tokens"
     keys = ["schedule", warmup, *(["decay"] if train.schedule == "wsd" else []), "lr_final"]
     return ", ".join(f"{key} {getattr(train, key)}" for key in keys)
 
 
 def sparkline(train: TrainConfig, width: int = PLOT_WIDTH) -> str:
-    """The learning rate over the horizon, from 0 (the lowest bar) to its peak; ends are the first and last update."""
+    """The learning rate over the updates, from 0 (the lowest bar) to its peak; ends are the first and last update."""
     points = min(width, train.steps)
     steps = [round(index * (train.steps - 1) / max(points - 1, 1)) for index in range(points)]
     rates = [learning_rate(step, train) / train.lr for step in steps]
     return "".join(BARS[min(round(rate * (len(BARS) - 1)), len(BARS) - 1)] for rate in rates)
 
 
-def dropped(cells: Sequence[Dropped]) -> Table:
-    """Cells of designs that are not trained; those of one design, budget and reason share a row."""
+def dropped(points: Sequence[Dropped]) -> Table:
+    """Grid points of designs that are not trained; those of one design, budget and reason share a row."""
     rows: dict[tuple[str, str, str, str], list[str]] = {}
-    for one in cells:
+    for one in points:
         rest = ", ".join(str(value) for key, value in one.settings.items() if key not in ("model.preset", "seed"))
         budget = "" if one.budget is None else exact(one.budget)
         size = str(one.settings["model.preset"]) + (f" seed {one.settings['seed']}" if "seed" in one.settings else "")
         rows.setdefault((one.design, budget, rest, one.reason), []).append(size)
-    table = _table(f"Dropped: {len(cells)} cells")
-    for title in ("design", "C", "cell", "reason"):
+    table = _table(f"Dropped: {len(points)} grid points")
+    for title in ("design", "C", "grid point", "reason"):
         table.add_column(title, no_wrap=title != "reason", overflow="fold")
     for (design, budget, rest, reason), sizes in rows.items():
         table.add_row(design, budget, f"{rest}: {', '.join(sizes)}".removeprefix(": "), reason)
@@ -153,12 +153,12 @@ def totals(planned: Plan) -> list[str]:
 
 
 def shared(pending: Sequence[PlannedTrial]) -> str:
-    """What the horizons of warm-up-stable-decay have in common."""
+    """How many updates trials of several token budgets share under warm-up-stable-decay."""
     whole = sum(one.cost.flops for one in pending)
     spared = whole - sum(one.cost_to_train.flops for one in pending)
     steps, common = sum(one.cost.steps for one in pending), sum(one.shared_steps for one in pending)
     return (
-        f"{common} of {steps} updates are taken over from trials of shorter horizons where those are trained first:"
+        f"{common} of {steps} updates are shared with trials of smaller token budgets, where those are trained first:"
         f" {spared:.4g} of {whole:.4g} FLOPs."
     )
 
@@ -168,7 +168,7 @@ def reading(planned: Plan) -> list[str]:
     stages = sorted({one.trial.train.zero for one in planned.trials})
     return [
         "N counts parameters without embeddings; FLOPs are exact (attention, cache and quantiser included); x 6ND is"
-        " their ratio to 6 N D. Memory is an estimate a worker under ZeRO stage"
+        " their ratio to 6 N D. Memory is an estimate per worker under ZeRO stage"
         f" {', '.join(map(str, stages))}, without the framework's own; time is that of the training steps and assumes"
         f" {planned.speed_source}."
     ]
@@ -187,8 +187,8 @@ def bought(answer: BudgetCheck, planned: Plan) -> Table:
     return table
 
 
-def affordable(answer: BudgetCheck, planned: Plan) -> str:
-    """The answer to --budget in a sentence or two."""
+def budget_sentence(answer: BudgetCheck, planned: Plan) -> str:
+    """What --budget pays for, in a sentence or two."""
     unit, fitting, pending = _unit(answer, planned), len(answer.fitting), len(planned.pending)
     if not pending:
         return "Nothing is left to train."
@@ -197,7 +197,7 @@ def affordable(answer: BudgetCheck, planned: Plan) -> str:
     fit = [exact(step.budget) for step in answer.steps if step.fits and step.budget is not None]
     which = f" (budgets {', '.join(fit)})" if fit else ""
     text = (
-        f"{fitting} of {pending} trials fit{which}; all take {answer.needed:.4g} {unit}. With every horizon times"
+        f"{fitting} of {pending} trials fit{which}; all take {answer.needed:.4g} {unit}. With every token budget times"
         f" {answer.scale:.3g} the whole study would fit"
     )
     budgets = ", ".join(f"{answer.scale * budget:.3g}" for budget in planned.study.budgets)

@@ -75,13 +75,13 @@ def conclusions(table: pd.DataFrame) -> list[str]:
 
 
 def speeds(rows: pd.DataFrame) -> Table:
-    """One comparison: a line a cell, the lengths apart."""
+    """One comparison: a line per cell, context lengths apart."""
     first = rows.iloc[0]
     title = f"Training, preset {first['preset']}, {first['precision']}, {first['device_kind']}, {filling(rows)}"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     curves = [row for _, row in rows.drop_duplicates(CURVE_COLUMNS).iterrows()]
     baselines = [f"x {baseline}" for baseline in BASELINES]
-    for name in ("T", "model", "tokens/s", "range", "repeats", "ms a step", "MFU", "memory", *baselines):
+    for name in ("T", "model", "tokens/s", "range", "repeats", "ms per step", "MFU", "memory", *baselines):
         shown.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for context, cells in rows.groupby("context"):
         shown.add_section()
@@ -93,8 +93,8 @@ def speeds(rows: pd.DataFrame) -> Table:
 def cells(plan: "ThroughputPlan", done: Sequence[bool]) -> Table:
     """What will be measured, what is, and what planning refused."""
     shown = Table(title=f"{plan.study.study}: {plan.study.question}".rstrip(": "), title_justify="left")
-    for name in ("model", "preset", "precision", "device", "T", "sequences", "tokens a step", "state"):
-        shown.add_column(name, justify="right" if name in ("T", "sequences", "tokens a step") else "left")
+    for name in ("model", "preset", "precision", "device", "T", "sequences", "tokens per step", "state"):
+        shown.add_column(name, justify="right" if name in ("T", "sequences", "tokens per step") else "left")
     settings = [_settings(cell.model.model_dump() | {"backend": cell.backend}) for _, cell in plan.cells]
     for (_, cell), row, known in zip(plan.cells, settings, done, strict=True):
         shown.add_row(

@@ -1,4 +1,4 @@
-"""What happens while a study runs, for whoever wants to show or record it."""
+"""What happens while a study runs, for code that shows or records it."""
 
 from typing import Literal
 

@@ -1,6 +1,6 @@
 """A study's trials in MLflow while they train.
 
-MLflow is a view of the study's folder: while its store fails, training goes on, and what the store missed is sent
+MLflow is a view of the study's folder: while its store fails, training continues, and what the store missed is sent
 once it answers. A run is ended last, after all its rows and final numbers, so that an ended run is a complete one.
 """
 

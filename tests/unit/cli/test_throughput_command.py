@@ -63,7 +63,7 @@ def test_throughput_study_is_planned_run_once_and_reported(
     assert code == 0, err
     words = " ".join(out.split())
     assert "Nothing was measured now: this was measured with commit" in words
-    assert "(the same as now). --again measures anew." in words
+    assert "(the same as now). --again measures once more." in words
     _, out, _ = call("plan", path)
     assert out.count("measured") == 2
 

@@ -9,6 +9,7 @@ import typer
 import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from typer.core import TyperGroup
 
 from vqscale.cli.main import app
 from vqscale.costing.presets import PRESETS
@@ -135,7 +136,7 @@ def test_fits_page_lists_exactly_the_fields_of_each_record(name: str) -> None:
 
 def test_schema_of_fits_is_that_of_the_code() -> None:
     kept = (REFERENCE / "fits.schema.json").read_text(encoding="utf-8")
-    remedy = "write it anew: python -c 'from vqscale.laws.io.export import json_schema as s; print(s(), end=\"\")'"
+    remedy = "write it again: python -c 'from vqscale.laws.io.export import json_schema as s; print(s(), end=\"\")'"
     assert kept == json_schema(), f"docs/reference/fits.schema.json: {remedy} > docs/reference/fits.schema.json"
 
 
@@ -148,10 +149,11 @@ def test_presets_page_lists_every_preset() -> None:
 
 
 def leaves(command: Any, path: str) -> dict[str, Any]:
-    """Every command without sub-commands, by what a person types."""
-    below = getattr(command, "commands", None)
-    if below is None:
+    """Every command without sub-commands, by what a user types. A group may load its commands only when asked."""
+    if not isinstance(command, TyperGroup):
         return {path: command}
+    context = typer.Context(command)
+    below = {word: command.get_command(context, word) for word in command.list_commands(context)}
     return {name: leaf for word, sub in below.items() for name, leaf in leaves(sub, f"{path} {word}").items()}
 
 

@@ -1,4 +1,4 @@
-"""Early stopping for the choice of a codebook: give up what can no longer be within tolerance, keep what can."""
+"""Early stopping for the choice of a codebook: stop what can no longer be within tolerance, keep what can."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 class WithinTolerance(FIFOScheduler):  # type: ignore[misc]
     """Stop a trial at a rung when its bits per byte are further from the best at that rung than `margin`.
 
-    Halving (ASHA) keeps the best few; here a smaller codebook that is a little worse is what is looked for, so a trial
+    Halving (ASHA) keeps the best few; here the goal is a smaller codebook that is a little worse, so a trial
     is only stopped for being clearly worse. Rungs are in training tokens, so a trial that was retried or resumed is
     judged at the same points; all trials read the same data in the same order, so their losses are paired.
     """
