@@ -34,7 +34,7 @@ def prepare_command(
     ] = None,
     loader: Annotated[
         str | None,
-        typer.Option("--as", help=f"SOURCE holds the raw data files of: {', '.join((*LOADERS, *LABELLED_LOADERS))}."),
+        typer.Option("--as", help=f"SOURCE is the data set: {', '.join((*LOADERS, *LABELLED_LOADERS))}."),
     ] = None,
     tokenizer: Annotated[TokenizerName, typer.Option(help="bytes, or bpe trained on the train split.")] = "bytes",
     vocab_size: Annotated[int | None, typer.Option(help="Ids of a bpe tokenizer.")] = None,

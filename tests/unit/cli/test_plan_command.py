@@ -72,14 +72,14 @@ def test_plan_says_what_a_budget_pays_for(study: str) -> None:
     assert (answer["unit"], len(answer["fits"])) == ("FLOPs", 6)
 
 
-def test_plan_says_what_horizons_share_and_prices_the_rest(study: str) -> None:
+def test_plan_says_what_token_budgets_share_and_prices_the_rest(study: str) -> None:
     values = yaml.safe_load(Path(study).read_text()) | {"sweep": [{"train.tokens": [51_200, 102_400]}]}
     values["train"] |= {"schedule": "wsd", "warmup_tokens": 5120, "seeds": [0]}
     del values["design"]
     Path(study).write_text(yaml.safe_dump(values))
     text = " ".join(shown(study).split())
     assert "200 (80 shared)" in text
-    assert "80 of 300 updates are taken over" in text
+    assert "80 of 300 updates are shared" in text
     total = json.loads(shown(study, "--json"))["total"]
     assert (total["shared_steps"], total["tokens"]) == (80, 153_600)
     assert total["flops_pending"] == pytest.approx(total["flops"] * 220 / 300)

@@ -69,7 +69,7 @@ def test_predict_for_people_names_quantities_extrapolation_and_fit(fitted_study:
     [
         (["--compute", "1e20"], FitError, "beyond 100 times"),
         (["--loss", "0.5"], FitError, "lies at or below E"),
-        (["--tokens", "1e15"], FitError, "is the best for no budget"),
+        (["--tokens", "1e15"], FitError, "is optimal for no budget"),
         (["--compute", "1e11", "--loss", "2"], FitError, "name one of"),
         ([], FitError, "name one of"),
         (
