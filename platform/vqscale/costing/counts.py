@@ -274,7 +274,8 @@ def training_memory_bytes(
     if activation_checkpointing:
         kept += config.n_layer * config.d_model * 4
     scores = tokens * _score_values(config, context, activation_checkpointing) * 4
-    return int(model + 4 * parameter_groups(config)["codebook"] + tokens * (kept + 12 * _logits(config)) + scores)
+    head = 12 * _logits(config)  # logits, log-softmax and gradient: three float32
+    return int(model + 4 * parameter_groups(config)["codebook"] + tokens * (kept + head) + scores)
 
 
 def _logits(config: ModelConfig) -> int:

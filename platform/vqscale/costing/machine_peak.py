@@ -19,7 +19,7 @@ def processor_peak_flops() -> float:
     in the worker with the framework that trains.
     """
     factor = np.full((MATRIX_SIZE, MATRIX_SIZE), 0.5, dtype=np.float32)
-    product = factor @ factor
+    product = factor @ factor  # warm-up: starts the threads of the BLAS
     seconds = []
     for _ in range(PRODUCTS):
         start = time.perf_counter()

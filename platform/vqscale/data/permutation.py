@@ -19,6 +19,7 @@ class Permutation:
         assert size > 0
         self._size = size
         self._bits = np.uint64(max(1, (size - 1).bit_length() + 1 >> 1))  # of each half: 4**bits >= size
+        # 64 bytes of the digest: one key of 8 bytes for each of the 8 rounds.
         seed = hashlib.sha512(",".join(str(part) for part in (size, *key)).encode()).digest()
         self._keys = np.frombuffer(seed, dtype="<u8", count=_ROUNDS).astype(np.uint64)
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from vqscale import storage
 from vqscale.data.loaders import named_source
 from vqscale.data.options import checked
-from vqscale.data.publish import ProgressCallback, Stage, no_progress, publish
+from vqscale.data.publish import PreparationStage, ProgressCallback, no_progress, publish
 from vqscale.data.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Manifest, SourceRecord, SplitName, SplitRecord
 from vqscale.data.sources import FileSource, Format, Piece, Source, SplitRule
 from vqscale.data.splits import SplitSegment, split_segments
@@ -142,12 +142,12 @@ class _Preparation:
         self._write(tokenizer)
         return self._manifest(tokenizer)
 
-    def _watched(self, stage: Stage) -> Iterator[Piece]:
+    def _watched(self, stage: PreparationStage) -> Iterator[Piece]:
         for piece in self._source.pieces():
             self._report(stage, piece.read, self._size)
             yield piece
 
-    def _segments(self, stage: Stage) -> Iterator[SplitSegment]:
+    def _segments(self, stage: PreparationStage) -> Iterator[SplitSegment]:
         options = self._options
         return split_segments(
             self._watched(stage),

@@ -13,14 +13,14 @@ from vqscale.data.shards import MANIFEST, SPLITS, TOKENIZER, Manifest
 from vqscale.errors import CorpusError, StorageError, UserError
 from vqscale.study.fingerprint import fingerprint
 
-Stage = Literal["complete", "measure", "train tokenizer", "write"]
-ProgressCallback = Callable[[Stage, int, int | None], None]
+PreparationStage = Literal["complete", "measure", "train tokenizer", "write"]
+ProgressCallback = Callable[[PreparationStage, int, int | None], None]
 """Called with a stage, how much of it is done (bytes of a source; examples of a generator) and the total if known."""
 
 AnyKind = TypeVar("AnyKind", Manifest, LabelledManifest)
 
 
-def no_progress(stage: Stage, done: int, total: int | None) -> None:
+def no_progress(stage: PreparationStage, done: int, total: int | None) -> None:
     """A ProgressCallback that does nothing."""
 
 

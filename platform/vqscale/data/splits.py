@@ -42,9 +42,12 @@ def split_segments(
 
 def hash_split(text: bytes, fractions: tuple[float, float, float]) -> SplitName:
     """The split of a document whose text (its first MiB) is `text`; equal texts always get the same split."""
+    # The first 64 bits of the digest as a uniform number in [0, 1).
     point = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") / 2**64
     bounds = itertools.accumulate(fractions)
-    return next((name for name, bound in zip(SPLITS, bounds, strict=True) if point < bound), "test")
+    return next(
+        (name for name, bound in zip(SPLITS, bounds, strict=True) if point < bound), "test"
+    )  # sum < 1 by rounding
 
 
 def _own(pieces: Iterable[Piece]) -> Iterator[SplitSegment]:

@@ -85,6 +85,7 @@ class TokenStream:
 
     def _order(self, epoch: int) -> tuple[int, Permutation]:
         """The offset and the order of an epoch."""
+        # Part of the order of data: another generator or another draw would change every trial.
         left_over = len(self._split) - 1 - self.sequences * self.context
         offset = int(np.random.default_rng([self._seed, epoch]).integers(left_over + 1))
         return offset, Permutation(self.sequences, self._seed, epoch)

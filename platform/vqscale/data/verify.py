@@ -66,6 +66,7 @@ def _verify(path: Path, shard: StoredShard, home: Path, *, is_copy: bool) -> Non
         info = path.stat()
     except FileNotFoundError as error:
         raise CorpusError(f"corpus: {path} is missing, though the manifest names it. {REMEDY}") from error
+    # Size alone would miss an overwritten file, times alone a restored one; the inode shows a replaced one.
     seen = [shard.sha256, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
     mark = home / "verified" / f"{fingerprint(str(path))[:32]}.json"
     if _marked(mark) == seen:

@@ -52,6 +52,7 @@ def best_size(losses: Mapping[float, float]) -> float:
     if best in (0, len(sizes) - 1):
         return sizes[best]
     near = sizes[best - 1 : best + 2]
+    # Centred on the best size, so that log N near 0 keeps the fit well conditioned.
     curvature, slope, _ = np.polyfit(np.log(near) - math.log(sizes[best]), [losses[n] for n in near], 2)
     return sizes[best] * math.exp(-slope / (2 * curvature)) if curvature > 0 else sizes[best]
 

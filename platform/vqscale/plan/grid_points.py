@@ -39,13 +39,6 @@ def grid_point(study: Study, settings: dict[str, Any]) -> GridPoint:
     return point
 
 
-def grid_points(study: Study) -> Iterator[tuple[GridPoint, frozenset[str]]]:
-    """Every grid point of the sweep, with the axes that the sweep sets there."""
-    for axes in study.sweep:
-        for settings in grid_settings(axes):
-            yield grid_point(study, settings), frozenset(settings)
-
-
 def where(settings: dict[str, Any]) -> str:
     """The settings of a grid point, as the end of a message; empty where it has none."""
     return (

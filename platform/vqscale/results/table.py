@@ -135,6 +135,7 @@ def _read_csv(data: io.BytesIO) -> "pd.DataFrame":
 
     known = {name: object for name in Result.model_fields if _scalar_type(name) is str}
     known |= {old: object for old, new in RENAMED_COLUMNS.items() if new in known}
+    # Only an empty field is missing: pandas would otherwise read the texts "None", "NA" or "nan" as missing too.
     frame = pd.read_csv(data, keep_default_na=False, na_values=[""], dtype=known)
     for name in frame.columns.intersection(list(known)):
         frame[name] = frame[name].astype(object).where(frame[name].notna(), None)

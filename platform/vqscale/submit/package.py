@@ -40,7 +40,7 @@ def build_wheel(folder: str | Path) -> Path:
         for name, data in files.items():
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
+            entry.external_attr = 0o644 << 16  # Unix permissions are in the upper 16 bits
             archive.writestr(entry, data)
     return target
 

@@ -75,6 +75,7 @@ def _speed(cell: Cell, measured: Measurement, flops_per_token: float) -> dict[st
     if not measured.step_seconds:
         return {}
     tokens, seconds = cell.tokens_per_step, statistics.median(measured.step_seconds)
+    # A slow quartile of seconds is a low quartile of speed: the two swap.
     quartiles = pd.Series(measured.step_seconds).quantile([0.25, 0.75]).tolist()
     speeds = {
         "": tokens / seconds,

@@ -29,6 +29,8 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 STORE_TIMEOUT_SECONDS = 5
 PARAMETER_LENGTH = 6000
 """MLflow's limit; longer values are cut to it."""
+TAG_LENGTH = 5000
+"""MLflow's limit; longer values are cut to it."""
 BATCH_METRICS = 1000
 """MLflow's limit for one request."""
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -207,6 +209,7 @@ class Tracker:
     def log_dataset(self, run_id: str, *, name: str, digest: str, source: str, context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        # MLflow stores digests of at most 36 characters.
         dataset = Dataset(name=name, digest=digest[:36], source_type="vqscale corpus", source=f'{{"uri": "{source}"}}')
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
@@ -241,7 +244,7 @@ class Tracker:
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self._client.log_batch(run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
+        self._client.log_batch(run_id, tags=[RunTag(key, value[:TAG_LENGTH]) for key, value in tags.items()])
 
     @_guarded
     def log_folder(self, run_id: str, folder: str, names: list[str]) -> None:

@@ -16,7 +16,7 @@ from vqscale.errors import FitError, StudyError
 from vqscale.laws.recipe_law import fit_recipe
 from vqscale.plan.plan import plan
 from vqscale.study.spec import load_recipe, load_study
-from vqscale.workflow.study import write_study
+from vqscale.workflow.training import write_study
 
 RATES = (0.001, 0.002, 0.004, 0.008, 0.016)
 TRAIN = {"context": 64, "tokens": 8192, "batch_tokens": 512}

@@ -8,9 +8,11 @@ from vqscale.throughput.plan import Cell
 from vqscale.throughput.table import ThroughputRow, read_throughput_table, throughput_frame, write_throughput_table
 
 ABSENT = dict.fromkeys(
-    ("cell_id", "head", "codebook_size", "block_length", "backend", "parameters", "parameters_non_embedding")
-    + ("device", "threads", "updates_per_repeat", "flops_per_token", "peak_flops", "peak_memory_bytes", "machine")
-    + ("git", "measured_at")
+    (
+        *("cell_id", "head", "codebook_size", "block_length", "backend", "parameters", "parameters_non_embedding"),
+        *("device", "threads", "updates_per_repeat", "flops_per_token", "peak_flops", "peak_memory_bytes", "machine"),
+        *("git", "measured_at"),
+    )
 )
 
 

@@ -124,6 +124,7 @@ class InProcesses:
     def _unseen(self, split: SplitName, index: int, first: Example, seen: set[bytes]) -> Example:
         for attempt in range(_TRIES):
             example = self.generator.draw(split, index, attempt) if attempt else first
+            # 16 bytes per example in memory, whatever its length; a collision would only cost a new draw.
             content = hashlib.blake2b(b"|".join(tokens.tobytes() for tokens in example.tokens), digest_size=16).digest()
             if content not in seen:
                 seen.add(content)

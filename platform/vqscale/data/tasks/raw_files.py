@@ -19,7 +19,7 @@ from vqscale.data.splits import hash_split
 from vqscale.errors import CorpusError
 from vqscale.study.frozen import Frozen
 
-Found = TypeVar("T")
+Found = TypeVar("Found")
 
 
 class LoaderOptions(Frozen):
