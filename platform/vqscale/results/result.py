@@ -69,7 +69,7 @@ class Result(Frozen):
     shared_steps: int = 0
     """Updates taken over from a shorter trial with the same shared prefix, not trained by this one."""
     shared_prefix: str | None = Field(default=None, validation_alias=AliasChoices("shared_prefix", "trunk"))
-    """Fingerprint of the updates before the decay, the same for all horizons of one wsd run; None for others."""
+    """Fingerprint of the updates before the decay, the same for all wsd trials that have them; None for others."""
     setup: str | None = None
     """Fingerprint of everything except the seed; None in records from before this column."""
     precision: str
