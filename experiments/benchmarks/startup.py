@@ -1,7 +1,8 @@
-"""What a command costs before it works: CPU seconds and memory of start-up. `python -m benchmarks.startup --help`.
+"""The cost of starting a command: CPU seconds and memory of start-up. `python -m benchmarks.startup --help`.
 
 Every command is a fresh process of this interpreter, and the two checkouts take turns within a round, so that ratios
-are taken under like conditions. CPU seconds are user and system time of the process and its children, as the kernel counts them.
+are taken under like conditions. CPU seconds are user and system time of the process and its children, as the kernel
+counts them.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def measure_startup(checkouts: dict[str, Path], folder: str, repeats: int) -> pd
 
 
 def as_markdown(table: pd.DataFrame, repeats: int, command: str) -> str:
-    """The table for people, with everything needed to repeat it."""
+    """The table as Markdown, with everything needed to repeat the measurement."""
     lines = [
         "# Start-up",
         "",
