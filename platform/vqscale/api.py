@@ -11,14 +11,14 @@ from vqscale.inference.load import LoadedModel
 from vqscale.inference.load import load_model as load_trained
 from vqscale.inference.score import TextScore
 from vqscale.laws import Fit, StudyFits
-from vqscale.plan.plan import Plan, PlannedTrial
-from vqscale.plan.plan import plan as make_plan
+from vqscale.planning.plan import Plan, PlannedTrial
+from vqscale.planning.plan import plan as make_plan
 from vqscale.results.result import Result
 from vqscale.study.spec import Study
 from vqscale.study.throughput_study import ThroughputStudy, load_any
 from vqscale.workflow.fits import FitOptions, FitRun, fit_target
 from vqscale.workflow.queries import Predicted, Selection, predict_target
-from vqscale.workflow.reporting import report_target
+from vqscale.workflow.report_page import report_target
 from vqscale.workflow.study import RunEvents, StudyRun, run_study
 
 __all__ = [

@@ -21,7 +21,7 @@ from vqscale.cli.run import run as run_command
 from vqscale.data.labelled.prepare import prepare_labelled
 from vqscale.data.tasks.listops import ListOps
 from vqscale.errors import ClusterError
-from vqscale.plan.plan import plan
+from vqscale.planning.plan import plan
 from vqscale.results import Result, read_table, to_results
 from vqscale.results.metrics_rows import read_rows
 from vqscale.study.spec import RunOptions, Study

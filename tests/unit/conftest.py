@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from vqscale.cli.main import app
 from vqscale.costing.facts import failed_result
-from vqscale.plan.plan import plan
+from vqscale.planning.plan import plan
 from vqscale.results import write_table
 from vqscale.results.records import read_result, write_result
 from vqscale.study.spec import Study, load_study

@@ -113,7 +113,7 @@ def stop(target: Target, address: Address, token: Token = None, as_json: AsJson 
 def _study_status(path: str, as_json: bool) -> None:
     if not Path(path).suffix and not Path(path).exists():
         raise ClusterError(f"{path}: is no study file. The state of a job needs --address http://HOST:8265.")
-    from vqscale.plan.plan import plan
+    from vqscale.planning.plan import plan
     from vqscale.study.spec import load_study
 
     planned = plan(load_study(path), source=path, allow_changed=True)

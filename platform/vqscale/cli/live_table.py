@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vqscale.formatting import duration, short_count
-from vqscale.plan.plan import Plan
+from vqscale.planning.plan import Plan
 from vqscale.results.metrics_rows import Row
 from vqscale.results.result import Result
 from vqscale.study.trial import Trial

@@ -28,8 +28,8 @@ def plan(
     """
     from vqscale.cli.plan_values import as_values
     from vqscale.cli.plan_view import show
-    from vqscale.plan.budget import check_budget, parse_budget
-    from vqscale.plan.plan import plan as make_plan
+    from vqscale.planning.budget import check_budget, parse_budget
+    from vqscale.planning.plan import plan as make_plan
     from vqscale.study.throughput_study import ThroughputStudy, load_any
 
     spec = load_any(study)

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from vqscale.plan.budget import BudgetCheck
-from vqscale.plan.plan import Plan
+from vqscale.planning.budget import BudgetCheck
+from vqscale.planning.plan import Plan
 
 
 def as_values(planned: Plan, answer: BudgetCheck | None = None) -> dict[str, Any]:

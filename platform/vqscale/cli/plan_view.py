@@ -8,10 +8,10 @@ from rich.table import Table
 
 from vqscale.costing.trial_cost import TrialCost
 from vqscale.formatting import duration, short_count
-from vqscale.plan.budget import BudgetCheck
-from vqscale.plan.centre import exact
-from vqscale.plan.designs import Dropped
-from vqscale.plan.plan import Plan, PlannedTrial
+from vqscale.planning.budget import BudgetCheck
+from vqscale.planning.centre import exact
+from vqscale.planning.designs import Dropped
+from vqscale.planning.plan import Plan, PlannedTrial
 from vqscale.study.trial import TrainConfig
 from vqscale.train.schedule import learning_rate
 

@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vqscale.formatting import short_count
-from vqscale.plan.recipe import formula
+from vqscale.planning.recipe import formula
 from vqscale.study.recipe import Recipe, RecipeReference, RecipeRule
 
 

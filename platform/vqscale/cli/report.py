@@ -18,7 +18,7 @@ def report(
     Example: vqscale report runs/quickstart
     """
     from vqscale.cli.messages import Messages
-    from vqscale.workflow.reporting import report_target
+    from vqscale.workflow.report_page import report_target
 
     written = report_target(target, out=out, events=Messages(make_console(stderr=as_json)))
     if as_json:

@@ -14,7 +14,7 @@ from vqscale.cli.console import make_console
 from vqscale.cli.messages import Messages
 from vqscale.cli.progress import RoundsBar
 from vqscale.formatting import short_count
-from vqscale.report.throughput.speed_comparison import (
+from vqscale.reporting.throughput.speed_comparison import (
     break_evens,
     curve_name,
     filling,

@@ -1,6 +1,6 @@
 """Designs: what a study trains beside its plain sweep. Budgets are exact numbers; a rounded name never identifies one.
 
-A design says which grid points there are; `vqscale.plan.designs` solves their training tokens from exact FLOPs and
+A design says which grid points there are; `vqscale.planning.designs` solves their training tokens from exact FLOPs and
 drops, with the reason, what cannot be trained.
 """
 

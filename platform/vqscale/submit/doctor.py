@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from vqkernels import BackendUnavailableError, resolve_backend
 from vqscale import storage
 from vqscale.errors import TrackingError, UserError
-from vqscale.plan.plan import plan
+from vqscale.planning.plan import plan
 from vqscale.study.spec import Study, load_study
 from vqscale.track.tracker import check_reachable
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from vqscale.plan.plan import Plan
+from vqscale.planning.plan import Plan
 from vqscale.results.metrics_rows import Row
 from vqscale.results.result import Result
 from vqscale.study.trial import Trial

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from vqscale.errors import TrackingError
-from vqscale.plan.plan import Plan
+from vqscale.planning.plan import Plan
 from vqscale.provenance import git_commit, versions
 from vqscale.results.metrics_rows import Row, read_rows
 from vqscale.results.records import read_result

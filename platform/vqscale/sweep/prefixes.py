@@ -3,7 +3,7 @@
 from collections.abc import Container
 
 from vqscale import storage
-from vqscale.plan.plan import Plan
+from vqscale.planning.plan import Plan
 from vqscale.study.shared_prefix import OLD_FOLDER, prefixes_folder
 
 

@@ -190,7 +190,7 @@ def _backend(model: ModelConfig, name: str, device: Device) -> str | None:
 
 
 def _check(cell: Cell) -> None:
-    """Refuses what training would refuse as well (`vqscale.plan.check.check_trial`)."""
+    """Refuses what training would refuse as well (`vqscale.planning.check.check_trial`)."""
     block, size = cell.model.block_length, cell.model.codebook_size
     if block and cell.context % block:
         raise StudyError(

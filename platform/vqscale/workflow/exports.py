@@ -4,9 +4,9 @@ from vqscale import storage
 from vqscale.laws import StudyFits
 from vqscale.laws.io.export import to_csv, to_json, to_parquet
 from vqscale.laws.io.latex import to_latex
-from vqscale.report import write_figures
+from vqscale.reporting import write_figures
 from vqscale.results import Target, convert_table
-from vqscale.workflow.reporting import make_report_data
+from vqscale.workflow.report_page import make_report_data
 
 FIGURES = ("png", "svg")
 FORMATS = ("json", "csv", "parquet", "latex", *FIGURES)

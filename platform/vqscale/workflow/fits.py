@@ -8,7 +8,7 @@ import pandas as pd
 from vqscale.errors import FitError
 from vqscale.laws import LAWS, StudyFits, fit_study, write_fits
 from vqscale.laws.fitting.problem import Objective
-from vqscale.report import gather, write_figures
+from vqscale.reporting import gather, write_figures
 from vqscale.results import Target, locate, read_table
 from vqscale.sweep.events import StudyEvents
 from vqscale.workflow.artifacts import mirror

@@ -14,10 +14,10 @@ from vqscale.laws.decisions.optimum import Quantity
 from vqscale.laws.decisions.predictions import Prediction, read_predictions, register
 from vqscale.laws.decisions.query import OptimumResult, at_fixed_axes, query_optimum
 from vqscale.laws.fitting.run_filter import rows_of
-from vqscale.plan.budget import Budget, parse_budget
-from vqscale.plan.next_study import NextStudy, next_study
-from vqscale.plan.pending_predictions import predict_pending
-from vqscale.plan.plan import Plan, plan
+from vqscale.planning.budget import Budget, parse_budget
+from vqscale.planning.next_study import NextStudy, next_study
+from vqscale.planning.pending_predictions import predict_pending
+from vqscale.planning.plan import Plan, plan
 from vqscale.results import Result, locate, read_table, to_results
 from vqscale.study.spec import Study
 from vqscale.workflow.fit_options import price_of

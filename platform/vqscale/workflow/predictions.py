@@ -15,8 +15,8 @@ from vqscale.laws.decisions.predictions import (
     register,
     score_predictions,
 )
-from vqscale.plan.pending_predictions import predict_pending
-from vqscale.plan.plan import Plan
+from vqscale.planning.pending_predictions import predict_pending
+from vqscale.planning.plan import Plan
 from vqscale.results import read_table, write_table
 from vqscale.sweep.events import StudyEvents
 from vqscale.workflow.fit_options import study_settings

@@ -12,8 +12,8 @@ from vqscale.laws.decisions.optimum import Quantity
 from vqscale.laws.decisions.predictions import Prediction
 from vqscale.laws.decisions.query import LossResult, OptimumResult, at_fixed_axes, query_loss, query_optimum
 from vqscale.laws.decisions.surface import leading_fits
-from vqscale.plan.budget import parse_budget
-from vqscale.plan.plan import plan
+from vqscale.planning.budget import parse_budget
+from vqscale.planning.plan import plan
 from vqscale.results import Target, locate, read_table
 from vqscale.workflow.fit_options import price_of
 from vqscale.workflow.predictions import Registry, register_pending, scored_registry

@@ -15,7 +15,7 @@ from vqscale.sweep.events import StudyEvents
 from vqscale.workflow.artifacts import log_files
 from vqscale.workflow.fit_options import study_settings
 from vqscale.workflow.predictions import Registry, before_stage, scored_registry
-from vqscale.workflow.reporting import make_report
+from vqscale.workflow.report_page import make_report
 from vqscale.workflow.training import TrainingRun, train_study
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from vqscale import storage
 from vqscale.errors import StudyInterruptedError, TrackingError
-from vqscale.report import write_throughput_figures, write_throughput_report
+from vqscale.reporting import write_throughput_figures, write_throughput_report
 from vqscale.study.spec import Study
 from vqscale.study.throughput_study import ThroughputStudy
 from vqscale.sweep.events import StudyEvents

@@ -1,7 +1,7 @@
 """Figures and page of a throughput study from its table. Measures nothing, so loads no torch."""
 
 from vqscale import storage
-from vqscale.report import write_throughput_figures, write_throughput_report
+from vqscale.reporting import write_throughput_figures, write_throughput_report
 from vqscale.study.throughput_study import ThroughputStudy, load_any
 from vqscale.throughput.table import THROUGHPUT_PARQUET, read_throughput_table
 

@@ -9,9 +9,9 @@ import yaml
 
 from vqscale import storage
 from vqscale.errors import StudyInterruptedError
-from vqscale.plan.designs import DONE
-from vqscale.plan.estimate import write_estimates
-from vqscale.plan.plan import Plan, plan
+from vqscale.planning.designs import DONE
+from vqscale.planning.estimate import write_estimates
+from vqscale.planning.plan import Plan, plan
 from vqscale.results.records import read_result
 from vqscale.results.result import Result
 from vqscale.results.table import write_table

@@ -11,7 +11,7 @@ from vqscale.cli.main import main
 from vqscale.costing.facts import failed_result
 from vqscale.data.corpus import open_corpus
 from vqscale.data.prepare import prepare
-from vqscale.plan.plan import plan
+from vqscale.planning.plan import plan
 from vqscale.results.records import write_result
 from vqscale.study.spec import load_study
 

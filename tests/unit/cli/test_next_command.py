@@ -14,8 +14,8 @@ from vqscale.cli.main import app
 from vqscale.costing.presets import size_of
 from vqscale.errors import StudyError
 from vqscale.laws.decisions.predictions import read_predictions
-from vqscale.plan.next_study import next_study
-from vqscale.plan.plan import plan
+from vqscale.planning.next_study import next_study
+from vqscale.planning.plan import plan
 from vqscale.results import Result, read_table, to_results
 from vqscale.study.spec import load_study
 

@@ -6,7 +6,7 @@ import pytest
 
 from vqscale.costing.counts import parameters_non_embedding
 from vqscale.costing.presets import resolve
-from vqscale.plan.grid_points import grid_settings
+from vqscale.planning.grid_points import grid_settings
 from vqscale.study.spec import load_study
 from vqscale.study.throughput_study import ThroughputStudy, load_any
 from vqscale.throughput.plan import plan_throughput

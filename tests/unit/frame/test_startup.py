@@ -33,7 +33,8 @@ def test_help_and_studies_load_nothing_heavy(statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["vqscale.results", "vqscale.report", "vqscale.laws", "vqscale.costing.counts", "vqscale.costing.facts"]
+    "package",
+    ["vqscale.results", "vqscale.reporting", "vqscale.laws", "vqscale.costing.counts", "vqscale.costing.facts"],
 )
 def test_tables_laws_and_counts_load_neither_torch_nor_ray(package: str) -> None:
     assert loaded(f"import {package}") & {"torch", "ray", "deepspeed", "mlflow", "scipy", "matplotlib"} == set()
@@ -49,7 +50,7 @@ def test_planning_loads_no_torch(corpus_uri: str) -> None:
         "storage": "/tmp/nowhere",
     }
     statement = (
-        "from vqscale.study.spec import parse_study\nfrom vqscale.plan.plan import plan\n"
+        "from vqscale.study.spec import parse_study\nfrom vqscale.planning.plan import plan\n"
         f"assert len(plan(parse_study({values!r}, source='test')).trials) == 6"
     )
     assert loaded(statement) & {"torch", "ray", "deepspeed", "mlflow", "scipy", "matplotlib"} == set()

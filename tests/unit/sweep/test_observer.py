@@ -14,7 +14,7 @@ from rich.console import Console
 from vqscale import storage
 from vqscale.cli.live_table import LiveTable
 from vqscale.costing.facts import failed_result
-from vqscale.plan.plan import Plan, plan
+from vqscale.planning.plan import Plan, plan
 from vqscale.results.metrics_rows import Row, metrics_uri
 from vqscale.results.records import write_result
 from vqscale.results.result import Result

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from vqscale.costing.presets import resolve
 from vqscale.data.corpus import open_text
-from vqscale.plan.plan import plan
+from vqscale.planning.plan import plan
 from vqscale.study.spec import parse_study
 from vqscale.study.trial import TrainConfig, Trial
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vqscale.costing.facts import failed_result
-from vqscale.plan.plan import plan
+from vqscale.planning.plan import plan
 from vqscale.results.records import write_result
 from vqscale.study.spec import parse_study
 from vqscale.sweep.protocol import Stage

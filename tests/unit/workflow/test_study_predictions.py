@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from vqscale.cli.main import app
 from vqscale.laws.decisions.predictions import read_predictions, score_predictions
 from vqscale.laws.io.export import read_fits
-from vqscale.plan.pending_predictions import predict_pending
-from vqscale.plan.plan import plan
+from vqscale.planning.pending_predictions import predict_pending
+from vqscale.planning.plan import plan
 from vqscale.results import read_table
 from vqscale.sweep.events import StudyEvents
 from vqscale.sweep.protocol import Stage

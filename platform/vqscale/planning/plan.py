@@ -1,0 +1,156 @@
+"""`plan(study)`: the trials of a study with their cost, and which of them are already done. Nothing is started."""
+
+import os
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
+
+from vqscale import storage
+from vqscale.costing.machine_peak import processor_peak_flops
+from vqscale.costing.trial_cost import UNMEASURED_SHARE, TrialCost, measured_speed, trial_cost
+from vqscale.errors import StudyError
+from vqscale.planning.designs import DONE, Dropped
+from vqscale.planning.expand import expand
+from vqscale.planning.shared_prefixes import Sharing, sharing, warmup_notes
+from vqscale.results.records import read_result
+from vqscale.results.result import Result
+from vqscale.study.spec import Study
+from vqscale.study.trial import Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTrial:
+    trial: Trial
+    cost: TrialCost
+    result: Result | None
+    """The record of an earlier run; a failed one is trained again."""
+    origins: tuple[str, ...] = ("sweep",)
+    """`sweep` or types of designs that name it."""
+    budget: float | None = None
+    """Training FLOPs that its training tokens were solved for; None where they were given."""
+    stage: float | None = None
+    """Budget of a re-centred design: trained once all smaller ones are; None: at any time."""
+    sharing: Sharing | None = None
+    """Updates in common with trials of other token budgets; None where there are none, or the trial is done."""
+
+    @property
+    def done(self) -> bool:
+        return self.result is not None and self.result.status in DONE
+
+    @property
+    def shared_steps(self) -> int:
+        """Updates that it is expected to take over from a shorter trial."""
+        return self.sharing.shared_steps if self.sharing else 0
+
+    @property
+    def cost_to_train(self) -> TrialCost:
+        """`cost`, which covers all its training tokens, without the updates that it takes over."""
+        return self.cost.part(1 - self.shared_steps / self.cost.steps) if self.shared_steps else self.cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    study: Study
+    trials: list[PlannedTrial]
+    speed_source: str
+    """What the estimate of time is based on, as text."""
+    dropped: list[Dropped] = field(default_factory=list)
+    """Grid points of designs that are not trained, with the reason."""
+    notes: list[str] = field(default_factory=list)
+    """Notes for the user on how grid points were selected."""
+    later: list[PlannedTrial] = field(default_factory=list)
+    """For one stage of a plan: trials of the study that are still to be trained and not in this stage."""
+
+    @property
+    def queue(self) -> list[PlannedTrial]:
+        """The pending trials in the order in which they are submitted to the cluster.
+
+        First the shortest trial of every shared prefix, then the next longer one of each, so that a trial seldom starts
+        before the branch-off checkpoint that it continues from exists. Within a turn the most expensive ones come
+        first, so that the worker groups finish at about the same time.
+        """
+        return sorted(self.pending, key=lambda one: (one.sharing.turn if one.sharing else 0, -one.cost_to_train.flops))
+
+    @property
+    def pending(self) -> list[PlannedTrial]:
+        return [planned for planned in self.trials if not planned.done]
+
+    @property
+    def results(self) -> list[Result]:
+        return [planned.result for planned in self.trials if planned.result is not None]
+
+    @property
+    def hold_out_from(self) -> float | None:
+        """Training FLOPs from which trials are held out of fits; None where no design holds any out."""
+        return self.study.hold_out_from_runs(
+            (one.trial.preset, one.cost.tokens_per_parameter, one.cost.flops) for one in self.trials
+        )
+
+    def stage(self, trained: Container[float | None]) -> "Plan | None":
+        """The part of the plan that is trained next, with all done trials: the smallest budget of re-centred designs
+        that is not in `trained`, and the trials without a stage (until `trained` holds None). None where nothing is
+        left."""
+        left = [planned for planned in self.pending if planned.stage not in trained]
+        now = {None, min((planned.stage for planned in left if planned.stage is not None), default=None)}
+        selected = [planned for planned in self.trials if planned.done or (planned in left and planned.stage in now)]
+        later = [planned for planned in self.trials if planned not in selected]
+        return replace(self, trials=selected, later=later) if left else None
+
+    def folder(self, trial: Trial) -> str:
+        return storage.join(self.study.folder, "trials", trial.id)
+
+
+def plan(study: Study, *, source: str = "study", allow_changed: bool = False) -> Plan:
+    """Expand a study into trials, check them and estimate their cost.
+
+    Raises StudyError for a study that cannot run as it is, also when its folder holds finished trials that the file no
+    longer describes (unless `allow_changed`, which leaves them out).
+    """
+    folder = storage.join(study.folder, "trials")
+    results = {name: read_result(storage.join(folder, name)) for name in storage.listdir(folder)}
+    found = expand(study, source=source, results=results)
+    known = {trial.id for trial in found.trials}
+    unrecognised = [name for name, result in results.items() if name not in known and result and result.status in DONE]
+    if unrecognised and not allow_changed:
+        raise StudyError(
+            f"{source}: study {study.study!r} in {study.folder} has {len(unrecognised)} finished trials that this file"
+            f" no longer describes (such as {unrecognised[0]}): the study was changed under the same name. Give it"
+            " another name, or add --allow-changed to continue without them."
+        )
+    ran = [result for name, result in results.items() if result and name in known and result.flops_per_second]
+    unmeasured, speed_source = _speed(study, ran)
+    planned = [
+        PlannedTrial(
+            trial=one.trial,
+            cost=trial_cost(one.trial, study, measured_speed(one.trial, ran) or unmeasured),
+            result=results.get(one.trial.id),
+            origins=one.origins,
+            budget=one.budget,
+            stage=one.stage,
+        )
+        for one in found.selected
+    ]
+    shared = sharing([one.trial for one in planned if not one.done], study)
+    return Plan(
+        study=study,
+        trials=[replace(one, sharing=shared.get(one.trial.id)) for one in planned],
+        speed_source=speed_source,
+        dropped=found.dropped,
+        notes=[*found.notes, *warmup_notes(found.trials)],
+    )
+
+
+def _speed(study: Study, ran: list[Result]) -> tuple[float | None, str]:
+    """FLOP/s of a trial's workers where no trial was measured, and what the estimates of time are based on."""
+    resources = study.resources
+    if ran:
+        return None, f"the speed of the most similar of {len(ran)} trials that ran"
+    if resources.flops_per_second is not None:
+        stated = resources.flops_per_second * resources.workers
+        return stated, f"the stated resources.flops_per_second of {resources.flops_per_second:.4g} per worker"
+    peak = processor_peak_flops() * resources.workers
+    cores = os.cpu_count() or 1
+    share = min(resources.cpus_per_worker / cores, 1.0)
+    return (
+        peak * share * UNMEASURED_SHARE,
+        f"{UNMEASURED_SHARE:.0%} of this machine's matrix-product peak, until trials have been measured",
+    )

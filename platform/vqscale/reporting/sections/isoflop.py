@@ -1,0 +1,143 @@
+"""Runs at equal compute: each budget's losses over size, the parabola through them, and the optimum of the law."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vqscale.errors import FitError
+from vqscale.formatting import short_count
+from vqscale.laws import Fit
+from vqscale.laws.decisions.frontier import exact_cost, optimum_at
+from vqscale.laws.decisions.surface import leading_fits, surface_of
+from vqscale.laws.io.export import fit_provenance
+from vqscale.laws.io.schema import IsoflopParabolas, IsoflopRow, Optimum
+from vqscale.reporting.charts.panel import MARKER_SYMBOLS, Axis, ChartLayer, LineLayer, Panel, PointsLayer
+from vqscale.reporting.charts.style import number, power, shade
+from vqscale.reporting.report_data import ReportData
+from vqscale.reporting.section import Block, Charts, Prose, Section, TableBlock
+from vqscale.reporting.sections.runs import LONG
+from vqscale.reporting.tables import Table
+
+_TEXT = (
+    "Each curve is the parabola through the runs of one budget, a star its lowest point; crosses mark where the fitted"
+    " law in N and D has its optimum at that budget. Parabolas are a diagnostic: off centre they are biased, and optima"
+    " are taken from the law. Hollow points are held-out runs, which the law predicts without being fitted to them."
+)
+
+
+def section(data: ReportData) -> Section | None:
+    found = [one for one in data.fits.isoflops if one.rows]
+    if not found:
+        return None
+    found.sort(key=lambda one: data.scheme.place(one.where.get("arch")))
+    panels = [_panel(data, one) for one in _largest(found)]
+    rows = [row for one in found for row in _rows(data, one)]
+    headers = ["runs of", "C (FLOPs)", "runs", "N at the vertex", "D", "loss", "N* of the law", "remarks"]
+    fold = f"The optima of all {len(found)} subsets" if len(rows) > LONG else ""
+    table = TableBlock(table=Table(headers=headers, rows=rows), fold=fold)
+    blocks: list[Block] = [Prose(text=_TEXT), Charts(panels=panels), table]
+    return Section(id="isoflop", title="IsoFLOP curves", nav="IsoFLOP", blocks=blocks)
+
+
+def _largest(found: list[IsoflopParabolas]) -> list[IsoflopParabolas]:
+    """Of every architecture and head the subset with most budgets, and of those the one with most runs."""
+    largest: dict[tuple[object, object], IsoflopParabolas] = {}
+    for one in sorted(found, key=lambda one: (-len(one.rows), -sum(len(row.points) for row in one.rows))):
+        largest.setdefault((one.where.get("arch"), one.where.get("head")), one)
+    return [one for one in found if one in largest.values()]
+
+
+def _panel(data: ReportData, one: IsoflopParabolas) -> Panel:
+    name = data.name(one.where, one.label)
+    fit = _fit_of(data, one)
+    base = data.scheme.colour(one.where.get("arch"))
+    last = max(len(one.rows) - 1, 1)
+    layers = [
+        layer for index, row in enumerate(one.rows) for layer in _row(data, row, fit, shade(base, index / last), index)
+    ]
+    return Panel(
+        name="-".join(["isoflop", *(str(one.where[key]) for key in ("arch", "head") if one.where.get(key))]),
+        title=f"Loss over size at equal compute: {name}",
+        tab=name,
+        x=Axis(name="non-embedding parameters N", log=True, show=short_count),
+        y=Axis(name=data.unit),
+        layers=layers,
+        provenance=fit_provenance(fit) if fit else "",
+    )
+
+
+def _fit_of(data: ReportData, one: IsoflopParabolas) -> Fit | None:
+    return next((fit for fit in leading_fits(data.fits.fits) if fit.where == one.where), None)
+
+
+def _row(data: ReportData, row: IsoflopRow, fit: Fit | None, tint: str, index: int) -> Iterator[ChartLayer]:
+    group = f"C = {power(row.budget)}"
+    symbol = MARKER_SYMBOLS[index % len(MARKER_SYMBOLS)]
+    held = data.held_out
+    named = False
+    for hollow in (False, True):
+        points = [point for point in row.points if (point.name in held) == hollow]
+        if points:
+            yield PointsLayer(
+                label="" if named else group,
+                group=group,
+                shade=tint,
+                symbol=symbol,
+                hollow=hollow,
+                x=[point.x[0] for point in points],
+                y=[point.measured for point in points],
+                texts=[
+                    f"{p.name}<br>N {short_count(p.x[0])}, D {short_count(p.x[1])}: {number(p.measured)}"
+                    for p in points
+                ],
+            )
+            named = True
+    yield from _parabola(row, group, tint)
+    if row.parameters is not None and row.loss is not None:
+        text = f"vertex at {group}: N {short_count(row.parameters)}, {number(row.loss)}"
+        x, y = [row.parameters], [row.loss]
+        yield PointsLayer(group=group, shade=tint, symbol="star", size=13, x=x, y=y, texts=[text])
+    if (best := _optimum(row.budget, fit)) is not None:
+        text = f"the law's optimum at {group}: N {short_count(best.parameters.value)}, {number(best.loss.value)}"
+        x, y = [best.parameters.value], [best.loss.value]
+        yield PointsLayer(group=group, shade=tint, symbol="cross", size=10, x=x, y=y, texts=[text])
+
+
+def _parabola(row: IsoflopRow, group: str, tint: str) -> Iterator[LineLayer]:
+    """The row's own parabola in log N, recovered from its values at the runs."""
+    sizes = sorted({point.x[0]: point.predicted for point in row.points}.items())
+    if len(sizes) < 3:
+        return
+    log_n = np.log([size for size, _ in sizes])
+    centre = float(log_n.mean())
+    curve = np.polynomial.Polynomial.fit(log_n - centre, [loss for _, loss in sizes], 2)
+    reach = np.linspace(log_n[0], log_n[-1], 40)
+    x, y = np.exp(reach).tolist(), curve(reach - centre).tolist()
+    yield LineLayer(group=group, shade=tint, x=x, y=y, width=1.5, dash="solid" if row.reason is None else "dotted")
+
+
+def _optimum(budget: float, fit: Fit | None) -> Optimum | None:
+    """The law's own optimum at a budget, without an interval; None where it has none."""
+    if fit is None:
+        return None
+    try:
+        return optimum_at(surface_of(fit, np.empty((0, len(fit.parameters)))), exact_cost(fit), budget)
+    except FitError:
+        return None
+
+
+def _rows(data: ReportData, one: IsoflopParabolas) -> Iterator[list[tuple[str, float | str]]]:
+    fit = _fit_of(data, one)
+    name = data.name(one.where, one.label)
+    for row in one.rows:
+        best = _optimum(row.budget, fit)
+        yield [
+            (name, name),
+            (power(row.budget), row.budget),
+            (str(len(row.points)), len(row.points)),
+            (short_count(row.parameters), row.parameters or ""),
+            (short_count(row.tokens), row.tokens or ""),
+            (number(row.loss), row.loss or ""),
+            (short_count(best.parameters.value) if best else "", best.parameters.value if best else ""),
+            (remarks := row.reason or "; ".join(row.warnings), remarks),
+        ]
