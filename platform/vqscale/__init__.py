@@ -6,6 +6,8 @@ The public Python API, loaded when it is used: `load_study`, `plan`, `run`, `fit
 
 from typing import TYPE_CHECKING, Any
 
+from vqscale.version import __version__
+
 if TYPE_CHECKING:
     from vqscale.api import (
         Fit,
@@ -58,10 +60,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        import importlib.metadata
-
-        return importlib.metadata.version("vqscale")
     if name in __all__:
         from vqscale import api
 

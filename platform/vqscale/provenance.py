@@ -9,12 +9,14 @@ from pathlib import Path
 
 import psutil
 
+from vqscale.version import __version__
+
 
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python, vqscale and the packages that may change a result; a package that is absent is left out."""
-    names = ("vqscale", "torch", "deepspeed", "ray", "mlflow", "numpy")
-    found = {"python": platform.python_version()}
+    names = ("torch", "deepspeed", "ray", "mlflow", "numpy")
+    found = {"python": platform.python_version(), "vqscale": __version__}
     for name in names:
         try:
             found[name] = importlib.metadata.version(name)

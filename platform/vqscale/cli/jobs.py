@@ -46,7 +46,7 @@ def submit(
         typer.echo(json.dumps(dataclasses.asdict(done), indent=2))
         return
     typer.echo(f"submitted  {done.id}")
-    typer.echo(f"uploaded   {done.upload_files} files, {done.upload_bytes / 1024:,.0f} KiB (platform wheel and study)")
+    typer.echo(f"uploaded   {done.upload_files} files, {done.upload_bytes / 1024:,.0f} KiB (platform and study)")
     typer.echo(f"watch it   vqscale logs {done.id} --address {address} --follow")
 
 

@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 stopped. Com
 they are called, so that `--help` and usage errors load neither torch nor Ray nor the laws.
 """
 
-import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from vqscale.cli.run import run
 from vqscale.cli.throughput import throughput
 from vqscale.cli.ui import ui
 from vqscale.errors import StudyInterruptedError, UserError, WorkFailedError
+from vqscale.version import __version__
 
 app = typer.Typer(
     name="vqscale",
@@ -57,7 +57,7 @@ app.command("next")(next_command)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"vqscale {importlib.metadata.version('vqscale')}")
+        typer.echo(f"vqscale {__version__}")
         raise typer.Exit
 
 

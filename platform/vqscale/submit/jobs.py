@@ -1,4 +1,4 @@
-"""A study as a Ray Job: a wheel of the platform and the study file are uploaded, and the cluster runs the study.
+"""A study as a Ray Job: the platform's packages and the study file are uploaded, and the cluster runs the study.
 
 The job's id is the study's name and a hash of its file, so that the same study is not started twice by mistake.
 """
@@ -6,6 +6,7 @@ The job's id is the study's name and a hash of its file, so that the same study 
 import asyncio
 import contextlib
 import hashlib
+import importlib.util
 import logging
 import os
 import tempfile
@@ -22,12 +23,13 @@ import yaml
 from vqscale import storage
 from vqscale.errors import ClusterError, StudyError
 from vqscale.study.spec import Study, load_study
-from vqscale.submit.package import build_wheel
 
 DASHBOARD_TIMEOUT_SECONDS = 15
 ENTRYPOINT = "python -m vqscale run study.yaml --address auto"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+PACKAGES = ("vqscale", "vqkernels")
+EXCLUDED = ("__pycache__",)
 _UPLOAD_LIMIT = 100 * 2**20
 """Most bytes that a Ray dashboard accepts in one upload."""
 _OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -46,6 +48,7 @@ class Submission:
     address: str
     upload_files: int
     upload_bytes: int
+    """Before compression, and before Ray leaves out what the cluster has already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +81,46 @@ def submit(
     client = _client(address, token)
     submission_id = _free_id(client, job_id(path), again)
     with tempfile.TemporaryDirectory(prefix="vqscale-submit-") as folder:
-        wheel = build_wheel(folder)
         working = Path(folder) / "study"
         working.mkdir()
         text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         (working / "study.yaml").write_text(text, encoding="utf-8")
-        size = wheel.stat().st_size + (working / "study.yaml").stat().st_size
-        assert size < _UPLOAD_LIMIT, f"the platform's wheel and study take {size} bytes"
+        packages = platform_packages()
+        files = [working / "study.yaml", *(path for package in packages for path in package_files(package))]
+        size = sum(path.stat().st_size for path in files)
+        assert size < _UPLOAD_LIMIT, f"the platform's packages and the study take {size} bytes"
         with _as_cluster_error(address):
             client.submit_job(
                 entrypoint=ENTRYPOINT,
                 submission_id=submission_id,
-                runtime_env={"working_dir": str(working), "py_modules": [str(wheel)]},
+                runtime_env={
+                    "working_dir": str(working),
+                    "py_modules": [str(package) for package in packages],
+                    "excludes": list(EXCLUDED),
+                },
                 metadata={"vqscale.study": study.study},
             )
-    return Submission(id=submission_id, address=address, upload_files=2, upload_bytes=size)
+    return Submission(id=submission_id, address=address, upload_files=len(files), upload_bytes=size)
+
+
+def platform_packages() -> list[Path]:
+    """The folders of the packages that this process imports, so that a cluster runs the code that ran here.
+
+    Ray names what it uploads by a hash of the content, so that a changed file is never mistaken for an older one. An
+    editable checkout itself cannot be named: a worker would import whatever its own disk holds there.
+    """
+    found = []
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None, f"{name} is not importable"
+        assert spec.origin is not None, f"{name} is a namespace, not a package"
+        found.append(Path(spec.origin).parent)
+    return found
+
+
+def package_files(package: Path) -> list[Path]:
+    """The files of a package that are uploaded."""
+    return [path for path in package.rglob("*") if path.is_file() and not set(EXCLUDED) & set(path.parts)]
 
 
 def status(target: str, address: str, *, token: str | None = None) -> JobStatus:
