@@ -15,9 +15,9 @@ from scipy import stats
 from vqscale import storage
 from vqscale.errors import StudyError
 from vqscale.formatting import percent, short_count
-from vqscale.report.charts.style import number
-from vqscale.report.compare import finished
-from vqscale.report.sections.classes import SeedGroup, best_run, corpus_name, guess, over_seeds, pooled
+from vqscale.reporting.charts.style import number
+from vqscale.reporting.compare import finished
+from vqscale.reporting.sections.classes import SeedGroup, best_run, corpus_name, guess, over_seeds, pooled
 from vqscale.results.table import read_table
 
 LEVEL = 0.9
