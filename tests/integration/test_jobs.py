@@ -179,7 +179,7 @@ def test_job_that_is_stopped_ends_and_says_so(head, corpus, tmp_path):
 
 
 @pytest.mark.parametrize("token", ["a-wrong-token", None])
-def test_cluster_refuses_whoever_has_not_its_token(head, corpus, tmp_path, token):
+def test_cluster_refuses_callers_without_its_token(head, corpus, tmp_path, token):
     refused = head.vqscale("submit", study_file(tmp_path, "refused", corpus, tokens=2560), token=token)
     assert refused.returncode == 2
     assert "--token" in refused.stderr

@@ -138,7 +138,7 @@ def test_trial_killed_in_the_middle_ends_bitwise_as_if_never_interrupted(
     assert same(weights(whole, uninterrupted.trial_id), weights(cut, continued.trial_id))
 
 
-def test_horizons_of_one_run_are_trained_once_and_end_as_each_would_alone(
+def test_token_budgets_of_one_run_are_trained_once_and_end_as_each_would_alone(
     make_study: Any, train: Train, tmp_path: Path
 ) -> None:
     update = 64 * 8
@@ -178,7 +178,7 @@ def test_losses_agree_over_workers_and_stages(make_study: Any, train: Train) -> 
         assert two.loss == pytest.approx(one.loss, abs=1e-3)
 
 
-def test_trial_that_cannot_run_fails_after_its_retries_while_others_go_on(make_study: Any, train: Train) -> None:
+def test_trial_that_cannot_run_fails_after_its_retries_while_others_continue(make_study: Any, train: Train) -> None:
     # A wrong DeepSpeed value passes planning (its keys are the user's) and raises in the worker.
     study = make_study(
         sweep=[{"train.deepspeed": [{}, {"zero_optimization": {"reduce_bucket_size": "many"}}]}],

@@ -32,7 +32,7 @@ SPEED = 1e9
 
 
 def true_loss(n: float, tokens: float, arch: str) -> float:
-    """Bits a byte; the VQ model needs a little more of everything."""
+    """Bits per byte; the VQ model needs a little more of everything."""
     return (1.02 if arch == "transformer_vq" else 1.0) * (0.8 + 30 * n**-0.4 + 90 * tokens**-0.4)
 
 

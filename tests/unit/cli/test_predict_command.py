@@ -51,7 +51,7 @@ def test_questions_from_every_side_have_one_answer(fitted_study: Any) -> None:
         assert other["flops"]["value"] == pytest.approx(1e11, rel=0.02)
 
 
-def test_size_at_a_horizon_is_one_run_whose_loss_scatters_more_than_the_law(fitted_study: Any) -> None:
+def test_size_at_a_token_budget_is_one_run_whose_loss_scatters_more_than_the_law(fitted_study: Any) -> None:
     (one,) = values(fitted_study, "--params", "65000", "--tokens", "1e6", "--arch", "transformer")
     assert one["loss"]["value"] == pytest.approx(0.8 + 30 * 65000**-0.4 + 90 * 1e6**-0.4, rel=0.01)
     assert one["loss"]["interval"]["low90"] < one["loss"]["value"] < one["loss"]["interval"]["high90"]

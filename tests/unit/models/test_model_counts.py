@@ -201,7 +201,7 @@ def test_flops_of_recurrence_equal_products_with_the_state_and_its_decay(small_c
         assert flops["recurrence"] == state * (2 * 2 * products + decay)
 
 
-def test_flops_a_token_of_vq_model_level_off_and_those_of_quadratic_models_do_not():
+def test_flops_per_token_of_vq_model_level_off_and_those_of_quadratic_models_do_not():
     vq, full = (resolve(arch, "190m", 259, {}) for arch in ("transformer_vq", "transformer_full"))
     at = {length: sum(flops_per_token(vq, length).values()) for length in (8192, 131072)}
     assert at[131072] < 1.03 * at[8192]

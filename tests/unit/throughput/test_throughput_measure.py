@@ -31,7 +31,7 @@ from vqscale.throughput.table import (
 )
 from vqscale.throughput.training_cell import TrainingCell
 
-SECONDS_A_TOKEN = {"transformer_vq": 1e-3, "transformer_full": 2e-3, "transformer": 5e-4}
+SECONDS_PER_TOKEN = {"transformer_vq": 1e-3, "transformer_full": 2e-3, "transformer": 5e-4}
 
 
 class Bench:
@@ -82,7 +82,7 @@ class FakeCell:
         if run and arch in self.bench.bursting:
             raise torch.OutOfMemoryError("CUDA out of memory")
         slower = 1 + self.bench.drift * run
-        self.bench.now += updates * self.cell.tokens_per_step * SECONDS_A_TOKEN[arch] * slower
+        self.bench.now += updates * self.cell.tokens_per_step * SECONDS_PER_TOKEN[arch] * slower
 
 
 def make_plan(axes=None, **values):
@@ -118,9 +118,9 @@ def test_measurement_rows_hold_speeds_shares_and_memory_by_the_clock(tmp_path):
     assert list(frame.columns) == list(ThroughputRow.model_fields)
     assert frame["batch"].tolist() == [2] * 3 + [1] * 3  # 512 tokens per step, but one sequence at least
     for row in frame.to_dict("records"):
-        assert row["tokens_per_second"] == pytest.approx(1 / SECONDS_A_TOKEN[row["arch"]])
-        assert row["seconds_per_token"] == pytest.approx(SECONDS_A_TOKEN[row["arch"]])
-        assert row["ms_per_step"] == pytest.approx(1e3 * row["tokens_per_step"] * SECONDS_A_TOKEN[row["arch"]])
+        assert row["tokens_per_second"] == pytest.approx(1 / SECONDS_PER_TOKEN[row["arch"]])
+        assert row["seconds_per_token"] == pytest.approx(SECONDS_PER_TOKEN[row["arch"]])
+        assert row["ms_per_step"] == pytest.approx(1e3 * row["tokens_per_step"] * SECONDS_PER_TOKEN[row["arch"]])
         assert row["mfu"] == pytest.approx(row["tokens_per_second"] * row["flops_per_token"] / 1e9)
         assert row["peak_memory_bytes"] == row["tokens_per_step"] * 100
         assert (row["status"], row["repeats"]) == ("ok", 3)
