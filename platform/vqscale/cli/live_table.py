@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -39,7 +40,10 @@ class _Line:
 
 
 class LiveTable(RunEvents):
-    """Shows a study's progress on a console: a live table in a terminal or notebook, plain lines elsewhere."""
+    """Shows a study's progress on a console: a live table in a terminal, plain lines elsewhere.
+
+    In a notebook the table is live where ipywidgets is installed, which is what rich draws it with there.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -52,7 +56,7 @@ class LiveTable(RunEvents):
         self._quality = QUALITY[stage.study.task]
         self._done_before = len(stage.trials) - len(stage.pending)
         self._started = time.monotonic()
-        if self._console.is_terminal or self._console.is_jupyter:
+        if self._console.is_terminal or (self._console.is_jupyter and find_spec("ipywidgets")):
             self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
             self._live.start()
 

@@ -81,7 +81,7 @@ def main() -> None:
         _complain(f"[red]failed:[/red] {_escape(str(error))}")
         sys.exit(1)
     except StudyInterruptedError as error:
-        _complain(f"Stopped. {error} What was trained is kept: the same command resumes from there.")
+        _complain(f"Stopped. {_escape(str(error))}")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -80,7 +80,7 @@ def measure(plan: ThroughputPlan, folder: str, progress: Progress, *, again: boo
     try:
         measured = load_or_measure(plan, folder, again=again, on_round=next_round)
     except KeyboardInterrupt as error:
-        raise StudyInterruptedError("Finished context lengths are measured.") from error
+        raise StudyInterruptedError("What was measured is kept: the same command resumes from there.") from error
     table = make_table(plan, measured.by_cell)
     write_throughput_table(table, folder)
     return table, measured.now

@@ -158,7 +158,10 @@ class _Stages:
             self._events.message("Stopping ...")
             self._connect().stop()
             missing = [one for one in stage.pending if one.trial.id not in ended]
-            raise StudyInterruptedError(f"{len(missing)} of {len(stage.pending)} trials are not finished.") from None
+            raise StudyInterruptedError(
+                f"{len(missing)} of {len(stage.pending)} trials are not finished. What was trained is kept: the same"
+                " command resumes from there."
+            ) from None
         except DriverDiedError as error:
             self._disconnect()
             self._judge_by_records(error, stage, listeners, ended)
