@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from vqscale.costing.trial_cost import estimated_memory_bytes
 from vqscale.errors import StudyError
 from vqscale.planning.centre import exact
 from vqscale.planning.plan import Plan, plan
@@ -215,9 +216,26 @@ def test_mistake_in_a_design_is_an_error(make: Any, design: dict[str, Any], word
         plan(make(design=[ISOFLOP | design]), source="test")
 
 
+def test_memory_of_exactly_the_limit_is_enough(make: Any) -> None:
+    (one,) = plan(make()).trials
+    limit = estimated_memory_bytes(one.trial, make()) / 2**30
+    assert len(plan(make(resources={"memory_gib_per_worker": limit})).trials) == 1
+    with pytest.raises(StudyError, match="memory_gib_per_worker"):
+        plan(make(resources={"memory_gib_per_worker": limit * (1 - 1e-9)}))
+
+
 def test_memory_beyond_the_limit_is_an_error_in_a_sweep(make: Any) -> None:
     with pytest.raises(StudyError, match=r"memory_gib_per_worker: about .* GiB are needed, the limit is 0\.001 GiB"):
         plan(make(resources={"memory_gib_per_worker": 1e-3}))
+
+
+def test_dropped_grid_point_names_the_tokens_or_the_multiple_of_its_design(make: Any) -> None:
+    context = {"type": "context", "sizes": ["pico"], "contexts": [32, 64], "tokens": [512], "budgets": [1e6]}
+    ladder = {"type": "ladder", "sizes": ["pico"], "tokens_per_parameter": [0.001], "hold_out": 0}
+    by_budget, by_tokens, _, _, by_multiple = plan(make(design=[context, ladder])).dropped
+    assert by_tokens.settings == {"train.context": 32, "model.preset": "pico", "train.tokens": 512}
+    assert (by_budget.settings, by_budget.budget) == ({"train.context": 32, "model.preset": "pico"}, 1e6)
+    assert by_multiple.settings == {"model.preset": "pico", "tokens_per_parameter": 0.001}
 
 
 def test_dropped_grid_points_are_plain_values(make: Any) -> None:

@@ -64,6 +64,25 @@ def test_plan_takes_a_backend_that_runs(make: Any, backend: str) -> None:
     assert planned.trial.train.backend == backend
 
 
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (1, "cuda"), ("auto", "cuda")])
+def test_plan_checks_a_backend_on_the_device_of_the_workers(
+    make: Any, monkeypatch: Any, gpus: Any, device: str
+) -> None:
+    devices = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("vqscale.models.transformer_vq.attention_backend", lambda *given: devices.append(given[-1]))
+    plan(make(sweep=[{"train.backend": ["naive"]}], resources={"gpus_per_worker": gpus}))
+    assert devices == [device]
+
+
+@pytest.mark.parametrize("key", ["arch", "preset"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_plan_refuses_a_model_without_a_name_for_its_architecture_or_size(make: Any, key: str, value: Any) -> None:
+    model = {"arch": "transformer_vq", "preset": "pico", "codebook_size": 16, "block_length": 16} | {key: value}
+    with pytest.raises(StudyError, match=rf"study: model\.{key}: is missing or is no text"):
+        plan(make(model=model))
+
+
 def test_plan_refuses_triton_for_a_model_without_vq_attention(make: Any) -> None:
     with pytest.raises(StudyError, match=r"train\.backend: triton belongs to models with quantised keys"):
         plan(make(sweep=[{"model.arch": ["transformer"], "train.backend": ["triton"]}]))
