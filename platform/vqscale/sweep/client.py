@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import IO, Any
 
+import psutil
+
 from vqscale import errors
 from vqscale.errors import ClusterError, StudyInterruptedError, UserError, WorkFailedError
 from vqscale.study.frozen import Frozen
@@ -126,9 +128,10 @@ class RayDriver:
             self._log.close()
 
     def _kill(self) -> None:
-        """End the driver and what Ray started for it. The driver leads its group, so its id is the group's."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """End the driver and what Ray started for it."""
+        for process in _session(self._process.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait()
 
     def _last_words(self) -> str:
@@ -145,3 +148,13 @@ def _error(event: Event) -> Exception:
     kind = getattr(errors, event["type"], None)
     known = isinstance(kind, type) and issubclass(kind, UserError | StudyInterruptedError)
     return kind(event["message"]) if known else ClusterError(event["message"])  # type: ignore[misc]
+
+
+def _session(leader: int) -> list[psutil.Process]:
+    """All processes of a session, also those whose leader has died: raylet gives its workers groups of their own."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == leader:
+                found.append(process)
+    return found
