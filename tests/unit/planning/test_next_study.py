@@ -1,0 +1,94 @@
+"""The study of one optimum: its shape, worked out by hand, and what it takes over from the nearest run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vqscale.costing.counts import parameters_non_embedding
+from vqscale.costing.presets import resolve
+from vqscale.data.corpus import open_corpus
+from vqscale.data.prepare import prepare
+from vqscale.planning.next_study import nearest_shape, next_study
+from vqscale.results import Result, read_table, to_results
+
+MODEL = {"arch": "transformer"}
+
+
+@pytest.fixture
+def runs(finished_study: Any) -> Callable[..., list[Result]]:
+    """The runs of the quadratic architecture, with changed columns."""
+
+    def make(**changes: Any) -> list[Result]:
+        table = read_table(str(finished_study.folder / "results.csv"))
+        return [run.model_copy(update=changes) for run in to_results(table[table["arch"] == "transformer"])]
+
+    return make
+
+
+def of_size(run: Result, shape: tuple[int, int], n: float) -> Result:
+    return run.model_copy(update={"d_model": shape[0], "n_layer": shape[1], "parameters_non_embedding": round(n)})
+
+
+def count(shape: str) -> int:
+    return parameters_non_embedding(resolve("transformer", shape, 256, {}))
+
+
+def test_nearest_shape_is_the_shape_itself_at_its_own_size_and_ratio(runs: Any) -> None:
+    shape, note = nearest_shape(count("d96x3"), [of_size(runs()[0], (96, 3), count("d96x3"))], MODEL, 256)
+    assert shape == "d96x3"
+    assert note == (
+        f"d96x3 has N = {count('d96x3'):,}, +0.0% of the wanted {count('d96x3'):,}; its width over depth is 32, where"
+        " the study's sizes suggest 32."
+    )
+
+
+@pytest.mark.parametrize("difference", [-1, 1])
+def test_nearest_shape_may_be_the_one_below_or_the_one_above(runs: Any, difference: int) -> None:
+    n = count("d96x3")
+    assert nearest_shape(n + difference, [of_size(runs()[0], (96, 3), n)], MODEL, 256)[0] == "d96x3"
+
+
+@pytest.mark.parametrize(
+    ("n", "ratio"),
+    [
+        (1e5, 32),  # half way from 1e4 to 1e6 in log N, so the geometric mean of 16 and 64
+        (1e3, 16),
+        (1e7, 64),
+    ],
+)
+def test_width_over_depth_is_interpolated_in_the_logarithms_and_constant_beyond(
+    runs: Any, n: float, ratio: float
+) -> None:
+    one = runs()[0]
+    _, note = nearest_shape(n, [of_size(one, (32, 2), 1e4), of_size(one, (256, 4), 1e6)], MODEL, 256)
+    assert note.endswith(f"where the study's sizes suggest {ratio}.")
+
+
+def test_next_study_reads_the_corpus_of_the_run_unless_the_study_names_it(
+    finished_study: Any, runs: Any, tmp_path: Path
+) -> None:
+    study = finished_study.study
+    moved = next_study(study, runs(corpus="/no/longer/here"), 3e4, 3.3e12, "?")
+    assert moved.study.data == study.data
+    (tmp_path / "raw").mkdir()
+    for index in range(100):
+        (tmp_path / "raw" / f"{index}.txt").write_text(f"Sentence {index} of another text.\n" * 20)
+    other = str(tmp_path / "other")
+    prepare(str(tmp_path / "raw"), other)
+    found = runs(corpus=other, corpus_fingerprint=open_corpus(other).fingerprint)
+    assert next_study(study, found, 3e4, 3.3e12, "?").study.data.corpus == other
+
+
+@pytest.mark.parametrize("segment", [64, 32])
+def test_next_study_takes_over_rate_context_and_segment_of_the_best_run_of_the_nearest_size(
+    finished_study: Any, runs: Any, segment: int
+) -> None:
+    near, *others = sorted(runs(segment=segment), key=lambda run: (run.parameters_non_embedding, run.loss))
+    assert others[0].parameters_non_embedding == near.parameters_non_embedding  # at a smaller budget, of higher loss
+    changed = [*others, near.model_copy(update={"lr": 0.005, "seed": 3})]
+    made = next_study(finished_study.study, changed, near.parameters_non_embedding * 1.01, 3.3e12, "?")
+    own = {"context": 64, "batch_tokens": 512, "lr": 0.005, "seeds": [3], "precision": near.precision}
+    assert made.study.train == own | ({} if segment == 64 else {"segment": 32})
+    assert made.notes[1].startswith(f"The learning rate 0.005 is that of {near.name}")
