@@ -7,7 +7,6 @@ counts is what that child has reported and the records that the trials left, not
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,12 +15,11 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import IO, Any
 
-import psutil
-
 from vqscale import errors
 from vqscale.errors import ClusterError, StudyInterruptedError, UserError, WorkFailedError
 from vqscale.study.frozen import Frozen
 from vqscale.study.spec import Resources
+from vqscale.sweep.processes import end_session
 from vqscale.sweep.protocol import DRIVER, Close, Connect, Request, Stage
 
 Event = dict[str, Any]
@@ -129,9 +127,7 @@ class RayDriver:
 
     def _kill(self) -> None:
         """End the driver and what Ray started for it."""
-        for process in _session(self._process.pid):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        end_session(self._process.pid)
         self._process.wait()
 
     def _last_words(self) -> str:
@@ -148,13 +144,3 @@ def _error(event: Event) -> Exception:
     kind = getattr(errors, event["type"], None)
     known = isinstance(kind, type) and issubclass(kind, UserError | StudyInterruptedError)
     return kind(event["message"]) if known else ClusterError(event["message"])  # type: ignore[misc]
-
-
-def _session(leader: int) -> list[psutil.Process]:
-    """All processes of a session, also those whose leader has died: raylet gives its workers groups of their own."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getsid(process.pid) == leader:
-                found.append(process)
-    return found

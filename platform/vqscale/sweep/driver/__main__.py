@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 import traceback
@@ -14,6 +13,7 @@ from typing import Any
 from vqscale.errors import StudyInterruptedError, UserError
 from vqscale.sweep.driver import cluster
 from vqscale.sweep.driver.tuning import train
+from vqscale.sweep.processes import end_session
 from vqscale.sweep.protocol import Close, Connect, Request
 
 
@@ -34,7 +34,7 @@ class Pipe:
             if isinstance(request.request, Close):
                 return
         # End of input without `Close`: the study's process has died, and nobody would read what is trained from here.
-        os.killpg(0, signal.SIGKILL)
+        end_session(os.getsid(0))
 
     def next(self) -> Request:
         return self._requests.get()
