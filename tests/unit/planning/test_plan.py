@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from vqscale.costing.trial_cost import UNMEASURED_SHARE
 from vqscale.data.corpus import open_corpus
 from vqscale.errors import StudyError
 from vqscale.planning.plan import plan
@@ -152,3 +153,22 @@ def test_plan_refuses_seeds_that_are_no_list_of_numbers(make: Any, seeds: Any) -
 def test_plan_names_the_grid_point_that_is_wrong(make: Any) -> None:
     with pytest.raises(StudyError, match=r"in the grid point train\.context = 40"):
         plan(make(sweep=[{"train.context": [64, 40]}]))
+
+
+@pytest.mark.parametrize(("cpus", "share"), [(2, 0.25), (16, 1.0)])
+def test_time_without_measurements_is_from_the_share_of_the_cores_that_the_workers_have(
+    make: Any, monkeypatch: Any, cpus: int, share: float
+) -> None:
+    monkeypatch.setattr("vqscale.planning.plan.processor_peak_flops", lambda: 1e12)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    (one,) = plan(make(resources={"workers": 2, "cpus_per_worker": cpus})).trials
+    assert one.cost.seconds == pytest.approx(one.cost.flops / (2 * 1e12 * share * UNMEASURED_SHARE))
+
+
+def test_plan_refuses_a_study_that_was_changed_under_the_same_name_unless_allowed(make: Any, end: Any) -> None:
+    first = plan(make())
+    end(first, first.trials[0], loss=2.0)
+    changed = make(sweep=[{"train.context": [32]}])
+    with pytest.raises(StudyError, match=r"has 1 finished trials that this file no longer describes \(such as vq-pico"):
+        plan(changed)
+    assert [one.result for one in plan(changed, allow_changed=True).trials] == [None]

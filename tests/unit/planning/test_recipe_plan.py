@@ -123,6 +123,13 @@ def test_notes_tell_origin_extrapolation_batch_and_corpus(make: Any) -> None:
     assert "another corpus" in notes
 
 
+def test_notes_give_the_range_of_what_was_tuned_in_ascending_order_of_the_numbers(make: Any) -> None:
+    frame = table(tokens=1)
+    frame["tokens"] = frame["parameters_non_embedding"].map({SIZES["pico"]: 316_000, SIZES["nano"]: 618_000})
+    notes = plan(make(recipe=recipe_of(frame), train=TRAIN)).notes
+    assert "(10 runs at D/N 9.5 to 10.2)" in notes[0]  # as text, 9.5 comes after 10.2
+
+
 def test_notes_are_silent_about_what_was_tuned(make: Any, corpus_uri: str) -> None:
     plain = make(train=TRAIN | {"lr": 0.004})
     fingerprint = plan(plain).trials[0].trial.corpus_fingerprint
