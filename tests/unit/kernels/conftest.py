@@ -28,6 +28,32 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="package", autouse=True)
+def quick_interpreter():
+    """Triton's interpreter without what takes half of its time and changes no result.
+
+    It asserts of every sum and product that 32 bits hold it, which no index of these small tensors exceeds, and it
+    prepares `triton.language` for every call of a function inside a kernel, where once for each module is enough.
+    """
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        yield
+        return
+    from triton.runtime import interpreter
+
+    builder, prepared = interpreter.interpreter_builder, set()
+
+    def call(self, *args, **kwargs):
+        if self.fn.__module__ not in prepared:
+            prepared.add(self.fn.__module__)
+            interpreter._patch_lang(self.fn)
+        return self.rewrite()(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "options", replace(builder.options, sanitize_overflow=False))
+        patch.setattr(interpreter.InterpretedFunction, "__call__", call)
+        yield
+
+
 @pytest.fixture
 def unwritten_is_nan(monkeypatch):
     """What a kernel leaves unwritten shows."""
