@@ -7,7 +7,7 @@ import pytest
 
 from vqscale.data.corpus import open_corpus, open_text
 from vqscale.data.labelled.corpus import LabelledCorpus
-from vqscale.data.labelled.format import Example, LabelledManifest, Layout
+from vqscale.data.labelled.format import Example, LabelledManifest, Layout, Vocabulary
 from vqscale.data.labelled.prepare import prepare_labelled
 from vqscale.data.labelled.source import Labelled
 from vqscale.data.manifests import read_manifest
@@ -160,3 +160,12 @@ def test_text_corpus_keeps_its_own_manifest(texts, tmp_path):
 def test_layout_of_labelled_pairs_of_tokens_is_refused(of_tokens):
     with pytest.raises(ValueError, match="one sequence only"):
         Layout.model_validate(of_tokens.model_dump() | {"sequences": 2})
+
+
+@pytest.mark.parametrize(("size", "allowed"), [(1, False), (2, True), (2**32, True), (2**32 + 1, False)])
+def test_vocabulary_has_at_least_two_ids_and_fits_32_bits(size, allowed):
+    if allowed:
+        assert Vocabulary(size=size, rule="itself").size == size
+        return
+    with pytest.raises(ValueError, match="size"):
+        Vocabulary(size=size, rule="itself")
