@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from vqscale.cli.data import app
 from vqscale.data.corpora import corpus_folder
+from vqscale.data.tasks.generator import numbers, span, three
 from vqscale.errors import CorpusError
 
 
@@ -58,3 +59,21 @@ def test_generate_command_refuses_what_cannot_be_by_name(arguments, message, tmp
     with pytest.raises(CorpusError, match=message):
         run("generate", *arguments, "--out", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_numbers_on_the_command_line_are_read():
+    assert span(" 20 : 512 ", "length") == (20, 512)
+    assert numbers("256", "lengths") == (256,)
+    assert three("6, 2,2", "examples") == (6, 2, 2)
+
+
+@pytest.mark.parametrize("value", ["", ":", "5", "5:", ":5", "a:5", "5:b", "-5:5", "1:2:3"])
+def test_range_that_is_not_two_numbers_is_refused(value):
+    with pytest.raises(CorpusError, match=rf"length: '{value}' is no range\. Write two numbers"):
+        span(value, "length")
+
+
+@pytest.mark.parametrize("value", ["6,2", "6,2,2,2", "6,2,", "a,b,c"])
+def test_counts_that_are_not_three_numbers_are_refused(value):
+    with pytest.raises(CorpusError, match=f"examples: '{value}' (must be three numbers|is no list of numbers)"):
+        three(value, "examples")

@@ -149,3 +149,11 @@ def test_recall_drawn_by_two_processes_is_the_same(tmp_path):
     one = prepare_labelled(generator, str(tmp_path / "one"))
     two = prepare_labelled(InProcesses(generator, 2), str(tmp_path / "two"))
     assert one == two
+
+
+@pytest.mark.parametrize("kind", [Recall, Needle])
+def test_recall_needs_four_tokens_per_pair_at_every_length(kind):
+    options = {"length": 64, "pairs": 8, "keys": 20}
+    assert kind(**options, test_lengths=(64, 32)).lengths_of("test") == (64, 32)
+    with pytest.raises(ValueError, match="length: 31 tokens are too few for 8 pairs; use 32 or more"):
+        kind(**options, test_lengths=(64, 31))
