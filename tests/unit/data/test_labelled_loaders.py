@@ -164,6 +164,18 @@ def test_listops_release_is_read_without_its_brackets(opened, write):
 
 
 @pytest.mark.parametrize(
+    ("name", "file", "row"),
+    [("listops", "basic_{}.tsv", "{}\t{}\n"), ("aan", "new_aan_pairs.{}.tsv", "{}\tP1\tP2\tfirst {}\tsecond\n")],
+)
+def test_table_of_each_split_is_read_into_that_split(name, file, row, opened, write):
+    third = "val" if name == "listops" else "eval"
+    counts = {"train": 1, third: 2, "test": 3}
+    files = {file.format(split): (row.format(1, 1) * count).encode() for split, count in counts.items()}
+    corpus = opened(name, write(files), length=20)
+    assert {split: len(corpus.split(split)) for split in SPLITS} == {"train": 1, "validation": 2, "test": 3}
+
+
+@pytest.mark.parametrize(
     ("row", "message"), [(b"[FIRST 3 ]\t3", r"line 2 has '\[FIRST'"), (b"3", "line 2 is no expression")]
 )
 def test_listops_release_that_is_damaged_is_refused_with_its_line(row, message, opened, write):
@@ -358,6 +370,15 @@ def test_labelled_loader_refuses_options_that_mean_nothing_for_it():
         raw_files_loader("mnist", "x", length=100)
     with pytest.raises(CorpusError, match="validation: "):
         raw_files_loader("imdb", "x", validation=1.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [("imdb", 4000), ("aan", 4000), ("labelled-logs", 4096), ("speech-commands-35", 16_000), ("labelled-text", None)],
+)
+def test_default_length_is_that_of_the_published_task(name, length):
+    # Long Range Arena reads 4000 bytes of a review or a paper; one second of speech is 16,000 samples
+    assert raw_files_loader(name, "x").length == length
 
 
 def test_labelled_loader_reads_zip_archives(mnist, opened, tmp_path):
