@@ -93,7 +93,8 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, corpus_uri: str) -> Stage:
+def stage(tmp_path: Path, corpus_uri: str, empty_store: Callable[[Path], str]) -> Stage:
+    empty_store(tmp_path / "mlflow.db")
     return Stage(tmp_path, corpus_uri)
 
 

@@ -67,8 +67,8 @@ def test_break_even_of_curves_that_differ_in_one_setting_are_kept_apart(column: 
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+def uri(tmp_path_factory: pytest.TempPathFactory, empty_store: Callable[[Path], str]) -> str:
+    return empty_store(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
 
 
 def test_throughput_in_mlflow_is_one_run_per_curve_and_a_new_one_when_measured_again(uri: str, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def fit(*words: str) -> None:
     assert done.exit_code == 0, done.output
 
 
-def test_fit_shows_files_and_constants_in_the_run_of_a_study_that_has_one(own_study: Any) -> None:
+def test_fit_shows_files_and_constants_in_the_run_of_a_study_that_has_one(own_study: Any, empty_store: Any) -> None:
+    empty_store(Path(own_study.tracking.uri.removeprefix("sqlite:///")))
     run = open_tracker(own_study).study_run()
     fit(own_study.folder)
     client = MlflowClient(own_study.tracking.uri)
@@ -44,10 +45,13 @@ def test_fit_shows_files_and_constants_in_the_run_of_a_study_that_has_one(own_st
         assert name.startswith("fit/chinchilla/")
 
 
-def test_fit_makes_no_store_for_a_study_that_has_none_and_none_for_another_folder(own_study: Any) -> None:
+def test_fit_makes_no_store_for_a_study_that_has_none_and_none_for_another_folder(
+    own_study: Any, empty_store: Any
+) -> None:
     fit(own_study.folder)
     store = Path(own_study.tracking.uri.removeprefix("sqlite:///"))
     assert not store.exists()
+    empty_store(store)
     run = open_tracker(own_study).study_run()
     fit(own_study.folder, "--out", str(store.parent / "elsewhere"))
     assert MlflowClient(own_study.tracking.uri).list_artifacts(run) == []
