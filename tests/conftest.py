@@ -14,6 +14,7 @@ os.environ |= {
 }
 
 import faulthandler
+import gc
 import random
 import shutil
 import sys
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
 
 EXIT_SECONDS = 120
 """How long a process may take to exit after its last test; then it says where it hangs, and ends."""
+
+
+def pytest_collection_finish() -> None:
+    # A million objects of imported packages live to the end: DeepSpeed's engines collect garbage every time they start.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:
