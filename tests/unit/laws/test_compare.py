@@ -162,3 +162,15 @@ def test_loss_out_of_reach_has_no_multiplier():
     last = points(found, "compute")[-1]
     assert last.multiplier is None
     assert "does not reach" in last.reason
+
+
+def test_multiplier_far_beyond_the_runs_is_not_given():
+    """0.08 of N and of D need 156 times the compute: of five budgets over two decades, four are below 1 / 1.56 of the
+    largest, and so need less than 100 times that."""
+    fits, table = study(factor=0.08)
+    (found,) = compare_fits(fits.fits, table)
+    *given, fifth, beyond = points(found, "compute")
+    assert [point.multiplier.value for point in given] == pytest.approx([1 / 0.08**2] * 4, rel=0.02)
+    assert fifth.multiplier is None
+    assert "would need 156 times the largest budget that transformer_vq, S 64, T 512 trained" in fifth.reason
+    assert "would need 1.56e+03 times the largest budget" in beyond.reason
