@@ -171,6 +171,8 @@ def test_cost_of_our_models_is_a_function_of_n(arch, most, context):
     [
         ([1e5, 1e6], [6e5, 6e6], "known for 2 sizes"),
         ([1e5, 1e6, 1e7], [6e5, 6e4, 6e3], "does not grow with N"),
+        # in seconds, where a curve below zero at the smallest size is below it by a tiny number
+        ([1e4, 3e5, 4e5], [1e-6, 3e-9, 1e-7], "does not grow with N"),
         ([1e5, 2e5, 4e5, 8e5], [6e5, 4e6, 2e6, 5e6], "no smooth function of N"),
     ],
 )
