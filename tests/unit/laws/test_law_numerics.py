@@ -9,10 +9,11 @@ from scipy.optimize import nnls
 from vqscale.errors import FitError
 from vqscale.laws import LAWS
 from vqscale.laws.fitting.crosscheck import _value_and_gradient
-from vqscale.laws.fitting.fit import solve
+from vqscale.laws.fitting.fit import disagreement, solve
 from vqscale.laws.fitting.problem import Objective, bounds, derivatives, make_problem, natural, objective_values
 from vqscale.laws.fitting.varpro import nonnegative_least_squares
 from vqscale.laws.forms.catalogue import evaluate_law
+from vqscale.laws.io.schema import CrossCheck, Method
 
 OBJECTIVES = [Objective(delta=0.05), Objective(delta=None), Objective(delta=0.1, residual="raw")]
 SPANS = {"N": (1e6, 1e9), "D": (1e8, 1e11), "C": (1e15, 1e20), "S": (32, 1024), "T": (256, 8192)}
@@ -97,3 +98,18 @@ def test_fit_does_not_depend_on_the_units_of_runs_or_loss(n_unit, d_unit, loss_u
 def test_delta_that_is_no_positive_number_is_refused(delta):
     with pytest.raises(FitError, match="delta"):
         Objective(delta=delta)
+
+
+@pytest.mark.parametrize(
+    ("difference", "warning"),
+    [
+        (None, ""),  # not checked
+        (1e-6, ""),
+        (-1e-6, ""),
+        (2e-6, "the cross-check ended 2.0e-06 of the objective above the search; the lower is kept"),
+        (-0.25, "the cross-check ended 2.5e-01 of the objective below the search; the lower is kept"),
+    ],
+)
+def test_cross_check_that_differs_by_more_than_a_millionth_is_a_warning(difference, warning):
+    check = None if difference is None else CrossCheck.model_construct(relative_difference=difference)
+    assert disagreement(Method.model_construct(cross_check=check)) == warning
