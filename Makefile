@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # Unit tests run in this many processes, a file of tests in one of them; each process computes with one thread.
 WORKERS ?= 2
 PYTEST  := $(BIN)/python -m pytest
-UNIT    := $(PYTEST) -n $(WORKERS) --dist loadfile tests/unit
+UNIT    := $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/unit
 
 .PHONY: demo test unit lint format docs install clean
 

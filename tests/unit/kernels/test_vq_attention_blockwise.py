@@ -77,9 +77,9 @@ def of_problem(case, implementation, leaf, state=None):
 @pytest.mark.parametrize("before", [0, 3, 20, 41])
 @pytest.mark.parametrize("chunk_blocks", [1, 2, 3, 5, 100])
 def test_blockwise_any_chunk_size_and_state_equals_naive(chunk_blocks, before, extra, random_case, assert_same):
-    whole = random_case(length=150, size=3, heads=4, kv_heads=2, **extra)
+    whole = random_case(length=90, size=3, heads=4, kv_heads=2, **extra)
     state = whole.part(0, before).run("naive")[1] if before else None
-    case, leaf = whole.part(before, 150).leaves()
+    case, leaf = whole.part(before, 90).leaves()
     found = of_problem(case, partial(blockwise_attention, chunk_blocks=chunk_blocks), leaf, state)
     assert_same(found, of_problem(case, naive_attention, leaf, state), tolerance=1e-9)
 
