@@ -11,7 +11,7 @@ from vqscale.laws import LAWS
 from vqscale.laws.fitting.crosscheck import _value_and_gradient
 from vqscale.laws.fitting.fit import disagreement, solve
 from vqscale.laws.fitting.problem import Objective, bounds, derivatives, make_problem, natural, objective_values
-from vqscale.laws.fitting.varpro import nonnegative_least_squares
+from vqscale.laws.fitting.varpro import FIRST_INNER_STEPS, nonnegative_least_squares, project, start_exponents
 from vqscale.laws.forms.catalogue import evaluate_law
 from vqscale.laws.io.schema import CrossCheck, Method
 
@@ -113,3 +113,21 @@ def test_delta_that_is_no_positive_number_is_refused(delta):
 def test_cross_check_that_differs_by_more_than_a_millionth_is_a_warning(difference, warning):
     check = None if difference is None else CrossCheck.model_construct(relative_difference=difference)
     assert disagreement(Method.model_construct(cross_check=check)) == warning
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_projection_at_the_true_exponents_of_exact_runs_finds_the_other_constants(objective):
+    law, true = LAWS["chinchilla"], np.array([1.8, 400.0, 0.35, 2000.0, 0.37])  # E, A, alpha, B, beta
+    x, _ = random_runs(law, runs=20)
+    problem = make_problem(law, x, evaluate_law(law, true, x), objective)
+    (theta,) = project(problem, true[[2, 4]][None], FIRST_INNER_STEPS)
+    assert natural(problem, theta) == pytest.approx(true, rel=1e-6)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=list(LAWS))
+def test_search_starts_from_a_grid_around_the_published_exponents(law):
+    starts = start_exponents(make_problem(law, *random_runs(law)))
+    assert len(starts) == {1: 12, 2: 25, 3: 27, 4: 81}[starts.shape[1]]
+    assert len(np.unique(starts, axis=0)) == len(starts)
+    assert starts.min() <= 0.12  # published exponents lie between 0.05 and 0.7
+    assert 0.7 < starts.max() <= 1.6
