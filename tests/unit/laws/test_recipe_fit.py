@@ -56,6 +56,7 @@ def test_recipe_of_parabolas_returns_the_law_they_were_made_of() -> None:
     assert rule.lr.residual == pytest.approx(0.0, abs=1e-9)
     assert rule.batch_tokens is None
     assert [one.best for one in rule.references] == pytest.approx([law(n) for n in (3e4, 1e5, 3e5)])
+    assert [one.best_loss for one in rule.references] == pytest.approx([2.0, 2.0, 2.0], abs=1e-9)
     assert [one.runs for one in rule.references] == [5, 5, 5]
     assert rule.references[0].trial_ids[0] == "30000-0.001"
     assert (recipe.corpus_fingerprint, recipe.metric, rule.references[0].tokens_per_parameter) == ("c", "loss", 4.0)
