@@ -41,6 +41,8 @@ TESTS = {
 """The unit tests of each package. What `planning.next_study` makes is tested by its command."""
 SAMPLE = 80
 FILE = "mutation"
+EQUIVALENT = "equivalent"
+"""How the note of a mutant begins that no test can kill."""
 SOURCE_ROOTS = ("platform", "kernels", "experiments", "tests/support")
 MEMORY_BYTES = 16 * 2**30
 """Of one test process: a mutated size must not fill the machine."""
@@ -317,13 +319,13 @@ def measure(root: Path, package: str, sample: int, seed: int) -> pd.DataFrame:
 
 
 def measure_again(root: Path, package: str, before: pd.DataFrame) -> pd.DataFrame:
-    """The same rows, with `status_now` of those mutants that survived, under the tests of today.
+    """The same rows, with `status_now` of the survivors under the tests of today; those with a note do not run again.
 
     Raises SystemExit where the mutated line has changed since.
     """
     baseline = measure_baseline(root, package)
     table = before.copy()
-    for index, row in before[before["status_now"] == "survived"].iterrows():
+    for index, row in before[(before["status_now"] == "survived") & (before["note"] == "")].iterrows():
         mutant = Mutant(row["file"], f"core/{row['operator']}", row["occurrence"], row["line"], row["column"])
         found = run_mutant(root, mutant, baseline)
         if (found["code"], found["mutant"]) != (row["code"], row["mutant"]):
@@ -356,9 +358,11 @@ def as_markdown(table: pd.DataFrame, command: str) -> str:
         "A mutant is one small change of the code, such as `<` to `<=`. It is killed if a unit test of its package",
         "fails. *Places* counts the operators and constants of a package that can be mutated; the sample is drawn",
         "from them with equal probability, with one mutant each. The score is the share of the sample that was",
-        "killed or ran into its time limit, with its 95 % interval (Wilson). Equivalent mutants, which no test can",
-        "kill, count as survivors. For each mutant only the tests that execute the mutated statement ran; where it",
-        "runs at import, all tests of the package ran. Other tests, which execute the code too, did not run. The",
+        "killed or ran into its time limit (late), with its 95 % interval (Wilson). Equivalent mutants, which no",
+        "test can kill, count as survivors; the notes name those that were recognised. For each mutant only the",
+        "tests that execute the mutated statement ran; where it runs at import, all tests of the package ran. A",
+        "second row of a package is the same sample after tests were written for its survivors, so it says nothing",
+        "about mutants outside the sample. Tests of other packages, which execute the code too, did not run. The",
         "tests of a package are:",
         "",
         *(f"- {name}: {', '.join(f'`{one}`' for one in tests)}" for name, tests in TESTS.items()),
@@ -367,14 +371,14 @@ def as_markdown(table: pd.DataFrame, command: str) -> str:
         "  replaced among themselves",
         *facts(command),
         "",
-        "| package | seed | places | sample | tests | killed | timed out | survived | score | 95 % interval |",
-        "|---|--:|--:|--:|---|--:|--:|--:|--:|--:|",
+        "| package | seed | places | sample | commit | killed | late | survived | equivalent | score | 95 % interval |",
+        "|---|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
     for package, rows in table.groupby("package", sort=False):
         first = f"| {package} | {rows['seed'].iloc[0]} | {rows['places'].iloc[0]} | {len(rows)}"
-        lines.append(f"{first} | {_tests_of(rows, 'commit')} {_counts(rows['status'])}")
+        lines.append(f"{first} | {_short(rows, 'commit')} {_counts(rows['status'], rows['note'])}")
         if (rows["commit"] != rows["commit_now"]).any():
-            lines.append(f"{first} | {_tests_of(rows, 'commit_now')} {_counts(rows['status_now'])}")
+            lines.append(f"{first} | {_short(rows, 'commit_now')} {_counts(rows['status_now'], rows['note'])}")
     killed = table[(table["status"] == "survived") & (table["status_now"] != "survived")]
     survived = table[table["status_now"] == "survived"]
     lines += ["", "## Survivors", "", *_list(survived)]
@@ -383,16 +387,17 @@ def as_markdown(table: pd.DataFrame, command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tests_of(rows: pd.DataFrame, column: str) -> str:
+def _short(rows: pd.DataFrame, column: str) -> str:
     return f"`{rows[column].iloc[0][:7]}`"
 
 
-def _counts(status: "pd.Series[str]") -> str:
+def _counts(status: "pd.Series[str]", note: "pd.Series[str]") -> str:
     survived, late = int((status == "survived").sum()), int((status == "timeout").sum())
+    equal = int(((status == "survived") & note.str.startswith(EQUIVALENT)).sum())
     found = len(status) - survived
     low, high = wilson(found, len(status))
     shares = f"{100 * found / len(status):.0f} % | {100 * low:.0f} to {100 * high:.0f} %"
-    return f"| {found - late} | {late} | {survived} | {shares} |"
+    return f"| {found - late} | {late} | {survived} | {equal} | {shares} |"
 
 
 def _list(rows: pd.DataFrame) -> Iterator[str]:
