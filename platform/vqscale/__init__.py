@@ -6,6 +6,7 @@ The public Python API, loaded when it is used: `load_study`, `plan`, `run`, `fit
 
 from typing import TYPE_CHECKING, Any
 
+from vqscale import errors
 from vqscale.version import __version__
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
         Fit,
         FitOptions,
         FitRun,
-        LoadedModel,
         Plan,
         PlannedTrial,
         Predicted,
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
         Study,
         StudyFits,
         StudyRun,
-        TextScore,
-        ThroughputStudy,
         fit,
         load_model,
         load_study,
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
         report,
         run,
     )
+    from vqscale.inference.load import LoadedModel
+    from vqscale.inference.score import TextScore
 
 __all__ = [
     "Fit",
@@ -47,8 +47,8 @@ __all__ = [
     "StudyFits",
     "StudyRun",
     "TextScore",
-    "ThroughputStudy",
     "__version__",
+    "errors",
     "fit",
     "load_model",
     "load_study",
@@ -60,6 +60,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "LoadedModel":
+        from vqscale.inference.load import LoadedModel
+
+        return LoadedModel
+    if name == "TextScore":
+        from vqscale.inference.score import TextScore
+
+        return TextScore
     if name in __all__:
         from vqscale import api
 

@@ -125,18 +125,25 @@ class RecordsDriver:
     def __init__(self, write_records: Callable[[Stage], None]) -> None:
         self._write_records = write_records
 
-    def __enter__(self) -> "RecordsDriver":
+    def open(self) -> "RecordsDriver":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         pass
 
     def train(self, stage: Stage) -> Iterator[dict[str, Any]]:
+        yield {"kind": "started", "worker_groups": 1}
         self._write_records(stage)
+        seconds = 1.0 / len(stage.orders)
         for order in stage.orders:
             if (result := read_result(order.folder)) is not None:
-                yield {"kind": "ended", "trial": order.trial.id, "result": result.model_dump_json()}
-        yield {"kind": "trained", "worker_groups": 1, "training_seconds": 1.0}
+                yield {
+                    "kind": "ended",
+                    "trial": order.trial.id,
+                    "result": result.model_dump_json(),
+                    "training_seconds": seconds,
+                }
+        yield {"kind": "trained"}
 
 
 class NoTracking(StudyEvents):

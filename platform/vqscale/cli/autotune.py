@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vqscale.cli.console import make_console, print_written
+from vqscale.cli.signals import terminated_as_interrupted
 
 
 def autotune(
@@ -24,7 +25,8 @@ def autotune(
     from vqscale.workflow.autotune import tune_codebook, tuning_study
 
     spec = load_study(study)
-    choice = tune_codebook(spec, source=study, address=address, events=LiveTable(make_console(stderr=as_json)))
+    with terminated_as_interrupted():
+        choice = tune_codebook(spec, source=study, address=address, events=LiveTable(make_console(stderr=as_json)))
     uri = storage.join(tuning_study(spec).folder, "autotune.json")
     storage.write_json(uri, as_values(choice))
     if as_json:

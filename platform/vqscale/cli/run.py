@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vqscale.cli.console import make_console
+from vqscale.cli.signals import terminated_as_interrupted
 from vqscale.errors import WorkFailedError
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def run(
     from vqscale.workflow.study import run_study
 
     console = make_console(stderr=as_json)
-    view = RunView(console)
-    outcome = run_study(spec, source=study, address=address, allow_changed=allow_changed, events=view)
+    with terminated_as_interrupted(), RunView(console) as view:
+        outcome = run_study(spec, source=study, address=address, allow_changed=allow_changed, events=view)
     print_places(spec, console)
     print_time(outcome.training, time.monotonic() - started, console)
     if as_json:

@@ -25,6 +25,12 @@ class RunView(LiveTable):
         super().__init__(console)
         self._rounds = RoundsBar()
 
+    def __enter__(self) -> "RunView":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rounds.stop()
+
     def trained(self, training: TrainingRun) -> None:
         print_trials(training, self._console)
 
@@ -82,9 +88,10 @@ def print_time(outcome: TrainingRun, seconds: float, console: Console) -> None:
         return
     training, groups = outcome.trained.seconds, outcome.trained.worker_groups
     spent = outcome.seconds * groups
-    each = (spent - training) / outcome.trained_now
-    console.print(
-        f"{outcome.trained_now} trials in {duration(outcome.seconds)} on {groups} worker groups, of which"
-        f" {training / spent:.0%} was training: {each:.1f} s per trial were not. {duration(seconds)} in all.",
-        highlight=False,
-    )
+    head = f"{outcome.trained_now} trials in {duration(outcome.seconds)}"
+    if spent:
+        each = (spent - training) / outcome.trained_now
+        head += (
+            f" on {groups} worker groups, of which {training / spent:.0%} was training: {each:.1f} s per trial were not"
+        )
+    console.print(f"{head}. {duration(seconds)} in all.", highlight=False)

@@ -117,6 +117,17 @@ def open_text(uri: str, *, cache: str | None = None, verify: bool = True) -> Cor
     return corpus
 
 
+def open_tokenizer(uri: str) -> Tokenizer:
+    """The tokenizer of a corpus of text, from its manifest and its tokenizer's file; no shard is read.
+
+    Raises CorpusError where either is missing or damaged, and for a labelled corpus.
+    """
+    manifest = read_manifest(uri)
+    if not isinstance(manifest, Manifest):
+        raise CorpusError(f"{uri}: holds labelled examples; it has no tokenizer")
+    return load_tokenizer(manifest.tokenizer, _tokenizer_json(uri, manifest))
+
+
 def _tokenizer_json(uri: str, manifest: Manifest) -> str | None:
     if manifest.tokenizer_sha256 is None:
         return None

@@ -7,16 +7,17 @@ import safetensors.torch
 import torch
 
 from vqscale import storage
-from vqscale.data.corpus import open_text
+from vqscale.data.corpus import open_tokenizer
 from vqscale.data.tokenize import Tokenizer
 from vqscale.errors import CorpusError, StorageError
 from vqscale.inference.score import TextScore, score_tokens
 from vqscale.models.base import LanguageModel
 from vqscale.models.build import build
 from vqscale.results.locate import locate_folder
-from vqscale.results.records import read_result
+from vqscale.results.records import RESULT, read_result
 from vqscale.results.result import Result
 from vqscale.study.model import ModelConfig
+from vqscale.study.spec import Study
 
 WEIGHTS = "model.safetensors"
 
@@ -41,14 +42,16 @@ class LoadedModel:
         if self.tokenizer is None:
             raise CorpusError(f"{self.result.name}: is a classifier; it scores no text")
         content = text.encode() if isinstance(text, str) else text
+        if not content:
+            raise CorpusError("text: is empty; there is no token to predict")
         return score_tokens(self.model, self.tokenizer.encode(content), len(content), self.device)
 
 
-def load_model(run: str, trial: str | None = None, *, device: str | torch.device = "cpu") -> LoadedModel:
+def load_model(run: str | Study, trial: str | None = None, *, device: str | torch.device = "cpu") -> LoadedModel:
     """The trained model of `run`: a trial's folder, or a study (folder or .yaml) and the name or id of a `trial`.
 
     Weights are float32, whatever the precision of the training. The tokenizer comes from the corpus of the trial,
-    which must still be where it was. Raises StorageError where there is no such trial or it has no weights (it failed,
+    of which no shard is read. Raises StorageError where there is no such trial or it has no weights (it failed,
     diverged or still trains), CorpusError where the corpus is gone.
     """
     folder = trial_folder(run, trial)
@@ -61,28 +64,35 @@ def load_model(run: str, trial: str | None = None, *, device: str | torch.device
     model = build(config, seed=0)
     model.load_state_dict(weights)
     where = torch.device(device)
-    tokenizer = None if config.classes else open_text(result.corpus).tokenizer
+    tokenizer = None if config.classes else open_tokenizer(result.corpus)
     return LoadedModel(model=model.to(where).eval(), config=config, result=result, tokenizer=tokenizer, device=where)
 
 
-def trial_folder(run: str, trial: str | None) -> str:
+def trial_folder(run: str | Study, trial: str | None) -> str:
     """The folder of a trial: `run` itself, or the trial of that name or id in the study `run`.
 
     Raises StorageError for a name that the study does not have, or that several of its trials have.
     """
     folder = locate_folder(run)
     trials = storage.join(folder, "trials")
-    if trial is None and not storage.exists(trials):
-        return folder
+    if trial is not None and storage.exists(storage.join(trials, trial, RESULT)):
+        return storage.join(trials, trial)
+    if not storage.exists(trials):
+        if trial is None and storage.exists(storage.join(folder, RESULT)):
+            return folder
+        raise StorageError(f"{folder}: is neither a study's folder nor that of a trial with a result.")
     found = {name: read_result(storage.join(trials, name)) for name in storage.listdir(trials)}
     named = {name: result.name for name, result in found.items() if result is not None}
-    matching = [name for name, title in named.items() if trial in (name, title)]
-    if len(matching) != 1:
-        wrong = f"trial {trial!r} is not there" if not matching else f"several trials are named {trial!r}; give an id"
-        if trial is None:
-            wrong = "is a study; name one of its trials"
-        raise StorageError(f"{run}: {wrong}. Trials with results: {', '.join(sorted(named.values())) or 'none'}.")
-    return storage.join(trials, matching[0])
+    matching = [name for name, title in named.items() if trial == title]
+    if len(matching) == 1:
+        return storage.join(trials, matching[0])
+    if trial is None:
+        wrong, offered = "is a study; name one of its trials", list(named.values())
+    elif matching:
+        wrong, offered = f"{len(matching)} trials are named {trial!r}; give an id", matching
+    else:
+        wrong, offered = f"has no trial {trial!r} with a result", list(named.values())
+    raise StorageError(f"{folder}: {wrong}: {', '.join(sorted(offered)) or 'none has a result'}.")
 
 
 def _read_weights(uri: str) -> tuple[ModelConfig, dict[str, torch.Tensor]]:

@@ -29,27 +29,36 @@ class Target:
         return self.table.rsplit("/", 1)[0] if self.table.endswith(f"/{TABLE}") else None
 
 
-def locate(target: str, out: str | None = None) -> Target:
+def locate(target: str | Study, out: str | None = None) -> Target:
     """The table of `target`; `out` replaces the folder of the analysis.
 
     A table from elsewhere, `runs.csv`, is analysed in `runs.analysis/` beside it. Raises StorageError where no table
     is found, StudyError for a study file that is not one.
     """
+    if isinstance(target, Study):
+        return Target(folder=out or target.folder, table=_table_of(target.folder, target.study), study=target)
     if target.endswith((".csv", ".parquet")):
         return Target(folder=out or target.rsplit(".", 1)[0] + ".analysis", table=target, study=None)
     study = load_study(target) if target.endswith((".yaml", ".yml")) else None
     folder = study.folder if study else locate_folder(target)
-    table = storage.join(folder, TABLE)
-    if not storage.exists(table):
-        raise StorageError(
-            f"{target}: no results yet ({table} is missing). Run the study, or name a .csv or .parquet table."
-        )
+    table = _table_of(folder, target)
     kept = storage.join(folder, STUDY_FILE)
     if study is None and storage.exists(kept):
         study = load_study(kept)
     return Target(folder=out or folder, table=table, study=study)
 
 
-def locate_folder(target: str) -> str:
-    """The absolute folder that a study file describes, or `target` itself made absolute. Raises StudyError."""
+def locate_folder(target: str | Study) -> str:
+    """The absolute folder of a study or its file, or `target` itself made absolute. Raises StudyError."""
+    if isinstance(target, Study):
+        return target.folder
     return load_study(target).folder if target.endswith((".yaml", ".yml")) else storage.absolute(target)
+
+
+def _table_of(folder: str, name: str) -> str:
+    table = storage.join(folder, TABLE)
+    if not storage.exists(table):
+        raise StorageError(
+            f"{name}: no results yet ({table} is missing). Run the study, or name a .csv or .parquet table."
+        )
+    return table

@@ -11,18 +11,21 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from types import TracebackType
 from typing import IO, Any
 
 from vqscale import errors
-from vqscale.errors import ClusterError, StudyInterruptedError, UserError, WorkFailedError
+from vqscale.errors import StudyInterruptedError, UserError, WorkFailedError
 from vqscale.study.frozen import Frozen
 from vqscale.study.spec import Resources
 from vqscale.sweep.processes import end_session
 from vqscale.sweep.protocol import DRIVER, Close, Connect, Request, Stage
 
 Event = dict[str, Any]
+STOP_SECONDS = 60.0
+"""How long the driver may take to stop its trials before it is ended."""
 CLOSE_SECONDS = 15.0
 """How long Ray may take to shut down before its processes are ended."""
 LAST_LINES = 12
@@ -36,37 +39,41 @@ class DriverDiedError(WorkFailedError):
 
 
 class RayDriver:
-    """A connected driver process. Use it as a context; one at a time trains the stages of one study.
-
-    Raises ClusterError when the cluster cannot be reached or is too small, before anything is trained.
-    """
+    """A driver process, which trains the stages of one study one after another. A context, or `open` and `close`."""
 
     def __init__(self, address: str | None, resources: Resources) -> None:
         self._connect = Connect(address=address, resources=resources)
 
-    def __enter__(self) -> "RayDriver":
-        self._log = tempfile.TemporaryFile(prefix="vqscale-driver-")
+    def open(self) -> "RayDriver":
+        """Start the process and connect it.
+
+        Raises ClusterError when the cluster cannot be reached or is too small, before anything is trained.
+        """
+        self._log = tempfile.TemporaryFile(prefix="vqscale-driver-")  # noqa: SIM115 (closed by `close`)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", DRIVER],
+            [sys.executable, "-P", "-m", DRIVER],  # -P: a ray.py beside the study must not shadow Ray
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             start_new_session=True,  # a terminal's signals reach neither the driver nor Ray's daemons
-            text=True,
+            encoding="utf-8",
             bufsize=1,
         )
         try:
             for _ in self._exchange(self._connect, "connected"):
                 pass
         except BaseException:
-            self._end(seconds=0.0)  # nothing trains yet: there is nothing to wait for
+            self.close(seconds=0.0)  # nothing trains yet: there is nothing to wait for
             raise
         return self
+
+    def __enter__(self) -> "RayDriver":
+        return self.open()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self.close()
 
     def train(self, stage: Stage) -> Iterator[Event]:
         """Events of a stage, the last of kind `trained`.
@@ -76,21 +83,30 @@ class RayDriver:
         yield from self._exchange(stage, "trained")
 
     def stop(self) -> None:
-        """Let the driver stop the stage that it trains, and wait until it has; Ctrl-C meanwhile ends it at once."""
+        """Let the driver stop the stage that it trains, and wait until it has.
+
+        Ctrl-C meanwhile ends it at once, and so does the end of `STOP_SECONDS`.
+        """
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGINT)
+        limit = threading.Timer(STOP_SECONDS, self._kill)
+        limit.start()
         try:
             for event in self._events():
                 if event["kind"] in ("interrupted", "error", "trained"):
                     return
         except KeyboardInterrupt:
             self._kill()
+        finally:
+            limit.cancel()
 
     def _exchange(self, request: Frozen, last: str) -> Iterator[Event]:
         self._send(request)
         for event in self._events():
             if event["kind"] == "error":
-                raise _error(event)
+                raise self._error(event)
+            if event["kind"] == "interrupted":
+                raise StudyInterruptedError("The process that talks to Ray was interrupted.")
             yield event
             if event["kind"] == last:
                 return
@@ -107,12 +123,14 @@ class RayDriver:
         stream: IO[str] | None = self._process.stdout
         assert stream is not None
         for line in stream:
-            if not line.endswith("\n"):
-                return  # cut off in the middle of an event
-            event: Event = json.loads(line)
+            try:
+                event: Event = json.loads(line)
+            except json.JSONDecodeError:  # cut off by a death, or by Ctrl-C while it was read
+                continue
             yield event
 
-    def _end(self, seconds: float = CLOSE_SECONDS) -> None:
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Let Ray shut down for at most `seconds`, then end whatever is left."""
         self._send(Close())
         try:
             self._process.wait(seconds)
@@ -130,17 +148,23 @@ class RayDriver:
         end_session(self._process.pid)
         self._process.wait()
 
+    def _error(self, event: Event) -> Exception:
+        """The driver's own error where it is one of ours; anything else says no more than a death does."""
+        kind = getattr(errors, event["type"], None)
+        if isinstance(kind, type) and issubclass(kind, UserError | StudyInterruptedError):
+            return kind(event["message"])
+        what = f"the process that talks to Ray failed: {event['message']}"
+        return DriverDiedError("\n".join([what, *self._log_end()]))
+
     def _last_words(self) -> str:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "the process that talks to Ray closed its output and did not end."
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return "\n".join([f"the process that talks to Ray ended unexpectedly ({how}).", *self._log_end()])
+
+    def _log_end(self) -> list[str]:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").splitlines()
-        last = [line[:WIDTH] for line in lines if not line.startswith("Extension modules:")][-LAST_LINES:]
-        return "\n".join([f"the process that talks to Ray ended unexpectedly ({how}).", *last])
-
-
-def _error(event: Event) -> Exception:
-    """The driver's own error, as the class that it raised where that is one of ours."""
-    kind = getattr(errors, event["type"], None)
-    known = isinstance(kind, type) and issubclass(kind, UserError | StudyInterruptedError)
-    return kind(event["message"]) if known else ClusterError(event["message"])  # type: ignore[misc]
+        return [line[:WIDTH] for line in lines if not line.startswith("Extension modules:")][-LAST_LINES:]

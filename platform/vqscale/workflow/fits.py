@@ -10,6 +10,7 @@ from vqscale.laws import LAWS, StudyFits, fit_study, write_fits
 from vqscale.laws.fitting.problem import Objective
 from vqscale.reporting import gather, write_figures
 from vqscale.results import Target, locate, read_table
+from vqscale.study.spec import Study
 from vqscale.sweep.events import StudyEvents
 from vqscale.workflow.artifacts import mirror
 from vqscale.workflow.fit_options import study_settings
@@ -22,7 +23,7 @@ DEFAULT_BOOTSTRAP = 200
 class FitOptions:
     """What to fit, and how; None leaves it to the study file, or to the defaults of a table from elsewhere."""
 
-    laws: Sequence[str] | None = None
+    laws: Sequence[str] | str | None = None
     bootstrap: int | None = None
     group: Sequence[str] | None = None
     """Columns to split by, for the law's own."""
@@ -49,7 +50,7 @@ class FitRun:
     """URIs."""
 
 
-def fit_target(target: str, options: FitOptions, *, out: str | None = None, events: StudyEvents) -> FitRun:
+def fit_target(target: str | Study, options: FitOptions, *, out: str | None = None, events: StudyEvents) -> FitRun:
     """Fit the laws of a study folder, a study file or a table of runs; writes fits and figures to its folder or `out`.
 
     Laws that the data cannot support are refusals among the fits, with reasons. Raises StorageError where no table is
@@ -57,11 +58,12 @@ def fit_target(target: str, options: FitOptions, *, out: str | None = None, even
     """
     place = locate(target, out)
     table = rename_columns(read_table(place.table), options.columns)
+    laws = [options.laws] if isinstance(options.laws, str) else options.laws
     spec = place.study.fit if place.study else None
     bootstrap = spec.bootstrap if spec else DEFAULT_BOOTSTRAP
     fits = fit_study(
         table,
-        options.laws or (spec.laws if spec else fittable_laws(table, options.n_column)),
+        laws or (spec.laws if spec else fittable_laws(table, options.n_column)),
         bootstrap=bootstrap if options.bootstrap is None else options.bootstrap,
         group=options.group,
         metric=options.metric,

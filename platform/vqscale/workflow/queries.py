@@ -15,6 +15,7 @@ from vqscale.laws.decisions.surface import leading_fits
 from vqscale.planning.budget import parse_budget
 from vqscale.planning.plan import plan
 from vqscale.results import Target, locate, read_table
+from vqscale.study.spec import Study
 from vqscale.workflow.fit_options import price_of
 from vqscale.workflow.predictions import Registry, register_pending, scored_registry
 
@@ -52,7 +53,9 @@ class Predicted:
     outcomes: list[tuple[Fit, Outcome]]
 
 
-def predict_target(target: str, question: Question, selection: Selection, *, fits: str | None = None) -> Predicted:
+def predict_target(
+    target: str | Study, question: Question, selection: Selection, *, fits: str | None = None
+) -> Predicted:
     """Ask the fits of `target` one question: one of the keys of `ASKED`, or params and tokens together.
 
     `fits`: the folder with fits.json; default: the target's. Raises FitError for another question, for fits that are
@@ -67,7 +70,8 @@ def predict_target(target: str, question: Question, selection: Selection, *, fit
     ]
     if all(isinstance(outcome, str) for _, outcome in outcomes):
         reasons = "; ".join(f"{fit.label}: {why}" for fit, why in outcomes)
-        raise FitError(f"{target}: nothing can be predicted. {reasons}")
+        name = target if isinstance(target, str) else target.study
+        raise FitError(f"{name}: nothing can be predicted. {reasons}")
     return Predicted(table=table, outcomes=outcomes)
 
 

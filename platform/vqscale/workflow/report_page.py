@@ -4,19 +4,20 @@ from vqscale import storage
 from vqscale.laws import StudyFits, read_fits
 from vqscale.reporting import ReportData, gather, write_figures, write_report
 from vqscale.results import Target, locate, read_table
+from vqscale.study.spec import Study
 from vqscale.sweep.events import StudyEvents
 from vqscale.throughput.table import stored_throughput_table
 from vqscale.workflow.artifacts import mirror
 from vqscale.workflow.throughput_pages import make_page, throughput_place
 
 
-def report_target(target: str, *, out: str | None = None, events: StudyEvents) -> list[str]:
+def report_target(target: str | Study, *, out: str | None = None, events: StudyEvents) -> list[str]:
     """Write figures and the page of a study, a table of runs or a throughput study; returns their URIs, the page last.
 
     `out`: the folder with the fits, where figures and page go, too; default: the target's own. Raises StorageError
     where there are no results yet.
     """
-    speed = throughput_place(target)
+    speed = throughput_place(target) if isinstance(target, str) else None
     if speed:
         return make_page(*speed, out or speed[1])
     place = locate(target, out)

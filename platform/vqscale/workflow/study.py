@@ -7,7 +7,7 @@ import pandas as pd
 from vqscale import storage
 from vqscale.data.corpus import open_text
 from vqscale.data.references import text_references
-from vqscale.errors import TrackingError
+from vqscale.errors import StudyInterruptedError, TrackingError
 from vqscale.laws import StudyFits, fit_study, write_fits
 from vqscale.results import Result, locate, read_table
 from vqscale.study.spec import Study
@@ -69,7 +69,7 @@ def run_study(
 ) -> StudyRun:
     """Train what is not trained yet, then fit, measure and report. Safe to call any number of times.
 
-    `address`: of a Ray cluster; None: one that is started on this machine for the training and ended with it.
+    `address`: of a Ray cluster; None: that of `RAY_ADDRESS`, else one of this machine for as long as it trains.
     `allow_changed`: leave out finished trials that the study no longer describes.
     Raises UserError before anything is started when the request is wrong, StudyInterruptedError when the user stopped
     it, WorkFailedError when the driver process died. A failed trial is no error: its result says `failed`.
@@ -83,11 +83,20 @@ def run_study(
         before_stage=before_stage,
     )
     events.trained(training)
+    try:
+        return _after_training(study, training, events)
+    except KeyboardInterrupt:
+        raise StudyInterruptedError(
+            "All trials have their results; fits and report are not complete: the same command makes them."
+        ) from None
+
+
+def _after_training(study: Study, training: TrainingRun, events: RunEvents) -> StudyRun:
     fits = analyse(study, training.results)
     registry = scored_registry(study.folder, read_table(storage.join(study.folder, "results.parquet")))
     events.fitted(fits, registry)
     throughput = _measured(study, training, events)
-    written = make_report(locate(study.folder, None))
+    written = make_report(locate(study))
     _log(training, written, fits, events)
     return StudyRun(
         study=study, training=training, fits=fits, registry=registry, throughput=throughput, written=written

@@ -1,6 +1,7 @@
 """Train what is not trained yet, and write the study's table. Safe to call any number of times."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from vqscale import storage
-from vqscale.errors import StudyInterruptedError
+from vqscale.errors import StudyInterruptedError, TrackingError
 from vqscale.planning.designs import DONE
 from vqscale.planning.estimate import write_estimates
 from vqscale.planning.plan import Plan, plan
@@ -95,13 +96,14 @@ def train_study(
     if planned.pending:
         run.train(address, before_stage)
     else:
+        run.send_what_tracking_lacks()
         run.write_tables()
     return TrainingRun(
         study=study,
         results=run.planned.results,
         trained=run.trained,
         seconds=time.monotonic() - started,
-        tracker=open_tracker(study),
+        tracker=run.tracker,
     )
 
 
@@ -126,10 +128,16 @@ class _Stages:
             self._connect()  # before anything is written: it refuses a cluster that is too small
         except KeyboardInterrupt:
             raise StudyInterruptedError("Nothing was trained yet.") from None
-        write_study(self.planned.study)
         try:
-            tracker = open_tracker(self.planned.study)
-            budgets: set[float | None] = set()
+            tracker = self.tracker
+            write_study(self.planned.study)
+            self._train_all(tracker, before_stage)
+        finally:
+            self._disconnect()
+
+    def _train_all(self, tracker: Tracker, before_stage: BeforeStage | None) -> None:
+        budgets: set[float | None] = set()
+        try:
             while (stage := self.planned.stage(budgets)) is not None:
                 write_estimates(self.planned)
                 if before_stage is not None:
@@ -139,8 +147,20 @@ class _Stages:
                 if any(one.stage is not None for one in self.planned.pending):
                     self.planned = self._plan_again()
         finally:
-            self._disconnect()
             self.write_tables()
+
+    @functools.cached_property
+    def tracker(self) -> Tracker:
+        """The study's runs in MLflow, opened once and before anything is trained. Raises TrackingError."""
+        return open_tracker(self.planned.study)
+
+    def send_what_tracking_lacks(self) -> None:
+        """Of a study with nothing left to train: MLflow gets what it missed while earlier runs trained."""
+        tracker = self.tracker
+        try:
+            TrackingObserver(self.planned, self._events, tracker).catch_up()
+        except TrackingError as error:
+            self._events.message(f"MLflow lacks a part of this study: {error}", "warning")
 
     def write_tables(self) -> None:
         for name in TABLES:
@@ -154,9 +174,12 @@ class _Stages:
         try:
             for event in self._connect().train(_request(stage, self._stopping)):
                 self._take(event, stage, listeners, ended)
-        except KeyboardInterrupt:  # while an event was awaited, or while one was shown or logged
-            self._events.message("Stopping ...")
-            self._connect().stop()
+        except (
+            KeyboardInterrupt,
+            StudyInterruptedError,
+        ):  # while an event was awaited, or while one was shown or logged
+            self._stop()
+            self._read_records(stage, listeners, ended)
             missing = [one for one in stage.pending if one.trial.id not in ended]
             raise StudyInterruptedError(
                 f"{len(missing)} of {len(stage.pending)} trials are not finished. What was trained is kept: the same"
@@ -164,7 +187,11 @@ class _Stages:
             ) from None
         except DriverDiedError as error:
             self._disconnect()
-            self._judge_by_records(error, stage, listeners, ended)
+            self._read_records(stage, listeners, ended)
+            self._require_results(error, stage, ended)
+        except BaseException:  # a listener, or the store of the results: nobody would take further events
+            self._stop()
+            raise
         finally:
             listeners.stage_ended()
             self._keep(ended)
@@ -172,9 +199,9 @@ class _Stages:
 
     def _take(self, event: Event, stage: Plan, events: StudyEvents, ended: dict[str, Result]) -> None:
         kind = event["kind"]
-        if kind == "trained":
+        if kind == "started":
             self.trained.worker_groups = max(self.trained.worker_groups, event["worker_groups"])
-            self.trained.seconds += event["training_seconds"]
+        if "trial" not in event:
             return
         trial = next(one.trial for one in stage.pending if one.trial.id == event["trial"])
         if kind == "row":
@@ -184,27 +211,34 @@ class _Stages:
         elif kind == "retried":
             events.retried(trial, event["error"])
         elif kind == "ended":
+            self.trained.seconds += event["training_seconds"]
             ended[trial.id] = Result.model_validate_json(event["result"])
             events.ended(trial, ended[trial.id])
             if trial.shared_prefix is not None:
                 discard_unused(stage, {name for name, one in ended.items() if one.status in DONE})
 
-    def _judge_by_records(
-        self, error: DriverDiedError, stage: Plan, events: StudyEvents, ended: dict[str, Result]
-    ) -> None:
-        """The trials' records say what was trained, not how the driver ended. Raises its error if one is missing."""
+    def _stop(self) -> None:
+        if self._driver is not None:
+            self._events.message("Stopping ... (Ctrl-C again ends it at once)")
+            self._driver.stop()
+
+    def _read_records(self, stage: Plan, events: StudyEvents, ended: dict[str, Result]) -> None:
+        """Add the trials that ended without an event: their records say so, however the driver ended."""
         for one in stage.pending:
             record = None if one.trial.id in ended else read_result(stage.folder(one.trial))
             if record is not None and record != one.result:  # a failed record of an earlier run is no news
                 ended[one.trial.id] = record
                 events.ended(one.trial, record)
+
+    def _require_results(self, error: DriverDiedError, stage: Plan, ended: dict[str, Result]) -> None:
+        """Raises `error` where a trial of the stage has no result."""
         missing = [one.trial.name for one in stage.pending if one.trial.id not in ended]
         if missing:
             raise DriverDiedError(
                 f"{len(missing)} of {len(stage.pending)} trials have no result yet: {error} Checkpoints are kept: the"
                 " same command resumes from them."
             ) from error
-        events.message(f"{str(error).splitlines()[0]} All trials of this stage have their results.", "warning")
+        self._events.message(f"{str(error).splitlines()[0]} All trials of this stage have their results.", "warning")
 
     def _keep(self, ended: dict[str, Result]) -> None:
         self.trained.results += ended.values()
@@ -213,12 +247,12 @@ class _Stages:
 
     def _connect(self) -> RayDriver:
         if self._driver is None:
-            self._driver = RayDriver(self._address, self.planned.study.resources).__enter__()
+            self._driver = RayDriver(self._address, self.planned.study.resources).open()
         return self._driver
 
     def _disconnect(self) -> None:
         if self._driver is not None:
-            self._driver.__exit__(None, None, None)
+            self._driver.close()
             self._driver = None
 
 

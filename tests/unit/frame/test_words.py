@@ -24,7 +24,7 @@ REPLACED = {
 WORD = re.compile(r"(?<![A-Za-z])(" + "|".join(REPLACED) + r")(?![A-Za-z])", re.IGNORECASE)
 SEARCHED = ("*.py", "*.md", "*.yaml", "*.yml", "*.j2", "*.toml", "Makefile")
 OLD_NAMES = {  # what earlier versions wrote and this one still reads, with the tests of that
-    "CHANGELOG.md": ("trunk", "trunks", "tokens a step"),
+    "CHANGELOG.md": ("mend", "trunk", "trunks", "tokens a step"),
     "docs/reference/fits.md": ("bits a byte", "nats a token"),
     "docs/reference/results-table.md": ("trunk",),
     "platform/vqscale/laws/io/schema.py": ("bits a byte", "nats a token"),

@@ -1,6 +1,8 @@
 """The study's end of the driver process: what it reads, how it stops, and what it says of a driver that died."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from vqscale.errors import ClusterError
 from vqscale.study.spec import Resources, parse_study
 from vqscale.sweep import client
 from vqscale.sweep.client import DriverDiedError, RayDriver
-from vqscale.sweep.protocol import Stage
+from vqscale.sweep.protocol import DRIVER, Stage
 
 CONNECTED = """
 import json, os, signal, subprocess, sys, time
@@ -104,3 +106,50 @@ def test_driver_is_out_of_reach_of_a_terminals_signals(driver: Any) -> None:
     with driver(CONNECTED + "read()\n") as connected:
         assert os.getpgid(connected._process.pid) == connected._process.pid != os.getpgid(0)
         assert os.getsid(connected._process.pid) != os.getsid(0)
+
+
+def test_failure_that_is_none_of_ours_is_a_death_with_its_last_lines(driver: Any, stage: Stage) -> None:
+    fails = "print('deep in Ray', file=sys.stderr, flush=True)\n"
+    fails += "tell(kind='error', type='TuneError', message='broke')\nread()\n"
+    with (
+        driver(CONNECTED + STAGE + fails) as connected,
+        pytest.raises(DriverDiedError, match=r"failed: broke\ndeep in"),
+    ):
+        list(connected.train(stage))
+
+
+def test_line_that_is_no_event_is_passed_over(driver: Any, stage: Stage) -> None:
+    noise = "print('WARNING: something printed', flush=True)\ntell(kind='trained')\nread()\n"
+    with driver(CONNECTED + STAGE + noise) as connected:
+        assert [event["kind"] for event in connected.train(stage)] == ["trained"]
+
+
+def test_texts_that_are_not_ascii_reach_the_driver_whatever_its_locale(
+    driver: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    echo = (
+        "import io\n"
+        "sys.stdin = io.TextIOWrapper(sys.stdin.buffer, encoding='utf-8')\n"
+        "stage = read()\ntell(kind='row', trial=stage['study']['question'], row={})\ntell(kind='trained')\nread()\n"
+    )
+    asked = stage.model_copy(update={"study": stage.study.model_copy(update={"question": "größer?"})})
+    with driver(CONNECTED.replace('assert read()["kind"] == "connect"', "sys.stdin.readline()") + echo) as connected:
+        first, _ = connected.train(asked)
+    assert first["trial"] == "größer?"
+
+
+def test_driver_that_does_not_stop_is_ended(driver: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "STOP_SECONDS", 0.5)
+    deaf = "signal.signal(signal.SIGINT, signal.SIG_IGN)\ntell(kind='row', trial='a', row={})\ntime.sleep(60)\n"
+    began = time.monotonic()
+    with driver(CONNECTED + STAGE + deaf) as connected:
+        next(iter(connected.train(stage)))
+        connected.stop()
+    assert time.monotonic() - began < 30
+
+
+def test_real_driver_refuses_to_be_started_by_hand() -> None:
+    done = subprocess.run([sys.executable, "-m", DRIVER], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "is started by `vqscale run`" in done.stderr

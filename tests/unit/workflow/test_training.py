@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vqscale.costing.facts import failed_result
-from vqscale.errors import StudyInterruptedError
+from vqscale.errors import StudyInterruptedError, TrackingError
 from vqscale.results import read_table
 from vqscale.results.records import write_result
 from vqscale.study.spec import parse_study
@@ -38,10 +38,10 @@ class Driver:
 
     def __init__(self, *_: Any) -> None: ...
 
-    def __enter__(self) -> "Driver":
+    def open(self) -> "Driver":
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def close(self) -> None: ...
 
     def stop(self) -> None:
         type(self).stopped += 1
@@ -114,7 +114,59 @@ def test_failed_record_of_an_earlier_run_is_no_result_of_this_one(study: Any, mo
 def test_interrupt_stops_the_driver_and_keeps_the_table(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = driver(monkeypatch, recorded=1, error=KeyboardInterrupt())
     told = Told()
-    with pytest.raises(StudyInterruptedError, match="of 2 trials are not finished"):
+    with pytest.raises(StudyInterruptedError, match="1 of 2 trials are not finished"):
         training.train_study(study, events=told)
-    assert (made.stopped, told.messages) == (1, ["Stopping ..."])
+    assert (made.stopped, told.messages) == (1, ["Stopping ... (Ctrl-C again ends it at once)"])
     assert Path(study.folder, "results.parquet").exists()
+
+
+def test_trial_that_ended_while_the_driver_stopped_is_in_the_table(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(monkeypatch, recorded=1, error=KeyboardInterrupt())
+    with pytest.raises(StudyInterruptedError):
+        training.train_study(study, events=StudyEvents())
+    assert len(read_table(f"{study.folder}/results.parquet")) == 1
+
+
+def test_listener_that_raises_stops_the_driver_and_is_not_hidden(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = driver(monkeypatch, recorded=0, error=ValueError("from a listener"))
+    with pytest.raises(ValueError, match="from a listener"):
+        training.train_study(study, events=StudyEvents())
+    assert made.stopped == 1
+
+
+def test_store_that_is_away_after_the_training_costs_nothing(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(monkeypatch, recorded=2)
+    opened: list[object] = []
+    monkeypatch.setattr(training, "open_tracker", lambda _: opened.append(1))
+    assert training.train_study(study, events=StudyEvents()).trained_now == 2
+    assert len(opened) == 1, "the store is opened once, before the training"
+
+
+def test_store_that_cannot_be_opened_leaves_nothing_written(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(monkeypatch)
+
+    def refuse(_: Any) -> None:
+        raise TrackingError("no store")
+
+    monkeypatch.setattr(training, "open_tracker", refuse)
+    with pytest.raises(TrackingError):
+        training.train_study(study, events=StudyEvents())
+    assert not Path(study.folder, "study.yaml").exists()
+    assert not Path(study.folder, "results.parquet").exists()
+
+
+def test_run_with_nothing_left_sends_what_the_store_lacks(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(monkeypatch, recorded=2)
+    training.train_study(study, events=StudyEvents())
+    caught_up: list[int] = []
+
+    class Observer(StudyEvents):
+        def __init__(self, plan: Any, *_: object) -> None:
+            self.trials = len(plan.trials)
+
+        def catch_up(self) -> None:
+            caught_up.append(self.trials)
+
+    monkeypatch.setattr(training, "TrackingObserver", Observer)
+    assert training.train_study(study, events=StudyEvents()).trained_now == 0
+    assert caught_up == [2]

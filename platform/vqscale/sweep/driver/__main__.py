@@ -1,4 +1,7 @@
-"""`python -m vqscale.sweep.driver`: requests on standard input, events on standard output, one JSON object per line."""
+"""`python -m vqscale.sweep.driver`: requests on standard input, events on standard output, one JSON object per line.
+
+Started by `vqscale.sweep.client` in a session of its own; of no use by hand.
+"""
 
 import contextlib
 import json
@@ -11,8 +14,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from vqscale.errors import StudyInterruptedError, UserError
-from vqscale.sweep.driver import cluster
-from vqscale.sweep.driver.tuning import train
 from vqscale.sweep.processes import end_session
 from vqscale.sweep.protocol import Close, Connect, Request
 
@@ -22,17 +23,21 @@ class Pipe:
 
     def __init__(self) -> None:
         # Ray and its workers print to standard output; events get a descriptor of their own, the rest goes to the log.
-        self._out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+        self._out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        self._in = os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8")
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="requests", daemon=True).start()
 
     def _read(self) -> None:
-        for line in sys.stdin:
-            request = Request.model_validate_json(line)
-            self._requests.put(request)
-            if isinstance(request.request, Close):
-                return
+        try:
+            for line in self._in:
+                request = Request.model_validate_json(line)
+                self._requests.put(request)
+                if isinstance(request.request, Close):
+                    return
+        except Exception:  # a request that cannot be read would be waited for without end
+            traceback.print_exc()
         # End of input without `Close`: the study's process has died, and nobody would read what is trained from here.
         end_session(os.getsid(0))
 
@@ -45,7 +50,12 @@ class Pipe:
 
 def main() -> None:
     """Serve one study until it closes the connection."""
-    pipe = Pipe()
+    if os.getsid(0) != os.getpid():  # it ends its whole session when the study's process dies
+        sys.exit("vqscale.sweep.driver is started by `vqscale run`, in a session of its own")
+    pipe = Pipe()  # before Ray is imported: what that prints is no event
+    from vqscale.sweep.driver import cluster
+    from vqscale.sweep.driver.tuning import train
+
     with _reported(pipe):
         first = pipe.next().request
         assert isinstance(first, Connect), "the first request connects"
@@ -55,7 +65,8 @@ def main() -> None:
             while not isinstance(request := pipe.next().request, Close):
                 assert not isinstance(request, Connect), "connected already"
                 with _reported(pipe):
-                    pipe.emit({"kind": "trained", **train(request, pipe.emit)})
+                    train(request, pipe.emit)
+                    pipe.emit({"kind": "trained"})
 
 
 @contextlib.contextmanager

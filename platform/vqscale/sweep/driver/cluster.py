@@ -33,13 +33,7 @@ LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """A Ray connection: to `address` (or `RAY_ADDRESS`), else to a cluster of this process's own. Ended at exit.
-
-    A connection that exists already is used and left as it is.
-    """
-    if ray.is_initialized():
-        yield
-        return
+    """A Ray connection: to `address` (or `RAY_ADDRESS`), else to a cluster of this process's own. Ended at exit."""
     address = address or os.environ.get("RAY_ADDRESS")
     local: dict[str, object] = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     for name, value in {**ENVIRONMENT, **(LOCAL_ENVIRONMENT if address is None else {})}.items():

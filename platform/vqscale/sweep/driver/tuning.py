@@ -63,7 +63,6 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
         """Trials with a record."""
         self.completed: set[str] = set()
         """Trials that Tune has ended, possibly early."""
-        self.training_seconds = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune stores its callbacks for a restore of its own; a run resumes from the study's folder instead."""
@@ -105,23 +104,22 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
             started_at=self._started[order.trial.id],
         )
         write_result(result, order.folder)
-        self._end(order.trial.id, result.model_dump(mode="json"))
+        self._end(order.trial.id, result.model_dump(mode="json"), 0.0)
 
     def finished(self, trial_id: str, event: dict[str, Any]) -> None:
         """Take the record of a trial that a worker group has ended: finished, diverged or stopped."""
-        self.training_seconds += event["training_seconds"]
-        self._end(trial_id, event["result"])
+        self._end(trial_id, event["result"], event["training_seconds"])
 
     def _error(self, trial: Any) -> str:
         return self._errors.get(trial.config["trial"]) or str(trial.get_error())
 
-    def _end(self, trial_id: str, result: dict[str, Any]) -> None:
+    def _end(self, trial_id: str, result: dict[str, Any], seconds: float) -> None:
         self.ended.add(trial_id)
-        self._emit({"kind": "ended", "trial": trial_id, "result": json.dumps(result)})
+        self._emit({"kind": "ended", "trial": trial_id, "result": json.dumps(result), "training_seconds": seconds})
 
 
-def train(stage: Stage, emit: Emit) -> dict[str, Any]:
-    """Train the trials of a stage on the connected cluster; returns `worker_groups` and `training_seconds`.
+def train(stage: Stage, emit: Emit) -> None:
+    """Train the trials of a stage on the connected cluster, and emit what happens.
 
     Raises ClusterError when the cluster is too small, StudyInterruptedError when the user stopped it; what was trained
     by then stays, and the same stage resumes from there.
@@ -133,6 +131,7 @@ def train(stage: Stage, emit: Emit) -> dict[str, Any]:
     attempts = len(stage.orders) * (study.run.max_retries + 1)
     groups = WorkerGroups(study, dispatcher, count=count, gpus_per_worker=gpus, failures=attempts)
     groups.start()
+    emit({"kind": "started", "worker_groups": count})
     bridge = _Bridge(stage, dispatcher, emit)
     try:
         _tuner(stage, dispatcher, bridge, count + WAITING).fit()
@@ -144,7 +143,6 @@ def train(stage: Stage, emit: Emit) -> dict[str, Any]:
     if unfinished:
         raise StudyInterruptedError(f"{len(unfinished)} of {len(stage.orders)} trials are not finished.")
     storage.remove(storage.join(study.folder, "ray"))
-    return {"worker_groups": count, "training_seconds": bridge.training_seconds}
 
 
 def _await_stopped(dispatcher: Any, bridge: _Bridge) -> None:
