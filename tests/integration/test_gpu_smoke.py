@@ -20,8 +20,6 @@ def test_gpu_check_smoke_verifies_measures_and_writes_everything(tmp_path):
     assert {row["pass"] for row in written["layers"] if row["status"] == "ok"} == {"fwd", "fwd+bwd"}
     assert all(row["status"] == "ok" for row in written["layers"] if row["contender"] == "vq (triton)")
     assert {row["status"] for row in written["decode"]} == {"ok"}
-    assert {row["status"] for row in written["models"]} == {"ok"}
-    assert {row["architecture"] for row in written["models"]} == {"transformer_vq", "transformer"}
     assert "interpreter" in written["about"]["device"]
     names = {path.name for path in tmp_path.iterdir()}
     assert {"gpu_check.md", "gpu_check_checks.csv", "gpu_check_layers.csv", "gpu_check_decode.csv"} <= names
