@@ -125,7 +125,8 @@ def _of_depth(n: float, depth: int, model: Mapping[str, Any], vocabulary: int) -
     """The shapes of this depth just below and just above `n` parameters."""
     usual = math.sqrt(n / (VALUES_PER_SQUARE * depth))
     first = WIDTH_STEP * max(1, math.floor(usual / 2 / WIDTH_STEP))
-    shapes = [f"d{width}x{depth}" for width in range(first, 2 * first + 8 * WIDTH_STEP, WIDTH_STEP)]
+    # From half the usual width to half as much again: keys and biases move the width of N, the more the wider it is.
+    shapes = [f"d{width}x{depth}" for width in range(first, 3 * first + 8 * WIDTH_STEP, WIDTH_STEP)]
     shapes = [shape for shape in shapes if _keys_fill(shape, model)]
     above = bisect.bisect_left(shapes, n, key=lambda shape: _parameters(shape, model, vocabulary))
     return shapes[max(0, above - 1) : above + 1]

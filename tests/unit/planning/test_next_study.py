@@ -92,3 +92,12 @@ def test_next_study_takes_over_rate_context_and_segment_of_the_best_run_of_the_n
     own = {"context": 64, "batch_tokens": 512, "lr": 0.005, "seeds": [3], "precision": near.precision}
     assert made.study.train == own | ({} if segment == 64 else {"segment": 32})
     assert made.notes[1].startswith(f"The learning rate 0.005 is that of {near.name}")
+
+
+@pytest.mark.parametrize("shape", ["d32x2", "d256x6", "d2048x24", "d4096x32"])
+def test_size_of_a_shape_leads_back_to_that_size(runs: Any, shape: str) -> None:
+    """Also for wide models, whose width lies above sqrt(N / 13 layers): the search has to reach beyond it."""
+    width, depth = map(int, shape.removeprefix("d").split("x"))
+    wanted = parameters_non_embedding(resolve("transformer", shape, 256, {}))
+    found, note = nearest_shape(wanted, [of_size(runs()[0], (width, depth), wanted)], MODEL, 256)
+    assert parameters_non_embedding(resolve("transformer", found, 256, {})) == pytest.approx(wanted, rel=2e-3), note
