@@ -34,7 +34,8 @@ def test_what_is_no_study_is_refused_in_words(wrong: Any) -> None:
 
 def test_throughput_study_is_refused_with_its_command(tmp_path: Path) -> None:
     path = tmp_path / "speed.yaml"
-    path.write_text("kind: throughput\nstudy: speed\ncell: {preset: pico, batch: 1}\nsweep: [{arch: [transformer_vq], context: [64]}]\n")
+    cell = "cell: {preset: pico, batch: 1}"
+    path.write_text(f"kind: throughput\nstudy: speed\n{cell}\nsweep: [{{arch: [transformer_vq], context: [64]}}]\n")
     with pytest.raises(StudyError, match="vqscale throughput"):
         vqscale.load_study(path)
 
