@@ -6,6 +6,8 @@ STAMP  := $(VENV)/.installed
 # Unit tests run in this many processes, a file of tests in one of them; each process computes with one thread.
 WORKERS ?= 2
 PYTEST  := $(BIN)/python -m pytest
+# Compiled modules and tests are kept: compiling them takes every process a few seconds.
+export PYTHONDONTWRITEBYTECODE =
 SPREAD  := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Packages whose unit tests take half a minute together; `make coverage COVERED="laws planning"` for others.
 COVERED ?= data planning results storage study submit sweep track
