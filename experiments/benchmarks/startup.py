@@ -6,6 +6,7 @@ counts them.
 """
 
 import argparse
+import json
 import os
 import shlex
 import statistics
@@ -51,15 +52,23 @@ class Cost(NamedTuple):
     peak_bytes: int
 
 
+LAUNCHER = """
+import json, resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024]))
+"""
+"""Starts the command from a small process: a child's peak memory counts that of its parent before the exec, too."""
+
+
 def measure_once(words: Sequence[str], checkout: Path) -> Cost:
     """Run one command with the packages of `checkout`; its exit code is its own business."""
     roots = os.pathsep.join(str(checkout / root) for root in SOURCE_ROOTS)
+    command = [sys.executable, "-S", "-c", LAUNCHER, sys.executable, *words]
     environment = os.environ | {"PYTHONPATH": roots, "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *words], cwd=checkout, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, _, usage = os.wait4(process.pid, 0)
-    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=True)
+    seconds, peak = json.loads(done.stdout)
+    return Cost(seconds, peak)
 
 
 def measure_startup(checkouts: dict[str, Path], folder: str, repeats: int) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def predict(
 def _keep(target: str, fits: str | None, *, register: bool, as_json: bool) -> None:
     """Register what the fits predict for a study's pending trials, and show the registry beside the runs."""
     from vqscale.cli.predict_view import print_scores
-    from vqscale.workflow.queries import keep_predictions
+    from vqscale.workflow.predictions import keep_predictions
 
     place, new, registry = keep_predictions(target, fits=fits, register=register)
     if as_json:

@@ -4,11 +4,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vqscale.costing.trial_cost import TrialCost
 from vqscale.errors import StudyError
-from vqscale.planning.plan import Plan, PlannedTrial
+
+if TYPE_CHECKING:
+    from vqscale.planning.plan import Plan, PlannedTrial
 
 Unit = Literal["FLOPs", "device-hours", "money"]
 
@@ -35,7 +37,7 @@ class BudgetStep:
 
     budget: float | None
     """Training FLOPs of the designs' budget; None for a single trial."""
-    trials: list[PlannedTrial]
+    trials: "list[PlannedTrial]"
     cost: float
     """In the unit of the budget check."""
     total: float
@@ -60,7 +62,7 @@ class BudgetCheck:
         return self.budget.amount / self.needed if self.needed else math.inf
 
     @property
-    def fitting(self) -> list[PlannedTrial]:
+    def fitting(self) -> "list[PlannedTrial]":
         return [planned for step in self.steps if step.fits for planned in step.trials]
 
 
@@ -80,7 +82,7 @@ def parse_budget(text: str, currency: str, option: str = "--budget") -> Budget:
     return Budget(amount=amount, unit=unit)
 
 
-def check_budget(plan: Plan, budget: Budget) -> BudgetCheck:
+def check_budget(plan: "Plan", budget: Budget) -> BudgetCheck:
     """The pending trials in ascending cost, and which of them the budget pays for.
 
     Trials of one budget of the designs fit together or not at all: half of them would not locate its optimum.
@@ -97,7 +99,7 @@ def check_budget(plan: Plan, budget: Budget) -> BudgetCheck:
 
 
 def _step(
-    before: Sequence[BudgetStep], design_budget: float | None, trials: list[PlannedTrial], budget: Budget
+    before: Sequence[BudgetStep], design_budget: float | None, trials: "list[PlannedTrial]", budget: Budget
 ) -> BudgetStep:
     cost = sum(budget.of(planned.cost_to_train) for planned in trials)
     total = cost + (before[-1].total if before else 0.0)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from vqscale import storage
-from vqscale.errors import FitError
-from vqscale.laws import LAWS, Fit, fit_study
+from vqscale.errors import FitError, StudyError
+from vqscale.laws import LAWS, Fit, fit_study, read_fits
 from vqscale.laws.decisions.predictions import (
     Prediction,
     PredictionScore,
@@ -16,8 +16,8 @@ from vqscale.laws.decisions.predictions import (
     score_predictions,
 )
 from vqscale.planning.pending_predictions import predict_pending
-from vqscale.planning.plan import Plan
-from vqscale.results import read_table, write_table
+from vqscale.planning.plan import Plan, plan
+from vqscale.results import Target, locate, read_table, write_table
 from vqscale.sweep.events import StudyEvents
 from vqscale.workflow.fit_options import study_settings
 
@@ -76,3 +76,21 @@ def still_open(known: Sequence[Prediction], scores: Sequence[PredictionScore]) -
     """The predictions whose runs have not finished."""
     scored = [one.prediction for one in scores]
     return [one for one in known if one not in scored]
+
+
+def keep_predictions(
+    target: str, *, fits: str | None = None, register: bool
+) -> tuple[Target, list[Prediction], Registry]:
+    """Register (if asked) what the fits predict for a study's pending trials, and score the registry by the runs.
+
+    Raises StudyError for a table without a study.
+    """
+    place = locate(target, fits)
+    table = read_table(place.table)
+    if place.study is None:
+        raise StudyError(f"{place.table}: is a table without a study: it has no planned trials to register.")
+    new: list[Prediction] = []
+    if register:
+        planned = plan(place.study, source=place.folder, allow_changed=True)
+        new = register_pending(planned, read_fits(place.folder).fits, table)
+    return place, new, scored_registry(place.folder, table)

@@ -6,18 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from vqscale.errors import FitError, StudyError
+from vqscale.errors import FitError
 from vqscale.laws import Fit, read_fits
 from vqscale.laws.decisions.optimum import Quantity
-from vqscale.laws.decisions.predictions import Prediction
 from vqscale.laws.decisions.query import LossResult, OptimumResult, at_fixed_axes, query_loss, query_optimum
 from vqscale.laws.decisions.surface import leading_fits
 from vqscale.planning.budget import parse_budget
-from vqscale.planning.plan import plan
 from vqscale.results import Target, locate, read_table
 from vqscale.study.spec import Study
 from vqscale.workflow.fit_options import price_of
-from vqscale.workflow.predictions import Registry, register_pending, scored_registry
 
 ASKED: dict[str, Quantity] = {
     "compute": "compute", "params": "parameters", "tokens": "tokens", "loss": "loss", "money": "money"
@@ -73,24 +70,6 @@ def predict_target(
         name = target if isinstance(target, str) else target.study
         raise FitError(f"{name}: nothing can be predicted. {reasons}")
     return Predicted(table=table, outcomes=outcomes)
-
-
-def keep_predictions(
-    target: str, *, fits: str | None = None, register: bool
-) -> tuple[Target, list[Prediction], Registry]:
-    """Register (if asked) what the fits predict for a study's pending trials, and score the registry by the runs.
-
-    Raises StudyError for a table without a study.
-    """
-    place = locate(target, fits)
-    table = read_table(place.table)
-    if place.study is None:
-        raise StudyError(f"{place.table}: is a table without a study: it has no planned trials to register.")
-    new: list[Prediction] = []
-    if register:
-        planned = plan(place.study, source=place.folder, allow_changed=True)
-        new = register_pending(planned, read_fits(place.folder).fits, table)
-    return place, new, scored_registry(place.folder, table)
 
 
 def matching_fits(fits: Sequence[Fit], selection: Selection) -> list[Fit]:
