@@ -259,7 +259,7 @@ def test_study_of_classifiers_runs_from_its_file_to_its_report(
     assert all(result.bpb is None and result.accuracy is not None for result in results)
     assert all(result.test_accuracy is not None for result in results)
     assert "accuracy" in capsys.readouterr().out
-    assert "What is confused" in Path(study.folder, "report.html").read_text()
+    assert "Confusion matrix" in Path(study.folder, "report.html").read_text()
     client = MlflowClient(study.tracking.uri)
     experiment = client.get_experiment_by_name("classes")
     children = [one for one in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in one.data.tags]
