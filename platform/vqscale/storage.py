@@ -5,6 +5,7 @@ file that may be remote.
 """
 
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -104,6 +105,76 @@ def write_bytes(uri: str, data: bytes) -> None:
             fs.pipe_file(path, data)
     except OSError as error:
         raise StorageError(f"{uri}: cannot be written ({error.strerror or error})") from error
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write a whole file only where none exists; False where one does. Of several callers at most one gets True.
+
+    Exact on local disks, and on object stores with conditional writes (S3, Google Cloud Storage, Azure): their servers
+    decide. On other file systems it is a look followed by a write: two callers within that moment may both get True,
+    and the later content stays. False can also follow one's own write whose answer was lost on the network and which
+    was sent again, so a caller that waits for ownership compares the content. Raises StorageError.
+    """
+    fs, path = filesystem(uri)
+    try:
+        return _create_local(Path(path), data) if isinstance(fs, LocalFileSystem) else _create_remote(fs, path, data)
+    except OSError as error:
+        raise StorageError(f"{uri}: cannot be written ({error.strerror or error})") from error
+
+
+def _create_local(target: Path, data: bytes) -> bool:
+    """A draft that is linked to its name: the file appears whole, and linking refuses a name that is taken."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return _linked(draft, target, data)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _linked(draft: Path, target: Path, data: bytes) -> bool:
+    try:
+        os.link(draft, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        try:
+            with target.open("xb") as file:  # exclusive, though a reader may see it before it is whole
+                file.write(data)
+        except FileExistsError:
+            return False
+    return True
+
+
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""What file systems without hard links answer: FAT, and some network and user-space ones."""
+
+
+def _create_remote(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> bool:
+    if fs.exists(path):  # stores that do not know conditional writes overwrite without a word
+        return False
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return False
+    except (
+        OSError
+    ) as error:  # s3fs makes FileExistsError only of answers that name the condition: not every server's do
+        answer = getattr(error.__cause__, "response", None) or {}
+        if answer.get("Error", {}).get("Code") in _CONDITION_FAILED:
+            return False
+        raise
+    return True
+
+
+_CONDITION_FAILED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+"""Codes by which an S3 server says that another write was first, or is under way at this moment."""
 
 
 def write_text(uri: str, text: str) -> None:
