@@ -1,9 +1,6 @@
 """The cost of a trial before it runs: exact FLOPs, and estimates of memory per worker and of time."""
 
 import dataclasses
-import math
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vqscale.costing.counts import (
@@ -12,7 +9,6 @@ from vqscale.costing.counts import (
     parameters_non_embedding,
     training_memory_bytes,
 )
-from vqscale.results.result import Result
 from vqscale.study.spec import Study
 from vqscale.study.trial import Trial
 
@@ -103,19 +99,3 @@ def estimated_memory_bytes(trial: Trial, study: Study) -> int:
         precision=train.precision,
         activation_checkpointing=train.activation_checkpointing,
     )
-
-
-def measured_speed(trial: Trial, ran: Sequence[Result]) -> float | None:
-    """FLOP/s expected of a trial: the median of the most similar trials that ran; None when none did.
-
-    Most similar: of the same architecture and context where there are such, then of the size nearest in log N.
-    """
-    known = [result for result in ran if result.flops_per_second]
-    for key, value in (("arch", trial.model.arch), ("context", trial.train.context)):
-        known = [result for result in known if getattr(result, key) == value] or known
-    if not known:
-        return None
-    n = parameters_non_embedding(trial.model)
-    distances = [abs(math.log(result.parameters_non_embedding / n)) for result in known]
-    near = [result for result, far in zip(known, distances, strict=True) if far == min(distances)]
-    return statistics.median(result.flops_per_second or 0.0 for result in near)

@@ -5,6 +5,7 @@ updates nearest to the budget. N is without embeddings.
 """
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -93,7 +94,7 @@ class _Candidate:
     parameters: int
     flops_per_token: float
 
-    @property
+    @functools.cached_property
     def family(self) -> str:
         """The row of sizes that it belongs to: all its settings without size and budget, as text."""
         return json.dumps({k: v for k, v in self.request.settings.items() if k != "model.preset"}, sort_keys=True)
@@ -223,12 +224,14 @@ def _around_optimum(
     selected: list[Selected] = []
     notes: list[str] = []
     rows: dict[tuple[str, float], list[_Candidate]] = {}
+    families: dict[str, list[_Candidate]] = {}
     for one in candidates:
         rows.setdefault((one.family, one.request.budget or 0.0), []).append(one)
+        families.setdefault(one.family, []).append(one)
     for (family, budget), row in rows.items():
-        same_family = [one for one in candidates if one.family == family]
-        centre = _centre(design, budget, same_family, results)
+        centre = _centre(design, budget, families[family], results)
         nearest = sorted(row, key=lambda one: abs(math.log(one.parameters / centre.parameters)))[: design.per_budget]
+        selected_sizes = {id(one) for one in nearest}
         notes.append(
             f"{_named(family)}C = {exact(budget)}: optimum expected at N = {centre.parameters:.3g} ({centre.source})"
         )
@@ -236,7 +239,7 @@ def _around_optimum(
         for one in row:
             for trial in one.trials:
                 result = results.get(trial.id)
-                if one in nearest or (result is not None and result.status in DONE):
+                if id(one) in selected_sizes or (result is not None and result.status in DONE):
                     selected.append(_select(design, one, trial))
                 else:
                     dropped.append(_drop(design, one.request, reason, trial))

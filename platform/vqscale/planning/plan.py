@@ -1,12 +1,14 @@
 """`plan(study)`: the trials of a study with their cost, and which of them are already done. Nothing is started."""
 
+import functools
 import os
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 
 from vqscale import storage
 from vqscale.costing.machine_peak import processor_peak_flops
-from vqscale.costing.trial_cost import UNMEASURED_SHARE, TrialCost, measured_speed, trial_cost
+from vqscale.costing.measured_speeds import MeasuredSpeeds
+from vqscale.costing.trial_cost import UNMEASURED_SHARE, TrialCost, trial_cost
 from vqscale.errors import StudyError
 from vqscale.planning.designs import DONE, Dropped
 from vqscale.planning.expand import expand
@@ -70,7 +72,11 @@ class Plan:
         """
         return sorted(self.pending, key=lambda one: (one.sharing.turn if one.sharing else 0, -one.cost_to_train.flops))
 
-    @property
+    @functools.cached_property
+    def by_id(self) -> dict[str, PlannedTrial]:
+        return {planned.trial.id: planned for planned in self.trials}
+
+    @functools.cached_property
     def pending(self) -> list[PlannedTrial]:
         return [planned for planned in self.trials if not planned.done]
 
@@ -78,7 +84,7 @@ class Plan:
     def results(self) -> list[Result]:
         return [planned.result for planned in self.trials if planned.result is not None]
 
-    @property
+    @functools.cached_property
     def hold_out_from(self) -> float | None:
         """Training FLOPs from which trials are held out of fits; None where no design holds any out."""
         return self.study.hold_out_from_runs(
@@ -91,8 +97,10 @@ class Plan:
         left."""
         left = [planned for planned in self.pending if planned.stage not in trained]
         now = {None, min((planned.stage for planned in left if planned.stage is not None), default=None)}
-        selected = [planned for planned in self.trials if planned.done or (planned in left and planned.stage in now)]
-        later = [planned for planned in self.trials if planned not in selected]
+        next_ones = {planned.trial.id for planned in left if planned.stage in now}
+        selected, later = [], []
+        for planned in self.trials:
+            (selected if planned.done or planned.trial.id in next_ones else later).append(planned)
         return replace(self, trials=selected, later=later) if left else None
 
     def folder(self, trial: Trial) -> str:
@@ -116,12 +124,12 @@ def plan(study: Study, *, source: str = "study", allow_changed: bool = False) ->
             f" no longer describes (such as {unrecognised[0]}): the study was changed under the same name. Give it"
             " another name, or add --allow-changed to continue without them."
         )
-    ran = [result for name, result in results.items() if result and name in known and result.flops_per_second]
-    unmeasured, speed_source = _speed(study, ran)
+    measured = MeasuredSpeeds(result for name, result in results.items() if result and name in known)
+    speed_of, speed_source = _speeds(study, measured)
     planned = [
         PlannedTrial(
             trial=one.trial,
-            cost=trial_cost(one.trial, study, measured_speed(one.trial, ran) or unmeasured),
+            cost=trial_cost(one.trial, study, speed_of(one.trial) * study.resources.workers),
             result=results.get(one.trial.id),
             origins=one.origins,
             budget=one.budget,
@@ -139,18 +147,17 @@ def plan(study: Study, *, source: str = "study", allow_changed: bool = False) ->
     )
 
 
-def _speed(study: Study, ran: list[Result]) -> tuple[float | None, str]:
-    """FLOP/s of a trial's workers where no trial was measured, and what the estimates of time are based on."""
+def _speeds(study: Study, measured: MeasuredSpeeds) -> tuple[Callable[[Trial], float], str]:
+    """FLOP/s expected of one worker of a trial, and what that is based on."""
     resources = study.resources
-    if ran:
-        return None, f"the speed of the most similar of {len(ran)} trials that ran"
+    if measured.runs:
+        return measured.of, f"the speed of the most similar of {measured.runs} trials that ran"
     if resources.flops_per_second is not None:
-        stated = resources.flops_per_second * resources.workers
-        return stated, f"the stated resources.flops_per_second of {resources.flops_per_second:.4g} per worker"
-    peak = processor_peak_flops() * resources.workers
-    cores = os.cpu_count() or 1
-    share = min(resources.cpus_per_worker / cores, 1.0)
+        stated = resources.flops_per_second
+        return lambda _: stated, f"the stated resources.flops_per_second of {stated:.4g} per worker"
+    share = min(resources.cpus_per_worker / (os.cpu_count() or 1), 1.0)
+    assumed = processor_peak_flops() * share * UNMEASURED_SHARE
     return (
-        peak * share * UNMEASURED_SHARE,
+        lambda _: assumed,
         f"{UNMEASURED_SHARE:.0%} of this machine's matrix-product peak, until trials have been measured",
     )

@@ -5,6 +5,7 @@ the checkpoint that the one before it left where its decay began. Nothing waits 
 before it exists trains all of its updates itself, with the same outcome.
 """
 
+import bisect
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -33,12 +34,14 @@ def sharing(trials: Iterable[Trial], study: Study) -> dict[str, Sharing]:
     for kin in _grouped((one.shared_prefix, one) for one in trials if one.shared_prefix is not None).values():
         ordered = sorted(kin, key=lambda one: (_branch_off(one, study), one.train.tokens))
         folder = prefix_folder(study.folder, kin[0])
-        there = checkpoint_files.steps(folder)
+        before = sorted(checkpoint_files.steps(folder))
         for turn, one in enumerate(ordered):
-            before = [*there, *(_branch_off(other, study) for other in ordered[:turn])]
-            shared = max((step for step in before if step <= one.train.decay_start), default=0)
-            keep = turn + 1 < len(ordered) and _branch_off(one, study) > 0
-            found[one.id] = Sharing(prefix=SharedPrefix(folder=folder, keep=keep), shared_steps=shared, turn=turn)
+            own = _branch_off(one, study)
+            place = bisect.bisect_right(before, one.train.decay_start)
+            keep = turn + 1 < len(ordered) and own > 0
+            prefix = SharedPrefix(folder=folder, keep=keep)
+            found[one.id] = Sharing(prefix=prefix, shared_steps=before[place - 1] if place else 0, turn=turn)
+            bisect.insort(before, own)
     return found
 
 

@@ -10,7 +10,6 @@ import yaml
 
 from vqscale import storage
 from vqscale.errors import StudyInterruptedError, TrackingError
-from vqscale.planning.designs import DONE
 from vqscale.planning.estimate import write_estimates
 from vqscale.planning.plan import Plan, plan
 from vqscale.results.records import read_result
@@ -21,7 +20,7 @@ from vqscale.sweep.client import DriverDiedError, Event, RayDriver
 from vqscale.sweep.events import Broadcast, StudyEvents
 from vqscale.sweep.local_size import check_local_size
 from vqscale.sweep.observer import TrackingObserver
-from vqscale.sweep.prefixes import discard_unused
+from vqscale.sweep.prefixes import SharedPrefixes
 from vqscale.sweep.protocol import EarlyStopping, Order, Stage
 from vqscale.track.tracker import Tracker, check_reachable
 
@@ -90,7 +89,7 @@ def train_study(
     """
     planned = plan(study, source=source, allow_changed=allow_changed)
     check_surroundings(study, address)
-    discard_unused(planned)  # shared prefixes of trials that ended in a run that was killed before it could
+    SharedPrefixes(planned).discard_unused()  # of trials that ended in a run that was killed
     started = time.monotonic()
     run = _Stages(planned, lambda: plan(study, source=source, allow_changed=allow_changed), events, stopping)
     if planned.pending:
@@ -168,7 +167,7 @@ class _Stages:
 
     def _train_stage(self, stage: Plan, tracker: Tracker) -> None:
         observer = TrackingObserver(stage, self._events, tracker)
-        listeners = Broadcast(self._events, observer)
+        listeners = Broadcast(self._events, observer, SharedPrefixes(stage))
         listeners.stage_started(stage)
         ended: dict[str, Result] = {}
         try:
@@ -203,7 +202,7 @@ class _Stages:
             self.trained.worker_groups = max(self.trained.worker_groups, event["worker_groups"])
         if "trial" not in event:
             return
-        trial = next(one.trial for one in stage.pending if one.trial.id == event["trial"])
+        trial = stage.by_id[event["trial"]].trial
         if kind == "row":
             events.row(trial, event["row"])
         elif kind == "warning":
@@ -214,8 +213,6 @@ class _Stages:
             self.trained.seconds += event["training_seconds"]
             ended[trial.id] = Result.model_validate_json(event["result"])
             events.ended(trial, ended[trial.id])
-            if trial.shared_prefix is not None:
-                discard_unused(stage, {name for name, one in ended.items() if one.status in DONE})
 
     def _stop(self) -> None:
         if self._driver is not None:

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from vqscale.costing.facts import failed_result
 from vqscale.planning.budget import check_budget, parse_budget
-from vqscale.planning.plan import Plan, plan
-from vqscale.sweep.prefixes import discard_unused
+from vqscale.planning.plan import Plan, PlannedTrial, plan
+from vqscale.results.result import Result
+from vqscale.sweep.prefixes import SharedPrefixes
 
 UPDATE = 512
 WSD = {
@@ -30,6 +32,11 @@ def leave(planned: Plan, index: int, step: int) -> Path:
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     return folder
+
+
+def record_of(one: PlannedTrial, status: str) -> Result:
+    failed = failed_result("p", one.trial, error="no", attempts=1, workers=1, started_at="now")
+    return failed.model_copy(update={"status": status})
 
 
 def test_token_budgets_are_queued_ascending_and_share_up_to_the_decay_of_the_one_before(make: Any) -> None:
@@ -95,16 +102,31 @@ def test_shared_prefix_stays_while_a_trial_waits_for_it_and_is_removed_after(mak
     first = plan(study)
     pico, nano = (leave(first, index, 80) for index in (0, 1))
     assert first.trials[0].trial.shared_prefix != first.trials[1].trial.shared_prefix
-    ended = {one.trial.id for one in first.trials if one.trial.preset == "pico"}
-    discard_unused(first)
+    prefixes = SharedPrefixes(first)
+    prefixes.discard_unused()
     assert pico.exists()
-    discard_unused(first, ended)
+    for one in first.trials:
+        if one.trial.preset == "pico":
+            assert pico.exists()
+            prefixes.ended(one.trial, record_of(one, "finished"))
     assert not pico.parent.exists()
     assert nano.exists()
     for one in first.trials:
         end(first, one)
-    discard_unused(plan(study))
+    SharedPrefixes(plan(study)).discard_unused()
     assert not nano.parents[1].exists()
+
+
+def test_shared_prefix_stays_while_the_last_trial_that_needs_it_has_only_failed(make: Any) -> None:
+    planned = plan(make(train=WSD, sweep=[TOKENS]))
+    prefix, prefixes = leave(planned, 0, 80), SharedPrefixes(planned)
+    *others, last = planned.queue
+    for one in others:
+        prefixes.ended(one.trial, record_of(one, "finished"))
+    prefixes.ended(last.trial, record_of(last, "failed"))
+    assert prefix.exists()
+    prefixes.ended(last.trial, record_of(last, "stopped"))
+    assert not prefix.exists()
 
 
 def test_prefixes_in_the_folder_of_earlier_versions_are_removed(make: Any) -> None:
@@ -112,7 +134,7 @@ def test_prefixes_in_the_folder_of_earlier_versions_are_removed(make: Any) -> No
     old, new = Path(planned.study.folder, "trunks", "0123"), leave(planned, 1, 80)
     old.mkdir(parents=True)
     (old / "manifest.json").write_text("{}")
-    discard_unused(planned)
+    SharedPrefixes(planned).discard_unused()
     assert not old.parent.exists()
     assert new.exists()
 
@@ -123,7 +145,7 @@ def test_shared_prefix_of_a_failed_trial_waits_for_the_next_run(make: Any, end: 
     prefix = leave(first, 0, 80)
     for one in first.trials:
         end(first, one, status="failed" if one.cost.steps == 400 else "finished")
-    discard_unused(plan(study))
+    SharedPrefixes(plan(study)).discard_unused()
     assert prefix.exists()
 
 
@@ -136,5 +158,8 @@ def test_shared_prefix_waits_for_the_trials_of_later_stages(make: Any) -> None:
     kept = [one for one in stage.pending if one.sharing and one.sharing.prefix.keep]
     assert kept
     prefix = leave(stage, stage.trials.index(kept[0]), 10)
-    discard_unused(stage, {one.trial.id for one in stage.pending})
+    prefixes = SharedPrefixes(stage)
+    prefixes.discard_unused()
+    for one in stage.pending:
+        prefixes.ended(one.trial, record_of(one, "finished"))
     assert prefix.exists()
