@@ -17,6 +17,10 @@ class StorageError(UserError):
     """A file or folder that cannot be read or written."""
 
 
+class MissingFileError(StorageError, FileNotFoundError):
+    """A file that is not there, at an address that answers."""
+
+
 class ClusterError(UserError):
     """A cluster that cannot be reached or is too small for what was asked."""
 

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,17 +16,55 @@ from typing import Any, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import known_implementations
 
-from vqscale.errors import StorageError
+from vqscale.errors import MissingFileError, StorageError
+from vqscale.storage_failures import failures_named, is_absence
+
+WEB = {"http", "https"}
+S3_ATTEMPTS = 3
+"""Attempts of botocore at one request, unless AWS_MAX_ATTEMPTS or fsspec's configuration says otherwise."""
+S3_ROUNDS = 2
+"""Rounds of attempts that s3fs makes of its own. Its default of 5, each of 5 attempts of 15 s, waits for more than six
+minutes for a server that accepts connections and never answers; these bounds, for a minute and a half."""
+HTTP_CONNECT_SECONDS, HTTP_SILENCE_SECONDS = 10.0, 30.0
+"""How long a web server may take to accept a connection, and to send anything; aiohttp waits for 5 minutes in all."""
+
+
+_ONE_SLASH = re.compile(r"(?!file:|local:|data:)([a-z][a-z0-9+.-]+):(?!//|:)")
+"""`s3:/bucket`, which fsspec takes for a local path, and would make the folder `s3:`."""
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system that holds `uri`, and the path inside it. Raises StorageError for an unknown protocol."""
-    try:
+    """The file system that holds `uri`, and the path inside it.
+
+    It knows no listings of before: fsspec's file systems answer from the listings that they keep, so that a file that
+    another process has written would be missing, and one that it has removed would be there.
+    Raises StorageError for an unknown protocol, a missing package and an address that is none.
+    """
+    if (match := _ONE_SLASH.match(uri)) and match[1] in known_implementations and not Path(uri).exists():
+        raise StorageError(f"{uri}: is no address. Write {match[1]}:// with two slashes, or ./{uri} for a local path.")
+    if "\0" in uri:  # Python's functions disagree on such a path: some raise, some say that it is absent
+        raise StorageError(f"{uri!r}: is no address: it holds a null byte.")
+    with failures_named(uri, "opened"):
         fs, path = fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError) as error:
-        raise StorageError(f"{uri}: no file system serves this address ({error})") from error
+        _bound_waiting(fs)
+        fs.invalidate_cache()
     return fs, cast(str, path)
+
+
+def _bound_waiting(fs: fsspec.AbstractFileSystem) -> None:
+    """Let a server that does not answer be given up within two minutes. The user's own settings stay as they are."""
+    protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    if "s3" in protocols:
+        fs.retries = S3_ROUNDS
+        if "retries" not in fs.config_kwargs and "AWS_MAX_ATTEMPTS" not in os.environ:
+            fs.config_kwargs = fs.config_kwargs | {"retries": {"mode": "standard", "total_max_attempts": S3_ATTEMPTS}}
+    elif protocols & WEB and "timeout" not in fs.client_kwargs:
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=HTTP_CONNECT_SECONDS, sock_read=HTTP_SILENCE_SECONDS)
+        fs.client_kwargs = fs.client_kwargs | {"timeout": timeout}
 
 
 def is_local(uri: str) -> bool:
@@ -34,7 +73,10 @@ def is_local(uri: str) -> bool:
 
 def absolute(uri: str) -> str:
     """`uri` with a local path made absolute, so that it means the same in every process."""
-    return str(Path(filesystem(uri)[1]).resolve()) if is_local(uri) else uri.rstrip("/")
+    if not is_local(uri):
+        return uri.rstrip("/")
+    with failures_named(uri, "opened"):
+        return str(Path(filesystem(uri)[1]).resolve())
 
 
 def join(uri: str, *parts: str) -> str:
@@ -48,35 +90,44 @@ def join(uri: str, *parts: str) -> str:
 def exists(uri: str) -> bool:
     """Whether a file or folder exists. Only "not found" means no: a network error is raised."""
     fs, path = filesystem(uri)
-    fs.invalidate_cache()  # fsspec keeps listings: without this, what another process wrote or removed is not seen
-    try:
-        fs.info(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+    with failures_named(uri, "read"):
+        return _is_there(fs, path)
 
 
 def listdir(uri: str) -> list[str]:
     """Names of the entries of a folder, sorted; an absent folder has none."""
-    if not exists(uri):
-        return []
     fs, path = filesystem(uri)
     own = path.rstrip("/")
-    names = (entry.rstrip("/") for entry in fs.ls(path, detail=False))
+    try:
+        with failures_named(uri, "listed"):
+            names = [entry.rstrip("/") for entry in fs.ls(path, detail=False)]
+    except MissingFileError:
+        return []
     return sorted(name.rsplit("/", 1)[-1] for name in names if name != own)
 
 
 def read_bytes(uri: str) -> bytes:
+    """A whole file. Raises MissingFileError where there is none, StorageError where it cannot be read."""
     fs, path = filesystem(uri)
-    return cast(bytes, fs.cat_file(path))
+    with failures_named(uri, "read"):
+        return cast(bytes, fs.cat_file(path))
 
 
 def read_text(uri: str) -> str:
-    return read_bytes(uri).decode("utf-8")
+    """A whole file as text. Raises as `read_bytes`, and StorageError for bytes that are no UTF-8."""
+    try:
+        return read_bytes(uri).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{uri}: is not UTF-8 text ({error.reason} at byte {error.start}).") from error
 
 
 def read_json(uri: str) -> Any:
-    return json.loads(read_text(uri))
+    """The value in a file of JSON. Raises as `read_text`, and StorageError for a text that is no JSON."""
+    text = read_text(uri)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{uri}: is damaged: no JSON ({error}).") from error
 
 
 @contextlib.contextmanager
@@ -96,15 +147,24 @@ def atomic_path(path: str) -> Iterator[str]:
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file atomically (local: draft and rename; object stores: a single put is atomic)."""
-    fs, path = filesystem(uri)
-    try:
+    fs, path = _writable(uri)
+    with failures_named(uri, "written"):
         if isinstance(fs, LocalFileSystem):
             with atomic_path(path) as draft:
                 Path(draft).write_bytes(data)
         else:
             fs.pipe_file(path, data)
-    except OSError as error:
-        raise StorageError(f"{uri}: cannot be written ({error.strerror or error})") from error
+
+
+def _writable(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """As `filesystem`. Raises StorageError for a web server: fsspec would post files to it, and believe any answer."""
+    fs, path = filesystem(uri)
+    if WEB & ({fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)):
+        raise StorageError(
+            f"{uri}: cannot be written (web servers are only read). Name a local folder or an object"
+            " store, such as s3://bucket/folder."
+        )
+    return fs, path
 
 
 def create(uri: str, data: bytes) -> bool:
@@ -115,11 +175,9 @@ def create(uri: str, data: bytes) -> bool:
     and the later content stays. False can also follow one's own write whose answer was lost on the network and which
     was sent again, so a caller that waits for ownership compares the content. Raises StorageError.
     """
-    fs, path = filesystem(uri)
-    try:
+    fs, path = _writable(uri)
+    with failures_named(uri, "written"):
         return _create_local(Path(path), data) if isinstance(fs, LocalFileSystem) else _create_remote(fs, path, data)
-    except OSError as error:
-        raise StorageError(f"{uri}: cannot be written ({error.strerror or error})") from error
 
 
 def _create_local(target: Path, data: bytes) -> bool:
@@ -157,7 +215,7 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 
 
 def _create_remote(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> bool:
-    if fs.exists(path):  # stores that do not know conditional writes overwrite without a word
+    if _is_there(fs, path):  # stores that do not know conditional writes overwrite without a word
         return False
     try:
         fs.pipe_file(path, data, mode="create")
@@ -188,39 +246,56 @@ def write_json(uri: str, value: Any) -> None:
 
 def upload(local_path: str, uri: str) -> None:
     """Copy one local file to `uri`, atomically on a local file system."""
-    fs, path = filesystem(uri)
-    if isinstance(fs, LocalFileSystem):
-        with atomic_path(path) as draft:
-            fs.cp_file(local_path, draft)
-    else:
-        fs.put_file(local_path, path)
+    fs, path = _writable(uri)
+    with failures_named(uri, "written"):
+        if isinstance(fs, LocalFileSystem):
+            with atomic_path(path) as draft:
+                fs.cp_file(local_path, draft)
+        else:
+            fs.put_file(local_path, path)
 
 
 def download(uri: str, local_path: str) -> None:
-    """Copy one file to a local path, atomically."""
+    """Copy one file to a local path, atomically. Raises MissingFileError where there is none."""
     fs, path = filesystem(uri)
-    with atomic_path(local_path) as draft:
+    with failures_named(uri, f"copied to {local_path}"), atomic_path(local_path) as draft:
         fs.get_file(path, draft)
 
 
 def remove(uri: str) -> None:
     """Remove a file, or a folder with everything in it; does nothing where there is none."""
-    fs, path = filesystem(uri)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    fs, path = _writable(uri)
+    with failures_named(uri, "removed"):
+        if not _is_there(fs, path):
+            return
+        try:
+            fs.rm(path, recursive=True)
+        except FileNotFoundError:  # another process removes it, too
+            if _is_there(fs, path):
+                raise
+
+
+def _is_there(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+    """As `fs.exists`, which takes every failure for a no."""
+    fs.invalidate_cache()
+    try:
+        fs.info(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if is_absence(error):
+            return False
+        raise
+    return True
 
 
 def require_writable(uri: str) -> None:
     """Raise StorageError unless a file can be created under `uri`; leaves nothing behind, not even folders."""
-    fs, path = filesystem(uri)
-    if isinstance(fs, LocalFileSystem):  # the nearest folder that exists decides: missing ones below it can be created
-        path = str(next(parent for parent in (Path(path), *Path(path).parents) if parent.exists()))
-    probe = f"{path.rstrip('/')}/.write-probe-{uuid.uuid4().hex[:8]}"
+    fs, path = _writable(uri)
     try:
-        fs.pipe_file(probe, b"")
-        fs.rm_file(probe)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(
-            f"storage: {uri} cannot be written ({reason}). Name a folder or URI that you can write."
-        ) from error
+        with failures_named(uri, "written"):
+            if isinstance(fs, LocalFileSystem):  # the nearest folder that exists decides: those below it can be created
+                path = str(next(parent for parent in (Path(path), *Path(path).parents) if parent.exists()))
+            probe = f"{path.rstrip('/')}/.write-probe-{uuid.uuid4().hex[:8]}"
+            fs.pipe_file(probe, b"")
+            fs.rm_file(probe)
+    except StorageError as error:
+        raise StorageError(f"storage: {error} Name a folder or URI that you can write.") from error.__cause__

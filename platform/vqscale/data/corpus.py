@@ -15,7 +15,7 @@ from vqscale.data.manifests import all_shards, read_manifest
 from vqscale.data.shards import TOKENIZER, Manifest, Shard, SplitName, SplitRecord, map_shard
 from vqscale.data.tokenize import Tokenizer, load_tokenizer
 from vqscale.data.verify import REMEDY, local_shards
-from vqscale.errors import CorpusError
+from vqscale.errors import CorpusError, MissingFileError
 
 
 class TokenSplit:
@@ -134,8 +134,8 @@ def _tokenizer_json(uri: str, manifest: Manifest) -> str | None:
     place = storage.join(uri, TOKENIZER)
     try:
         content = storage.read_bytes(place)
-    except OSError as error:
-        raise CorpusError(f"corpus: {place} cannot be read ({error}). {REMEDY}") from error
+    except MissingFileError as error:
+        raise CorpusError(f"corpus: {place} is missing, though the manifest names it. {REMEDY}") from error
     if hashlib.sha256(content).hexdigest() != manifest.tokenizer_sha256:
         raise CorpusError(f"corpus: {place} is damaged: its sha256 differs from the manifest's. {REMEDY}")
     return content.decode("utf-8")

@@ -109,6 +109,9 @@ def _move(corpus: Path, out: str) -> None:
             shutil.rmtree(out)
         corpus.rename(out)
         return
-    storage.remove(storage.join(out, MANIFEST))
-    for path in sorted(corpus.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
-        storage.upload(str(path), storage.join(out, path.name))
+    try:
+        storage.remove(storage.join(out, MANIFEST))
+        for path in sorted(corpus.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
+            storage.upload(str(path), storage.join(out, path.name))
+    except StorageError as error:  # the store may answer later: what was prepared is kept, as for a full disk
+        raise OSError(str(error)) from error

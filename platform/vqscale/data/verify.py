@@ -56,8 +56,6 @@ def _fetch(place: str, copy: Path) -> None:
         storage.download(place, str(copy))
     except FileNotFoundError as error:
         raise CorpusError(f"corpus: {place} is missing, though the manifest names it. {REMEDY}") from error
-    except OSError as error:
-        raise CorpusError(f"corpus: {place} cannot be copied to {copy} ({error.strerror or error}).") from error
 
 
 def _verify(path: Path, shard: StoredShard, home: Path, *, is_copy: bool) -> None:
@@ -75,9 +73,7 @@ def _verify(path: Path, shard: StoredShard, home: Path, *, is_copy: bool) -> Non
         if is_copy:
             path.unlink()  # the next attempt downloads it again
         raise CorpusError(f"corpus: shard {path} is damaged: its sha256 differs from the manifest's. {REMEDY}")
-    with contextlib.suppress(
-        OSError, StorageError
-    ):  # a mark only saves time: a home folder without write access is no error
+    with contextlib.suppress(StorageError):  # a mark only saves time: a home folder without write access is no error
         storage.write_json(str(mark), seen)
 
 
