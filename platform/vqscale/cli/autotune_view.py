@@ -14,6 +14,7 @@ def as_values(choice: CodebookChoice) -> dict[str, object]:
         "tolerance": choice.tolerance,
         "corpus_fingerprint": choice.corpus_fingerprint,
         "trials": choice.table(),
+        "warnings": choice.warnings,
     }
 
 
@@ -27,12 +28,14 @@ def show(choice: CodebookChoice, console: Console) -> None:
             str(row["status"]),
             "-" if row["bpb"] is None else f"{row['bpb']:.4f}",
             "-" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:.0f}",
-            f"{row['decode_state_bytes'] / 2**10:.1f} KiB",
+            "-" if row["decode_state_bytes"] is None else f"{row['decode_state_bytes'] / 2**10:.1f} KiB",
             "-" if row["code_perplexity"] is None else f"{row['code_perplexity']:.1f}",
             "yes" if row["pareto"] else "",
             "<--" if row["chosen"] else "",
         )
     console.print(table)
+    for sentence in choice.warnings:
+        console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"S = {choice.codebook_size}: the smallest within {choice.tolerance:g} bits per byte of the best"
         f" (S = {choice.best_size}, {choice.best_bpb:.4f} bpb).",

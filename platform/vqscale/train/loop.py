@@ -56,7 +56,8 @@ class TrainingLoop:
                 self._checkpointing.save_prefix(progress)
             if self._checkpointing.due(progress.step):
                 self._checkpointing.save(progress)
-            if agree(stop, self._host.device, self._host.group):
+            stopped = agree(stop, self._host.device, self._host.group)
+            if stopped and progress.step < steps:  # after the last update nothing is left to be stopped
                 return "stopped", None
         return "finished", None
 

@@ -1,4 +1,4 @@
-"""The codebook size for a corpus: short trials over S, then the smallest S within a tolerance of the best."""
+"""The codebook size for a corpus: short trials over S, then the smallest S within a tolerance of the best held out."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,8 @@ class CodebookChoice:
     tolerance: float
     corpus_fingerprint: str
     trials: list[Result]
+    warnings: list[str]
+    """Which trials were stopped early, or reached no held-out loss, one sentence each."""
 
     def table(self) -> list[dict[str, Any]]:
         """One row per codebook size; `pareto`: no other is at least as good in bpb, speed and decode memory."""
@@ -79,7 +81,7 @@ def tuning_study(study: Study) -> Study:
 def tune_codebook(study: Study, *, source: str, address: str | None = None, events: StudyEvents) -> CodebookChoice:
     """Train the tuning trials (those that exist are not trained again) and choose.
 
-    Raises WorkFailedError when no trial used up its training tokens.
+    Raises WorkFailedError when no trial reached a held-out loss.
     """
     tuning = tuning_study(study)
     assert study.autotune is not None
@@ -92,36 +94,59 @@ def tune_codebook(study: Study, *, source: str, address: str | None = None, even
 
 
 def choose_codebook(results: list[Result], tolerance: float) -> CodebookChoice:
-    """The smallest codebook whose finished trial is within `tolerance` bits per byte of the best one.
+    """The smallest codebook whose held-out bits per byte are within `tolerance` of the best.
 
-    With several seeds a size counts by its worst.
+    A trial that was stopped early counts by the loss it had reached, which more training usually lowers. With several
+    seeds a size counts by its worst; a size of which a seed diverged is never chosen.
     """
     sizes: dict[int, float] = {}
     for result in results:
-        if result.status == "finished" and result.bpb is not None and result.codebook_size is not None:
+        if result.bpb is not None and result.codebook_size is not None:
             sizes[result.codebook_size] = max(result.bpb, sizes.get(result.codebook_size, result.bpb))
+    for result in results:
+        if result.status == "diverged":
+            sizes.pop(result.codebook_size or 0, None)
     if not sizes:
-        raise WorkFailedError("no trial of the codebook sweep used up its training tokens; there is no best size")
+        raise WorkFailedError("no trial of the codebook sweep reached a held-out loss; there is no best size")
     best_size = min(sizes, key=lambda size: (sizes[size], size))
+    trials = sorted(results, key=lambda result: (result.codebook_size or 0, result.seed))
     return CodebookChoice(
         codebook_size=min(size for size, bpb in sizes.items() if bpb <= sizes[best_size] + tolerance),
         best_size=best_size,
         best_bpb=sizes[best_size],
         tolerance=tolerance,
         corpus_fingerprint=results[0].corpus_fingerprint,
-        trials=sorted(results, key=lambda result: (result.codebook_size or 0, result.seed)),
+        trials=trials,
+        warnings=[sentence for result in trials if (sentence := _warning(result)) is not None],
     )
 
 
+def _warning(result: Result) -> str | None:
+    """What the choice does not know of a trial; None for a finished one."""
+    head = f"S = {result.codebook_size}, seed {result.seed}"
+    if result.status == "stopped" and result.bpb is not None:
+        return (
+            f"{head}: was stopped early, because its training loss trailed; it counts with the {result.bpb:.4f} bpb"
+            " held out that it had reached, and all its training tokens might have given less."
+        )
+    if result.status == "diverged":
+        return f"{head}: diverged, so this size is not chosen."
+    if result.bpb is None:
+        return f"{head}: has no held-out loss ({result.status}); the size counts by its other seeds, if it has any."
+    return None
+
+
 def _on_front(result: Result, others: list[Result]) -> bool:
-    """Whether no other finished trial is at least as good in every measure and better in one."""
-    if result.status != "finished" or result.bpb is None:
-        return False
+    """Whether no other trial is at least as good in every measure and better in one; not where one is missing."""
     own = _measures(result)
-    rivals = [_measures(other) for other in others if other.status == "finished" and other.bpb is not None]
-    return not any(all(r <= o for r, o in zip(rival, own, strict=True)) and rival != own for rival in rivals)
+    rivals = [measures for other in others if (measures := _measures(other)) is not None]
+    return own is not None and not any(
+        all(r <= o for r, o in zip(rival, own, strict=True)) and rival != own for rival in rivals
+    )
 
 
-def _measures(result: Result) -> tuple[float, float, float]:
-    """Bits per byte, seconds per token, decode memory: less is better in each."""
-    return result.bpb or 0.0, 1 / (result.tokens_per_second or 1e-9), float(result.state_bytes or 0)
+def _measures(result: Result) -> tuple[float, float, float] | None:
+    """Bits per byte, seconds per token, decode memory: less is better in each. None where one was not measured."""
+    if result.bpb is None or result.state_bytes is None or not result.tokens_per_second:
+        return None
+    return result.bpb, 1 / result.tokens_per_second, float(result.state_bytes)

@@ -33,14 +33,43 @@ def test_choice_counts_a_size_by_its_worst_seed() -> None:
     assert found.codebook_size == 32
 
 
-def test_choice_leaves_out_what_did_not_finish() -> None:
-    found = choice(Row(16, 1.0, status="stopped"), Row(32, 2.0), Row(64, None, status="failed"))
-    assert found.codebook_size == 32
+def test_choice_takes_a_stopped_trial_by_its_better_held_out_loss_and_warns() -> None:
+    found = choice(Row(16, 1.98, status="stopped"), Row(32, 2.0), Row(64, 2.01))
+    assert (found.codebook_size, found.best_size, found.best_bpb) == (16, 16, 1.98)
+    assert len(found.warnings) == 1
+    assert found.warnings[0].startswith("S = 16, seed 0: was stopped early")
+    assert "1.9800 bpb" in found.warnings[0]
 
 
-def test_choice_without_a_finished_trial_is_a_failure() -> None:
+def test_choice_warns_of_a_stopped_trial_that_is_not_chosen() -> None:
+    found = choice(Row(16, 3.0, status="stopped"), Row(32, 2.0), Row(64, 2.001))
+    assert (found.codebook_size, len(found.warnings)) == (32, 1)
+
+
+def test_choice_names_the_trial_without_a_held_out_loss() -> None:
+    found = choice(Row(16, 2.0), Row(64, None, status="failed"))
+    assert (found.codebook_size, found.best_size) == (16, 16)
+    assert found.warnings == [
+        "S = 64, seed 0: has no held-out loss (failed); the size counts by its other seeds, if it has any."
+    ]
+
+
+def test_choice_never_takes_a_size_of_which_a_seed_diverged() -> None:
+    found = choice(Row(16, 2.0), Row(16, None, status="diverged", seed=1), Row(32, 2.005), Row(32, 2.006, seed=1))
+    assert (found.codebook_size, found.best_size) == (32, 32)
+    assert found.warnings == ["S = 16, seed 1: diverged, so this size is not chosen."]
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged", "stopped"])
+def test_choice_without_any_held_out_loss_is_a_failure(status: str) -> None:
     with pytest.raises(WorkFailedError, match="no best size"):
-        choice(Row(16, None, status="failed"))
+        choice(Row(16, None, status=status))
+
+
+def test_pareto_front_leaves_out_what_was_not_measured() -> None:
+    slow, unknown = Row(16, 2.0), Row(8, 1.0)
+    unknown.tokens_per_second = None  # type: ignore[assignment]
+    assert [row["pareto"] for row in choice(unknown, slow).table()] == [False, True]
 
 
 def test_pareto_front_drops_what_is_worse_in_everything() -> None:

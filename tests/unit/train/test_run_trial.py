@@ -39,9 +39,11 @@ class BreakingHost(LocalHost):
 
 @dataclasses.dataclass
 class StoppingHost(LocalHost):
+    stop_from: int = 6
+
     def publish(self, row: Row) -> bool:
         super().publish(row)
-        return row["step"] >= 6
+        return row["step"] >= self.stop_from
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -164,6 +166,13 @@ def test_trial_asked_to_stop_is_evaluated_where_it_stopped(make_trial: Any, tmp_
     outcome = run(make_trial(), tmp_path, StoppingHost(device=torch.device("cpu")))
     assert (outcome.status, outcome.step) == ("stopped", 6)
     assert outcome.held_out is not None
+
+
+def test_trial_asked_to_stop_after_its_last_update_has_finished(make_trial: Any, tmp_path: Path) -> None:
+    trial = make_trial()
+    host = StoppingHost(device=torch.device("cpu"), stop_from=trial.train.steps)
+    outcome = run(trial, tmp_path, host)
+    assert (outcome.status, outcome.step) == ("finished", trial.train.steps)
 
 
 def test_trial_passes_over_a_damaged_checkpoint_with_a_warning(make_trial: Any, tmp_path: Path) -> None:
