@@ -36,7 +36,10 @@ def fit(
             "--n", help="What counts as N: a column, or non_embedding, total, non_embedding_codebooks, total_codebooks."
         ),
     ] = "parameters_non_embedding",
-    column: Annotated[list[str] | None, typer.Option(help="NAME=YOUR_COLUMN, for a table with other names.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="NAME=YOUR_COLUMN: N=params, D=tokens_seen, loss=val_loss.")
+    ] = None,
+    unit: Annotated[list[str] | None, typer.Option(help="N, D or C = its unit in the table: N=M, D=B, C=1e18.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     residual: Annotated[Residual, typer.Option(help="Residuals of log loss, or of the loss itself.")] = Residual.LOG,
     delta: Annotated[
@@ -53,7 +56,7 @@ def fit(
 
     Example: vqscale fit runs/quickstart --law power_n --law chinchilla --bootstrap 1000
 
-    Example: vqscale fit published.csv --law chinchilla --column parameters_non_embedding=N --column tokens=D
+    Example: vqscale fit published.csv --law chinchilla --column N=size --column loss=final --unit N=M
     """
     from vqscale.cli.fit_view import print_fits
     from vqscale.cli.messages import Messages
@@ -69,6 +72,7 @@ def fit(
         metric=metric,
         n_column=n,
         columns=column or [],
+        units=unit or [],
         seed=seed,
         objective=Objective(delta=delta or None, residual=residual.value),
         hold_out_from=hold_out_from,

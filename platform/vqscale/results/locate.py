@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from vqscale import storage
 from vqscale.errors import StorageError
+from vqscale.results.foreign.files import SUFFIXES, suffix_of, without_suffix
 from vqscale.study.spec import Study, load_study
 
 TABLE = "results.parquet"
@@ -37,8 +38,8 @@ def locate(target: str | Study, out: str | None = None) -> Target:
     """
     if isinstance(target, Study):
         return Target(folder=out or target.folder, table=_table_of(target.folder, target.study), study=target)
-    if target.endswith((".csv", ".parquet")):
-        return Target(folder=out or target.rsplit(".", 1)[0] + ".analysis", table=target, study=None)
+    if suffix_of(target):
+        return Target(folder=out or without_suffix(target) + ".analysis", table=target, study=None)
     study = load_study(target) if target.endswith((".yaml", ".yml")) else None
     folder = study.folder if study else locate_folder(target)
     table = _table_of(folder, target)
@@ -59,6 +60,7 @@ def _table_of(folder: str, name: str) -> str:
     table = storage.join(folder, TABLE)
     if not storage.exists(table):
         raise StorageError(
-            f"{name}: no results yet ({table} is missing). Run the study, or name a .csv or .parquet table."
+            f"{name}: no results yet ({table} is missing). Run the study, or name a table of runs"
+            f" (.{', .'.join(SUFFIXES)})."
         )
     return table

@@ -1,7 +1,7 @@
 """A study's table, as Parquet or CSV at any fsspec URI.
 
 Nested fields are JSON text in the file, in both formats, so that any tool can read the table; `read_table` turns them
-back into lists and dicts. A table from elsewhere is read as it is: only its column names matter.
+back into lists and dicts. Tables from elsewhere: `vqscale.results.foreign`.
 """
 
 import io
@@ -48,13 +48,18 @@ def read_table(uri: str) -> "pd.DataFrame":
 
     Raises StorageError where the file is missing or is no such table.
     """
+    _suffix(uri)
+    if not storage.exists(uri):
+        raise StorageError(f"{uri}: no such table. Name a .parquet or .csv file, or run the study first.")
+    return parse_table(uri, storage.read_bytes(uri))
+
+
+def parse_table(uri: str, content: bytes) -> "pd.DataFrame":
+    """The table of a file's content, as `read_table`; `uri` says which format it has."""
     import pandas as pd
     import pyarrow as pa
 
-    suffix = _suffix(uri)
-    if not storage.exists(uri):
-        raise StorageError(f"{uri}: no such table. Name a .parquet or .csv file, or run the study first.")
-    data = io.BytesIO(storage.read_bytes(uri))
+    suffix, data = _suffix(uri), io.BytesIO(content)
     try:
         frame = pd.read_parquet(data) if suffix == "parquet" else _read_csv(data)
         return _decode(_with_new_names(frame))

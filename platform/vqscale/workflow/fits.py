@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from vqscale.errors import FitError
 from vqscale.laws import LAWS, StudyFits, fit_study, write_fits
 from vqscale.laws.fitting.problem import Objective
 from vqscale.reporting import gather, write_figures
-from vqscale.results import Target, locate, read_table
+from vqscale.results import Target, locate
 from vqscale.study.spec import Study
 from vqscale.sweep.events import StudyEvents
 from vqscale.workflow.artifacts import mirror
 from vqscale.workflow.fit_options import study_settings
+from vqscale.workflow.tables import report_reading, runs_of
 
 DEFAULT_BOOTSTRAP = 200
 """Refits for the intervals of a table that no study file describes."""
@@ -31,7 +31,9 @@ class FitOptions:
     """Column to fit; bits per byte where complete, else the loss."""
     n_column: str = "parameters_non_embedding"
     columns: Sequence[str] = ()
-    """NAME=YOUR_COLUMN, for a table with other names."""
+    """NAME=YOUR_COLUMN, for a table with other names: N, D, C, loss, or a name of the platform's."""
+    units: Sequence[str] = ()
+    """NAME=UNIT of N, D or C: k, M, B, T or a number."""
     seed: int = 0
     """Of the bootstrap."""
     objective: Objective = field(default_factory=Objective)
@@ -57,7 +59,11 @@ def fit_target(target: str | Study, options: FitOptions, *, out: str | None = No
     found, FitError for options that do not fit the table.
     """
     place = locate(target, out)
-    table = rename_columns(read_table(place.table), options.columns)
+    runs = runs_of(
+        place, columns=options.columns, units=options.units, metric=options.metric, n_column=options.n_column
+    )
+    report_reading(runs.reading, place.name, events)
+    table = runs.table
     laws = [options.laws] if isinstance(options.laws, str) else options.laws
     spec = place.study.fit if place.study else None
     bootstrap = spec.bootstrap if spec else DEFAULT_BOOTSTRAP
@@ -72,22 +78,11 @@ def fit_target(target: str | Study, options: FitOptions, *, out: str | None = No
         objective=options.objective,
         **study_settings(place.study, table, options.hold_out_from),
     )
+    fits = fits.model_copy(update={"reading": runs.reading})
     figures = write_figures(gather(study={}, table=table, fits=fits), place.folder)
     written = [*write_fits(fits, place.folder), *figures]
     mirror(place, written, fits, events)
     return FitRun(place=place, table=table, fits=fits, written=written)
-
-
-def rename_columns(table: pd.DataFrame, pairs: Sequence[str]) -> pd.DataFrame:
-    """The table with the columns that NAME=YOUR_COLUMN pairs name under the names that the laws know."""
-    for pair in pairs:
-        name, _, own = pair.partition("=")
-        if own not in table:
-            raise FitError(
-                f"--column {pair}: the table has no column {own!r}, only {', '.join(map(str, table.columns))}"
-            )
-        table = table.assign(**{name: table[own]})
-    return table
 
 
 def fittable_laws(table: pd.DataFrame, n_column: str) -> list[str]:

@@ -12,9 +12,10 @@ from vqscale.laws.decisions.optimum import Quantity
 from vqscale.laws.decisions.query import LossResult, OptimumResult, at_fixed_axes, query_loss, query_optimum
 from vqscale.laws.decisions.surface import leading_fits
 from vqscale.planning.budget import parse_budget
-from vqscale.results import Target, locate, read_table
+from vqscale.results import Target, locate
 from vqscale.study.spec import Study
 from vqscale.workflow.fit_options import price_of
+from vqscale.workflow.tables import fitted_table
 
 ASKED: dict[str, Quantity] = {
     "compute": "compute", "params": "parameters", "tokens": "tokens", "loss": "loss", "money": "money"
@@ -60,7 +61,7 @@ def predict_target(
     """
     check_question(question)
     place = locate(target, fits)
-    table = read_table(place.table)
+    table = fitted_table(place)
     outcomes = [
         (fit, _ask(fit, question, selection.fixed, table, place))
         for fit in matching_fits(read_fits(place.folder).fits, selection)

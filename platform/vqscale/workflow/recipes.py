@@ -5,9 +5,9 @@ import yaml
 from vqscale import storage
 from vqscale.errors import FitError
 from vqscale.laws.recipe_law import fit_recipe
-from vqscale.results import locate, read_table
+from vqscale.results import locate
 from vqscale.study.recipe import Recipe
-from vqscale.workflow.fits import rename_columns
+from vqscale.workflow.tables import runs_of
 
 
 def recipe_of(target: str, *, out: str | None = None, metric: str | None = None, columns: list[str]) -> Recipe:
@@ -16,7 +16,7 @@ def recipe_of(target: str, *, out: str | None = None, metric: str | None = None,
     `columns`: NAME=YOUR_COLUMN, for a table with other names. Raises FitError for a table without such a sweep.
     """
     place = locate(target)
-    table = rename_columns(read_table(place.table), columns)
+    table = runs_of(place, columns=columns, metric=metric).table
     name = place.study.study if place.study else place.name
     try:
         found = fit_recipe(table, study=name, metric=metric)

@@ -3,11 +3,12 @@
 from vqscale import storage
 from vqscale.laws import StudyFits, read_fits
 from vqscale.reporting import ReportData, gather, write_figures, write_report
-from vqscale.results import Target, locate, read_table
+from vqscale.results import Target, locate
 from vqscale.study.spec import Study
 from vqscale.sweep.events import StudyEvents
 from vqscale.throughput.table import stored_throughput_table
 from vqscale.workflow.artifacts import mirror
+from vqscale.workflow.tables import fitted_table
 from vqscale.workflow.throughput_pages import make_page, throughput_place
 
 
@@ -41,7 +42,7 @@ def make_report_data(place: Target, fits: StudyFits) -> ReportData:
     """What figures and page are made from, read from what lies in the study's folder."""
     return gather(
         study=place.study.model_dump(mode="json") if place.study else {"study": place.name, "question": ""},
-        table=read_table(place.table),
+        table=fitted_table(place),
         fits=fits,
         references=_optional_json(place, "references.json"),
         throughput=stored_throughput_table(place.folder),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
+from vqscale.results.foreign.reading import TableReading
 from vqscale.study.frozen import Frozen
 
 LOSS_UNITS = {"loss": "nats per token", "bpb": "bits per byte"}
@@ -369,3 +370,5 @@ class StudyFits(Frozen):
     isoflops: list[IsoflopParabolas] = Field(default_factory=list)
     comparisons: list[Comparison] = Field(default_factory=list)
     selections: list[ModelSelection] = Field(default_factory=list)
+    reading: TableReading | None = None
+    """What was made of a table from elsewhere; None for a table of the platform's own."""

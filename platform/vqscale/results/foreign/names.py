@@ -1,0 +1,292 @@
+"""Which column is N, D, C or the loss, by the names that people, MLflow, Weights & Biases and papers give them.
+
+A name is compared in lower case, with one `_` for everything that is neither letter nor digit, and without what MLflow
+and Weights & Biases put before it (`params.`, `metrics.`, `config/`, `summary.`). Of several columns of one kind the
+one with most certainty is taken: N without embeddings before N; a held-out loss before one that does not say on which
+data it is, and that before a training loss. Two of equal certainty with different values are refused.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqscale.errors import FitError
+from vqscale.results.foreign.cells import PETAFLOP_DAY, PREFIXES, UNITS
+
+LETTERS = {
+    "N": "parameters_non_embedding",
+    "D": "tokens",
+    "C": "flops",
+    "L": "loss",
+    "S": "codebook_size",
+    "T": "context",
+}
+"""What a law calls its axes, and the column of the platform's tables that holds them."""
+_NON_EMBEDDING = r"non_?emb|excl\w*_emb|without_emb|wo_emb|w_o_emb|no_emb"
+_PREFIX = re.compile(
+    r"(?:params?|metrics?|tags(?:\.mlflow)?|config|summary|summary_?metrics|attributes|h(?:yper)?params|"
+    r"hyperparameters|user_attrs|args|cfg|final|model|data|train|training|trainer|run|best)[./:]",
+    re.IGNORECASE,
+)
+_COUNT_OF = r"(?:n|num|nb|number|number_of|num_of|count|total|total_number_of|model)"
+_PARAMETERS = r"(?:params?|parameters?|weights)"
+_HELD = "(?:val|valid|validation|eval|evaluation|dev|held_?out|hold_?out)"
+_NLL = r"(?:loss|nll|cross_?entropy|ce|xent|xentropy|ce_loss|lm_loss|nll_loss|cross_entropy_loss|nats|nats_per_token)"
+_END = r"(?:final|last|end|mean|avg|average)"
+_TRAINED = "(?:train|training|trained|pretrain|pretraining|pre_training)"
+KINDS: dict[str, tuple[tuple[int, str], ...]] = {
+    "parameters_non_embedding": (
+        (0, rf"(?:{_COUNT_OF}_)?(?:{_PARAMETERS}|model_size|size|n)_(?:{_NON_EMBEDDING})\w*"),
+        (0, rf"(?:{_COUNT_OF}_)?(?:{_NON_EMBEDDING})\w*?_(?:{_PARAMETERS}|size|n|count)"),
+        (0, rf"n_(?:{_NON_EMBEDDING})\w*"),
+        (
+            1,
+            rf"N|(?:{_COUNT_OF}_)*{_PARAMETERS}|{_PARAMETERS}_(?:count|number|total|all|n)|model_size(?:_{_PARAMETERS})?",
+        ),
+        (1, rf"(?:n|num|nb)(?:params?|parameters?)|{_PARAMETERS}_count_total|size_{_PARAMETERS}"),
+        (2, rf"(?:{_COUNT_OF}_)*trainable_{_PARAMETERS}|(?:{_COUNT_OF}_)*{_PARAMETERS}_trainable"),
+        (3, "n"),
+    ),
+    "tokens": (
+        (0, rf"(?:{_COUNT_OF}_)*{_TRAINED}_tokens(?:_seen|_total|_count)?|tokens_{_TRAINED}|tokens_seen"),
+        (
+            0,
+            r"(?:n|num|total)_tokens_seen|num_input_tokens_seen|consumed_(?:train_)?tokens|tokens_consumed|seen_tokens",
+        ),
+        (1, rf"D|(?:{_COUNT_OF}_)*tokens(?:_total|_count)?|(?:n|num)tokens|token_count|token_budget|tokens_budget"),
+        (1, rf"{_TRAINED}_(?:data|dataset)(?:_size)?_(?:tokens|datapoints)|(?:data|dataset)_(?:size_)?tokens"),
+        (3, "d"),
+    ),
+    "flops": (
+        (0, rf"(?:{_COUNT_OF}_)*{_TRAINED}_(?:compute_)?flops?|(?:{_TRAINED}_)?compute_flops?|flops?_{_TRAINED}"),
+        (1, rf"C|(?:{_COUNT_OF}_)*flops?|flops?_total|(?:{_TRAINED}_)?compute(?:_budget)?|total_compute|total_flos"),
+        (1, r"(?:flops?|isoflops?)_budget|budget_flops?|compute_budget_flops?|total_training_compute(?:_flops?)?"),
+        (3, "c"),
+    ),
+    "loss": (
+        (0, rf"(?:{_END}_)*{_HELD}_(?:{_END}_)?{_NLL}(?:_{_END})?|{_NLL}_{_HELD}(?:_{_END})?"),
+        (1, rf"(?:best|min|lowest)_{_HELD}_{_NLL}|{_HELD}_{_NLL}_(?:best|min)|{_HELD}_(?:best|min)_{_NLL}"),
+        (2, rf"(?:{_END}_)*test_(?:{_END}_)?{_NLL}(?:_{_END})?|{_NLL}_test"),
+        (3, rf"L|(?:{_END}_)*{_NLL}(?:_{_END})?"),
+        (4, rf"(?:{_END}_)*{_TRAINED}_(?:{_END}_)?{_NLL}(?:_{_END})?|{_NLL}_{_TRAINED}"),
+    ),
+    "bpb": (
+        (0, rf"(?:{_END}_)*(?:{_HELD}_)(?:bpb|bits_per_byte)|(?:bpb|bits_per_byte)_{_HELD}"),
+        (3, "bpb|bits_per_byte"),
+    ),
+}
+"""What is measured, as (certainty, pattern): 0 is surest. Single letters count in upper case, or last of all."""
+OTHERS: dict[str, tuple[str, ...]] = {
+    "status": ("status", "state", "run_status", "run_state"),
+    "name": ("name", "run_name", "runname", "mlflow_runname", "mlflow_run_name", "display_name"),
+    "trial_id": ("trial_id", "run_id", "id", "run_uuid"),
+    "evaluation_set": (
+        *("evaluation_set", "eval_set", "validation_set", "val_set", "test_set", "eval_dataset", "evaluation_dataset"),
+        *("validation_dataset", "val_dataset", "eval_data", "eval_corpus"),
+    ),
+    "dataset": ("dataset", "dataset_name"),
+    "corpus": ("corpus", "train_dataset", "training_dataset", "train_set", "training_set", "train_data"),
+    "arch": ("arch", "architecture", "model_type", "model_arch", "model_architecture"),
+    "lr": ("lr", "learning_rate", "peak_lr", "max_lr", "peak_learning_rate", "max_learning_rate"),
+    "batch_tokens": (
+        *("batch_tokens", "tokens_per_batch", "tokens_per_step", "tokens_per_update", "batch_size_tokens"),
+        *("global_batch_tokens", "batch_size_in_tokens", "global_batch_size_tokens"),
+    ),
+    "context": (
+        *("context", "context_length", "ctx_len", "n_ctx", "seq_len", "seq_length", "sequence_length", "block_size"),
+        *("max_seq_len", "context_size", "max_position_embeddings"),
+    ),
+    "codebook_size": ("codebook_size", "n_codes", "num_codes", "codebook"),
+    "seed": ("seed", "random_seed"),
+    "schedule": ("schedule", "lr_schedule", "lr_scheduler", "lr_scheduler_type"),
+    "d_model": ("d_model", "hidden_size", "n_embd", "width"),
+    "n_layer": ("n_layer", "n_layers", "num_layers", "num_hidden_layers", "depth"),
+    "preset": ("preset", "model_name", "size_name"),
+    "precision": ("precision",),
+}
+"""Other columns of the platform's tables, and the names that they have elsewhere, the surest first."""
+COUNTED = ("parameters_non_embedding", "parameters", "tokens", "flops")
+TEXTS = ("status", "name", "trial_id", "evaluation_set", "dataset", "corpus", "arch", "schedule", "preset", "precision")
+_LOOK_ALIKE = {
+    "parameters_non_embedding": "param|weights|size|model|scale",
+    "tokens": "token|tok|data|sample|examples|words",
+    "flops": "flop|compute|budget|flos|pf_?day|gpu",
+    "loss": "loss|nll|entropy|perplexity|ppl|bpb|bits|bpc|xent|_ce|ce_",
+}
+_NOT_ALIKE = re.compile(r"per_|_per|_id$|name|path|rate|time|runtime|version|upper|lower|std|err|second|batch|vocab")
+_MEASURES = {"parameters_non_embedding": "N", "tokens": "D", "flops": "C", "loss": "loss", "bpb": "bpb"}
+STATUS = {
+    **dict.fromkeys(("finished", "success", "successful", "succeeded", "completed", "complete", "done"), "finished"),
+    **dict.fromkeys(("running", "pending", "queued", "scheduled", "starting", "preempted", "preempting"), None),
+    **dict.fromkeys(("failed", "failure", "crashed", "killed", "error", "cancelled", "canceled", "aborted"), None),
+    **dict.fromkeys(("diverged", "stopped", "nan", "timeout", "timed_out", "out_of_memory", "unfinished"), None),
+}  # fmt: skip
+"""What other programs call the state of a run, in lower case; None: as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A column that stands for one of the platform's. `factor`: of a unit that its name states, as `params (M)`."""
+
+    column: str
+    factor: float = 1.0
+    note: str | None = None
+
+
+Values = Callable[[str, bool], NDArray[np.float64] | None]
+"""The numbers of a column, which is one of counts or not; None where it holds none."""
+
+
+def candidates(columns: Iterable[str]) -> list[str]:
+    """Columns whose names may be those of N, D, C or the loss."""
+    return [name for name in columns if any(_level(role, name) is not None for role in KINDS)]
+
+
+def match_columns(columns: Mapping[str, Sequence[Any]], values: Values, *, skip: Iterable[str]) -> dict[str, Match]:
+    """The columns that are recognised, by the platform's name for them, without those in `skip`.
+
+    Raises FitError where two columns may equally be the loss or an axis.
+    """
+    known, skip = {}, set(skip)
+    for role in KINDS:
+        if role not in skip and (found := _measure(role, columns, values)):
+            known[role] = found
+    taken = {match.column for match in known.values()}
+    for role, names in OTHERS.items():
+        if role not in skip and (column := _named(role, names, columns, taken)):
+            known[role] = Match(column=column)
+            taken.add(column)
+    return known
+
+
+def look_alikes(role: str, columns: Iterable[str], taken: Iterable[str]) -> list[str]:
+    """Columns whose name reminds of a measure that was not recognised."""
+    used = set(taken)
+    return [
+        name
+        for name in columns
+        if name not in used and re.search(_LOOK_ALIKE[role], normal(name)) and not _NOT_ALIKE.search(normal(name))
+    ]
+
+
+def normal(name: str) -> str:
+    """A name in lower case with `_` between its words: `valLoss`, `Val / loss` and `val-loss` are `val_loss`."""
+    text = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("#", " number "))
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def _forms(name: str) -> list[str]:
+    """The name, and the name without prefixes, without unit words; single letters keep their case."""
+    text = re.sub(r"\s*[\(\[].*?[\)\]]\s*$", "", name.strip()) or name
+    forms = [text]
+    while found := _PREFIX.match(text):
+        text = text[found.end() :]
+        forms.append(text)
+    return [form if len(form) == 1 else normal(form) for form in forms if form]
+
+
+def _unit_of(name: str) -> tuple[str, float]:
+    """The name without the unit that it states, and that unit: `params (M)`, `tokens_B`, `compute [PF-days]`."""
+    found = re.fullmatch(r"(.+?)\s*[\(\[]\s*(?:in\s+)?([^()\[\]]+?)\s*[\)\]]", name.strip())
+    words = normal(found[2]) if found else ""
+    if found and (factor := _unit_factor(words)):
+        return found[1], factor
+    if ending := re.fullmatch(
+        r"(.+?)[_ ./-](?:in_)?(m|mm|b|bn|k|t|millions?|billions?|trillions?|thousands?)", name.strip(), re.I
+    ):
+        return ending[1], UNITS[ending[2].lower().removesuffix("s")]
+    if days := re.fullmatch(r"(.*?)[_ ./-]*(?:pf|petaflops?(?:_s)?|pflops?(?:_s)?)_?days?", normal(name)):
+        return days[1] or "compute", PETAFLOP_DAY
+    if flops := re.fullmatch(r"((?:total|train|training)_)([kmgtpezy])flops?", normal(name)):
+        return f"{flops[1]}flops", PREFIXES[flops[2]]
+    return name, 1.0
+
+
+def _unit_factor(words: str) -> float | None:
+    plain = re.sub(r"_?(?:of_)?(?:params?|parameters?|tokens?)$", "", words)
+    if plain in UNITS:
+        return UNITS[plain]
+    if re.fullmatch(r"(?:pf|petaflops?(?:_s)?|pflops?(?:_s)?)_?days?", words):
+        return PETAFLOP_DAY
+    if flops := re.fullmatch(r"([kmgtpezy]?)flops?", words):
+        return PREFIXES[flops[1]]
+    power = re.fullmatch(r"(?:x_)?(?:1e|10_?)(\d+)(?:_(?:flops?|tokens?|params?|parameters?))?", words)
+    return 10.0 ** int(power[1]) if power else None
+
+
+def _level(role: str, name: str) -> tuple[int, float] | None:
+    """How certainly a column is what the role says, 0 the most, and the factor of its unit; None: not at all."""
+    plain, factor = _unit_of(name) if role in COUNTED else (name, 1.0)
+    forms = _forms(plain)
+    found = [level for level, pattern in KINDS[role] if any(re.fullmatch(pattern, form) for form in forms)]
+    return (min(found), factor) if found else None
+
+
+def _measure(role: str, columns: Iterable[str], values: Values) -> Match | None:
+    """The column of a measure. Raises FitError where several of equal certainty differ."""
+    found: dict[int, list[tuple[Match, NDArray[np.float64]]]] = {}
+    for name in columns:
+        level = _level(role, name)
+        numbers = None if level is None else values(name, role in COUNTED)
+        if level is not None and numbers is not None:
+            found.setdefault(level[0], []).append((Match(column=name, factor=level[1]), numbers * level[1]))
+    if not found:
+        return None
+    (first, numbers), *others = found[min(found)]
+    if differing := [one.column for one, other in others if not _equal(numbers, other)]:
+        raise FitError(_ambiguous(role, [first.column, *differing]))
+    passed_over = [one.column for level in sorted(found) for one, _ in found[level] if one is not first]
+    note = f"{_MEASURES[role]} is {first.column}, not {', '.join(passed_over)}" if passed_over else None
+    return replace(first, note=note)
+
+
+def _equal(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    """Whether two columns hold the same numbers, within a thousandth, wherever both hold one."""
+    both = np.isfinite(a) & np.isfinite(b)
+    return bool(both.any() and np.allclose(a[both], b[both], rtol=1e-3, atol=0))
+
+
+def _ambiguous(role: str, names: Sequence[str]) -> str:
+    letter = _MEASURES[role]
+    shown = ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
+    return f"{letter}: {len(names)} columns may be it and differ: {shown}. Name one: --column {letter}={names[0]!r}"
+
+
+def _named(role: str, names: Sequence[str], columns: Mapping[str, Sequence[Any]], taken: set[str]) -> str | None:
+    for wanted in names:
+        for column in columns:
+            if column not in taken and wanted in _forms(column) and _holds(role, columns[column]):
+                return column
+    return None
+
+
+def _holds(role: str, cells: Sequence[Any]) -> bool:
+    """Whether the cells may be what the name says: states for a status, numbers for a count, text for a name."""
+    given = [cell for cell in cells if cell is not None and str(cell).strip()]
+    if not given:
+        return False
+    if role == "status":
+        return sum(state_of(cell) is not None for cell in given) > len(given) / 2
+    if role in TEXTS:
+        return all(isinstance(cell, str | int) for cell in given)
+    return all(_is_number(cell) for cell in given)
+
+
+def state_of(cell: Any) -> str | None:
+    """A state in lower case, `finished` under any of its names; None for what is no state."""
+    text = re.sub(r"[^a-z]+", "_", str(cell).rsplit(".", 1)[-1].lower()).strip("_")
+    return (STATUS[text] or text) if text in STATUS else None
+
+
+def _is_number(cell: Any) -> bool:
+    if isinstance(cell, bool | dict | list):
+        return False
+    try:
+        float(cell)
+    except (TypeError, ValueError):
+        return False
+    return True

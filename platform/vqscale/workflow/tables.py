@@ -1,0 +1,50 @@
+"""The runs of a target, whoever wrote its table: as an analysis begins, and as its fits were made."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from vqscale import storage
+from vqscale.laws import read_fits
+from vqscale.results import Target, read_table
+from vqscale.results.foreign import Runs, TableReading, read_runs
+from vqscale.results.foreign.reading import rename_columns
+from vqscale.sweep.events import StudyEvents
+
+
+def runs_of(
+    place: Target,
+    *,
+    columns: Sequence[str] = (),
+    units: Sequence[str] = (),
+    metric: str | None = None,
+    n_column: str | None = None,
+) -> Runs:
+    """The runs of a study's table, or of one from elsewhere with its columns recognised. As `read_runs` otherwise."""
+    if place.study is not None and not units:
+        return Runs(table=rename_columns(read_table(place.table), columns))
+    return read_runs(place.table, columns=columns, units=units, metric=metric, n_column=n_column)
+
+
+def fitted_table(place: Target) -> pd.DataFrame:
+    """The table of a target as its fits have read it: with the columns and units that `vqscale fit` was told."""
+    stored = storage.exists(storage.join(place.folder, "fits.json"))
+    reading = read_fits(place.folder).reading if stored else None
+    if reading is None:
+        return runs_of(place).table
+    return runs_of(
+        place,
+        columns=reading.column_options,
+        units=reading.unit_options,
+        metric=reading.metric,
+        n_column=reading.n_column,
+    ).table
+
+
+def report_reading(reading: TableReading | None, name: str, events: StudyEvents) -> None:
+    """Say what was made of a table from elsewhere; of a study's own there is nothing to say."""
+    if reading is None:
+        return
+    events.message(f"{name}: {reading.rows} rows. {reading.describe() or 'No column is recognised'}")
+    for note in reading.notes:
+        events.message(f"note: {note}", "warning")
