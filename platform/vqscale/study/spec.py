@@ -1,10 +1,8 @@
 """The study file (version 1) as frozen values: every key known, every value typed, messages in the file's own terms."""
 
-import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from vqscale import storage
@@ -21,6 +19,7 @@ from vqscale.study.design import (
 from vqscale.study.frozen import Frozen
 from vqscale.study.recipe import Recipe
 from vqscale.study.trial import Task, TrainConfig
+from vqscale.study.yaml_file import read_mapping, shown
 
 LawName = Literal[
     "power_n",
@@ -231,56 +230,17 @@ def _check_axis(axis: str, values: list[Any]) -> None:
         )
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 3e-3 and 1e6 are numbers (YAML 1.1 reads them as strings) and a repeated key is an error."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
-
-
-def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", node.start_mark)
-    return dict(zip(keys, (loader.construct_object(value, deep=True) for _, value in node.value), strict=True))
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
-
-
 def load_study(path: str) -> Study:
     """Read and validate the file of a study that trains.
 
     Raises StudyError that names the file, the key, the value and the rule.
     """
-    values = read_values(path)
+    values = read_mapping(path)
     if values.get("kind") == "throughput":
         raise StudyError(
             f"{path}: kind: throughput trains nothing. Use vqscale plan, run (or throughput), report or ui on it."
         )
     return parse_study(values, source=path)
-
-
-def read_values(path: str) -> dict[str, Any]:
-    """The plain values of a study file of any kind. Raises StudyError for a file that is no YAML mapping."""
-    try:
-        text = storage.read_text(path)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror}). Name a study file.") from error
-    except UnicodeDecodeError as error:
-        raise StudyError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    try:
-        value = yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path}: is not valid YAML: {error}") from error
-    if not isinstance(value, dict):
-        raise StudyError(f"{path}: holds {type(value).__name__}, not a mapping of keys such as `study:` and `model:`")
-    return value
 
 
 def parse_study(value: dict[str, Any], *, source: str) -> Study:
@@ -298,7 +258,7 @@ def parse_study(value: dict[str, Any], *, source: str) -> Study:
 
 def load_recipe(path: str) -> Recipe:
     """The recipe in the file that `vqscale recipe` wrote to `path`, a local path or a URI. Raises StudyError."""
-    values = read_values(path)
+    values = read_mapping(path)
     try:
         return Recipe.model_validate(integers(values))
     except ValidationError as error:
@@ -322,15 +282,21 @@ def integers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) >= 1e3 else value
 
 
+MOST_ISSUES = 20
+"""Lines of one message; a file of another kind may have thousands of keys."""
+
+
 def explain(error: ValidationError, source: str, prefix: str = "") -> str:
     """A validation error as lines `file: key: what is wrong (value)`."""
-    lines = []
-    for issue in error.errors():
+    lines, issues = [], error.errors()
+    for issue in issues[:MOST_ISSUES]:
         key = ".".join([part for part in (prefix, *map(str, issue["loc"])) if part])
         message = issue["msg"].removeprefix("Value error, ")
         if issue["type"] == "extra_forbidden":
             message = "is not a known key"
-        shown = issue["input"]
-        tail = "" if isinstance(shown, dict | list) or issue["type"] == "missing" else f" (got {shown!r})"
+        value = issue["input"]
+        tail = "" if isinstance(value, dict | list) or issue["type"] == "missing" else f" (got {shown(value)})"
         lines.append(f"{source}: {key}: {message}{tail}" if key else f"{source}: {message}{tail}")
+    if len(issues) > MOST_ISSUES:
+        lines.append(f"{source}: and {len(issues) - MOST_ISSUES:,} more")
     return "\n".join(lines)

@@ -10,8 +10,9 @@ from vqscale import storage
 from vqscale.errors import StudyError
 from vqscale.study.frozen import Frozen
 from vqscale.study.model import HEADED, QUANTISED, Arch, Head
-from vqscale.study.spec import NAME_PATTERN, Study, Tracking, explain, integers, parse_study, read_values
+from vqscale.study.spec import NAME_PATTERN, Study, Tracking, explain, integers, parse_study
 from vqscale.study.trial import Precision
+from vqscale.study.yaml_file import read_mapping
 
 Device = Literal["cpu", "cuda"]
 
@@ -158,7 +159,7 @@ def parse_throughput(value: dict[str, Any], *, source: str) -> ThroughputStudy:
 
 def load_any(path: str) -> Study | ThroughputStudy:
     """The study in a file, of the kind that the file names. Raises StudyError."""
-    values = read_values(path)
+    values = read_mapping(path)
     if values.get("kind") == "throughput":
         return parse_throughput(values, source=path)
     if values.get("kind", "training") != "training":

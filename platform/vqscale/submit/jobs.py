@@ -18,11 +18,10 @@ from urllib.parse import urlsplit
 
 import psutil
 import requests
-import yaml
-
 from vqscale import storage
 from vqscale.errors import ClusterError, StudyError
 from vqscale.study.spec import Study, load_study
+from vqscale.study.yaml_file import dumped
 
 DASHBOARD_TIMEOUT_SECONDS = 15
 ENTRYPOINT = "python -m vqscale run study.yaml --address auto"
@@ -83,7 +82,7 @@ def submit(
     with tempfile.TemporaryDirectory(prefix="vqscale-submit-") as folder:
         working = Path(folder) / "study"
         working.mkdir()
-        text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text = dumped(study.model_dump(mode="json"))
         (working / "study.yaml").write_text(text, encoding="utf-8")
         packages = platform_packages()
         files = [working / "study.yaml", *(path for package in packages for path in package_files(package))]

@@ -4,7 +4,6 @@ import shlex
 from dataclasses import dataclass
 
 import pandas as pd
-import yaml
 
 from vqscale import storage
 from vqscale.errors import FitError, StudyError
@@ -20,6 +19,7 @@ from vqscale.planning.pending_predictions import predict_pending
 from vqscale.planning.plan import Plan, plan
 from vqscale.results import Result, locate, read_table, to_results
 from vqscale.study.spec import Study
+from vqscale.study.yaml_file import dumped
 from vqscale.workflow.fit_options import price_of
 from vqscale.workflow.queries import Selection, matching_fits
 
@@ -52,7 +52,10 @@ def write_next_study(target: str, budget: str, selection: Selection, *, out: str
             f"--budget {budget}: name FLOPs (1e13) or money; hours depend on the model that is to be found."
         )
     table = read_table(place.table)
-    fits = [at_fixed_axes(fit, selection.fixed) for fit in matching_fits(read_fits(place.folder).fits, selection)]
+    fits = [
+        at_fixed_axes(fit, selection.fixed)
+        for fit in matching_fits(read_fits(place.folder, place.fit_command).fits, selection)
+    ]
     fit, best = _best(fits, spend, table, price_of(place.study))
     made = next_study(
         place.study,
@@ -63,7 +66,7 @@ def write_next_study(target: str, budget: str, selection: Selection, *, out: str
     )
     prediction = _register(_planned(made.study, out), fit)
     header = _header(f"vqscale next {shlex.quote(target)} --budget {shlex.quote(budget)}", fit, best, made, prediction)
-    values = yaml.safe_dump(made.study.model_dump(mode="json", exclude_defaults=True), sort_keys=False, width=110)
+    values = dumped(made.study.model_dump(mode="json", exclude_defaults=True))
     storage.write_text(out, header + values)
     return WrittenStudy(file=out, header=header, made=made, prediction=prediction)
 

@@ -1,12 +1,11 @@
 """The learning rate of every size, fitted to a sweep and written as a recipe."""
 
-import yaml
-
 from vqscale import storage
 from vqscale.errors import FitError
 from vqscale.laws.recipe_law import fit_recipe
 from vqscale.results import locate
 from vqscale.study.recipe import Recipe
+from vqscale.study.yaml_file import dumped
 from vqscale.workflow.tables import runs_of
 
 
@@ -23,5 +22,5 @@ def recipe_of(target: str, *, out: str | None = None, metric: str | None = None,
     except FitError as error:
         raise FitError(f"{target}: {error}") from error
     if out is not None and any(rule.lr is not None for rule in found.rules):
-        storage.write_text(out, yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        storage.write_text(out, dumped(found.model_dump(mode="json")))
     return found

@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pandas as pd
-import yaml
-
 from vqscale import storage
 from vqscale.errors import StudyInterruptedError, TrackingError
 from vqscale.reporting import write_throughput_figures, write_throughput_report
 from vqscale.study.spec import Study
 from vqscale.study.throughput_study import ThroughputStudy
+from vqscale.study.yaml_file import dumped
 from vqscale.sweep.events import StudyEvents
 from vqscale.throughput.assemble import make_table
 from vqscale.throughput.measure import load_or_measure
@@ -58,7 +57,7 @@ def run_throughput(
     table, measured = measure(plan, folder, progress, again=again)
     if own_page:
         values = study.model_dump(mode="json") | {"storage": storage.absolute(study.storage)}
-        storage.write_text(storage.join(folder, STUDY_FILE), yaml.safe_dump(values, sort_keys=False))
+        storage.write_text(storage.join(folder, STUDY_FILE), dumped(values))
     figures = write_throughput_figures(table, folder)
     written = [*(storage.join(folder, name) for name in (THROUGHPUT_CSV, THROUGHPUT_PARQUET)), *figures]
     if own_page:

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import yaml
-
 from vqscale import storage
 from vqscale.errors import StudyInterruptedError, TrackingError
 from vqscale.planning.estimate import write_estimates
@@ -16,6 +14,7 @@ from vqscale.results.records import read_result
 from vqscale.results.result import Result
 from vqscale.results.table import write_table
 from vqscale.study.spec import Study
+from vqscale.study.yaml_file import dumped
 from vqscale.sweep.client import DriverDiedError, Event, RayDriver
 from vqscale.sweep.events import Broadcast, StudyEvents
 from vqscale.sweep.local_size import check_local_size
@@ -264,7 +263,7 @@ def _request(stage: Plan, stopping: EarlyStopping | None) -> Stage:
 def write_study(study: Study) -> None:
     """A copy of the study, every default in place, beside its results."""
     values = study.model_dump(mode="json") | {"storage": storage.absolute(study.storage)}
-    storage.write_text(storage.join(study.folder, "study.yaml"), yaml.safe_dump(values, sort_keys=False))
+    storage.write_text(storage.join(study.folder, "study.yaml"), dumped(values))
 
 
 def open_tracker(study: Study) -> Tracker:
