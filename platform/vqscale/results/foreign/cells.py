@@ -24,11 +24,15 @@ UNITS = {
 """What may follow a count, in lower case. `m` is a million here, as in pythia-70m."""
 PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
 """Of FLOPs."""
+LONGEST = 40
+"""Characters of a cell that a message quotes."""
 PETAFLOP_DAY = 1e15 * 86_400
 _COUNTED = r"(?:non[- ]?embedding )?(?:params?|parameters?|tokens?|toks?)"
-_BODY = re.compile(r"([+-]?)([\d.,_' ]*\d[.,]?)(?:e([+-]?\d+)|\s?(?:x|\*)\s?10(?:\^|\*\*)([+-]?\d+))?\s*([a-z].*)?")
-_POWER = re.compile(r"([+-]?)10(?:\^|\*\*)([+-]?\d+)\s*([a-z].*)?")
-_GROUPED = re.compile(r"\d{1,3}(?:([,._' ])\d{3})(?:\1\d{3})*")
+_BODY = re.compile(
+    r"([+-]?)([\d.,_' ]*\d[.,]?)(?:e([+-]?\d+)|\s?(?:x|\*)\s?10(?:\^|\*\*)([+-]?\d+))?\s*([a-z].*)?", re.ASCII
+)
+_POWER = re.compile(r"([+-]?)10(?:\^|\*\*)([+-]?\d+)\s*([a-z].*)?", re.ASCII)
+_GROUPED = re.compile(r"\d{1,3}(?:([,._' ])\d{3})(?:\1\d{3})*", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"0,\d+|\d+,(?:\d{1,2}|\d{4,})|\d{4,},\d+|\d{1,3}(?:\.\d{3})+,\d*|\d{1,3}(?:\.\d{3}){2,}")
 """A body that only a table with decimal commas has."""
 _DECIMAL_POINT = re.compile(
@@ -48,7 +52,12 @@ class Numbers:
 
 
 def parse_numbers(cells: Sequence[Any], *, counts: bool, mark: str = ".") -> Numbers:
-    """`counts`: of parameters, tokens or FLOPs, which may carry a unit (20.2M). `mark`: the decimal mark."""
+    """`counts`: of parameters, tokens or FLOPs, which may carry a unit (20.2M). `mark`: the decimal mark.
+
+    A loss of thousands is none: commas in a column of other numbers, none of which has a point, are decimal marks.
+    """
+    if not counts and (marks := {mark for cell in cells if isinstance(cell, str) for mark in ",." if mark in cell}):
+        mark = "," if marks == {","} else mark
     known: dict[Any, tuple[float, str | None]] = {}
     parsed = []
     for cell in cells:
@@ -91,7 +100,7 @@ def decimal_mark(columns: Sequence[Sequence[Any]], *, separator: str) -> tuple[s
     return mark, not unclear or comma != point
 
 
-def shortened(value: Any, limit: int = 40) -> str:
+def shortened(value: Any, limit: int = LONGEST) -> str:
     """A cell as a message quotes it."""
     text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= limit else f"{text[:limit]}..."
@@ -162,6 +171,7 @@ def _factor(unit: str, *, counts: bool) -> float | None:
 
 
 def _positive(value: float, text: str) -> tuple[float, str | None]:
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     if math.isinf(value):
         return math.nan, f"is {text}"
     if value <= 0:

@@ -66,8 +66,8 @@ def own_columns(uri: str, data: bytes) -> set[str]:
             return set(pq.read_schema(io.BytesIO(data)).names)
         except (pa.ArrowException, OSError):
             return set()
-    first = data.split(b"\n", 1)[0].decode("utf-8", errors="replace") if name.endswith(".csv") else ""
-    return set(next(csv.reader([first]), []))
+    first = re.split(rb"[\r\n]", data, maxsplit=1)[0].decode("utf-8", errors="replace") if name.endswith(".csv") else ""
+    return set(first.replace('"', "").split(","))
 
 
 def parse_file(uri: str, data: bytes) -> RawTable:
@@ -115,6 +115,10 @@ def _from_text(text: str, kind: str) -> RawTable:
     if not body:
         raise ValueError("it is empty")
     separator = declared[1] if declared else _separator(body, kind)
+    if skipped and lines[skipped - 1].startswith("#"):  # a comment, or a header as numpy.savetxt writes it
+        named = lines[skipped - 1].lstrip("# ")
+        if separator in named and named.count(separator) == body[0].count(separator):
+            body, skipped = [named, *body], skipped - 1
     records = _records(body, separator, skipped)
     number, header = next(records)
     if sum(_is_number(cell) for cell in header) > len(header) / 2:
@@ -228,7 +232,8 @@ def _json_rows(value: Any) -> tuple[list[dict[str, Any]], list[str], list[str]]:
         held = list(value.values())
         if held and all(isinstance(one, dict) for one in held):
             keys = list(dict.fromkeys(key for one in held for key in one))
-            value = [{name: one.get(key) for name, one in value.items()} for key in keys]
+            by_run = all(name.isdigit() for name in value) or not all(key.isdigit() for key in keys)
+            value = held if by_run else [{name: one.get(key) for name, one in value.items()} for key in keys]
         elif held and all(isinstance(one, list) for one in held) and len({len(one) for one in held}) == 1 < len(held):
             value = [dict(zip(value, row, strict=True)) for row in zip(*held, strict=True)]
         else:

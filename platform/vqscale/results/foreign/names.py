@@ -7,6 +7,7 @@ data it is, and that before a training loss. Two of equal certainty with differe
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +49,7 @@ KINDS: dict[str, tuple[tuple[int, str], ...]] = {
             rf"N|(?:{_COUNT_OF}_)*{_PARAMETERS}|{_PARAMETERS}_(?:count|number|total|all|n)|model_size(?:_{_PARAMETERS})?",
         ),
         (1, rf"(?:n|num|nb)(?:params?|parameters?)|{_PARAMETERS}_count_total|size_{_PARAMETERS}"),
-        (2, rf"(?:{_COUNT_OF}_)*trainable_{_PARAMETERS}|(?:{_COUNT_OF}_)*{_PARAMETERS}_trainable"),
+        (2, rf"(?:{_COUNT_OF}_)*(?:trainable|active|activated)_{_PARAMETERS}|{_PARAMETERS}_(?:trainable|active)"),
         (3, "n"),
     ),
     "tokens": (
@@ -57,7 +58,7 @@ KINDS: dict[str, tuple[tuple[int, str], ...]] = {
             0,
             r"(?:n|num|total)_tokens_seen|num_input_tokens_seen|consumed_(?:train_)?tokens|tokens_consumed|seen_tokens",
         ),
-        (1, rf"D|(?:{_COUNT_OF}_)*tokens(?:_total|_count)?|(?:n|num)tokens|token_count|token_budget|tokens_budget"),
+        (1, rf"D|(?:{_COUNT_OF}_|d_)*tokens?(?:_total|_count)?|(?:n|num)tokens|token_count|token_budget|tokens_budget"),
         (1, rf"{_TRAINED}_(?:data|dataset)(?:_size)?_(?:tokens|datapoints)|(?:data|dataset)_(?:size_)?tokens"),
         (3, "d"),
     ),
@@ -111,10 +112,10 @@ OTHERS: dict[str, tuple[str, ...]] = {
 """Other columns of the platform's tables, and the names that they have elsewhere, the surest first."""
 COUNTED = ("parameters_non_embedding", "parameters", "tokens", "flops")
 TEXTS = ("status", "name", "trial_id", "evaluation_set", "dataset", "corpus", "arch", "schedule", "preset", "precision")
-_LOOK_ALIKE = {
+LOOK_ALIKES = {
     "parameters_non_embedding": "param|weights|size|model|scale",
-    "tokens": "token|tok|data|sample|examples|words",
-    "flops": "flop|compute|budget|flos|pf_?day|gpu",
+    "tokens": "tok|data|sample|example|words",
+    "flops": "flop|compute|budget|flos|pf_?day",
     "loss": "loss|nll|entropy|perplexity|ppl|bpb|bits|bpc|xent|_ce|ce_",
 }
 _NOT_ALIKE = re.compile(r"per_|_per|_id$|name|path|rate|time|runtime|version|upper|lower|std|err|second|batch|vocab")
@@ -169,7 +170,7 @@ def look_alikes(role: str, columns: Iterable[str], taken: Iterable[str]) -> list
     return [
         name
         for name in columns
-        if name not in used and re.search(_LOOK_ALIKE[role], normal(name)) and not _NOT_ALIKE.search(normal(name))
+        if name not in used and re.search(LOOK_ALIKES[role], normal(name)) and not _NOT_ALIKE.search(normal(name))
     ]
 
 
@@ -253,7 +254,8 @@ def _equal(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
 def _ambiguous(role: str, names: Sequence[str]) -> str:
     letter = _MEASURES[role]
     shown = ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
-    return f"{letter}: {len(names)} columns may be it and differ: {shown}. Name one: --column {letter}={names[0]!r}"
+    example = shlex.quote(f"{letter}={names[0]}")
+    return f"{letter}: {len(names)} columns may be it and differ: {shown}. Name one: --column {example}"
 
 
 def _named(role: str, names: Sequence[str], columns: Mapping[str, Sequence[Any]], taken: set[str]) -> str | None:

@@ -2,20 +2,23 @@
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from vqscale import storage
 from vqscale.errors import FitError, StorageError
-from vqscale.results.foreign.cells import UNITS, Numbers, decimal_mark, parse_numbers
+from vqscale.results.foreign.cells import UNITS, Numbers, decimal_mark, parse_numbers, shortened
 from vqscale.results.foreign.files import RawTable, own_columns, parse_file
 from vqscale.results.foreign.names import (
     KINDS,
     LETTERS,
+    LOOK_ALIKES,
     TEXTS,
     Match,
     candidates,
@@ -23,7 +26,7 @@ from vqscale.results.foreign.names import (
     match_columns,
     state_of,
 )
-from vqscale.results.foreign.units import FORMULAS, LETTER_OF, Array, N, computed_measure, unit_notes
+from vqscale.results.foreign.units import FORMULAS, LETTER_OF, Array, C, D, N, computed_measure, unit_notes
 from vqscale.results.table import RESULT_JSON_COLUMNS, parse_table
 from vqscale.study.frozen import Frozen
 
@@ -172,6 +175,14 @@ def _no_column(pair: str, own: str, columns: Iterable[str]) -> str:
     return f"--column {pair}: the table has no column {own!r}, only {', '.join(shown[:_MOST_COLUMNS])}{more}"
 
 
+def _hint(name: str, near: Sequence[str]) -> str:
+    """What to do where a measure was not recognised, though columns look like it."""
+    letter = LETTER_OF.get(name, name)
+    more = f" and {len(near) - _MOST_COLUMNS} more" if len(near) > _MOST_COLUMNS else ""
+    shown = ", ".join(near[:_MOST_COLUMNS])
+    return f"no column is recognised as {letter}. If it is {shown}{more}: --column {shlex.quote(f'{letter}={near[0]}')}"
+
+
 class _Reader:
     """One table on its way from cells to runs."""
 
@@ -187,27 +198,27 @@ class _Reader:
         columns = self.raw.columns
         named = {name: Match(column=self._existing(name, own)) for name, own in pairs.items()}
         numbers = [name for name in (metric, n_column) if name in columns and name not in (*KINDS, *pairs)]
+        self._refuse_texts(pairs)
         self._settle_mark([*(one.column for one in named.values()), *numbers, *candidates(columns)])
         skip = {*named, *({"loss", "bpb"} - {metric} if metric in columns else ())}
         matches = named | match_columns(columns, self._any_number, skip=skip)
         self.notes += [one.note for one in matches.values() if one.note]
         values, problems = self._measures(matches, factors, numbers)
-        found = computed_measure(values)
-        computed = {}
-        if found and not self._hints(found[0], matches):
-            computed = {found[0]: FORMULAS[found[0]]}
-            values[found[0]] = found[1]
-        for name in KINDS:
-            asked = metric in columns if name in ("loss", "bpb") else name == N and n_column in numbers
-            self.notes += self._hints(name, matches) if name not in values and not asked else []
-        sources = {name: one.column for name, one in matches.items()} | computed
-        self.notes += unit_notes(values, sources)
+        if unused := [name for name in factors if name not in values]:
+            raise FitError(f"--unit {LETTER_OF[unused[0]]}: the table has no such column; name it with --column")
+        finished_R = self._finished(matches)
+        seen = {name: np.where(finished_R, found, np.nan) for name, found in values.items() if name in COUNTS}
+        self.notes += unit_notes(seen, {name: one.column for name, one in matches.items()})
+        asked = {"loss": metric in columns, N: n_column in numbers}
+        near = {name: self._look_alikes(name, matches) for name in LOOK_ALIKES if not asked.get(name)}
+        self.notes += [_hint(name, columns) for name, columns in near.items() if columns]
+        computed = self._compute(values, problems, near)
         reading = TableReading(
             columns={name: one.column for name, one in matches.items()},
             factors={name: factor for name, one in matches.items() if (factor := factors.get(name, one.factor)) != 1},
             computed=computed,
-            metric=metric,
-            n_column=n_column,
+            metric=metric if metric in numbers else None,
+            n_column=n_column if n_column in numbers else None,
             rows=len(self.raw.rows),
             notes=self.notes,
         )
@@ -254,17 +265,48 @@ class _Reader:
                     row[name] = f"{one.column} {problem}"
         return values, problems
 
-    def _hints(self, name: str, matches: Mapping[str, Match]) -> list[str]:
-        """What to do where a measure was not recognised, though a column looks like it."""
-        if name == "bpb" or (name == "loss" and "bpb" in matches) or name in matches:
+    def _refuse_texts(self, pairs: Mapping[str, str]) -> None:
+        for name, own in pairs.items():
+            column = self._existing(name, own)
+            if name in (*KINDS, *COUNTS) and self._any_number(column, name in COUNTS) is None:
+                example = next((cell for cell in self.raw.columns[column] if cell not in (None, "")), "nothing")
+                raise FitError(
+                    f"--column {name}={own}: no cell of it is a positive number; it holds {shortened(example)}"
+                )
+
+    def _finished(self, matches: Mapping[str, Match]) -> NDArray[np.bool_]:
+        """Runs that ended well [R]; all where the table does not say."""
+        rows = len(self.raw.rows)
+        if "status" not in matches:
+            return np.ones(rows, dtype=bool)
+        states = [state_of(cell) for cell in self.raw.columns[matches["status"].column]]
+        finished_R = np.array([state == "finished" for state in states], dtype=bool)
+        if not finished_R.any():
+            self.notes.append(f"status: no run is finished in {matches['status'].column}; no other run is fitted")
+        return finished_R
+
+    def _look_alikes(self, name: str, matches: Mapping[str, Match]) -> list[str]:
+        """Columns of numbers whose name reminds of a measure that was not recognised."""
+        if name in matches or (name == "loss" and "bpb" in matches):
             return []
-        near = look_alikes(name, self.raw.columns, [one.column for one in matches.values()])
-        if not near:
-            return []
-        letter = LETTER_OF.get(name, name)
-        more = f" and {len(near) - _MOST_COLUMNS} more" if len(near) > _MOST_COLUMNS else ""
-        shown = ", ".join(near[:_MOST_COLUMNS])
-        return [f"no column is recognised as {letter}. If it is one of {shown}{more}: --column {letter}={near[0]!r}"]
+        found = look_alikes(name, self.raw.columns, [one.column for one in matches.values()])
+        return [column for column in found if self._any_number(column, name in COUNTS) is not None]
+
+    def _compute(
+        self, values: dict[str, Array], problems: Sequence[dict[str, str]], near: Mapping[str, Sequence[str]]
+    ) -> dict[str, str]:
+        """Add the one of N, D and C that the table lacks to `values`, and its formula; nothing where it may be there.
+
+        What counts FLOPs beside a column of C is more often a speed, so that C is computed all the same.
+        """
+        found = computed_measure(values)
+        if found is None or (found[0] != C and near.get(found[0])):
+            return {}
+        name, values[found[0]] = found
+        for row in problems:
+            if sources := [row[one] for one in (N, D, C) if one in row]:
+                row.setdefault(name, sources[0])
+        return {name: FORMULAS[name]}
 
     def _frame(
         self, matches: Mapping[str, Match], values: Mapping[str, Array], problems: Sequence[dict[str, str]]
