@@ -18,12 +18,21 @@ class LocalHost:
     group: ProcessGroup | None = None
     rows: list[Row] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    unsaved: bool = False
+    leave_after: int | None = None
+    """Updates of this attempt after which the trial is told to leave; None: never."""
 
     def publish(self, row: Row) -> bool:
         self.rows.append(row)
         return False
 
-    def checkpointed(self, uri: str, row: Row) -> None:
+    def leaving(self) -> bool:
+        if self.leave_after is None:
+            return False
+        self.leave_after -= 1
+        return self.leave_after <= 0
+
+    def checkpointed(self, uri: str, step: int) -> None:
         pass
 
     def warn(self, message: str) -> None:

@@ -6,7 +6,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from vqscale import storage
+from vqscale.address import Address
 from vqscale.errors import StudyError
+from vqscale.masking import masked
 from vqscale.study.design import (
     HOLD_OUT_MARGIN,
     Axes,
@@ -75,6 +77,8 @@ class RunOptions(Frozen):
     """Updates between two readings of the metrics."""
     checkpoint_every: int | None = Field(default=None, gt=0)
     """Updates between checkpoints; None: a tenth of the trial, but at least 100 updates apart."""
+    checkpoint_seconds: float = Field(default=60.0, gt=0)
+    """A checkpoint is also due when the last one is this old: what a lost machine costs at most, in seconds."""
     keep_checkpoints: int = Field(default=2, gt=0)
     max_retries: int = Field(default=2, ge=0)
 
@@ -105,7 +109,7 @@ class AutotuneSpec(Frozen):
 
 
 class Tracking(Frozen):
-    uri: str = "sqlite:///runs/mlflow.db"
+    uri: Address = Address("sqlite:///runs/mlflow.db")
 
 
 class Study(Frozen):
@@ -294,7 +298,7 @@ def explain(error: ValidationError, source: str, prefix: str = "") -> str:
         message = issue["msg"].removeprefix("Value error, ")
         if issue["type"] == "extra_forbidden":
             message = "is not a known key"
-        value = issue["input"]
+        value = masked(issue["input"]) if isinstance(issue["input"], str) else issue["input"]
         tail = "" if isinstance(value, dict | list) or issue["type"] == "missing" else f" (got {shown(value)})"
         lines.append(f"{source}: {key}: {message}{tail}" if key else f"{source}: {message}{tail}")
     if len(issues) > MOST_ISSUES:

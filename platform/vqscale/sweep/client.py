@@ -7,7 +7,6 @@ counts is what that child has reported and the records that the trials left, not
 
 import contextlib
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,13 +20,15 @@ from vqscale.errors import StudyInterruptedError, UserError, WorkFailedError
 from vqscale.study.frozen import Frozen
 from vqscale.study.spec import Resources
 from vqscale.sweep.processes import end_session
-from vqscale.sweep.protocol import DRIVER, Close, Connect, Request, Stage
+from vqscale.sweep.protocol import DRIVER, Close, Connect, Request, Stage, Stop
 
 Event = dict[str, Any]
 STOP_SECONDS = 60.0
 """How long the driver may take to stop its trials before it is ended."""
 CLOSE_SECONDS = 15.0
 """How long Ray may take to shut down before its processes are ended."""
+STOPPED_SECONDS = 1.0
+"""The same after a stop: checkpoints are written, and a user waits."""
 LAST_LINES = 12
 """Of the driver's own output, shown when it ended unexpectedly."""
 WIDTH = 200
@@ -43,6 +44,8 @@ class RayDriver:
 
     def __init__(self, address: str | None, resources: Resources) -> None:
         self._connect = Connect(address=address, resources=resources)
+        self._closing_seconds = CLOSE_SECONDS
+        self._writing = threading.Lock()
 
     def open(self) -> "RayDriver":
         """Start the process and connect it.
@@ -83,12 +86,11 @@ class RayDriver:
         yield from self._exchange(stage, "trained")
 
     def stop(self) -> None:
-        """Let the driver stop the stage that it trains, and wait until it has.
+        """Let the driver stop the stage that it trains, and wait until its trials have written their checkpoints.
 
         Ctrl-C meanwhile ends it at once, and so does the end of `STOP_SECONDS`.
         """
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGINT)
+        self.ask_to_stop()
         limit = threading.Timer(STOP_SECONDS, self._kill)
         limit.start()
         try:
@@ -99,6 +101,11 @@ class RayDriver:
             self._kill()
         finally:
             limit.cancel()
+
+    def ask_to_stop(self) -> None:
+        """As `stop`, from any thread and without waiting: the stage ends in a StudyInterruptedError."""
+        self._closing_seconds = STOPPED_SECONDS
+        self._send(Stop())
 
     def _exchange(self, request: Frozen, last: str) -> Iterator[Event]:
         self._send(request)
@@ -115,7 +122,7 @@ class RayDriver:
     def _send(self, request: Frozen) -> None:
         assert self._process.stdin is not None
         line = Request.model_validate({"request": request}).model_dump_json()
-        with contextlib.suppress(BrokenPipeError):  # it died; reading its events says so
+        with contextlib.suppress(BrokenPipeError, ValueError), self._writing:  # it died; reading its events says so
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
 
@@ -129,11 +136,11 @@ class RayDriver:
                 continue
             yield event
 
-    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+    def close(self, seconds: float | None = None) -> None:
         """Let Ray shut down for at most `seconds`, then end whatever is left."""
         self._send(Close())
         try:
-            self._process.wait(seconds)
+            self._process.wait(self._closing_seconds if seconds is None else seconds)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             pass
         finally:

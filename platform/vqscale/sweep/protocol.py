@@ -53,6 +53,12 @@ class Stage(Frozen):
     stopping: EarlyStopping | None = None
 
 
+class Stop(Frozen):
+    """End the stage that is trained: what trains writes a checkpoint."""
+
+    kind: Literal["stop"] = "stop"
+
+
 class Close(Frozen):
     """Disconnect and end. Without it, a closed pipe means that the study's process has died."""
 
@@ -62,4 +68,4 @@ class Close(Frozen):
 class Request(Frozen):
     """One line to the driver."""
 
-    request: Connect | Stage | Close = Field(discriminator="kind")
+    request: Connect | Stage | Stop | Close = Field(discriminator="kind")

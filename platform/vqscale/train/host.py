@@ -17,11 +17,16 @@ class Host(Protocol):
     device: torch.device
     group: ProcessGroup | None
     """None: the default group."""
+    unsaved: bool
+    """Set by the training loop: whether this attempt has done updates that no checkpoint holds."""
 
     def publish(self, row: Row) -> bool:
         """Take one row of metrics (called on rank 0 only); True asks the trial to stop here."""
 
-    def checkpointed(self, uri: str, row: Row) -> None:
+    def leaving(self) -> bool:
+        """Whether the trial is to write a checkpoint and end (asked on rank 0 after updates; must not wait)."""
+
+    def checkpointed(self, uri: str, step: int) -> None:
         """A complete checkpoint exists at `uri` (called on every rank)."""
 
     def warn(self, message: str) -> None: ...

@@ -15,23 +15,25 @@ from vqscale.train.step import Update
 class MetricsWindow:
     """Sums over the updates since the last row of metrics, kept on the device until they are read.
 
-    Adding an update makes no host wait; on a GPU the next update can be queued while this one still runs.
+    Skipped updates count as updates and are in no mean: their losses may be NaN.
     """
 
     def __init__(self, device: torch.device, group: ProcessGroup | None) -> None:
         self._group = group
         self._sums = torch.zeros(4, device=device)
         self._classifies = False
-        self._norm = torch.zeros((), device=device)
+        self._norm = 0.0
         self._updates = 0
 
     def add(self, update: Update) -> None:
+        self._updates += 1
+        if update.skipped:
+            return
         one = torch.ones((), device=self._sums.device)
         self._classifies = update.accuracy is not None
         right = torch.zeros_like(one) if update.accuracy is None else update.accuracy.to(one.dtype)
         self._sums += torch.stack([update.nats, update.commit.to(one.dtype), right, one])
         self._norm = update.norm
-        self._updates += 1
 
     @property
     def updates(self) -> int:
@@ -40,30 +42,43 @@ class MetricsWindow:
     def read(self) -> dict[str, float]:
         """Means over updates and workers, of the norm the last value; then the window is empty again.
 
-        The only time that the host waits for the device.
+        Empty where every update was skipped.
         """
         sums = self._sums.clone()
         if world_size(self._group) > 1:
             dist.all_reduce(sums, group=self._group)
         nats, commit, right, updates = sums.tolist()
-        norm = float(self._norm)
         self._sums.zero_()
         self._updates = 0
-        values = {"loss": nats / updates, "commit": commit / updates, "gradient_norm": norm}
+        if not updates:
+            return {}
+        values = {"loss": nats / updates, "commit": commit / updates, "gradient_norm": self._norm}
         return values | ({"accuracy": right / updates} if self._classifies else {})
+
+    def state(self) -> dict[str, Any] | None:
+        """What this worker has summed since the last row, for a checkpoint between two rows; None: nothing."""
+        if not self._updates:
+            return None
+        return {"sums": self._sums.cpu(), "norm": self._norm, "updates": self._updates}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue the window that `state` was taken of."""
+        self._sums.copy_(state["sums"])
+        self._norm = state["norm"]
+        self._updates = state["updates"]
 
 
 def world_size(group: ProcessGroup | None = None) -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
-def agree(flag: bool, device: torch.device, group: ProcessGroup | None) -> bool:
-    """True on every worker if it is true on any: workers that disagree would wait in different collectives."""
+def agree(votes: list[float], device: torch.device, group: ProcessGroup | None) -> list[float]:
+    """The largest vote of any worker, one by one: workers that disagree would wait in different collectives."""
     if world_size(group) == 1:
-        return flag
-    vote = torch.tensor(float(flag), device=device)
-    dist.all_reduce(vote, op=dist.ReduceOp.MAX, group=group)
-    return bool(vote.item())
+        return votes
+    together = torch.tensor(votes, device=device)
+    dist.all_reduce(together, op=dist.ReduceOp.MAX, group=group)
+    return together.tolist()
 
 
 def codebook_telemetry(codebooks: list[Any]) -> dict[str, float]:

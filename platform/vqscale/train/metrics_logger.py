@@ -41,6 +41,16 @@ class MetricsLogger:
     def add(self, update: Update) -> None:
         self._window.add(update)
 
+    def state(self) -> dict[str, Any] | None:
+        """This worker's part of the row that is not logged yet; None where a row was just logged."""
+        window = self._window.state()
+        return None if window is None else {**window, "seconds": self._window_seconds}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue the row that `state` was taken of."""
+        self._window.restore(state)
+        self._window_seconds = state["seconds"]
+
     def log(self, progress: TrialProgress) -> Row:
         """One row of metrics, the same on every rank but for memory and system metrics, also added to `progress`.
 
@@ -60,7 +70,8 @@ class MetricsLogger:
             "step": progress.step,
             "tokens": progress.step * self._trial.train.batch_tokens,
             **values,
-            **self._bits(values["loss"]),
+            **(self._bits(values["loss"]) if values else {}),
+            "skipped_updates": progress.skipped_updates,
             "lr": learning_rate(progress.step - 1, self._trial.train),
             **self._speed(tokens / seconds),
             "peak_memory_bytes": progress.peak_memory,

@@ -7,6 +7,7 @@ trial that raised ends its processes (Ray Train starts the group again), so that
 import itertools
 import json
 import tempfile
+import threading
 import time
 import traceback
 import uuid
@@ -17,10 +18,11 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from ray.exceptions import RayActorError, RayError
 from torch.distributed import ProcessGroup
 
 from vqscale.clock import utc_now
-from vqscale.errors import StudyInterruptedError
+from vqscale.errors import StorageError, StudyInterruptedError
 from vqscale.results.metrics_rows import Row
 from vqscale.results.records import write_result
 from vqscale.study.shared_prefix import SharedPrefix
@@ -34,7 +36,10 @@ from vqscale.train.trial import run_trial
 
 
 class RayHost:
-    """Ray Train behind the `Host` protocol: metrics go to the dispatcher, checkpoints through `ray.train.report`."""
+    """Ray Train behind the `Host` protocol: metrics go to the dispatcher, checkpoints through `ray.train.report`.
+
+    A dispatcher that is gone (its node was lost) is a reason to leave like the end of the study: after a checkpoint.
+    """
 
     def __init__(self, dispatcher: Any, trial_id: str, attempt: int) -> None:
         context = ray.train.get_context()
@@ -42,22 +47,28 @@ class RayHost:
         self.world: int = context.get_world_size()
         self.device = _device()
         self.group: ProcessGroup | None = None
+        self.unsaved = False
         self._dispatcher = dispatcher
         self._trial_id = trial_id
         self._attempt = attempt
+        self._leaving = threading.Event()
+        if self.rank == 0:
+            threading.Thread(target=self._watch, name="leaving", daemon=True).start()
 
     def publish(self, row: Row) -> bool:
-        directive = self.send({"kind": "metrics", "row": row})
-        if directive == "abort":
-            raise StudyInterruptedError("the study that this trial belongs to has ended")
-        return bool(directive == "stop")
+        return bool(self.send({"kind": "metrics", "row": row}) == "stop")
 
-    def checkpointed(self, uri: str, row: Row) -> None:
+    def leaving(self) -> bool:
+        return self._leaving.is_set()
+
+    def checkpointed(self, uri: str, step: int) -> None:
         """Register the checkpoint with Ray Train as a pointer: the files themselves are in the trial's own folder."""
+        if self._leaving.is_set():  # the controller may be gone
+            return
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "pointer.json").write_text(json.dumps({"uri": uri, "trial": self._trial_id}))
             ray.train.report(
-                {"trial": self._trial_id, "step": row["step"]},
+                {"trial": self._trial_id, "step": step},
                 checkpoint=ray.train.Checkpoint.from_directory(folder) if self.rank == 0 else None,
             )
 
@@ -67,7 +78,24 @@ class RayHost:
 
     def send(self, event: dict[str, Any]) -> Any:
         """Give the dispatcher an event of this attempt; returns its directive."""
-        return ray.get(self._dispatcher.publish.remote(self._trial_id, self._attempt, event))
+        try:
+            directive = ray.get(self._dispatcher.publish.remote(self._trial_id, self._attempt, event))
+        except RayActorError:
+            directive = "leave"
+        if directive == "leave":
+            self._leaving.set()
+        return directive
+
+    def _watch(self) -> None:
+        """Between rows, too, learn that the study stops: a row of a large model takes minutes."""
+        try:
+            leaves = ray.get(self._dispatcher.leaving.remote(self._trial_id, self._attempt))
+        except RayError:
+            leaves = True
+        if leaves:
+            self._leaving.set()
+            if not self.unsaved:  # it starts, evaluates or has just written a checkpoint: nobody has to wait for it
+                self.send({"kind": "left"})
 
 
 def _device() -> torch.device:
@@ -85,7 +113,10 @@ def serve(config: dict[str, Any]) -> None:
     dispatcher, group = config["dispatcher"], config["group"]
     incarnation = _shared_token()
     for turn in itertools.count():
-        order = ray.get(dispatcher.take.remote(group, incarnation, turn))
+        try:
+            order = ray.get(dispatcher.take.remote(group, incarnation, turn))
+        except RayActorError:  # the driver starts another dispatcher, with groups of its own
+            return
         if order is None:
             return
         _run(order, dispatcher)
@@ -121,10 +152,16 @@ def _run(order: dict[str, Any], dispatcher: Any) -> None:
                 device=device_name(host.device),
                 seconds_total=time.perf_counter() - started,
             )
-            write_result(result, payload["folder"])
-            discard_checkpoints(result.status, payload["folder"])
+            result = write_result(result, payload["folder"])
+            try:
+                discard_checkpoints(result.status, payload["folder"])
+            except StorageError as error:  # the trial has its record: they only take space
+                host.warn(str(error))
             found = {"result": result.model_dump(mode="json"), "training_seconds": outcome.seconds_training_now}
             host.send({"kind": "finished", **found})
+    except StudyInterruptedError:
+        if host.rank == 0:
+            host.send({"kind": "left"})
     except Exception:
         host.send({"kind": "failed", "error": traceback.format_exc(limit=-8)})
         raise

@@ -3,14 +3,16 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from vqscale import storage
-from vqscale.errors import StudyInterruptedError, TrackingError
+from vqscale.errors import ClusterError, StudyInterruptedError, TrackingError
 from vqscale.planning.estimate import write_estimates
 from vqscale.planning.plan import Plan, plan
-from vqscale.results.records import read_result
+from vqscale.results.lease import Lease
+from vqscale.results.own_files import replace_text
+from vqscale.results.records import intact_result
 from vqscale.results.result import Result
 from vqscale.results.table import write_table
 from vqscale.study.spec import Study
@@ -21,9 +23,12 @@ from vqscale.sweep.local_size import check_local_size
 from vqscale.sweep.observer import TrackingObserver
 from vqscale.sweep.prefixes import SharedPrefixes
 from vqscale.sweep.protocol import EarlyStopping, Order, Stage
-from vqscale.track.tracker import Tracker, check_reachable
+from vqscale.track.store import check_reachable
+from vqscale.track.tracker import Tracker
 
 TABLES = ("results.parquet", "results.csv")
+DEATHS = 2
+"""Driver processes that may die one after another without a trial that ended meanwhile; the next death ends the run."""
 BeforeStage = Callable[[Plan, StudyEvents], None]
 
 
@@ -86,16 +91,16 @@ def train_study(
     Raises UserError before anything is started when the request is wrong; StudyInterruptedError when the user stopped
     it and WorkFailedError when the driver process died, with the table of what had ended by then written.
     """
-    planned = plan(study, source=source, allow_changed=allow_changed)
-    check_surroundings(study, address)
-    SharedPrefixes(planned).discard_unused()  # of trials that ended in a run that was killed
     started = time.monotonic()
-    run = _Stages(planned, lambda: plan(study, source=source, allow_changed=allow_changed), events, stopping)
-    if planned.pending:
+    run = _Stages(lambda: plan(study, source=source, allow_changed=allow_changed), events, stopping)
+    lease = Lease(study.folder, on_lost=run.lose, on_wait=events.message)
+    seen = lease.before
+    run.plan()
+    check_surroundings(study, address)
+    with lease:
+        if lease.before != seen:  # another process has run it while this one planned
+            run.plan()
         run.train(address, before_stage)
-    else:
-        run.send_what_tracking_lacks()
-        run.write_tables()
     return TrainingRun(
         study=study,
         results=run.planned.results,
@@ -108,19 +113,38 @@ def train_study(
 class _Stages:
     """Budget after budget of a study: a re-centred design takes its sizes from the results of smaller budgets."""
 
-    def __init__(
-        self, planned: Plan, plan_again: Callable[[], Plan], events: StudyEvents, stopping: EarlyStopping | None
-    ) -> None:
-        self.planned, self.trained = planned, Trained()
-        self._plan_again, self._events, self._stopping = plan_again, events, stopping
+    planned: Plan
+
+    def __init__(self, make_plan: Callable[[], Plan], events: StudyEvents, stopping: EarlyStopping | None) -> None:
+        self.trained = Trained()
+        self._make_plan, self._events, self._stopping = make_plan, events, stopping
         self._driver: RayDriver | None = None
         self._address: str | None = None
+        self._lost: str | None = None
+        """Why this process owns the study no more."""
+
+    def plan(self) -> None:
+        self.planned = self._make_plan()
+
+    def lose(self, reason: str) -> None:
+        """Another process trains these trials now: stop (called from the thread of the lease)."""
+        self._lost = reason
+        if self._driver is not None:
+            self._driver.ask_to_stop()
 
     def train(self, address: str | None, before_stage: BeforeStage | None) -> None:
         """Train every stage; the table is written however it ends.
 
         A budget is trained once, also when trials of it failed: the next run of the study tries those again.
         """
+        for sentence in self.planned.damaged:
+            self._events.message(sentence, "warning")
+        SharedPrefixes(self.planned).discard_unused()  # of trials that ended in a run that was killed before it could
+        if not self.planned.pending:
+            write_study(self.planned.study)
+            self._send_what_tracking_lacks()
+            self._write_tables()
+            return
         self._address = address
         try:
             self._connect()  # before anything is written: it refuses a cluster that is too small
@@ -137,22 +161,22 @@ class _Stages:
         budgets: set[float | None] = set()
         try:
             while (stage := self.planned.stage(budgets)) is not None:
-                write_estimates(self.planned)
+                write_estimates(self.planned, lambda text: self._events.message(text, "warning"))
                 if before_stage is not None:
                     before_stage(stage, self._events)
                 self._train_stage(stage, tracker)
                 budgets |= {None, *(one.stage for one in stage.pending)}
                 if any(one.stage is not None for one in self.planned.pending):
-                    self.planned = self._plan_again()
+                    self.plan()
         finally:
-            self.write_tables()
+            self._write_tables()
 
     @functools.cached_property
     def tracker(self) -> Tracker:
         """The study's runs in MLflow, opened once and before anything is trained. Raises TrackingError."""
         return open_tracker(self.planned.study)
 
-    def send_what_tracking_lacks(self) -> None:
+    def _send_what_tracking_lacks(self) -> None:
         """Of a study with nothing left to train: MLflow gets what it missed while earlier runs trained."""
         tracker = self.tracker
         try:
@@ -160,7 +184,7 @@ class _Stages:
         except TrackingError as error:
             self._events.message(f"MLflow lacks a part of this study: {error}", "warning")
 
-    def write_tables(self) -> None:
+    def _write_tables(self) -> None:
         for name in TABLES:
             write_table(self.planned.results, storage.join(self.planned.study.folder, name))
 
@@ -170,23 +194,19 @@ class _Stages:
         listeners.stage_started(stage)
         ended: dict[str, Result] = {}
         try:
-            for event in self._connect().train(_request(stage, self._stopping)):
-                self._take(event, stage, listeners, ended)
-        except (
-            KeyboardInterrupt,
-            StudyInterruptedError,
-        ):  # while an event was awaited, or while one was shown or logged
-            self._stop()
+            self._train_until_ended(stage, listeners, ended)
+        except (KeyboardInterrupt, StudyInterruptedError) as stop:
+            if isinstance(stop, KeyboardInterrupt):  # while an event was awaited, or while one was shown or logged
+                self._stop()
             self._read_records(stage, listeners, ended)
             missing = [one for one in stage.pending if one.trial.id not in ended]
+            lost = f"{self._lost} " if self._lost else ""
             raise StudyInterruptedError(
-                f"{len(missing)} of {len(stage.pending)} trials are not finished. What was trained is kept: the same"
-                " command resumes from there."
+                f"{lost}{len(missing)} of {len(stage.pending)} trials are not finished. What was trained is kept: the"
+                " same command resumes from there."
             ) from None
-        except DriverDiedError as error:
-            self._disconnect()
-            self._read_records(stage, listeners, ended)
-            self._require_results(error, stage, ended)
+        except (DriverDiedError, ClusterError):
+            raise
         except BaseException:  # a listener, or the store of the results: nobody would take further events
             self._stop()
             raise
@@ -194,6 +214,44 @@ class _Stages:
             listeners.stage_ended()
             self._keep(ended)
             observer.catch_up()
+
+    def _train_until_ended(self, stage: Plan, listeners: StudyEvents, ended: dict[str, Result]) -> None:
+        """Train the trials of a stage, with another driver process where one died.
+
+        Raises DriverDiedError when several die one after another without a trial that ended meanwhile.
+        """
+        deaths = 0
+        while True:
+            before = len(ended)
+            try:
+                for event in self._connect().train(_request(stage, self._stopping, ended)):
+                    self._take(event, stage, listeners, ended)
+                return
+            except DriverDiedError as error:
+                self._disconnect()
+                self._read_records(stage, listeners, ended)
+                what = str(error).splitlines()[0]
+                missing = [one.trial.name for one in stage.pending if one.trial.id not in ended]
+                if not missing:
+                    listeners.message(f"{what} All trials of this stage have their results.", "warning")
+                    return
+                deaths = 1 if len(ended) > before else deaths + 1
+                if deaths > DEATHS:
+                    raise DriverDiedError(
+                        f"{len(missing)} of {len(stage.pending)} trials have no result yet: {error} Checkpoints are"
+                        " kept: the same command resumes from them."
+                    ) from error
+                listeners.message(f"{what} It is started again; trials resume from their last checkpoints.", "warning")
+                self._reconnect(error)
+
+    def _reconnect(self, error: DriverDiedError) -> None:
+        """Raises DriverDiedError where the cluster went with the driver."""
+        try:
+            self._connect()
+        except ClusterError as gone:
+            raise DriverDiedError(
+                f"{error} The cluster is gone, too ({gone}) Checkpoints are kept: the same command resumes from them."
+            ) from error
 
     def _take(self, event: Event, stage: Plan, events: StudyEvents, ended: dict[str, Result]) -> None:
         kind = event["kind"]
@@ -221,20 +279,10 @@ class _Stages:
     def _read_records(self, stage: Plan, events: StudyEvents, ended: dict[str, Result]) -> None:
         """Add the trials that ended without an event: their records say so, however the driver ended."""
         for one in stage.pending:
-            record = None if one.trial.id in ended else read_result(stage.folder(one.trial))
+            record = None if one.trial.id in ended else intact_result(stage.folder(one.trial))
             if record is not None and record != one.result:  # a failed record of an earlier run is no news
                 ended[one.trial.id] = record
                 events.ended(one.trial, record)
-
-    def _require_results(self, error: DriverDiedError, stage: Plan, ended: dict[str, Result]) -> None:
-        """Raises `error` where a trial of the stage has no result."""
-        missing = [one.trial.name for one in stage.pending if one.trial.id not in ended]
-        if missing:
-            raise DriverDiedError(
-                f"{len(missing)} of {len(stage.pending)} trials have no result yet: {error} Checkpoints are kept: the"
-                " same command resumes from them."
-            ) from error
-        self._events.message(f"{str(error).splitlines()[0]} All trials of this stage have their results.", "warning")
 
     def _keep(self, ended: dict[str, Result]) -> None:
         self.trained.results += ended.values()
@@ -252,10 +300,11 @@ class _Stages:
             self._driver = None
 
 
-def _request(stage: Plan, stopping: EarlyStopping | None) -> Stage:
+def _request(stage: Plan, stopping: EarlyStopping | None, ended: Mapping[str, Result]) -> Stage:
     orders = tuple(
         Order(trial=one.trial, folder=stage.folder(one.trial), prefix=one.sharing.prefix if one.sharing else None)
         for one in stage.queue
+        if one.trial.id not in ended
     )
     return Stage(study=stage.study, orders=orders, stopping=stopping)
 
@@ -263,7 +312,7 @@ def _request(stage: Plan, stopping: EarlyStopping | None) -> Stage:
 def write_study(study: Study) -> None:
     """A copy of the study, every default in place, beside its results."""
     values = study.model_dump(mode="json") | {"storage": storage.absolute(study.storage)}
-    storage.write_text(storage.join(study.folder, "study.yaml"), dumped(values))
+    replace_text(storage.join(study.folder, "study.yaml"), dumped(values))
 
 
 def open_tracker(study: Study) -> Tracker:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from vqscale.errors import ClusterError
+from vqscale.errors import ClusterError, StudyInterruptedError
 from vqscale.study.spec import Resources, parse_study
 from vqscale.sweep import client
 from vqscale.sweep.client import DriverDiedError, RayDriver
@@ -75,18 +76,38 @@ def test_event_that_was_cut_off_by_a_death_is_not_an_event(driver: Any, stage: S
         list(connected.train(stage))
 
 
-def test_stop_interrupts_the_driver_and_waits_for_its_answer(driver: Any, stage: Stage) -> None:
-    waits = (
+def test_stop_is_asked_for_and_its_answer_awaited(driver: Any, stage: Stage) -> None:
+    answers = (
         "tell(kind='row', trial='a', row={})\n"
-        "try: time.sleep(60)\n"
-        "except KeyboardInterrupt: tell(kind='interrupted')\n"
+        "assert read()['kind'] == 'stop'\n"
+        "tell(kind='interrupted')\n"
         "assert read()['kind'] == 'close'\n"
     )
     began = time.monotonic()
-    with driver(CONNECTED + STAGE + waits) as connected:
+    with driver(CONNECTED + STAGE + answers) as connected:
         next(iter(connected.train(stage)))
         connected.stop()
     assert time.monotonic() - began < 30
+
+
+def test_stop_that_is_asked_for_by_another_thread_interrupts_the_stage(driver: Any, stage: Stage) -> None:
+    answers = "tell(kind='row', trial='a', row={})\nassert read()['kind'] == 'stop'\ntell(kind='interrupted')\nread()\n"
+    with driver(CONNECTED + STAGE + answers) as connected:
+        events = iter(connected.train(stage))
+        next(events)
+        threading.Thread(target=connected.ask_to_stop).start()
+        with pytest.raises(StudyInterruptedError):
+            next(events)
+
+
+def test_driver_that_has_stopped_is_not_waited_for(driver: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "STOPPED_SECONDS", 0.2)
+    slow = "tell(kind='row', trial='a', row={})\nread()\ntell(kind='interrupted')\ntime.sleep(60)\n"
+    began = time.monotonic()
+    with driver(CONNECTED + STAGE + slow) as connected:
+        next(iter(connected.train(stage)))
+        connected.stop()
+    assert time.monotonic() - began < client.CLOSE_SECONDS
 
 
 def test_leaving_ends_whatever_the_driver_has_started(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +162,7 @@ def test_texts_that_are_not_ascii_reach_the_driver_whatever_its_locale(
 
 def test_driver_that_does_not_stop_is_ended(driver: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "STOP_SECONDS", 0.5)
-    deaf = "signal.signal(signal.SIGINT, signal.SIG_IGN)\ntell(kind='row', trial='a', row={})\ntime.sleep(60)\n"
+    deaf = "tell(kind='row', trial='a', row={})\ntime.sleep(60)\n"
     began = time.monotonic()
     with driver(CONNECTED + STAGE + deaf) as connected:
         next(iter(connected.train(stage)))

@@ -96,7 +96,7 @@ def test_dispatcher_asks_a_cancelled_trial_to_stop() -> None:
     assert play(scenario()) == "stop"
 
 
-def test_dispatcher_that_closes_aborts_what_runs() -> None:
+def test_dispatcher_that_closes_lets_what_runs_leave() -> None:
     async def scenario() -> tuple[str, Any]:
         dispatcher = Dispatcher()
         await dispatcher.submit("a", None)
@@ -106,7 +106,7 @@ def test_dispatcher_that_closes_aborts_what_runs() -> None:
         answer = await dispatcher.publish("a", 1, {"kind": "metrics", "row": {}})
         return answer, await dispatcher.take("group", "i", 1)
 
-    assert play(scenario()) == ("abort", None)
+    assert play(scenario()) == ("leave", None)
 
 
 def test_dispatcher_without_groups_fails_what_waits_and_what_comes() -> None:
@@ -145,7 +145,7 @@ def test_dispatcher_drops_what_an_earlier_attempt_still_tells() -> None:
         await dispatcher.publish("a", 2, {"kind": "metrics", "row": {}})
         return late, await dispatcher.events("a", 0)
 
-    assert play(scenario()) == ("abort", [{"kind": "metrics", "row": {}}])
+    assert play(scenario()) == ("leave", [{"kind": "metrics", "row": {}}])
 
 
 def test_dispatcher_gives_nothing_to_processes_that_are_no_more() -> None:
@@ -176,3 +176,45 @@ def test_dispatcher_tells_how_a_cancelled_trial_ended() -> None:
     follower, final = play(scenario())
     assert follower == [{"kind": "cancelled"}]
     assert final["result"]["status"] == "stopped"
+
+
+def test_dispatcher_that_closes_waits_for_what_runs_to_leave() -> None:
+    async def scenario() -> list[Any]:
+        dispatcher = Dispatcher()
+        for name in "abc":
+            await dispatcher.submit(name, None)
+        for turn in range(2):
+            await dispatcher.take("group", "i", turn)
+        asked = [asyncio.create_task(dispatcher.leaving(name, 1)) for name in "ab"]
+        await dispatcher.publish("a", 1, {"kind": "finished"})
+        await dispatcher.close()
+        left = asyncio.create_task(dispatcher.left())
+        await asyncio.sleep(0)
+        before = left.done()
+        await dispatcher.publish("b", 1, {"kind": "left"})
+        await left
+        return [before, *[await one for one in asked], *[(await dispatcher.events(name, 0))[-1] for name in "bc"]]
+
+    cancelled = {"kind": "cancelled"}
+    assert play(scenario()) == [False, False, True, cancelled, cancelled]
+
+
+def test_dispatcher_that_is_closed_gives_no_trial_that_comes_later() -> None:
+    async def scenario() -> Any:
+        dispatcher = Dispatcher()
+        await dispatcher.close()
+        await dispatcher.submit("a", None)
+        await dispatcher.left()
+        return await dispatcher.take("group", "i", 0)
+
+    assert play(scenario()) is None
+
+
+def test_dispatcher_lets_an_attempt_leave_that_has_been_replaced() -> None:
+    async def scenario() -> bool:
+        dispatcher = Dispatcher()
+        await dispatcher.submit("a", None)
+        await dispatcher.submit("a", None)
+        return await dispatcher.leaving("a", 1)
+
+    assert play(scenario()) is True

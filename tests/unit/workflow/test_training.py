@@ -1,5 +1,6 @@
 """A run is judged by the records of its trials, not by how the driver process ended; its table is always written."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 
 from vqscale.costing.facts import failed_result
-from vqscale.errors import StudyInterruptedError, TrackingError
+from vqscale.errors import ClusterError, StudyInterruptedError, TrackingError
 from vqscale.results import read_table
+from vqscale.results.lease import StudyOwnedError
 from vqscale.results.records import write_result
 from vqscale.study.spec import parse_study
 from vqscale.sweep.client import DriverDiedError
@@ -34,11 +36,16 @@ class Driver:
 
     recorded = 0
     error: BaseException = DriverDiedError("the process that talks to Ray ended unexpectedly (signal 11).\nlog")
-    stopped = 0
+    stopped = asked = opened = 0
+    lives = connections = 100
+    """Drivers that record something, and connections that succeed, before none does."""
 
     def __init__(self, *_: Any) -> None: ...
 
     def open(self) -> "Driver":
+        type(self).opened += 1
+        if self.opened > self.connections:
+            raise ClusterError("no answer")
         return self
 
     def close(self) -> None: ...
@@ -46,8 +53,11 @@ class Driver:
     def stop(self) -> None:
         type(self).stopped += 1
 
+    def ask_to_stop(self) -> None:
+        type(self).asked += 1
+
     def train(self, stage: Stage) -> Iterator[dict[str, Any]]:
-        for order in stage.orders[: self.recorded]:
+        for order in stage.orders[: self.recorded if self.opened <= self.lives else 0]:
             blank = failed_result("s", order.trial, error="", attempts=1, workers=1, started_at="now")
             write_result(blank.model_copy(update={"status": "finished", "error": None, "loss": 2.0}), order.folder)
         raise self.error
@@ -91,15 +101,34 @@ def test_driver_that_dies_after_all_records_are_written_fails_nothing(
     assert list(read_table(f"{study.folder}/results.parquet")["loss"]) == [2.0, 2.0]
 
 
-def test_driver_that_dies_before_leaves_the_table_of_what_had_ended(
+def test_driver_that_dies_is_started_again_for_what_is_left(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(monkeypatch, recorded=1)  # each records one trial and dies
+    told = Told()
+    run = training.train_study(study, events=told)
+    assert [result.status for result in run.results] == ["finished", "finished"]
+    assert sum("started again" in text for text in told.messages) == 1
+    assert len(read_table(f"{study.folder}/results.parquet")) == 2
+
+
+def test_drivers_that_die_one_after_another_leave_the_table_of_what_had_ended(
     study: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver(monkeypatch, recorded=1)
+    made = driver(monkeypatch, recorded=1, lives=1)
     with pytest.raises(DriverDiedError, match=r"1 of 2 trials have no result yet.*signal 11"):
         training.train_study(study, events=StudyEvents())
+    assert made.opened == 1 + training.DEATHS
     assert len(read_table(f"{study.folder}/results.parquet")) == 1
     driver(monkeypatch, recorded=1)  # the same call resumes: one trial is left
     assert training.train_study(study, events=StudyEvents()).trained_now == 1
+
+
+def test_cluster_that_is_gone_with_the_driver_leaves_the_table_of_what_had_ended(
+    study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(monkeypatch, recorded=1, connections=1)
+    with pytest.raises(DriverDiedError, match=r"(?s)signal 11.*The cluster is gone, too \(no answer\)"):
+        training.train_study(study, events=StudyEvents())
+    assert len(read_table(f"{study.folder}/results.parquet")) == 1
 
 
 def test_failed_record_of_an_earlier_run_is_no_result_of_this_one(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,3 +199,37 @@ def test_run_with_nothing_left_sends_what_the_store_lacks(study: Any, monkeypatc
     monkeypatch.setattr(training, "TrackingObserver", Observer)
     assert training.train_study(study, events=StudyEvents()).trained_now == 0
     assert caught_up == [2]
+
+
+def test_second_run_of_a_study_is_refused_while_the_first_trains(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str] = []
+
+    class Meanwhile(Told):
+        def stage_started(self, stage: Any) -> None:
+            with pytest.raises(StudyOwnedError) as raised:
+                training.train_study(study, events=StudyEvents())
+            refused.append(str(raised.value))
+
+    driver(monkeypatch, recorded=2)
+    assert training.train_study(study, events=Meanwhile()).trained_now == 2
+    assert len(refused) == 1
+    assert f"process {os.getpid()}" in refused[0]
+
+
+def test_run_that_lost_its_study_stops_and_says_to_whom(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages: list[Any] = []
+    made = driver(monkeypatch, recorded=0, error=StudyInterruptedError("interrupted"))
+
+    class Lost(Told):
+        def stage_started(self, stage: Any) -> None:
+            stages[-1].lose("ada on far (process 7) has taken this study over.")
+
+    class Kept(training._Stages):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            stages.append(self)
+
+    monkeypatch.setattr(training, "_Stages", Kept)
+    with pytest.raises(StudyInterruptedError, match=r"ada on far .* has taken this study over\. 2 of 2 trials are not"):
+        training.train_study(study, events=Lost())
+    assert (made.asked, made.stopped) == (1, 0)

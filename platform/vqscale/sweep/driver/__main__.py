@@ -15,7 +15,7 @@ from typing import Any
 
 from vqscale.errors import StudyInterruptedError, UserError
 from vqscale.sweep.processes import end_session
-from vqscale.sweep.protocol import Close, Connect, Request
+from vqscale.sweep.protocol import Close, Connect, Request, Stage, Stop
 
 
 class Pipe:
@@ -27,12 +27,18 @@ class Pipe:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         self._in = os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8")
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._writing = threading.Lock()
+        self.stopping = threading.Event()
+        """Set when the study asks the stage to end; no further stage comes then."""
         threading.Thread(target=self._read, name="requests", daemon=True).start()
 
     def _read(self) -> None:
         try:
             for line in self._in:
                 request = Request.model_validate_json(line)
+                if isinstance(request.request, Stop):
+                    self.stopping.set()
+                    continue
                 self._requests.put(request)
                 if isinstance(request.request, Close):
                     return
@@ -45,7 +51,8 @@ class Pipe:
         return self._requests.get()
 
     def emit(self, event: dict[str, Any]) -> None:
-        self._out.write(json.dumps(event) + "\n")
+        with self._writing:
+            self._out.write(json.dumps(event) + "\n")
 
 
 def main() -> None:
@@ -63,9 +70,9 @@ def main() -> None:
             cluster.require_room(first.resources)
             pipe.emit({"kind": "connected"})
             while not isinstance(request := pipe.next().request, Close):
-                assert not isinstance(request, Connect), "connected already"
+                assert isinstance(request, Stage), "connected already"
                 with _reported(pipe):
-                    train(request, pipe.emit)
+                    train(request, pipe.emit, pipe.stopping)
                     pipe.emit({"kind": "trained"})
 
 
@@ -74,9 +81,9 @@ def _reported(pipe: Pipe) -> Iterator[None]:
     """Turn what is raised into an event: the other process decides what it means for the study."""
     try:
         yield
-    except KeyboardInterrupt:
+    except StudyInterruptedError:
         pipe.emit({"kind": "interrupted"})
-    except (UserError, StudyInterruptedError) as error:
+    except UserError as error:
         pipe.emit({"kind": "error", "type": type(error).__name__, "message": str(error)})
     except Exception as error:
         traceback.print_exc()

@@ -42,9 +42,16 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else local))
+            # Not None: with that Ray joins any cluster whose address lies in the temp folder, also a dead one's.
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({} if address else local),
+            )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise ClusterError(f"--address {address}: no Ray cluster answers there ({error})") from error
+        where = f"--address {address}: no Ray cluster answers there" if address else "Ray cannot start on this machine"
+        raise ClusterError(f"{where} ({error})") from error
     try:
         yield
     finally:

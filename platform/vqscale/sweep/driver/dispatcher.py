@@ -11,8 +11,10 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Directive = Literal["continue", "stop", "abort"]
-"""What a trial does after an event. stop: end here and be evaluated; abort: end without a record."""
+Directive = Literal["continue", "stop", "leave"]
+"""What a trial does after an event. stop: end here and be evaluated; leave: write a checkpoint and end unrecorded."""
+LEFT = {"kind": "cancelled"}
+"""Last event of a trial that nobody wants any more and that has no record."""
 
 
 @dataclass
@@ -56,9 +58,12 @@ class Dispatcher:
             before = self._orders.get(trial_id)
             order = _Order(trial_id, payload, before.attempt + 1 if before else 1, place)
             self._orders[trial_id] = order
-            self._queue.append(order)
-            if self._group_error:
+            if self._closed:
+                self._end(order, LEFT)
+            elif self._group_error:
                 self._end(order, {"kind": "failed", "error": self._group_error})
+            else:
+                self._queue.append(order)
             self._changed.notify_all()
 
     async def events(self, trial_id: str, seen: int) -> list[dict[str, Any]]:
@@ -68,8 +73,8 @@ class Dispatcher:
         """
         order = self._orders[trial_id]
         async with self._changed:
-            await self._changed.wait_for(lambda: len(order.events) > seen or order.cancelled)
-            return [{"kind": "cancelled"}] if order.cancelled else order.events[seen:]
+            await self._changed.wait_for(lambda: len(order.events) > seen or order.cancelled or self._closed)
+            return [LEFT] if order.cancelled or self._closed else order.events[seen:]
 
     async def final(self, trial_id: str) -> dict[str, Any]:
         """The last event of a trial, once it has one: how a group ended what was cancelled."""
@@ -119,19 +124,31 @@ class Dispatcher:
             return {"trial_id": order.trial_id, "payload": order.payload, "attempt": order.attempt}
 
     async def publish(self, trial_id: str, attempt: int, event: dict[str, Any]) -> Directive:
-        """Add an event of a running attempt; events of an earlier attempt are dropped."""
+        """Add an event of a running attempt; events of an earlier attempt are dropped.
+
+        `left` is the last event of an attempt that was told to leave.
+        """
         async with self._changed:
             order = self._orders[trial_id]
             if order.attempt != attempt:
-                return "abort"
-            if event["kind"] in ("finished", "failed"):
+                return "leave"
+            if event["kind"] == "left":
+                self._end(order, LEFT)
+            elif event["kind"] in ("finished", "failed"):
                 self._end(order, event)
             elif not order.ended:
                 order.events.append(event)
             self._changed.notify_all()
             if self._closed:
-                return "abort"
+                return "leave"
             return "stop" if order.cancelled else "continue"
+
+    async def leaving(self, trial_id: str, attempt: int) -> bool:
+        """Wait until a running attempt is to leave (True) or has ended (False)."""
+        order = self._orders[trial_id]
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed or order.ended or order.attempt != attempt)
+            return not order.ended
 
     async def group_lost(self, group: str, error: str) -> None:
         """A group cannot be started any more: the trial it held fails, and without groups so does every other."""
@@ -150,11 +167,17 @@ class Dispatcher:
         self._groups.setdefault(group, _Group())
 
     async def close(self) -> None:
-        """No more trials: every group ends; what still runs ends without a record and can be resumed."""
+        """No more trials: every group ends; what still runs writes a checkpoint and ends without a record."""
         async with self._changed:
             self._closed = True
-            self._queue.clear()
+            while self._queue:
+                self._end(self._queue.pop(), LEFT)
             self._changed.notify_all()
+
+    async def left(self) -> None:
+        """Wait until every trial that a group holds has ended or left."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: all(order.ended for order in self._orders.values()))
 
     def _next(self) -> _Order:
         order = min(self._queue, key=lambda waiting: waiting.place)

@@ -1,12 +1,15 @@
 """The trials of a stage through Ray Tune: queueing, retries, early stopping; the warm worker groups train them."""
 
+import contextlib
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pyarrow.fs
 import ray
 from ray import tune
+from ray.exceptions import RayActorError, RayError
 
 from vqscale import storage
 from vqscale.clock import utc_now
@@ -26,8 +29,16 @@ GROUP_STOP_SECONDS = 5.0
 """How long to wait for a group to end by itself; its workers are free by then, Ray's own helpers may take longer."""
 
 
-FOLLOWER_RESOURCES = {"node:__internal_head__": 0.001}
-"""A trial's follower only waits: it sits on the head node and leaves every CPU to the worker groups."""
+HEAD_RESOURCES = {"node:__internal_head__": 0.001}
+"""The dispatcher and the followers of trials only wait: they sit on the head node, without which nothing of Ray goes
+on, and leave every CPU to the worker groups. An actor that needs nothing is put on any node, and dies with it."""
+LEAVE_SECONDS = 45.0
+"""How long trials may take to write their checkpoints at a stop."""
+QUEUE_LOST = {"kind": "queue lost"}
+
+
+class QueueLostError(Exception):
+    """The process that holds the queue of trials is gone."""
 
 
 class TrialFailedError(Exception):
@@ -38,7 +49,14 @@ def submit_and_follow(config: dict[str, Any], dispatcher: Any = None, payloads: 
     """Ray Tune's trainable: hand the trial to the dispatcher and report the events of the group that trains it."""
     assert payloads is not None
     trial_id = config["trial"]
-    ray.get(dispatcher.submit.remote(trial_id, payloads[trial_id], payloads[trial_id]["place"]))
+    try:
+        _follow(trial_id, dispatcher, payloads[trial_id])
+    except RayActorError:  # no failure of the trial: it keeps its attempts, and the stage ends
+        tune.report({"event": QUEUE_LOST, "tokens": 0, "bpb": float("nan")})
+
+
+def _follow(trial_id: str, dispatcher: Any, payload: dict[str, Any]) -> None:
+    ray.get(dispatcher.submit.remote(trial_id, payload, payload["place"]))
     seen = 0
     while True:
         for event in ray.get(dispatcher.events.remote(trial_id, seen)):
@@ -63,6 +81,7 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
         """Trials with a record."""
         self.completed: set[str] = set()
         """Trials that Tune has ended, possibly early."""
+        self.queue_lost = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune stores its callbacks for a restore of its own; a run resumes from the study's folder instead."""
@@ -83,6 +102,8 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
             self._emit({"kind": "warning", "trial": trial_id, "message": event["message"]})
         elif event["kind"] == "failed":
             self._errors[trial_id] = event["error"]
+        elif event == QUEUE_LOST:
+            self.queue_lost = True
         elif event["kind"] == "finished":
             self.finished(trial_id, event)
 
@@ -103,7 +124,7 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
             workers=self._study.resources.workers,
             started_at=self._started[order.trial.id],
         )
-        write_result(result, order.folder)
+        result = write_result(result, order.folder)
         self._end(order.trial.id, result.model_dump(mode="json"), 0.0)
 
     def finished(self, trial_id: str, event: dict[str, Any]) -> None:
@@ -118,16 +139,35 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
         self._emit({"kind": "ended", "trial": trial_id, "result": json.dumps(result), "training_seconds": seconds})
 
 
-def train(stage: Stage, emit: Emit) -> None:
+class _WhenQueueLost(tune.Stopper):  # type: ignore[misc]
+    """Ends the stage when the queue is lost: trials that Tune starts after that could not be trained."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        self._bridge = bridge
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._bridge.queue_lost
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As of the callbacks: Tune stores it and nobody restores it."""
+        return {}
+
+
+def train(stage: Stage, emit: Emit, stopping: threading.Event) -> None:
     """Train the trials of a stage on the connected cluster, and emit what happens.
 
-    Raises ClusterError when the cluster is too small, StudyInterruptedError when the user stopped it; what was trained
-    by then stays, and the same stage resumes from there.
+    When `stopping` is set, what trains writes a checkpoint, `interrupted` is emitted and this process may be ended.
+    Raises ClusterError when the cluster is too small, StudyInterruptedError when the stage was stopped; what was
+    trained by then stays, and the same stage resumes from there.
     """
     study = stage.study
     gpus = cluster.gpus_per_worker(study.resources)
     count = cluster.group_count(study.resources, gpus, len(stage.orders))
-    dispatcher = ray.remote(Dispatcher).options(num_cpus=0).remote()
+    dispatcher = ray.remote(Dispatcher).options(num_cpus=0, resources=HEAD_RESOURCES).remote()
+    threading.Thread(target=_stop_when_asked, args=(stopping, dispatcher, emit), daemon=True).start()
     attempts = len(stage.orders) * (study.run.max_retries + 1)
     groups = WorkerGroups(study, dispatcher, count=count, gpus_per_worker=gpus, failures=attempts)
     groups.start()
@@ -135,14 +175,32 @@ def train(stage: Stage, emit: Emit) -> None:
     bridge = _Bridge(stage, dispatcher, emit)
     try:
         _tuner(stage, dispatcher, bridge, count + WAITING).fit()
-        _await_stopped(dispatcher, bridge)
+        if not bridge.queue_lost and not stopping.is_set():
+            _await_stopped(dispatcher, bridge)
     finally:
-        ray.get(dispatcher.close.remote())
-        groups.join(timeout=GROUP_STOP_SECONDS)
+        with contextlib.suppress(RayActorError):
+            ray.get(dispatcher.close.remote())
+        groups.join(timeout=LEAVE_SECONDS if bridge.queue_lost else GROUP_STOP_SECONDS)
+    if bridge.queue_lost:
+        raise QueueLostError("the process that holds the queue of trials died, or its node did")
     unfinished = [order.trial.name for order in stage.orders if order.trial.id not in bridge.ended]
     if unfinished:
         raise StudyInterruptedError(f"{len(unfinished)} of {len(stage.orders)} trials are not finished.")
     storage.remove(storage.join(study.folder, "ray"))
+
+
+def _stop_when_asked(stopping: threading.Event, dispatcher: Any, emit: Emit) -> None:
+    """Close the queue as soon as a stop is asked for, and say when every trial has left.
+
+    Not by way of Tune: ending it takes ten seconds in which nothing is saved.
+    """
+    stopping.wait()
+    try:
+        ray.get(dispatcher.close.remote())
+        ray.get(dispatcher.left.remote(), timeout=LEAVE_SECONDS)
+    except RayError:  # lost, or a worker that does not answer: there is nothing to wait for
+        pass
+    emit({"kind": "interrupted"})
 
 
 def _await_stopped(dispatcher: Any, bridge: _Bridge) -> None:
@@ -170,7 +228,7 @@ def _tuner(stage: Stage, dispatcher: Any, bridge: _Bridge, concurrent: int) -> t
     fs, path = storage.filesystem(storage.join(study.folder, "ray"))
     follow = tune.with_parameters(submit_and_follow, dispatcher=dispatcher, payloads=payloads)
     return tune.Tuner(
-        tune.with_resources(follow, FOLLOWER_RESOURCES),
+        tune.with_resources(follow, HEAD_RESOURCES),
         param_space={"trial": tune.grid_search([order.trial.id for order in stage.orders])},
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
@@ -185,6 +243,7 @@ def _tuner(stage: Stage, dispatcher: Any, bridge: _Bridge, concurrent: int) -> t
             storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)),
             failure_config=tune.FailureConfig(max_failures=study.run.max_retries),
             callbacks=[bridge],
+            stop=_WhenQueueLost(bridge),
             verbose=0,
         ),
     )
