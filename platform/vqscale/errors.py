@@ -1,7 +1,16 @@
-"""Errors that a user can cause: each message names the field, the value, the rule and the remedy."""
+"""Errors that a user can cause: each message names the field, the value, the rule and the remedy, and no password."""
+
+from vqscale.masking import without_passwords
 
 
-class UserError(Exception):
+class _Masked(Exception):
+    """An error whose message shows no password of an address in it."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(without_passwords(str(message)))
+
+
+class UserError(_Masked):
     """The request was wrong; nothing was started and nothing written. Exit code 2."""
 
 
@@ -25,6 +34,10 @@ class ClusterError(UserError):
     """A cluster that cannot be reached or is too small for what was asked."""
 
 
+class AddressError(UserError):
+    """An address that is not complete."""
+
+
 class TrackingError(UserError):
     """A tracking server that does not answer."""
 
@@ -33,9 +46,9 @@ class FitError(UserError):
     """A law that the data cannot identify."""
 
 
-class StudyInterruptedError(Exception):
+class StudyInterruptedError(_Masked):
     """The user stopped the work; what was done is kept. Exit code 130."""
 
 
-class WorkFailedError(Exception):
+class WorkFailedError(_Masked):
     """The request was right but part of the work failed. Exit code 1."""

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from vqscale.address import Address
 from vqscale.cli.console import make_console
 from vqscale.cli.messages import Messages
 from vqscale.cli.progress import RoundsBar
@@ -145,7 +146,7 @@ def _ratio(row: dict[Any, Any], baseline: str) -> str:
 def run_and_show(
     study: ThroughputStudy,
     folder: str,
-    tracking: str | None,
+    tracking: Address | str | None,
     *,
     source: str,
     own_page: bool = True,

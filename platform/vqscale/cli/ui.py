@@ -8,17 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from vqscale.address import Address
 from vqscale.errors import TrackingError, WorkFailedError
-
-if TYPE_CHECKING:
-    from vqscale.study.spec import Study
-    from vqscale.study.throughput_study import ThroughputStudy
 
 START_SECONDS = 180
 """MLflow's server imports for half a minute on a busy machine, and may have to bring its database up to date."""
@@ -27,7 +23,7 @@ STDERR = 2
 
 
 def ui(
-    study: Annotated[str, typer.Argument(help="The study file.")],
+    study: Annotated[str, typer.Argument(help="Study file or study folder.")],
     port: Annotated[int, typer.Option(help="Port on this machine.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open MLflow's own user interface on a study's runs; Ctrl-C ends it.
@@ -36,44 +32,52 @@ def ui(
 
     Example: vqscale ui study.yaml --port 5001
     """
-    from vqscale.study.throughput_study import load_any
-    from vqscale.track.tracker import check_reachable
+    from vqscale.study.places import open_any
+    from vqscale.track.store import check_reachable, opening, served
 
-    loaded = load_any(study)
-    uri = check_reachable(loaded.tracking.uri)
-    if uri.startswith(("http://", "https://")):
-        typer.echo(experiment_address(uri, loaded.study))
+    loaded = open_any(study)
+    store = check_reachable(loaded.tracking.uri)
+    if served(store):
+        typer.echo(runs_address(store, loaded.study))
         return
-    _require_runs(loaded, uri)
+    _require_runs(store)
     _require_free(port)
-    with _server(uri, port) as server:
-        _wait_until_healthy(server, port)
-        typer.echo(f"MLflow shows {loaded.study}: {experiment_address(f'http://127.0.0.1:{port}', loaded.study)}")
+    with contextlib.ExitStack() as stack:
+        with opening(store):  # MLflow's server may have to migrate it before it answers
+            server = stack.enter_context(_server(store, port))
+            _wait_until_healthy(server, port)
+        typer.echo(f"MLflow shows {loaded.study}: {runs_address(Address(f'http://127.0.0.1:{port}'), loaded.study)}")
         typer.echo("Ctrl-C ends it.")
         _wait(server)
 
 
-def experiment_address(server: str, study: str) -> str:
-    """The page of a study's experiment on an MLflow server.
+def runs_address(server: Address, study: str) -> str:
+    """The page of a study's runs on an MLflow server: the experiment's own page is one of traces, which it has none of.
 
     Raises TrackingError where the server has no such experiment.
     """
     import requests
 
-    api = f"{server.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
-    answer = requests.get(api, params={"experiment_name": study}, timeout=30)
+    from vqscale.track.store import login
+
+    api = f"{server.reveal().rstrip('/')}/api/2.0/mlflow/experiments/get-by-name"
+    try:
+        answer = requests.get(api, params={"experiment_name": study}, timeout=30, **login())
+    except requests.RequestException as error:
+        raise TrackingError(f"{server}: does not answer ({type(error).__name__}). Start the MLflow server.") from None
     if answer.status_code == 404:
         raise TrackingError(f"{server}: holds no runs of study {study!r} yet. Make some: vqscale run STUDY")
     if answer.status_code != 200:
         raise TrackingError(f"{server}: answers {answer.status_code} to a question for study {study!r}")
-    return f"{server.rstrip('/')}/#/experiments/{answer.json()['experiment']['experiment_id']}"
+    return f"{str(server).rstrip('/')}/#/experiments/{answer.json()['experiment']['experiment_id']}/runs"
 
 
-def _require_runs(study: "Study | ThroughputStudy", uri: str) -> None:
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise TrackingError(
-            f"tracking.uri: {study.tracking.uri} does not exist yet: nothing was run. Make runs: vqscale run STUDY"
-        )
+def _require_runs(store: Address) -> None:
+    from vqscale.track.store import local_file
+
+    file = local_file(store)
+    if file is not None and not file.exists():
+        raise TrackingError(f"tracking.uri: {file} does not exist yet: nothing was run. Make runs: vqscale run STUDY")
 
 
 def _require_free(port: int) -> None:
@@ -86,11 +90,12 @@ def _require_free(port: int) -> None:
 
 
 @contextlib.contextmanager
-def _server(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def _server(store: Address, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """An MLflow server for as long as the block runs, ended with all of its workers."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     plain = {
+        "MLFLOW_BACKEND_STORE_URI": store.reveal(),  # a command line can be read by every user of the machine
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # background jobs of MLflow's own: a second server process
         "PYTHONWARNINGS": "ignore",

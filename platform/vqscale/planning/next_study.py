@@ -62,9 +62,10 @@ def next_study(study: Study, runs: Sequence[Result], parameters: float, budget: 
     shape, shape_note = nearest_shape(parameters, runs, model, vocabulary)
     _require_variant(near, shape, model, vocabulary)
     train, lr_note = _train(study, near)
-    values = study.model_dump(mode="json") | {
+    values = study.model_dump(mode="json", exclude={"tracking"}) | {
         "study": f"{study.study}-{near.arch}-{exact(budget)}",
         "question": question,
+        "tracking": study.tracking,  # not its masked text
         "data": {"corpus": name},
         "model": model | {"preset": shape},
         "train": train,
@@ -74,7 +75,9 @@ def next_study(study: Study, runs: Sequence[Result], parameters: float, budget: 
         "autotune": None,
     }
     made = parse_study({key: value for key, value in values.items() if value is not None}, source="the next study")
-    return NextStudy(study=made, shape=shape, notes=[shape_note, lr_note])
+    hidden = [f"tracking.uri: write the password in place of ***: {study.tracking.uri}."]
+    notes = [shape_note, lr_note, *(hidden if study.tracking.uri.has_password else [])]
+    return NextStudy(study=made, shape=shape, notes=notes)
 
 
 def _require_variant(near: Result, shape: str, model: Mapping[str, Any], vocabulary: int) -> None:

@@ -21,10 +21,11 @@ from packaging.requirements import Requirement
 
 from vqkernels import BackendUnavailableError, resolve_backend
 from vqscale import storage
+from vqscale.address import Address
 from vqscale.errors import TrackingError, UserError
 from vqscale.planning.plan import plan
 from vqscale.study.spec import Study, load_study
-from vqscale.track.tracker import check_reachable
+from vqscale.track.store import check_reachable, local_file
 
 CheckState = Literal["ok", "warning", "broken"]
 GIB = 2**30
@@ -261,7 +262,7 @@ def _remote_storage(uri: str) -> Check:
     return Check(name="storage", state="ok", found=f"{uri} can be written")
 
 
-def tracking(uri: str) -> Check:
+def tracking(uri: Address | str) -> Check:
     """Whether the tracking store answers.
 
     A SQLite file that two processes created at the same time may have been left half-migrated: that is broken too.
@@ -270,11 +271,11 @@ def tracking(uri: str) -> Check:
         resolved = check_reachable(uri)
     except TrackingError as error:
         return Check(name="tracking", state="broken", found=str(error), fix="start the server or name another store")
-    file = Path(resolved.removeprefix("sqlite:///"))
-    if not resolved.startswith("sqlite:///") or not file.exists():
-        return Check(
-            name="tracking", state="ok", found=f"{uri}" + ("" if file.exists() else ": created by the first run")
-        )
+    file = local_file(resolved)
+    if file is None:
+        return Check(name="tracking", state="ok", found=f"{resolved} answers")
+    if not file.exists():
+        return Check(name="tracking", state="ok", found=f"{resolved}: created by the first run")
     try:
         with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as database:
             rows = database.execute("select name from sqlite_master where name like '\\_alembic\\_tmp%' escape '\\'")

@@ -20,7 +20,9 @@ import psutil
 import requests
 from vqscale import storage
 from vqscale.errors import ClusterError, StudyError
+from vqscale.masking import masked
 from vqscale.study.spec import Study, load_study
+from vqscale.track.store import check_reachable
 from vqscale.study.yaml_file import dumped
 
 DASHBOARD_TIMEOUT_SECONDS = 15
@@ -77,6 +79,7 @@ def submit(
     Raises StudyError for a study that cannot run there or is submitted already, ClusterError when nothing answers.
     """
     study = study_for_cluster(load_study(path), source=path, shared=shared_storage or _is_this_machine(address))
+    _require_no_password(study, path)
     client = _client(address, token)
     submission_id = _free_id(client, job_id(path), again)
     with tempfile.TemporaryDirectory(prefix="vqscale-submit-") as folder:
@@ -99,7 +102,7 @@ def submit(
                 },
                 metadata={"vqscale.study": study.study},
             )
-    return Submission(id=submission_id, address=address, upload_files=len(files), upload_bytes=size)
+    return Submission(id=submission_id, address=masked(address), upload_files=len(files), upload_bytes=size)
 
 
 def platform_packages() -> list[Path]:
@@ -163,7 +166,7 @@ def study_for_cluster(study: Study, *, source: str, shared: bool) -> Study:
     """
     local = {
         "storage": study.storage if storage.is_local(study.storage) else None,
-        "tracking.uri": study.tracking.uri if study.tracking.uri.startswith("sqlite:") else None,
+        "tracking.uri": str(study.tracking.uri) if study.tracking.uri.scheme == "sqlite" else None,
         "data.corpus": study.data.corpus if _is_local_corpus(study.data.corpus) else None,
     }
     paths = [f"{key}: {value!r}" for key, value in local.items() if value is not None]
@@ -177,11 +180,21 @@ def study_for_cluster(study: Study, *, source: str, shared: bool) -> Study:
     if local["storage"] is not None:
         changes["storage"] = storage.absolute(study.storage)
     if local["tracking.uri"] is not None:
-        file = Path(study.tracking.uri.removeprefix("sqlite:///")).resolve()
-        changes["tracking"] = study.tracking.model_copy(update={"uri": f"sqlite:///{file}"})
+        changes["tracking"] = study.tracking.model_copy(update={"uri": check_reachable(study.tracking.uri)})
     if local["data.corpus"] is not None:
         changes["data"] = study.data.model_copy(update={"corpus": storage.absolute(study.data.corpus)})
     return study.model_copy(update=changes)
+
+
+def _require_no_password(study: Study, source: str) -> None:
+    """Raises StudyError for a password that the job's package would hold: it lies in the cluster's store and on the
+    disk of every node, where any other job can read it. Environment variables of a job are shown in Ray's dashboard."""
+    uri = study.tracking.uri
+    if uri.has_password:
+        raise StudyError(
+            f"{source}: tracking.uri: {uri}: its password would lie on every node of the cluster, in the job's package."
+            " Write ${NAME} in its place, and set that environment variable where the cluster's nodes start."
+        )
 
 
 def find_token(token: str | None) -> str | None:

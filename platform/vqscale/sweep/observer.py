@@ -4,29 +4,34 @@ MLflow is a view of the study's folder: while its store fails, training continue
 once it answers. A run is ended last, after all its rows and final numbers, so that an ended run is a complete one.
 """
 
+import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from vqscale import storage
 from vqscale.errors import TrackingError
 from vqscale.planning.plan import Plan
 from vqscale.provenance import git_commit, versions
 from vqscale.results.metrics_rows import Row, read_rows
 from vqscale.results.records import read_result
 from vqscale.results.result import Result
+from vqscale.study.spec import Study
 from vqscale.study.trial import Trial
 from vqscale.sweep.events import StudyEvents
-from vqscale.track.tracker import RunStatus, Tracker, TrialRun
+from vqscale.track.tracker import Dataset, RunStatus, Tracker, TrainedModel, TrialRun, Values
 
 PAUSE_SECONDS = 60.0
 """Nothing is sent for so long after a failure: each try would hold up the driver until MLflow gives up."""
 
 RUN_STATUS: dict[str, RunStatus] = {"finished": "FINISHED", "stopped": "FINISHED"}
-FINAL = (
-    *("loss", "bpb", "perplexity", "accuracy", "balanced_accuracy", "macro_f1", "test_loss", "test_accuracy"),
+HELD_OUT = ("loss", "bpb", "perplexity", "accuracy", "balanced_accuracy", "macro_f1")
+TEST = ("test_loss", "test_accuracy")
+MEASURED = (
     *("tokens_per_second", "flops_per_second", "peak_memory_bytes", "flops"),
     *("code_perplexity", "dead_codes", "quantisation_error", "seconds_training", "seconds_overhead"),
     "seconds_evaluation",
 )
+FINAL = (*HELD_OUT, *TEST, *MEASURED)
 
 
 class TrackingObserver(StudyEvents):
@@ -40,8 +45,7 @@ class TrackingObserver(StudyEvents):
         self._silent_until, self._reported = 0.0, False
         self._parent = tracker.study_run()
         tracker.begin(self._parent)
-        if plan.study.question:
-            tracker.set_tags(self._parent, {"mlflow.note.content": plan.study.question})
+        tracker.describe(self._parent, _study_parameters(plan.study), _study_tags(plan.study))
 
     def row(self, trial: Trial, row: Row) -> None:
         self._send(trial.id, lambda run: self._tracker.log_row(run, row, tokens=int(row["tokens"])))
@@ -81,10 +85,9 @@ class TrackingObserver(StudyEvents):
 
     def _finish(self, run: str, result: Result) -> None:
         trial = self._trials[result.trial_id].trial
-        rows = read_rows(self._plan.folder(trial))
+        rows = read_rows(self._plan.folder(trial), lambda text: self._events.message(text, "warning"))
         self._tracker.log_rows(run, ((int(row["tokens"]), row) for row in rows))
-        final = {f"final/{key}": getattr(result, key) for key in FINAL}
-        self._tracker.log_final(run, final, tokens=result.tokens)
+        self._log_final(run, trial, result)
         for name, lines in _tables(result).items():
             self._tracker.log_text(run, "".join(",".join(map(str, line)) + "\n" for line in lines), f"{name}.csv")
         tags = {"status": result.status, "device": result.device or "", "backend": result.backend or ""}
@@ -93,18 +96,35 @@ class TrackingObserver(StudyEvents):
         self._tracker.set_tags(run, {key: value for key, value in tags.items() if value})
         self._tracker.end(run, _run_status(result))
 
+    def _log_final(self, run: str, trial: Trial, result: Result) -> None:
+        """Final measurements; those of a finished trial belong to the model that it left, too."""
+        final = {key: getattr(result, key) for key in FINAL}
+        if result.status != "finished":
+            self._tracker.log_final(run, _named(final, FINAL), tokens=result.tokens)
+            return
+        model = TrainedModel(
+            name=result.name,
+            kind=result.arch,
+            weights=storage.join(self._plan.folder(trial), "model.safetensors"),
+            tokens=result.tokens,
+            parameters=self._parameters(trial.id),
+        )
+        metrics: dict[Dataset | None, Values] = {
+            _dataset(trial, "validation"): _named(final, HELD_OUT),
+            None: _named(final, MEASURED),
+        }
+        if result.test_loss is not None:
+            test = _dataset(trial, "test")
+            self._tracker.log_datasets(run, [test])
+            metrics[test] = _named(final, TEST)
+        self._tracker.log_model(run, model, metrics)
+
     def _run(self, trial_id: str) -> str:
         if trial_id not in self._runs:
             trial = self._trials[trial_id].trial
-            run = self._tracker.trial_run(self._parent, trial_id, self._parameters(trial_id), _tags(trial))
-            for context in ("training", "validation"):
-                self._tracker.log_dataset(
-                    run,
-                    name=trial.corpus.rsplit("/", 1)[-1],
-                    digest=trial.corpus_fingerprint,
-                    source=trial.corpus,
-                    context=context,
-                )
+            tags = _tags(trial) | {"mlflow.source.name": _study_file(self._plan.study)}
+            run = self._tracker.trial_run(self._parent, trial_id, self._parameters(trial_id), tags)
+            self._tracker.log_datasets(run, [_dataset(trial, "training"), _dataset(trial, "validation")])
             self._runs[trial_id] = run
         return self._runs[trial_id]
 
@@ -120,6 +140,44 @@ class TrackingObserver(StudyEvents):
             "flops": cost.flops,
             "tokens": cost.tokens,
         }
+
+
+def _named(values: Mapping[str, float | None], names: Sequence[str]) -> Values:
+    return {f"final/{name}": values[name] for name in names}
+
+
+def _dataset(trial: Trial, context: str) -> Dataset:
+    """A split of a trial's corpus; the split that trains has the corpus's own name."""
+    name = trial.corpus.rstrip("/").rsplit("/", 1)[-1]
+    return Dataset(
+        name=name if context == "training" else f"{name}/{context}",
+        digest=trial.corpus_fingerprint[:36],
+        uri=trial.corpus,
+        context=context,
+    )
+
+
+def _study_file(study: Study) -> str:
+    return storage.join(study.folder, "study.yaml")
+
+
+def _study_tags(study: Study) -> dict[str, str]:
+    tags = _code_tags(versions(), git_commit()) | {"mlflow.source.name": _study_file(study)}
+    return tags | ({"mlflow.note.content": study.question} if study.question else {})
+
+
+def _study_parameters(study: Study) -> dict[str, object]:
+    """What the study file sets, by dotted key; lists, such as a sweep, as JSON."""
+    values = study.model_dump(mode="json", exclude={"study", "question", "storage", "tracking"}, exclude_none=True)
+    return dict(_dotted("", values))
+
+
+def _dotted(prefix: str, values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _dotted(f"{prefix}{key}.", value)
+        elif value not in ([], {}):
+            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, list) else value
 
 
 def _tables(result: Result) -> dict[str, list[Sequence[object]]]:

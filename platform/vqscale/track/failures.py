@@ -1,9 +1,9 @@
 """Every failure of a tracking store as one kind of error."""
 
 import contextlib
-import re
 from collections.abc import Iterator
 
+from vqscale.address import Address
 from vqscale.errors import TrackingError
 
 DRIVER_PACKAGES = {
@@ -16,17 +16,15 @@ DRIVER_PACKAGES = {
 
 
 @contextlib.contextmanager
-def as_tracking_error(uri: str) -> Iterator[None]:
-    """TrackingError in place of any failure of MLflow, its database, its server or its drivers."""
+def as_tracking_error(address: Address) -> Iterator[None]:
+    """TrackingError in place of any failure of MLflow, its database, its server or its drivers, without a password.
+
+    The failure itself is no longer shown: it may hold the address.
+    """
     try:
         yield
     except _kinds() as error:
-        raise TrackingError(without_password(f"tracking.uri: {uri}: {_reason(error)}")) from error
-
-
-def without_password(text: str) -> str:
-    """A text in which the password of each address is `***`."""
-    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
+        raise TrackingError(f"tracking.uri: {address}: {address.hide(_reason(error))}") from None
 
 
 def _kinds() -> tuple[type[Exception], ...]:
@@ -44,5 +42,10 @@ def _reason(error: Exception) -> str:
         module = error.name.partition(".")[0]
         package = DRIVER_PACKAGES.get(module, module)
         return f"the Python module {module} is not installed. Install it: pip install '{package}'."
+    if "database schema" in str(error):
+        return (
+            f"the store has the tables of another version of MLflow ({str(error).splitlines()[0]}). If they are older,"
+            " back the store up and run `mlflow db upgrade` with its address; if they are newer, install that version."
+        )
     lines = str(error).strip().splitlines()
     return f"the store cannot be used ({type(error).__name__}: {lines[0] if lines else 'no reason given'})."

@@ -4,101 +4,48 @@ One process, the driver's, creates and writes all runs with `MlflowClient` and e
 no duplicate runs, no race on a new SQLite file. Everything shown can be rebuilt from the study's folder.
 """
 
+import contextlib
 import functools
+import getpass
+import json
+import logging
 import os
-import socket
+import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
-from urllib.parse import urlsplit
-
-import requests
 
 from vqscale import storage
+from vqscale.address import Address
 from vqscale.errors import TrackingError
-from vqscale.track.failures import as_tracking_error, without_password
+from vqscale.track.failures import as_tracking_error
+from vqscale.track.store import check_reachable, make_database, opening, served
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
-STORE_TIMEOUT_SECONDS = 5
 PARAMETER_LENGTH = 6000
 """MLflow's limit; longer values are cut to it."""
 TAG_LENGTH = 5000
 """MLflow's limit; longer values are cut to it."""
 BATCH_METRICS = 1000
 """MLflow's limit for one request."""
-DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+BATCH_PARAMETERS = 100
+"""MLflow's limit for one request."""
+NO_LINKS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+_EXTERNAL = {"mlflow.model.isExternal": "true"}
+"""MLflow's own mark of a model whose files it does not hold."""
+EXPERIMENT_KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
+"""Without it MLflow's pages take an experiment for one of prompts and traces."""
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+Values = Mapping[str, float | None]
+"""Measurements by name; None: not measured."""
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def check_reachable(uri: str) -> str:
-    """The tracking URI with a local path made absolute, after checking that the store can be used.
-
-    Raises TrackingError for a server that does not answer, an unknown scheme, or a database that cannot be created.
-    """
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
-        _check_server(uri)
-        return uri
-    if parts.scheme == "sqlite":
-        path = Path(uri.removeprefix("sqlite:///")).resolve()
-        folder = next(parent for parent in path.parents if parent.exists())
-        held = path if path.exists() else folder
-        if path.is_dir() or not folder.is_dir() or not os.access(held, os.W_OK):
-            raise TrackingError(f"tracking.uri: {uri}: {path} cannot be written. Name a file in a writable folder.")
-        return f"sqlite:///{path}"
-    if parts.scheme.partition("+")[0] in DATABASE_PORTS:
-        _check_database(uri)
-        return uri
-    if parts.scheme == "databricks" or parts.scheme.startswith("sqlite+"):
-        return uri
-    raise TrackingError(
-        f"tracking.uri: {without_password(uri)!r} is no tracking store. Use sqlite:///FILE, http(s)://HOST:PORT of an"
-        " MLflow server, or a database address such as postgresql://USER@HOST/NAME."
-    )
-
-
-def _check_server(uri: str) -> None:
-    try:
-        answer = requests.get(uri.rstrip("/") + "/health", timeout=STORE_TIMEOUT_SECONDS)
-    except requests.RequestException as error:
-        raise TrackingError(
-            f"tracking.uri: {uri} does not answer within {STORE_TIMEOUT_SECONDS} s ({type(error).__name__}). Start the"
-            " MLflow server, or use tracking: {uri: sqlite:///runs/mlflow.db}."
-        ) from error
-    if answer.status_code >= 400:
-        raise TrackingError(f"tracking.uri: {uri} answers {answer.status_code} to /health: is it an MLflow server?")
-
-
-def _check_database(uri: str) -> None:
-    """Check that the database accepts connections and has its driver: MLflow itself would retry for minutes."""
-    from sqlalchemy import make_url
-
-    try:
-        urlsplit(uri).port  # noqa: B018  (reading it is the check)
-    except ValueError as error:
-        raise TrackingError(f"tracking.uri: {without_password(uri)}: {error}. Name the database's port.") from error
-    with as_tracking_error(uri):
-        url = make_url(uri)
-    if url.host:  # an address without one is a local socket or an ODBC name
-        port = url.port or DATABASE_PORTS[url.get_backend_name()]
-        try:
-            socket.create_connection((url.host, port), timeout=STORE_TIMEOUT_SECONDS).close()
-        except OSError as error:
-            raise TrackingError(
-                f"tracking.uri: {without_password(uri)}: nothing answers at {url.host}:{port} within"
-                f" {STORE_TIMEOUT_SECONDS} s ({error}). Start the database, or use tracking: {{uri: sqlite:///runs/mlflow.db}}."
-            ) from error
-    with as_tracking_error(uri):
-        url.get_dialect().import_dbapi()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +58,36 @@ class TrialRun:
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A split of a corpus. MLflow keeps one context for each name and digest, so that each split has its own name."""
+
+    name: str
+    digest: str
+    """At most 36 characters."""
+    uri: str
+    context: str
+    """training, validation or test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """What a finished trial leaves."""
+
+    name: str
+    kind: str
+    weights: str
+    """URI of its weights, which MLflow gets no copy of."""
+    tokens: int
+    parameters: Mapping[str, Any]
+
+
 def _guarded(method: "Callable[Concatenate[Tracker, P], R]") -> "Callable[Concatenate[Tracker, P], R]":
     """A method of `Tracker` that raises TrackingError for every failure of the store."""
 
     @functools.wraps(method)
     def call(self: "Tracker", /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with as_tracking_error(self.uri):
+        with as_tracking_error(self.address):
             return method(self, *args, **kwargs)
 
     return call
@@ -125,15 +96,16 @@ def _guarded(method: "Callable[Concatenate[Tracker, P], R]") -> "Callable[Concat
 class Tracker:
     """The runs of one study. Every method raises TrackingError, and nothing else, when the store fails."""
 
-    def __init__(self, uri: str, study: str, *, artifacts: str | None) -> None:
+    def __init__(self, uri: Address | str, study: str, *, artifacts: str | None) -> None:
         """Open the store; creates the database and the experiment and nothing else.
 
         `artifacts`: where a store without a server keeps the experiment's files (None: the server decides).
         """
-        self.uri = check_reachable(uri)
+        self.address = check_reachable(uri)
         self._study = study
         self._logged: dict[str, set[int]] = {}
-        self._open(artifacts)
+        with opening(self.address):
+            self._open(artifacts)
 
     @_guarded
     def study_run(self) -> str:
@@ -141,6 +113,16 @@ class Tracker:
         own = {"vqscale.kind": "study", "vqscale.study": self._study}
         run = self._find(own)
         return str(run.info.run_id) if run else self._create(self._study, own)
+
+    @_guarded
+    def describe(self, run_id: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Log parameters and tags of a run that may have some: MLflow never changes the value of a parameter, so that
+        one which has changed since is told in a tag."""
+        known = self._client.get_run(run_id).data.params
+        now = _as_texts(parameters)
+        self.log_parameters(run_id, {key: value for key, value in now.items() if key not in known})
+        changed = {f"changed.{key}": value for key, value in now.items() if known.get(key, value) != value}
+        self.set_tags(run_id, {**tags, **changed})
 
     @_guarded
     def begin(self, run_id: str) -> None:
@@ -201,17 +183,42 @@ class Tracker:
     def log_parameters(self, run_id: str, parameters: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        values = [Param(key, str(value)[:PARAMETER_LENGTH]) for key, value in parameters.items() if value is not None]
-        if values:
-            self._client.log_batch(run_id, params=values)
+        values = [Param(key, value) for key, value in _as_texts(parameters).items()]
+        for part in _parts(values, BATCH_PARAMETERS):
+            self._client.log_batch(run_id, params=part)
 
     @_guarded
-    def log_dataset(self, run_id: str, *, name: str, digest: str, source: str, context: str) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+    def log_datasets(self, run_id: str, datasets: Iterable[Dataset]) -> None:
+        """Log what a run was trained and evaluated on; a data set that the run has is not logged again."""
+        from mlflow.entities import Dataset as Data
+        from mlflow.entities import DatasetInput, InputTag
 
-        # MLflow stores digests of at most 36 characters.
-        dataset = Dataset(name=name, digest=digest[:36], source_type="vqscale corpus", source=f'{{"uri": "{source}"}}')
-        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+        inputs = []
+        for one in datasets:
+            source = json.dumps({"uri": one.uri})
+            data = Data(name=one.name, digest=one.digest, source_type="vqscale corpus", source=source)
+            inputs.append(DatasetInput(data, [InputTag("mlflow.data.context", one.context)]))
+        self._client.log_inputs(run_id, inputs)
+
+    @_guarded
+    def log_model(self, run_id: str, model: TrainedModel, metrics: Mapping[Dataset | None, Values]) -> None:
+        """Log a trained model, its weights left where they are, and the final metrics of its run by what they were
+        measured on.
+
+        A model that the run has already is completed, and a metric that it shows already is not logged again.
+        """
+        from mlflow.entities import LoggedModelOutput
+
+        found = self._client.search_logged_models([self.experiment_id], f"source_run_id = '{run_id}'", max_results=1)
+        known = found[0] if found else self._create_model(run_id, model)
+        if known.status != "READY":
+            self._client.log_outputs(run_id, [LoggedModelOutput(known.model_id, model.tokens)])
+        held = {metric.key: metric.value for metric in known.metrics or ()}
+        for data, values in metrics.items():
+            own = {"dataset_name": data.name, "dataset_digest": data.digest} if data else {}
+            self._log_values(run_id, values, held, step=model.tokens, model_id=known.model_id, **own)
+        if known.status != "READY":
+            self._client.finalize_logged_model(known.model_id, "READY")
 
     def log_row(self, run_id: str, row: Mapping[str, float | int], *, tokens: int) -> None:
         """Log metrics at a number of training tokens; a row that the run already holds is not logged again."""
@@ -232,13 +239,9 @@ class Tracker:
             logged.update(tokens for tokens, _ in part)
 
     @_guarded
-    def log_final(self, run_id: str, values: Mapping[str, float | None], *, tokens: int) -> None:
-        """Log final measurements of a run; None values are not logged."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        points = [Metric(key, float(value), now, tokens) for key, value in values.items() if value is not None]
-        self._client.log_batch(run_id, metrics=points)
+    def log_final(self, run_id: str, values: Values, *, tokens: int) -> None:
+        """Log final measurements of a run, except for None and for what the run shows already."""
+        self._log_values(run_id, values, self._client.get_run(run_id).data.metrics, step=tokens)
 
     @_guarded
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -269,29 +272,48 @@ class Tracker:
 
     @_guarded
     def end(self, run_id: str, status: RunStatus) -> None:
-        self._client.set_terminated(run_id, status)
+        with _without_links():
+            self._client.set_terminated(run_id, status)
 
     @_guarded
     def _open(self, artifacts: str | None) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import LifecycleStage
 
-        if self.uri.startswith("sqlite:///"):
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(tracking_uri=self.uri)
-        found = self._client.get_experiment_by_name(self._study)
-        if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
+        # what it reports there with a traceback is raised as well, and then told in one line
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        make_database(self.address)
+        self._client = MlflowClient(tracking_uri=self.address.reveal())
+        found = self._client.get_experiment_by_name(self._study) or self._create_experiment(artifacts)
+        if found.lifecycle_stage == LifecycleStage.DELETED:
             raise TrackingError(
-                f"tracking.uri: {without_password(self.uri)}: the experiment {self._study!r} was deleted there. Restore"
-                f" it (mlflow experiments restore --experiment-id {found.experiment_id}), or give the study another"
-                " name."
+                f"tracking.uri: {self.address}: the experiment {self._study!r} was deleted there. Restore it (mlflow"
+                f" experiments restore --experiment-id {found.experiment_id}), or give the study another name."
             )
-        place = None if _served(self.uri) else artifacts
-        self.experiment_id: str = (
-            found.experiment_id
-            if found is not None
-            else self._client.create_experiment(self._study, artifact_location=place)
-        )
+        self.experiment_id: str = found.experiment_id
+        if EXPERIMENT_KIND not in found.tags:
+            self._client.set_experiment_tag(self.experiment_id, EXPERIMENT_KIND, MODEL_TRAINING)
+
+    def _create_experiment(self, artifacts: str | None) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        place = None if served(self.address) else artifacts
+        try:
+            return self._client.get_experiment(self._client.create_experiment(self._study, artifact_location=place))
+        except MlflowException:
+            found = self._client.get_experiment_by_name(self._study)
+            if found is None:
+                raise
+            return found  # another process of the same study was first, on a server that no lock of ours holds
+
+    def _log_values(self, run_id: str, values: Values, shown: Mapping[str, float], **where: Any) -> None:
+        """Log what is known and not `shown` yet: a second value at the same step would make two points of one."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        new = {key: float(value) for key, value in values.items() if value is not None and shown.get(key) != value}
+        for part in _parts(list(new.items()), BATCH_METRICS):
+            self._client.log_batch(run_id, metrics=[Metric(key, value, now, **where) for key, value in part])
 
     def _find(self, tags: Mapping[str, str]) -> Any:
         """The first run with these tags, an `mlflow.entities.Run`; None where there is none."""
@@ -300,9 +322,47 @@ class Tracker:
         return runs[0] if runs else None
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        run = self._client.create_run(self.experiment_id, tags=dict(tags), run_name=name)
+        run = self._client.create_run(self.experiment_id, tags={**_origin(), **tags}, run_name=name)
         return str(run.info.run_id)
 
+    def _create_model(self, run_id: str, model: TrainedModel) -> Any:
+        return self._client.create_logged_model(
+            self.experiment_id,
+            name=re.sub(r"[/:.%\"']", "-", model.name),  # what MLflow refuses in the name of a model
+            source_run_id=run_id,
+            tags={**_EXTERNAL, "vqscale.weights": model.weights},
+            params=_as_texts(model.parameters),
+            model_type=model.kind,
+        )
 
-def _served(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
+
+def _as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """The values that are known, as MLflow takes them."""
+    return {key: str(value)[:PARAMETER_LENGTH] for key, value in values.items() if value is not None}
+
+
+def _parts(values: list[R], size: int) -> list[list[R]]:
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+@functools.cache
+def _origin() -> dict[str, str]:
+    """Who made a run, and how, in MLflow's own tags."""
+    tags = {"mlflow.source.type": "JOB" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else "LOCAL"}
+    with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+@contextlib.contextmanager
+def _without_links() -> Iterator[None]:
+    """MLflow prints the address of a run that ends to standard output, where `--json` has the only word."""
+    before = os.environ.get(NO_LINKS)
+    os.environ[NO_LINKS] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[NO_LINKS]
+        else:
+            os.environ[NO_LINKS] = before

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterable
 
-from vqscale import storage
+from vqscale.address import Address
 from vqscale.errors import TrackingError
 from vqscale.laws import StudyFits
 from vqscale.results import Target
 from vqscale.sweep.events import StudyEvents
 from vqscale.throughput.table import THROUGHPUT_CSV
+from vqscale.track.store import local_file
 from vqscale.track.tracker import Tracker
 from vqscale.workflow.training import open_tracker
 
@@ -58,6 +59,7 @@ def metrics(fits: StudyFits) -> dict[str, float | None]:
     return found
 
 
-def _may_have_runs(uri: str) -> bool:
+def _may_have_runs(uri: Address) -> bool:
     """No database file is made only to hold a fit."""
-    return not uri.startswith("sqlite:///") or storage.exists(uri.removeprefix("sqlite:///"))
+    file = local_file(uri)
+    return file is None or file.exists()

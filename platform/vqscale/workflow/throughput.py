@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 from vqscale import storage
+from vqscale.address import Address
 from vqscale.errors import StudyInterruptedError, TrackingError
 from vqscale.reporting import write_throughput_figures, write_throughput_report
 from vqscale.study.spec import Study
@@ -39,7 +40,7 @@ class ThroughputRun:
 def run_throughput(
     study: ThroughputStudy,
     folder: str,
-    tracking: str | None,
+    tracking: Address | str | None,
     *,
     source: str,
     events: StudyEvents,

@@ -5,6 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import yaml
 
+from vqscale.address import Address
 from vqscale.errors import ClusterError, StudyError
 from vqscale.study.spec import load_study, parse_study
 from vqscale.submit import jobs
@@ -82,7 +83,7 @@ def test_submitted_sqlite_beside_object_storage_is_refused(study_file):
 
 def test_submitted_addresses_of_services_stay_as_they_are(study_file):
     study = load_study(study_file)
-    tracking = study.tracking.model_copy(update={"uri": "http://mlflow:5000"})
+    tracking = study.tracking.model_copy(update={"uri": Address("http://mlflow:5000")})
     remote = study.model_copy(update={"storage": "s3://bucket/studies", "tracking": tracking})
     assert study_for_cluster(remote, source=study_file, shared=False) == remote
 

@@ -11,7 +11,8 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
 from vqscale.errors import TrackingError
-from vqscale.track.tracker import Tracker, check_reachable
+from vqscale.track.store import check_reachable
+from vqscale.track.tracker import Tracker
 
 
 @pytest.fixture(scope="module")

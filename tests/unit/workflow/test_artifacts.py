@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from vqscale.cli.main import app
 from vqscale.laws import StudyFits
+from vqscale.track.store import local_file
 from vqscale.workflow.training import open_tracker
 
 
@@ -28,10 +29,10 @@ def fit(*words: str) -> None:
 
 
 def test_fit_shows_files_and_constants_in_the_run_of_a_study_that_has_one(own_study: Any, empty_store: Any) -> None:
-    empty_store(Path(own_study.tracking.uri.removeprefix("sqlite:///")))
+    empty_store(local_file(own_study.tracking.uri))
     run = open_tracker(own_study).study_run()
     fit(own_study.folder)
-    client = MlflowClient(own_study.tracking.uri)
+    client = MlflowClient(own_study.tracking.uri.reveal())
     names = {entry.path for entry in client.list_artifacts(run)}
     assert {"fits.json", "fits.csv", "results.csv", "figures"} <= names
     pictures = [entry.path for entry in client.list_artifacts(run, "figures")]
@@ -49,9 +50,9 @@ def test_fit_makes_no_store_for_a_study_that_has_none_and_none_for_another_folde
     own_study: Any, empty_store: Any
 ) -> None:
     fit(own_study.folder)
-    store = Path(own_study.tracking.uri.removeprefix("sqlite:///"))
+    store = local_file(own_study.tracking.uri)
     assert not store.exists()
     empty_store(store)
     run = open_tracker(own_study).study_run()
     fit(own_study.folder, "--out", str(store.parent / "elsewhere"))
-    assert MlflowClient(own_study.tracking.uri).list_artifacts(run) == []
+    assert MlflowClient(own_study.tracking.uri.reveal()).list_artifacts(run) == []
