@@ -4,12 +4,13 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vqscale.cli import data_generate
-from vqscale.cli.data_view import Bar, print_manifest
+from vqscale.cli.console import make_console
+from vqscale.cli.data_view import Bar, print_manifest, stopped_in_order
 from vqscale.data.corpora import corpora_folder, corpus_folder, list_corpora, resolve_corpus
+from vqscale.data.decoding import Errors
 from vqscale.data.labelled.format import LabelledManifest
 from vqscale.data.labelled.prepare import prepare_labelled
 from vqscale.data.loaders import LOADERS, StandardLibrary
@@ -38,14 +39,34 @@ def prepare_command(
     ] = None,
     tokenizer: Annotated[TokenizerName, typer.Option(help="bytes, or bpe trained on the train split.")] = "bytes",
     vocab_size: Annotated[int | None, typer.Option(help="Ids of a bpe tokenizer.")] = None,
-    split: Annotated[SplitRule | None, typer.Option(help="document-hash, contiguous, or own (named corpora).")] = None,
+    split: Annotated[
+        SplitRule | None, typer.Option(help="document-hash, contiguous, time, or own (named corpora).")
+    ] = None,
     fractions: Annotated[
         tuple[float, float, float] | None,
         typer.Option(help="Train, validation, test: 0.9 0.05 0.05 of text, 0.8 0.1 0.1 of labelled examples."),
     ] = None,
-    format: Annotated[Format, typer.Option(help="auto (by file name), text, jsonl or parquet.")] = "auto",
-    text_column: Annotated[str, typer.Option(help="The column of jsonl and parquet that holds the text.")] = "text",
+    format: Annotated[
+        Format, typer.Option(help="auto (by file name), text, jsonl, json, csv, tsv (without quotes) or parquet.")
+    ] = "auto",
+    text_column: Annotated[
+        str, typer.Option(help="The column of records that holds the text; or a path such as event.message.")
+    ] = "text",
+    time_column: Annotated[
+        str | None, typer.Option(help="The column of records that holds their time, for --split time.")
+    ] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of text; `binary` takes bytes as they are.")] = "utf-8",
+    errors: Annotated[
+        Errors, typer.Option(help="Bytes that are no text: strict refuses, replace, or skip (also damaged records).")
+    ] = "strict",
+    include: Annotated[
+        list[str] | None, typer.Option(help="Pattern of files to read, such as '*.txt'; may be repeated.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of files to leave out; may be repeated.")] = None,
+    max_skipped: Annotated[
+        float | None, typer.Option(help="Most records that may lack a text: 0.5 of all; 0.1 of labelled examples.")
+    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="--as: the files need not be the whole data set.")] = False,
     length: Annotated[int | None, typer.Option(help="Labelled examples: tokens of a sequence at most.")] = None,
     validation: Annotated[float | None, typer.Option(help="Labelled examples: share held out of train.")] = None,
     seed: Annotated[int | None, typer.Option(help="Labelled examples: another one, other examples held out.")] = None,
@@ -66,7 +87,8 @@ def prepare_command(
         raise CorpusError("out: not given. Say where the corpus goes with --out FOLDER_OR_URI.")
     target = out or corpus_folder(name or "")
     of_text: dict[str, Any] = {"tokenizer": tokenizer, "vocab_size": vocab_size, "split": split}
-    of_text |= {"format": format, "text_column": text_column, "encoding": encoding}
+    of_text |= {"format": format, "text_column": text_column, "time_column": time_column, "encoding": encoding}
+    of_text |= {"errors": errors, "include": tuple(include or ()), "exclude": tuple(exclude or ())}
     of_labels: dict[str, Any] = {
         "length": length,
         "validation": validation,
@@ -74,22 +96,32 @@ def prepare_command(
         "real_inputs": real_inputs or None,
     }
     common: dict[str, Any] = {"shard_tokens": shard_tokens, "overwrite": overwrite}
-    with Bar() as bar:
+    if max_skipped is not None:
+        common["max_skipped"] = max_skipped
+    with stopped_in_order(), Bar() as bar:
         common["progress"] = bar.update
         if loader in LABELLED_LOADERS:
             _refuse(of_text, f"{loader} has labelled examples")
-            raw_files = raw_files_loader(loader, source, fractions=fractions, **of_labels)
+            raw_files = raw_files_loader(loader, source, partial=partial, fractions=fractions, **of_labels)
             manifest: AnyManifest = prepare_labelled(raw_files, target, **common)
         else:
             _refuse(of_labels, "this source is text")
             texts = StandardLibrary() if is_stdlib else source
-            manifest = prepare(texts, target, loader=loader, fractions=fractions or FRACTIONS, **of_text, **common)
+            of_text |= {"loader": loader, "fractions": fractions or FRACTIONS, "partial": partial}
+            manifest = prepare(texts, target, **of_text, **common)
     print_manifest(target, manifest, as_json)
 
 
 def _refuse(options: dict[str, Any], reason: str) -> None:
     """Raise CorpusError for the first of `options` that differs from its default."""
-    defaults = {"tokenizer": "bytes", "format": "auto", "text_column": "text", "encoding": "utf-8"}
+    defaults: dict[str, Any] = {
+        "tokenizer": "bytes",
+        "format": "auto",
+        "text_column": "text",
+        "encoding": "utf-8",
+        "errors": "strict",
+    }
+    defaults |= dict.fromkeys(("include", "exclude"), ())
     for name, value in options.items():
         if value != defaults.get(name):
             raise CorpusError(f"{name}: {value} does not fit: {reason}. Leave it out.")
@@ -109,7 +141,7 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
     for uri, manifest in found.items():
         tokens = f"{manifest.splits['train'].tokens:,}"
         table.add_row(uri.rsplit("/", 1)[-1], _holds(manifest), tokens, manifest.fingerprint[:12])
-    Console().print(table if found else f"No corpora in {corpora_folder()}. Make one: vqscale data prepare stdlib")
+    make_console().print(table if found else f"No corpora in {corpora_folder()}. Make one: vqscale data prepare stdlib")
 
 
 def _holds(manifest: AnyManifest) -> str:

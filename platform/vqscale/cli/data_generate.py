@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vqscale.cli.data_view import Bar, print_manifest
+from vqscale.cli.data_view import Bar, print_manifest, stopped_in_order
 from vqscale.data.corpora import corpus_folder
 from vqscale.data.labelled.prepare import prepare_labelled
 from vqscale.data.options import checked
@@ -150,6 +150,6 @@ def _generate(
 ) -> None:
     target = out or corpus_folder(generator.name)
     source = InProcesses(generator, processes)
-    with Bar(examples=True) as bar:
+    with stopped_in_order(), Bar(examples=True) as bar:
         manifest = prepare_labelled(source, target, shard_tokens=shard_tokens, overwrite=overwrite, progress=bar.update)
     print_manifest(target, manifest, as_json)

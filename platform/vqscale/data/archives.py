@@ -131,6 +131,20 @@ def _zip_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]
                 yield from archive_members(f"{name}/{entry.filename}", forward_stream(blocks(content)))
 
 
+def inner_name(name: str) -> str:
+    """`a.jsonl` of `a.jsonl.gz`."""
+    inner, suffix = posixpath.splitext(name)
+    return inner_name(inner) if suffix.lower() in _DECOMPRESSORS else name
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file of this name has members: `a.zip`, `a.tar.gz`, `a.tgz`."""
+    inner, suffix = posixpath.splitext(name.lower())
+    if suffix in _DECOMPRESSORS:
+        return is_archive(inner)
+    return suffix in {".tar", ".zip"} or suffix in _LONG_TAR
+
+
 def is_hidden(name: str) -> bool:
     """True for names that tools create for themselves (`.git/config`, `__MACOSX/x`)."""
     return any(part == "__MACOSX" or (part[:1] == "." and part not in {".", ".."}) for part in name.split("/"))

@@ -5,7 +5,8 @@ import re
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -15,31 +16,55 @@ import fsspec
 import numpy as np
 
 from vqscale import storage
-from vqscale.data.archives import archive_members, damage_named, seekable
+from vqscale.data.archives import archive_members, damage_named, is_archive, seekable
+from vqscale.data.decoding import BINARY, Decoder, utf8_chunks
+from vqscale.data.files import SourceFile, list_files
+from vqscale.data.records import Columns, parquet_records
 from vqscale.data.shards import SPLITS, SplitName
-from vqscale.data.sources import (
-    BINARY,
-    FileSource,
-    Piece,
-    Source,
-    SourceFile,
-    SplitRule,
-    cut,
-    list_files,
-    parquet_texts,
-    utf8_chunks,
-)
+from vqscale.data.sources import FileSource, Piece, Source, SplitRule, cut
+from vqscale.data.wholeness import partly, require_whole
 from vqscale.errors import CorpusError
 
 
-def enwik8(uri: str) -> Source:
-    """`enwik8` or `enwik8.zip` (Hutter): 90/5/5 million bytes of the 100, in order, the convention of the field."""
-    return FileSource(uri=uri, format="text", encoding=BINARY, split_rule="contiguous")
+@dataclass(frozen=True)
+class HutterFile:
+    """`enwik8` (Hutter) or `text8` (Mahoney: the letters a to z and spaces), plain or packed: 100,000,000 bytes, of
+    which 90, 5 and 5 million in order are the splits, by the convention of the field.
+    """
 
+    uri: str
+    name: str
+    partial: bool = False
+    split_rule: ClassVar[SplitRule] = "contiguous"
+    counts_words: ClassVar[bool] = False
+    BYTES: ClassVar[int] = 100_000_000
 
-def text8(uri: str) -> Source:
-    """`text8` or `text8.zip` (Mahoney): the letters a to z and spaces; 90/5/5 million in order."""
-    return FileSource(uri=uri, format="text", encoding=BINARY, split_rule="contiguous")
+    @property
+    def _file(self) -> FileSource:
+        return FileSource(uri=self.uri, format="text", encoding=BINARY)
+
+    def describe(self) -> str:
+        return f"{self.name} at {self.uri}{partly(self.partial)}"
+
+    def files(self) -> list[SourceFile]:
+        files = list_files(self.uri)
+        if all(file.inner == file.path and not is_archive(file.path) for file in files):
+            self._require(sum(file.size for file in files))
+        return files
+
+    def _require(self, size: int) -> None:
+        if not self.partial:
+            require_whole(self.uri, self.name, "bytes", {"": size}, {"": self.BYTES})
+
+    def identity(self) -> dict[str, Any]:
+        return {"loader": self.name, "files": self._file.identity()}
+
+    def pieces(self) -> Iterator[Piece]:
+        size = 0
+        for piece in self._file.pieces():
+            size += len(piece.data)
+            yield piece
+        self._require(size)
 
 
 @dataclass(frozen=True)
@@ -50,6 +75,8 @@ class PG19:
     """
 
     uri: str
+    partial: bool = False
+    BOOKS: ClassVar[Mapping[str, int]] = {"train": 28_602, "validation": 50, "test": 100}
     split_rule: ClassVar[SplitRule] = "own"
     counts_words: ClassVar[bool] = True
 
@@ -58,10 +85,13 @@ class PG19:
         return [FileSource(uri=storage.join(self.uri, split, "*.txt"), split=split) for split in SPLITS]
 
     def describe(self) -> str:
-        return f"PG-19 at {self.uri}"
+        return f"PG-19 at {self.uri}{partly(self.partial)}"
 
     def files(self) -> list[SourceFile]:
-        return [file for part in self._parts for file in part.files()]
+        files = {str(part.split): part.files() for part in self._parts}
+        if not self.partial:
+            require_whole(self.uri, "PG-19", "books", {name: len(found) for name, found in files.items()}, self.BOOKS)
+        return [file for found in files.values() for file in found]
 
     def identity(self) -> dict[str, Any]:
         return {"loader": "pg19", "files": [file.identity() for file in self.files()]}
@@ -85,11 +115,14 @@ class WikiText103:
     """
 
     uri: str
+    partial: bool = False
+    LINES: ClassVar[Mapping[str, int]] = {"train": 1_801_350, "validation": 3_760, "test": 4_358}
+    """Of every variant: rows of the Hub's files are the lines of the others."""
     split_rule: ClassVar[SplitRule] = "own"
     counts_words: ClassVar[bool] = True
 
     def describe(self) -> str:
-        return f"WikiText-103 at {self.uri}"
+        return f"WikiText-103 at {self.uri}{partly(self.partial)}"
 
     def files(self) -> list[SourceFile]:
         return list_files(self.uri)
@@ -99,15 +132,19 @@ class WikiText103:
 
     def pieces(self) -> Iterator[Piece]:
         done = 0
+        lines: Counter[str] = Counter()
         for file in self.files():
             with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
                 for name, stream in archive_members(file.path, raw):
                     split = _wikitext_split(name)
                     if split is not None:
                         for article in _articles(_wikitext_lines(name, stream)):
+                            lines[split] += article.count(b"\n")
                             read = done + min(raw.tell(), file.size)
                             yield from (Piece(data, last, split, read) for data, last in cut(iter([article])))
             done += file.size
+        if not self.partial:
+            require_whole(self.uri, "WikiText-103", "lines", lines, self.LINES)
 
 
 _WIKITEXT = re.compile(r"wiki\.(train|valid|test)\.(?:tokens|raw)|(train|validation|test)-\d+-of-\d+\.parquet")
@@ -123,8 +160,10 @@ def _wikitext_split(name: str) -> SplitName | None:
 
 def _wikitext_lines(name: str, stream: IO[bytes]) -> Iterator[bytes]:
     if name.endswith(".parquet"):
-        for row in parquet_texts(name, stream, "text"):
-            yield row or b" \n"  # a row of the Hub is a line; blank lines are empty rows there
+        for row in parquet_records(name, stream, Columns("text"), Decoder("utf-8")):
+            if row.fault:
+                raise CorpusError(f"source: {row.place} {row.fault}. Download the file again.")
+            yield row.text or b" \n"  # a row of the Hub is a line; blank lines are empty rows there
         return
     held = b""
     for chunk in utf8_chunks(name, stream, "utf-8"):
@@ -163,12 +202,14 @@ class ImageNet64:
     """
 
     uri: str
+    partial: bool = False
     train_images: int = 1_200_000
+    IMAGES: ClassVar[Mapping[str, int]] = {"train": 1_281_167, "val": 50_000}
     split_rule: ClassVar[SplitRule] = "own"
     counts_words: ClassVar[bool] = False
 
     def describe(self) -> str:
-        return f"ImageNet 64x64 at {self.uri}"
+        return f"ImageNet 64x64 at {self.uri}{partly(self.partial)}"
 
     def files(self) -> list[SourceFile]:
         return sorted(list_files(self.uri), key=_batch_number)
@@ -177,16 +218,19 @@ class ImageNet64:
         return {"loader": "imagenet64", "files": [file.identity() for file in self.files()], "train": self.train_images}
 
     def pieces(self) -> Iterator[Piece]:
-        done, trained = 0, 0
+        done = 0
+        images: Counter[str] = Counter()
         for file in self.files():
             with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
                 for name, stream in archive_members(file.path, raw):
                     official = _imagenet_split(name)
                     for image in _images(name, stream) if official else ():
-                        trained += official == "train"
-                        split = self._split(official, trained)
+                        images[str(official)] += 1
+                        split = self._split(official, images["train"])
                         yield Piece(image, True, split, done + min(raw.tell(), file.size))
             done += file.size
+        if not self.partial:
+            require_whole(self.uri, "ImageNet 64x64", "images", images, self.IMAGES)
 
     def _split(self, official: str | None, trained: int) -> SplitName:
         if official == "val":
@@ -286,17 +330,20 @@ def python_version() -> str:
     return ".".join(str(part) for part in sys.version_info[:3])
 
 
-LOADERS: dict[str, Callable[[str], Source]] = {
-    "enwik8": enwik8,
-    "text8": text8,
+LOADERS: dict[str, Callable[[str, bool], Source]] = {
+    "enwik8": lambda uri, partial: HutterFile(uri, "enwik8", partial),
+    "text8": lambda uri, partial: HutterFile(uri, "text8", partial),
     "pg19": PG19,
     "wikitext103": WikiText103,
     "imagenet64": ImageNet64,
 }
 
 
-def named_source(name: str, uri: str) -> Source:
-    """The named corpus whose raw data files are at `uri`; CorpusError for an unknown name."""
+def named_source(name: str, uri: str, partial: bool = False) -> Source:
+    """The named corpus whose raw data files are at `uri`; CorpusError for an unknown name.
+
+    Each has a known size, and other files are refused unless `partial`.
+    """
     if name not in LOADERS:
         raise CorpusError(f"loader: {name!r} is not known. There are {', '.join(LOADERS)}.")
-    return LOADERS[name](uri)
+    return LOADERS[name](uri, partial)

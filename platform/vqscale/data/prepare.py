@@ -1,18 +1,34 @@
 """From a source of text to a corpus: split, tokenise, write, and publish the finished corpus."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from vqscale import storage
+from vqscale.data.archives import is_archive
+from vqscale.data.decoding import Errors
+from vqscale.data.examine import examine
+from vqscale.data.files import SourceFile
 from vqscale.data.loaders import named_source
 from vqscale.data.options import checked
 from vqscale.data.publish import PreparationStage, ProgressCallback, no_progress, publish
-from vqscale.data.shards import FORMAT, MANIFEST, SPLITS, TOKENIZER, Manifest, SourceRecord, SplitName, SplitRecord
-from vqscale.data.sources import FileSource, Format, Piece, Source, SplitRule
-from vqscale.data.splits import SplitSegment, split_segments
+from vqscale.data.shards import (
+    FORMAT,
+    MANIFEST,
+    SPLITS,
+    TOKENIZER,
+    LeftOutRecord,
+    Manifest,
+    SourceRecord,
+    SplitName,
+    SplitRecord,
+)
+from vqscale.data.sources import FileSource, Format, LeftOut, Piece, Source, SplitRule
+from vqscale.data.splits import SplitSegment, measure_times, split_segments
 from vqscale.data.tokenize import (
     EOS,
     BpeTokenizer,
@@ -45,6 +61,8 @@ class PreparationOptions(Frozen):
     split: SplitRule
     fractions: tuple[float, float, float]
     shard_tokens: int = Field(gt=0)
+    max_skipped: float = Field(ge=0, le=1)
+    """Most records, as a share of all, that may be left out for having no text."""
 
     @field_validator("fractions")
     @classmethod
@@ -72,8 +90,14 @@ def prepare(
     split: SplitRule | None = None,
     fractions: tuple[float, float, float] = (0.9, 0.05, 0.05),
     text_column: str = "text",
+    time_column: str | None = None,
     format: Format = "auto",
     encoding: str = "utf-8",
+    errors: Errors = "strict",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    max_skipped: float = 0.5,
+    partial: bool = False,
     shard_tokens: int = 2**25,
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
@@ -81,16 +105,28 @@ def prepare(
     """Prepare the corpus `out` (a local folder or any fsspec URI) from `source` and return its manifest.
 
     `source` is a file, a folder, a glob or an archive at any fsspec URI (any text, or the raw data files of the corpus
-    that `loader` names), or a `Source` of your own. `text_column`, `format` and `encoding` apply to files
-    without a loader. `split=None`: the source's own rule, document-hash for files.
+    that `loader` names), or a `Source` of your own. `text_column` to `exclude` apply to files without a loader.
+    `split=None`: the source's own rule, document-hash for files.
+
+    Records without a text are left out and counted, with `errors="skip"` also those that cannot be read; more than the
+    share `max_skipped` of all is an error. `partial`: the raw data files of a named corpus need not be all of it.
 
     The same call after an interruption resumes there; on a complete corpus it changes nothing. While it is prepared,
     the whole corpus is on local disk and a few pieces of it in memory. Raises CorpusError for a source that
     cannot be used and StorageError for an `out` that cannot.
     """
     place = source if isinstance(source, str) else source.describe()
-    files = FileSource(uri=place, format=format, text_column=text_column, encoding=encoding)
-    source = _source(source, loader, files)
+    files = FileSource(
+        uri=place,
+        format=format,
+        text_column=text_column,
+        time_column=time_column,
+        encoding=encoding,
+        errors=errors,
+        include=tuple(include),
+        exclude=tuple(exclude),
+    )
+    source = _source(source, loader, files, partial)
     options = checked(
         PreparationOptions,
         tokenizer=tokenizer,
@@ -98,7 +134,10 @@ def prepare(
         split=split or source.split_rule,
         fractions=fractions,
         shard_tokens=shard_tokens,
+        max_skipped=max_skipped,
     )
+    if time_column is not None and options.split != "time":
+        raise CorpusError(f"time_column: {time_column!r} is read only for --split time. Leave it out, or set that.")
     out = storage.absolute(out)
     report = progress or no_progress
     request = fingerprint({"format": FORMAT, "source": source.identity(), "recipe": options})
@@ -106,20 +145,66 @@ def prepare(
     def make(folder: Path) -> Manifest:
         return _Preparation(WorkFolder(folder), source, options, request, report).run()
 
-    return publish(out, request, Manifest, overwrite, report, make)
+    return publish(out, request, Manifest, overwrite, report, make, lambda folder: WorkFolder(folder).is_worth_keeping)
 
 
-def _source(source: str | Source, loader: str | None, files: FileSource) -> Source:
+_OF_FILES = ("format", "text_column", "time_column", "encoding", "errors", "include", "exclude")
+
+
+def _source(source: str | Source, loader: str | None, files: FileSource, partial: bool) -> Source:
     """`source`, `loader` applied to it, or `files`; options of `files` that would be ignored are refused."""
+    if partial and loader is None:
+        raise CorpusError("partial: only named corpora have a known size. Leave it out.")
     if isinstance(source, str) and loader is None:
         return files
-    for field in ("format", "text_column", "encoding"):
-        value = getattr(files, field)
-        if value != getattr(FileSource, field):
-            raise CorpusError(f"{field}: {value!r} is for files, but this source has its own format. Leave it out.")
+    for option in _OF_FILES:
+        value = getattr(files, option)
+        if value != getattr(FileSource, option):
+            raise CorpusError(f"{option}: {value!r} is for files, but this source has its own format. Leave it out.")
     if not isinstance(source, str):
         return source
-    return named_source(loader or "", source)
+    return named_source(loader or "", source, partial)
+
+
+@dataclass
+class _Pass:
+    """What one reading of the source met beside its documents."""
+
+    documents: int = 0
+    text: int = 0
+    empty: int = 0
+    without_text: int = 0
+    unreadable: int = 0
+    bad_bytes: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def leave_out(self, found: LeftOut) -> None:
+        if found.unreadable:
+            self.unreadable += 1
+        else:
+            self.without_text += 1
+        if len(self.first) < _NAMED_RECORDS:
+            self.first.append(found.reason)
+
+    def require_enough(self, source: Source, most: float) -> None:
+        """CorpusError if more than the share `most` of all records, or of all bytes, were no text."""
+        left_out = self.without_text + self.unreadable
+        records = left_out + self.documents + self.empty
+        if left_out > most * records:
+            raise CorpusError(
+                f"max_skipped: {left_out:,} of {records:,} records of {source.describe()} have no text that can be "
+                f"read; the first: {self.first[0]}. Correct the column or the source, or allow more than "
+                f"{most:g} of them with --max-skipped."
+            )
+        if self.bad_bytes > most * (self.text + self.bad_bytes):
+            raise CorpusError(
+                f"max_skipped: {self.bad_bytes:,} bytes of {source.describe()} are not in its encoding, more than "
+                f"{most:g} of all. Name the right one with --encoding."
+            )
+
+
+_NAMED_RECORDS = 20
+"""Records left out that the manifest names."""
 
 
 class _Preparation:
@@ -132,20 +217,45 @@ class _Preparation:
         self._files = source.files()
         self._size = sum(file.size for file in self._files) or None
         self._state = place.resume(request)
+        self._met = _Pass()
 
     def run(self) -> Manifest:
-        if self._options.split == "contiguous" and self._state.total_text is None:
-            total = sum(len(piece.data) for piece in self._watched("measure"))
-            self._state = self._state.model_copy(update={"total_text": total})
-            self._place.record(self._state)
+        if isinstance(self._source, FileSource):
+            options = self._options
+            examine(self._source, self._files, by_time=options.split == "time", most=options.max_skipped)
+        self._measure()
         tokenizer = self._tokenizer()
         self._write(tokenizer)
         return self._manifest(tokenizer)
 
+    def _measure(self) -> None:
+        """Read the source once for splits that depend on the whole of it."""
+        if self._options.split == "contiguous" and self._state.total_text is None:
+            total = sum(len(piece.data) for piece in self._watched("measure"))
+            self._state = self._state.model_copy(update={"total_text": total})
+            self._place.record(self._state)
+        if self._options.split == "time" and self._state.times is None:
+            times = measure_times(self._watched("measure"), self._options.fractions)
+            self._state = self._state.model_copy(update={"times": times})
+            self._place.record(self._state)
+
     def _watched(self, stage: PreparationStage) -> Iterator[Piece]:
+        """The pieces of all documents that have a text; what else there is, is counted."""
+        met, first = _Pass(), True
         for piece in self._source.pieces():
             self._report(stage, piece.read, self._size)
-            yield piece
+            met.bad_bytes += piece.bad_bytes
+            met.text += len(piece.data)
+            if piece.left_out is not None:
+                met.leave_out(piece.left_out)
+            elif first and piece.last and not piece.data:
+                met.empty += 1
+            else:
+                met.documents += piece.last
+                yield piece
+                first = piece.last
+        met.require_enough(self._source, self._options.max_skipped)
+        self._met = met
 
     def _segments(self, stage: PreparationStage) -> Iterator[SplitSegment]:
         options = self._options
@@ -154,6 +264,7 @@ class _Preparation:
             options.split,
             options.fractions,
             self._state.total_text,
+            self._state.times,
             whole_characters=options.tokenizer == "bpe",
         )
 
@@ -177,23 +288,20 @@ class _Preparation:
     def _write(self, tokenizer: Tokenizer) -> None:
         limit, splits = self._options.shard_tokens, self._state.splits
         writers = {name: SplitWriter(self._place, name, splits[name], tokenizer, limit) for name in SPLITS}
-        empty, done, count, uncommitted = self._state.empty_documents, self._state.segments, 0, 0
+        done, count, uncommitted = self._state.segments, 0, 0
         try:
             for count, segment in enumerate(self._segments("write"), start=1):
                 if count <= done:
                     continue  # written before the interruption
-                if not segment.data and segment.first:
-                    empty += 1
-                    continue
                 writer = writers[segment.split]
                 self._append(writer, segment, tokenizer)
                 uncommitted += len(segment.data)
                 if uncommitted >= COMMIT_BYTES or writer.has_full_shard:
-                    self._commit(writers, count, empty)
+                    self._commit(writers, count)
                     uncommitted = 0
             for writer in writers.values():
                 writer.end()
-            self._commit(writers, count, empty)
+            self._commit(writers, count)
         finally:
             for writer in writers.values():
                 writer.close()
@@ -206,9 +314,9 @@ class _Preparation:
             writer.words += len(segment.data.split())
             writer.lines += segment.data.count(b"\n")
 
-    def _commit(self, writers: dict[SplitName, SplitWriter], segments_done: int, empty: int) -> None:
+    def _commit(self, writers: dict[SplitName, SplitWriter], segments_done: int) -> None:
         splits = {name: writer.commit() for name, writer in writers.items()}
-        update = {"segments": segments_done, "empty_documents": empty, "splits": splits}
+        update = {"segments": segments_done, "splits": splits}
         self._state = self._state.model_copy(update=update)
         self._place.record(self._state)
         for writer in writers.values():
@@ -226,19 +334,33 @@ class _Preparation:
             vocab_size=tokenizer.vocab_size,
             dtype=dtype_name(tokenizer.vocab_size),
             splits={name: self._split_record(name) for name in SPLITS},
-            source=SourceRecord(
-                description=self._source.describe(),
-                files=len(self._files),
-                bytes=self._size,
-                split_by=self._options.split,
-                empty_documents=self._state.empty_documents,
-            ),
+            source=self._source_record(),
             request=self._state.request,
             fingerprint="",
         )
         manifest = draft.model_copy(update={"fingerprint": draft.content_fingerprint()})
         storage.write_text(str(self._place.corpus / MANIFEST), manifest.model_dump_json(indent=2) + "\n")
         return manifest
+
+    def _source_record(self) -> SourceRecord:
+        met, source = self._met, self._source
+        skips = isinstance(source, FileSource) and source.errors == "skip"
+        return SourceRecord(
+            description=source.describe(),
+            files=len(self._files),
+            bytes=self._size,
+            split_by=self._options.split,
+            empty_documents=met.empty,
+            formats=_formats(source, self._files),
+            left_out=LeftOutRecord(
+                without_text=met.without_text,
+                unreadable=met.unreadable,
+                bytes_skipped=met.bad_bytes if skips else 0,
+                bytes_replaced=0 if skips else met.bad_bytes,
+                first=tuple(met.first),
+            ),
+            split_times=() if self._state.times is None else self._state.times.shown(),
+        )
 
     def _split_record(self, name: SplitName) -> SplitRecord:
         split = self._state.splits[name]
@@ -247,7 +369,14 @@ class _Preparation:
         return SplitRecord(shards=split.shards, words=split.words, lines=split.lines)
 
 
+def _formats(source: Source, files: list[SourceFile]) -> dict[str, int]:
+    if not isinstance(source, FileSource):
+        return {}
+    return dict(Counter("archive" if is_archive(file.path) else source.format_of(file.inner) for file in files))
+
+
 _MORE_TEXT = {
+    "time": "Its text has too few different times: use --split document-hash or contiguous.",
     "document-hash": "It has too few documents for a split by document: use --split contiguous or more documents.",
     "contiguous": "It is too short for these fractions: use more text.",
     "own": "Its files of that split are missing or empty: download them, or use --split document-hash.",

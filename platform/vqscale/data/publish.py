@@ -1,7 +1,8 @@
 """Publishing a corpus: one preparation at a time, in a working folder, moved to its target when it is complete."""
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -10,7 +11,7 @@ from vqscale.data.home import home_folder, locked
 from vqscale.data.labelled.format import LabelledManifest
 from vqscale.data.manifests import read_manifest
 from vqscale.data.shards import MANIFEST, SPLITS, TOKENIZER, Manifest
-from vqscale.errors import CorpusError, StorageError, UserError
+from vqscale.errors import CorpusError, StorageError
 from vqscale.study.fingerprint import fingerprint
 
 PreparationStage = Literal["complete", "measure", "train tokenizer", "write"]
@@ -31,25 +32,40 @@ def publish(
     overwrite: bool,
     report: ProgressCallback,
     make: Callable[[Path], AnyKind],
+    is_worth_keeping: Callable[[Path], bool] = lambda folder: False,
 ) -> AnyKind:
     """The corpus at `out` for `request` (the digest of what was asked for): the complete one found there, or the one
     that `make(folder)` leaves in `folder/corpus`.
 
-    `folder` is locked among all processes and kept after an interruption, so that `make` can resume. CorpusError if
-    `out` holds anything else, StorageError if it cannot be written.
+    `folder` is locked among all processes. After an interruption it is kept if `is_worth_keeping(folder)`, so that
+    `make` can resume; otherwise, and after an error, nothing is left. CorpusError if `out` holds anything else,
+    StorageError if it cannot be written.
     """
     if not overwrite and (manifest := _existing(out, request, kind)):
         report("complete", 0, None)
         return manifest
     _require_usable(out)
     folder = _work_folder(out)
-    with locked(folder):
+    with _parents(folder), locked(folder):
         manifest = (
             None if overwrite else _existing(out, request, kind)
         )  # another process may have made it during the wait
-        manifest = manifest or _made(folder, out, make)
+        manifest = manifest or _made(folder, out, make, is_worth_keeping)
         shutil.rmtree(folder)
         return manifest
+
+
+@contextlib.contextmanager
+def _parents(folder: Path) -> Iterator[None]:
+    """Remove the folders above `folder` that were made within the block and are empty after it failed."""
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        for parent in missing:  # the deepest first
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
 
 
 def _existing(out: str, request: str, kind: type[AnyKind]) -> AnyKind | None:
@@ -87,19 +103,30 @@ def _work_folder(out: str) -> Path:
     return home_folder() / "prepare" / fingerprint(out)[:16]
 
 
-def _made(folder: Path, out: str, make: Callable[[Path], AnyKind]) -> AnyKind:
+def _made(folder: Path, out: str, make: Callable[[Path], AnyKind], is_worth_keeping: Callable[[Path], bool]) -> AnyKind:
     try:
         manifest = make(folder)
         _move(folder / "corpus", out)
-    except UserError:
-        shutil.rmtree(folder)  # the same call would fail again: nothing is worth keeping
-        raise
     except OSError as error:
+        kept = _keep_or_remove(folder, is_worth_keeping)
         reason = error.strerror or str(error)
         raise StorageError(
-            f"out: {out} cannot be written ({reason}). Fix this and repeat the command to resume."
+            f"out: {out} cannot be written ({reason}). Fix this and repeat the command{' to resume' if kept else ''}."
         ) from error
+    except KeyboardInterrupt:
+        _keep_or_remove(folder, is_worth_keeping)
+        raise
+    except BaseException:
+        shutil.rmtree(folder)  # the same call would fail again: nothing is worth keeping
+        raise
     return manifest
+
+
+def _keep_or_remove(folder: Path, is_worth_keeping: Callable[[Path], bool]) -> bool:
+    kept = is_worth_keeping(folder)
+    if not kept:
+        shutil.rmtree(folder)
+    return kept
 
 
 def _move(corpus: Path, out: str) -> None:

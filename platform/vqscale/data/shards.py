@@ -58,6 +58,25 @@ class SplitRecord(Frozen):
         return sum(shard.documents for shard in self.shards)
 
 
+class LeftOutRecord(Frozen):
+    """What of a source is not in the corpus, or not as it was."""
+
+    without_text: int = 0
+    """Records that lack the text's column, or have null there."""
+    unreadable: int = 0
+    """Damaged records or files, left out as the options allow."""
+    bytes_skipped: int = 0
+    """Bytes that are not in the encoding, left out."""
+    bytes_replaced: int = 0
+    """Bytes that are not in the encoding, in whose place U+FFFD was put."""
+    first: tuple[str, ...] = ()
+    """Place and reason of the first of these records."""
+
+    @property
+    def records(self) -> int:
+        return self.without_text + self.unreadable
+
+
 class SourceRecord(Frozen):
     """Where the text came from, for information; it does not enter the fingerprint."""
 
@@ -67,6 +86,11 @@ class SourceRecord(Frozen):
     split_by: str
     empty_documents: int
     """Documents without any text, which were skipped."""
+    formats: dict[str, int] = Field(default_factory=dict)
+    """Files by format; `archive` holds files of its own."""
+    left_out: LeftOutRecord = LeftOutRecord()
+    split_times: tuple[str, ...] = ()
+    """Splits by time: the source's first time, the beginnings of validation and test, and its last time."""
 
 
 class Manifest(Frozen):

@@ -1,43 +1,64 @@
-"""Documents from files: text, JSON Lines and Parquet, plain or compressed, at any fsspec URI, in constant memory.
+"""Documents from files: text, JSON Lines, JSON, tables and Parquet, plain or compressed, at any fsspec URI, in constant
+memory.
 
 A source gives *pieces*: at most one MiB of UTF-8 each, cut at line ends where there are any, so that a document of any
 size can be streamed.
 """
 
-import codecs
-import io
-import json
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import IO, Any, Literal, NamedTuple, Protocol
 
-import fsspec
-
-from vqscale import storage
-from vqscale.data.archives import archive_members, damage_named, forward_stream, is_hidden, seekable
+from vqscale.data.archives import archive_members, damage_named, is_archive
+from vqscale.data.decoding import PIECE, Decoder, Errors, require_encoding
+from vqscale.data.files import Pick, SourceFile, list_files
+from vqscale.data.records import (
+    Columns,
+    Record,
+    json_records,
+    jsonl_records,
+    parquet_records,
+    table_records,
+)
 from vqscale.data.shards import SplitName
+from vqscale.data.times import moment
 from vqscale.errors import CorpusError
 
-PIECE = 1 << 20
-BINARY = "binary"
-"""The `encoding` that takes bytes as they are."""
+Format = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
+SplitRule = Literal["document-hash", "contiguous", "time", "own"]
 
-Format = Literal["auto", "text", "jsonl", "parquet"]
-SplitRule = Literal["document-hash", "contiguous", "own"]
+_SUFFIXES: dict[str, Format] = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines"), "jsonl"),
+    ".json": "json",
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".psv"), "csv"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+}
 
-_JSONL = {".jsonl", ".ndjson", ".jsonlines"}
-_PARQUET = {".parquet", ".pq"}
+
+class LeftOut(NamedTuple):
+    """A record that is no document of the corpus. `unreadable`: it is damaged, rather than without a text."""
+
+    unreadable: bool
+    reason: str
 
 
 class Piece(NamedTuple):
-    """A part of a document. `last`: the document ends with it. `split`: the source's own split. `read`: source bytes so
-    far."""
+    """A part of a document.
+
+    `last`: the document ends with it. `split`: the source's own split. `read`: source bytes so far. `time`: of the
+    document, if it has one. `bad_bytes`: how many were no text, and replaced or skipped. `left_out`: this is no part of
+    a document, but says that a record was left out.
+    """
 
     data: bytes
     last: bool
     split: SplitName | None = None
     read: int = 0
+    time: float | None = None
+    bad_bytes: int = 0
+    left_out: LeftOut | None = None
 
 
 class Source(Protocol):
@@ -57,7 +78,7 @@ class Source(Protocol):
         """A description in one line."""
         ...
 
-    def files(self) -> list["SourceFile"]:
+    def files(self) -> list[SourceFile]:
         """The files that will be read; CorpusError where there are none."""
         ...
 
@@ -68,27 +89,21 @@ class Source(Protocol):
     def pieces(self) -> Iterator[Piece]: ...
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a source; `stamp` changes when its content does."""
-
-    fs: fsspec.AbstractFileSystem
-    path: str
-    size: int
-    stamp: str
-
-    def identity(self) -> list[str | int]:
-        return [self.path, self.size, self.stamp]
-
-
 @dataclass(frozen=True, kw_only=True)
 class FileSource:
-    """A file, a folder (all files below it, sorted, without hidden ones) or a glob; archives are opened."""
+    """A file, a folder (all files below it, sorted, without hidden ones) or a glob; archives are opened.
+
+    `errors` says what becomes of bytes that are no text and, if it is "skip", leaves out records that cannot be read.
+    """
 
     uri: str
     format: Format = "auto"
     text_column: str = "text"
+    time_column: str | None = None
     encoding: str = "utf-8"
+    errors: Errors = "strict"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     split: SplitName | None = None
     split_rule: SplitRule = "document-hash"
     counts_words: bool = False
@@ -96,100 +111,84 @@ class FileSource:
     def describe(self) -> str:
         return self.uri
 
+    @cached_property
+    def pick(self) -> Pick:
+        return Pick(self.include, self.exclude)
+
+    @cached_property
+    def columns(self) -> Columns:
+        return Columns(self.text_column, self.time_column)
+
     def files(self) -> list[SourceFile]:
-        return list_files(self.uri)
+        return list_files(self.uri, self.pick)
 
     def identity(self) -> dict[str, Any]:
-        options = [self.format, self.text_column, self.encoding, self.split]
-        return {"files": [file.identity() for file in self.files()], "options": options}
+        options = [self.format, self.text_column, self.time_column, self.encoding, self.errors, self.split]
+        picked = [list(self.include), list(self.exclude)]
+        return {"files": [file.identity() for file in self.files()], "options": options, "picked": picked}
+
+    def format_of(self, name: str) -> Format:
+        if self.format != "auto":
+            return self.format
+        return _SUFFIXES.get(posixpath.splitext(name)[1].lower(), "text")
+
+    def members(self, file: SourceFile, raw: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+        """The members of one file that are read; a plain file is its only one."""
+        for name, stream in archive_members(file.path, raw):
+            if not is_archive(file.path) or self.pick.wants(name):
+                yield name, stream
 
     def pieces(self) -> Iterator[Piece]:
         require_encoding(self.encoding)
         done = 0
         for file in self.files():
             with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
-                for name, stream in archive_members(file.path, raw):
-                    for data, last in self._documents(name, stream):
-                        yield Piece(data, last, self.split, done + min(raw.tell(), file.size))
+                for name, stream in self.members(file, raw):
+                    for piece in self._documents(name, stream):
+                        yield piece._replace(split=self.split, read=done + min(raw.tell(), file.size))
             done += file.size
 
-    def _documents(self, name: str, stream: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
-        kind = _format(name) if self.format == "auto" else self.format
+    def _documents(self, name: str, stream: IO[bytes]) -> Iterator[Piece]:
+        decoder = Decoder(self.encoding, self.errors)
+        kind = self.format_of(name)
+        if kind == "text":
+            for data, last in cut(decoder.chunks(name, stream)):
+                yield Piece(data, last, bad_bytes=decoder.take())
+            return
+        for record in self.records(kind, name, stream, decoder):
+            yield from self._document(record, decoder)
+
+    def records(self, kind: Format, name: str, stream: IO[bytes], decoder: Decoder) -> Iterator[Record]:
+        if kind == "jsonl":
+            return jsonl_records(name, stream, self.columns, decoder)
+        if kind == "json":
+            return json_records(name, stream, self.columns, decoder)
         if kind == "parquet":
-            texts = parquet_texts(name, stream, self.text_column)
-        elif kind == "jsonl":
-            texts = _jsonl_texts(name, stream, self.text_column, self.encoding)
+            return parquet_records(name, stream, self.columns, decoder)
+        return table_records(name, stream, self.columns, decoder, quoted=kind == "csv")
+
+    def fault(self, record: Record) -> str | None:
+        """Why a record cannot be read, with its place and the remedy; None if it can."""
+        fault = record.fault
+        if fault is None and record.text is not None and self.time_column is not None and moment(record.time) is None:
+            fault = f"has no time in {self.time_column!r} that can be read"
+        if fault is None:
+            return None
+        return f"source: {record.place} {fault}. Correct it, or leave such records out with --errors skip."
+
+    def _document(self, record: Record, decoder: Decoder) -> Iterator[Piece]:
+        if fault := self.fault(record):
+            if self.errors != "skip":
+                raise CorpusError(fault)
+            yield Piece(b"", True, left_out=LeftOut(True, f"{record.place} {record.fault or 'has no time'}"))
+        elif record.text is None:
+            yield Piece(b"", True, left_out=LeftOut(False, f"{record.place} {record.lack}"))
         else:
-            yield from cut(utf8_chunks(name, stream, self.encoding))
-            return
-        for text in texts:
-            yield from cut(iter([text]))
-
-
-def _format(name: str) -> Format:
-    suffix = posixpath.splitext(name)[1].lower()
-    return "jsonl" if suffix in _JSONL else "parquet" if suffix in _PARQUET else "text"
-
-
-def list_files(uri: str) -> list[SourceFile]:
-    """The files of `uri` (a file, a folder or a glob), sorted by path; CorpusError if there are none."""
-    fs, path = storage.filesystem(uri)
-    fs.invalidate_cache()
-    with damage_named(uri):
-        if fs.isfile(path):
-            found = {path: fs.info(path)}
-        elif fs.isdir(path):
-            found = {
-                name: info for name, info in fs.find(path, detail=True).items() if not is_hidden(name[len(path) :])
-            }
-        else:
-            found = {name: info for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"}
-    if not found:
-        raise CorpusError(
-            f"source: {uri} is no file, no folder with files and no pattern that matches any. Check the path."
-        )
-    return [_source_file(fs, name, found[name]) for name in sorted(found)]
-
-
-def _source_file(fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any]) -> SourceFile:
-    stamps = (info.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "created"))
-    stamp = next((str(value) for value in stamps if value is not None), "")
-    return SourceFile(fs, path, int(info["size"] or 0), stamp)
-
-
-def require_encoding(encoding: str) -> None:
-    """Raise CorpusError unless Python has the codec `encoding`, or it is `binary`."""
-    if encoding == BINARY:
-        return
-    try:
-        "".encode(encoding)
-    except LookupError as error:
-        raise CorpusError(
-            f"encoding: {encoding!r} is not known. Name one such as utf-8, latin-1, utf-16; or {BINARY}."
-        ) from error
-
-
-def utf8_chunks(name: str, stream: IO[bytes], encoding: str) -> Iterator[bytes]:
-    """The text of `stream` as UTF-8; CorpusError with the byte offset where it is not in `encoding`."""
-    if encoding == BINARY:
-        while chunk := stream.read(PIECE):
-            yield chunk
-        return
-    decoder = codecs.getincrementaldecoder(encoding)("strict")
-    offset = 0
-    while True:
-        chunk = stream.read(PIECE)
-        pending = len(decoder.getstate()[0])
-        try:
-            yield decoder.decode(chunk, not chunk).encode("utf-8")
-        except UnicodeDecodeError as error:
-            raise CorpusError(
-                f"encoding: {name} is not {encoding} at byte {offset - pending + error.start} ({error.reason}). "
-                f"Name its real encoding with --encoding, or take its bytes as they are with --encoding {BINARY}."
-            ) from error
-        if not chunk:
-            return
-        offset += len(chunk)
+            time = None if self.time_column is None else moment(record.time)
+            bad = decoder.take()
+            for data, last in cut(iter([record.text])):
+                yield Piece(data, last, time=time, bad_bytes=bad)
+                bad = 0
 
 
 def cut(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
@@ -216,57 +215,3 @@ def _cut_point(data: bytes, start: int, end: int) -> int:
         if data[end - back] & 0xC0 != 0x80:
             return end - back
     return end
-
-
-def _jsonl_texts(name: str, stream: IO[bytes], column: str, encoding: str) -> Iterator[bytes]:
-    """The text of every record; blank lines are allowed."""
-    decoded = io.TextIOWrapper(forward_stream(utf8_chunks(name, stream, encoding)), "utf-8", newline="\n")
-    for number, line in enumerate(decoded, start=1):
-        if line.strip():
-            yield _json_text(f"{name} line {number}", line, column)
-
-
-def _json_text(place: str, line: str, column: str) -> bytes:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise CorpusError(f"source: {place} is not JSON ({error}). JSON Lines hold one object per line.") from error
-    if not isinstance(record, dict) or column not in record:
-        names = ", ".join(sorted(record)) if isinstance(record, dict) else f"a {type(record).__name__}"
-        raise CorpusError(
-            f"text_column: {place} has no {column!r}; it has {names}. Name the column with --text-column."
-        )
-    return _utf8(place, column, record[column])
-
-
-def _utf8(place: str, column: str, text: object) -> bytes:
-    if not isinstance(text, str):
-        raise CorpusError(f"text_column: {place} holds {type(text).__name__} in {column!r}, not text.")
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise CorpusError(
-            f"source: {place} holds half of a surrogate pair ({error.reason}), which is no valid text."
-        ) from error
-
-
-def parquet_texts(name: str, stream: IO[bytes], column: str) -> Iterator[bytes]:
-    """The text of every row, read a few rows at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with seekable(stream) as whole:
-        try:
-            table = pq.ParquetFile(whole)
-            if column not in table.schema_arrow.names:
-                names = ", ".join(table.schema_arrow.names)
-                raise CorpusError(
-                    f"text_column: {name} has no {column!r}; it has {names}. Name the column with --text-column."
-                )
-            row = 0
-            for batch in table.iter_batches(batch_size=256, columns=[column]):
-                for text in batch.column(0).to_pylist():
-                    row += 1
-                    yield _utf8(f"{name} row {row}", column, text)
-        except pa.ArrowInvalid as error:
-            raise CorpusError(f"source: {name} is no readable Parquet file ({error}).") from error

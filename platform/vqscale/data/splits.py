@@ -1,12 +1,15 @@
-"""Which split a text belongs to: by a hash of the document, by its position in the stream, or as its source says."""
+"""Which split a text belongs to: by a hash of the document, by its position in the stream, by its time, or as its
+source says."""
 
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from vqscale.data.decoding import PIECE
 from vqscale.data.shards import SPLITS, SplitName
 from vqscale.data.sources import Piece, SplitRule
+from vqscale.data.times import LogClock, TimeCuts, Timeline
 from vqscale.errors import CorpusError
 
 
@@ -25,17 +28,22 @@ def split_segments(
     rule: SplitRule,
     fractions: tuple[float, float, float],
     total: int | None,
+    times: TimeCuts | None,
     whole_characters: bool,
 ) -> Iterator[SplitSegment]:
     """`pieces` with their splits.
 
-    `total`: bytes of text in all, needed by "contiguous". `whole_characters`: its cuts are moved to the next character,
-    for tokenizers that read characters; otherwise they are at exactly `fractions` of `total` bytes.
+    `total`: bytes of text in all, needed by "contiguous". `times`: where "time" cuts. `whole_characters`: cuts within
+    a text are moved to the next character, for tokenizers that read characters; otherwise "contiguous" cuts at exactly
+    `fractions` of `total` bytes.
     """
     if rule == "own":
         return _own(pieces)
     if rule == "document-hash":
         return _by_hash(pieces, fractions)
+    if rule == "time":
+        assert times is not None, "splits by time need their cuts"
+        return _by_time(pieces, times)
     assert total is not None, "contiguous splits need the size of the text"
     return _contiguous(pieces, _cuts(fractions, total), whole_characters)
 
@@ -66,6 +74,53 @@ def _by_hash(pieces: Iterable[Piece], fractions: tuple[float, float, float]) -> 
             split = hash_split(piece.data, fractions)
         yield SplitSegment(split, piece.data, piece.last, first, piece.read)
         first = piece.last
+
+
+def measure_times(pieces: Iterable[Piece], fractions: tuple[float, float, float]) -> TimeCuts:
+    """Where to cut `pieces` by time. CorpusError if they have no times, or too few."""
+    timeline = Timeline()
+    for part in _timed(pieces):
+        timeline.add(part.time, len(part.data))
+    return timeline.cuts(fractions)
+
+
+class _Timed(NamedTuple):
+    """A part of a piece that has one time: a whole piece of a record, or lines of a log."""
+
+    time: float
+    data: bytes
+    last: bool
+    read: int
+
+
+def _timed(pieces: Iterable[Piece]) -> Iterator[_Timed]:
+    clock, first, documents = LogClock(), True, 0
+    for piece in pieces:
+        documents += first
+        if piece.time is not None:
+            yield _Timed(piece.time, piece.data, piece.last, piece.read)
+        else:
+            if first:
+                clock.start(piece.data, f"document {documents:,}")
+            for time, start, end in clock.runs(piece.data):
+                yield _Timed(time, piece.data[start:end], piece.last and end == len(piece.data), piece.read)
+        first = piece.last
+
+
+def _by_time(pieces: Iterable[Piece], times: TimeCuts) -> Iterator[SplitSegment]:
+    """Neighbours in one split are one segment of at most `PIECE` bytes. A document ends where its split does."""
+    held: list[bytes] = []
+    size, split, first, read = 0, SPLITS[0], True, 0
+    for part in _timed(pieces):
+        other = times.split_of(part.time)
+        if held and (other != split or size + len(part.data) > PIECE):
+            yield SplitSegment(split, b"".join(held), other != split, first, read)
+            held, size, first = [], 0, other != split
+        held.append(part.data)
+        size, split, read = size + len(part.data), other, part.read
+        if part.last:
+            yield SplitSegment(split, b"".join(held), True, first, read)
+            held, size, first = [], 0, True
 
 
 def _cuts(fractions: tuple[float, float, float], total: int) -> list[int]:

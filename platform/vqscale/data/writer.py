@@ -14,7 +14,8 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from vqscale import storage
-from vqscale.data.shards import SPLITS, Shard, SplitName, write_shard
+from vqscale.data.shards import SPLITS, TOKENIZER, Shard, SplitName, write_shard
+from vqscale.data.times import TimeCuts
 from vqscale.data.tokenize import Tokenizer, dtype_name
 from vqscale.study.frozen import Frozen
 
@@ -33,8 +34,8 @@ class PreparationState(Frozen):
 
     request: str
     total_text: int | None = None
+    times: TimeCuts | None = None
     segments: int = 0
-    empty_documents: int = 0
     splits: dict[SplitName, SplitState]
 
 
@@ -63,6 +64,12 @@ class WorkFolder:
             return PreparationState.model_validate_json(self._state.read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
+
+    @property
+    def is_worth_keeping(self) -> bool:
+        """Whether a repeated preparation would find work done here: committed text, or a trained tokenizer."""
+        state = self._recorded()
+        return (self.corpus / TOKENIZER).exists() or (state is not None and state.segments > 0)
 
     def _holds(self, state: PreparationState) -> bool:
         return all(self._holds_split(name, split) for name, split in state.splits.items())

@@ -30,7 +30,7 @@ def test_loader_hutter_files_are_cut_by_bytes(tmp_path, name, packed):
             archive.writestr(name, data)
     else:
         source.write_bytes(data)
-    prepare(str(source), str(tmp_path / "out"), loader=name)
+    prepare(str(source), str(tmp_path / "out"), loader=name, partial=True)
     corpus = open_corpus(str(tmp_path / "out"))
     assert [documents(corpus, split) for split in SPLITS] == [[data[:90_000]], [data[90_000:95_000]], [data[95_000:]]]
 
@@ -45,7 +45,7 @@ def make_pg19(folder, splits=SPLITS) -> None:
 
 def test_loader_pg19_keeps_its_splits_and_counts_words(tmp_path):
     make_pg19(tmp_path / "pg19")
-    manifest = prepare(str(tmp_path / "pg19"), str(tmp_path / "out"), loader="pg19")
+    manifest = prepare(str(tmp_path / "pg19"), str(tmp_path / "out"), loader="pg19", partial=True)
     corpus = open_corpus(str(tmp_path / "out"))
     for split in SPLITS:
         texts = documents(corpus, split)
@@ -81,7 +81,7 @@ def test_loader_wikitext_articles_are_documents(tmp_path, suffix, packed):
         with zipfile.ZipFile(source, "w") as archive:
             for path in (tmp_path / "in").iterdir():
                 archive.write(path, f"wikitext-103/{path.name}")
-    manifest = prepare(str(source), str(tmp_path / "out"), loader="wikitext103")
+    manifest = prepare(str(source), str(tmp_path / "out"), loader="wikitext103", partial=True)
     corpus = open_corpus(str(tmp_path / "out"))
     assert [documents(corpus, split) for split in SPLITS] == [EXPECTED] * 3
     record = manifest.splits["test"]
@@ -93,7 +93,8 @@ def test_loader_wikitext_parquet_gives_the_same_text(tmp_path):
     rows = [line if line.strip() else "" for line in WIKITEXT.splitlines(keepends=True)]
     for split in SPLITS:
         pq.write_table(pa.table({"text": rows}), tmp_path / "in" / f"{split}-00000-of-00001.parquet")
-    prepare(str(tmp_path / "in"), str(tmp_path / "out"), loader="wikitext103", tokenizer="bpe", vocab_size=280)
+    options = {"tokenizer": "bpe", "vocab_size": 280, "partial": True}
+    prepare(str(tmp_path / "in"), str(tmp_path / "out"), loader="wikitext103", **options)
     corpus = open_corpus(str(tmp_path / "out"))
     assert [documents(corpus, split) for split in SPLITS] == [EXPECTED] * 3
 
@@ -106,7 +107,7 @@ def test_loader_imagenet64_interleaves_the_planes(tmp_path):
     for batch in (1, 2, 10):
         np.savez_compressed(tmp_path / f"train_data_batch_{batch}.npz", data=images(2, batch), labels=np.zeros(2))
     np.savez(tmp_path / "val_data.npz", data=images(1, 99))
-    prepare(ImageNet64(str(tmp_path), train_images=3), str(tmp_path / "out"))
+    prepare(ImageNet64(str(tmp_path), partial=True, train_images=3), str(tmp_path / "out"))
     corpus = open_corpus(str(tmp_path / "out"))
     rows = np.concatenate([images(2, 1), images(2, 2), images(2, 10), images(1, 99)])
     expected = [row.reshape(3, 64, 64).transpose(1, 2, 0).tobytes() for row in rows]
@@ -119,7 +120,7 @@ def test_loader_imagenet64_zip_is_opened(tmp_path):
             buffer = io.BytesIO()
             np.savez(buffer, data=images(count, 0))
             archive.writestr(name, buffer.getvalue())
-    pieces = list(ImageNet64(str(tmp_path), train_images=1).pieces())
+    pieces = list(ImageNet64(str(tmp_path), partial=True, train_images=1).pieces())
     assert [piece.split for piece in pieces] == ["train", "validation", "test"]
 
 

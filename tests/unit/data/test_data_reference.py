@@ -17,7 +17,7 @@ pytestmark = [
 
 def test_reference_beginning_of_enwik8_is_cut_by_bytes(tmp_path):
     source = CORPORA / "enwik8_first_4154400_bytes.xml.xz"
-    manifest = prepare(str(source), str(tmp_path / "out"), loader="enwik8")
+    manifest = prepare(str(source), str(tmp_path / "out"), loader="enwik8", partial=True)
     assert {name: record.bytes for name, record in manifest.splits.items()} == {
         "train": 3_738_960,
         "validation": 207_720,

@@ -131,9 +131,12 @@ def test_source_jsonl_gives_the_text_of_every_record(tmp_path):
     ("line", "message"),
     [
         ("{nonsense", "line 2 is not JSON"),
-        ('{"body": "x", "id": 2}', "line 2 has no 'text'; it has body, id"),
-        ('["text"]', "line 2 has no 'text'; it has a list"),
-        ('{"text": 5}', "line 2 holds int"),
+        ('["text"]', "line 2 is a list, not an object"),
+        ('{"text": 5}', "line 2 has a number in 'text', not text"),
+        ('{"text": {"a": 1}}', "line 2 has an object in 'text', not text"),
+        ('{"text": "a", "text": "b"}', "line 2 has 'text' twice in one object"),
+        ('{"text": "a", "deep": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 2 is nested too deeply"),
+        ('{"text": "cut in', "line 2 is not JSON"),
         ('{"text": "\\ud800"}', "half of a surrogate pair"),
     ],
 )
@@ -164,7 +167,8 @@ def test_source_parquet_in_a_tar_is_read(tmp_path):
     ("table", "message"),
     [
         ({"body": ["x"]}, "has no 'text'; it has body"),
-        ({"text": ["x", None]}, "row 2 holds NoneType"),
+        ({"text": [1, 2]}, "holds int64 in 'text', not text; it has text"),
+        ({"text": [["x"]]}, "holds list<.*> in 'text', not text"),
     ],
 )
 def test_source_parquet_without_text_is_named(tmp_path, table, message):
@@ -182,7 +186,7 @@ def test_source_broken_parquet_is_named(tmp_path):
 @pytest.mark.parametrize("before", [10, PIECE - 1, PIECE + 5])
 def test_source_wrong_encoding_names_the_byte(tmp_path, before):
     (tmp_path / "a.txt").write_bytes(b"x" * before + "é".encode("latin-1") + b" later")
-    with pytest.raises(CorpusError, match=rf"a.txt is not utf-8 at byte {before} .*--encoding"):
+    with pytest.raises(CorpusError, match=rf"a.txt is not utf-8 at byte {before}, line 1 .*--encoding"):
         documents(FileSource(uri=str(tmp_path / "a.txt")))
 
 

@@ -23,7 +23,7 @@ def books(tmp_path_factory):
         (folder / "pg19" / split).mkdir(parents=True)
         for number in range(2):
             (folder / "pg19" / split / f"{number}.txt").write_text(BOOK)
-    prepare(str(folder / "pg19"), str(folder / "corpus"), loader="pg19")
+    prepare(str(folder / "pg19"), str(folder / "corpus"), loader="pg19", partial=True)
     return open_text(str(folder / "corpus"))
 
 

@@ -15,9 +15,9 @@ from vqscale.data.labelled.format import (
     Layout,
     write_labelled_shard,
 )
-from vqscale.data.labelled.source import LabelledSource
+from vqscale.data.labelled.source import LabelledSource, Unreadable
 from vqscale.data.publish import ProgressCallback, no_progress, publish
-from vqscale.data.shards import FORMAT, MANIFEST, SPLITS, SourceRecord, SplitName
+from vqscale.data.shards import FORMAT, MANIFEST, SPLITS, LeftOutRecord, SourceRecord, SplitName
 from vqscale.errors import CorpusError
 from vqscale.study.fingerprint import fingerprint
 
@@ -31,15 +31,20 @@ def prepare_labelled(
     *,
     shard_tokens: int = 2**25,
     overwrite: bool = False,
+    max_skipped: float = 0.1,
     progress: ProgressCallback | None = None,
 ) -> LabelledManifest:
     """Prepare the corpus `out` (a local folder or any fsspec URI) from `source` and return its manifest.
 
-    The same call on a complete corpus changes nothing; after an interruption it starts again. One shard of each split
-    is held in memory. Raises CorpusError for a source that cannot be used and StorageError for an `out` that cannot.
+    Examples that cannot be read are left out, named and counted; more than one, and more than the share `max_skipped`,
+    are an error. The same call on a complete corpus changes nothing; after an interruption it starts again. One shard
+    of each split is held in memory. Raises CorpusError for a source that cannot be used and StorageError for an `out`
+    that cannot.
     """
     if shard_tokens < 1:
         raise CorpusError(f"shard_tokens: {shard_tokens} is no number of tokens. Use 1 or more.")
+    if not 0 <= max_skipped <= 1:
+        raise CorpusError(f"max_skipped: {max_skipped} is no share. Use a number from 0 to 1.")
     report = progress or no_progress
     request = fingerprint({"format": FORMAT, "source": source.identity(), "shard_tokens": shard_tokens})
 
@@ -47,31 +52,43 @@ def prepare_labelled(
         corpus = folder / "corpus"
         shutil.rmtree(corpus, ignore_errors=True)
         corpus.mkdir()
-        return _write(source, corpus, shard_tokens, request, report)
+        return _write(source, corpus, shard_tokens, max_skipped, request, report)
 
     return publish(storage.absolute(out), request, LabelledManifest, overwrite, report, make)
 
 
 def _write(
-    source: LabelledSource, folder: Path, limit: int, request: str, report: ProgressCallback
+    source: LabelledSource, folder: Path, limit: int, max_skipped: float, request: str, report: ProgressCallback
 ) -> LabelledManifest:
     layout = source.layout()
     files, total = source.extent()
     writers = {name: _SplitWriter(folder, name, layout, limit) for name in SPLITS}
-    empty = 0
-    for split, example, read in source.walk():
-        if all(len(tokens) for tokens in example.tokens):
-            writers[split].append(example)
+    examples = empty = 0
+    unreadable: list[str] = []
+    for found in source.walk():
+        report("write", found.read, total)
+        if isinstance(found, Unreadable):
+            unreadable.append(f"{found.place}: {found.reason}")
+        elif all(len(tokens) for tokens in found.example.tokens):
+            writers[found.split].append(found.example)
+            examples += 1
         else:
             empty += 1
-        report("write", read, total)
+    _require_readable(source, unreadable, examples + empty, max_skipped)
+    splits = {name: writer.finish(source) for name, writer in writers.items()}
+    _require_classes(source, layout, splits["train"])
     draft = LabelledManifest(
         format=FORMAT,
         task="classification",
         layout=layout,
-        splits={name: writer.finish(source) for name, writer in writers.items()},
+        splits=splits,
         source=SourceRecord(
-            description=source.describe(), files=files, bytes=total, split_by="own", empty_documents=empty
+            description=source.describe(),
+            files=files,
+            bytes=total,
+            split_by="own",
+            empty_documents=empty,
+            left_out=LeftOutRecord(unreadable=len(unreadable), first=tuple(unreadable[:_NAMED])),
         ),
         request=request,
         fingerprint="",
@@ -79,6 +96,29 @@ def _write(
     manifest = draft.model_copy(update={"fingerprint": draft.content_fingerprint()})
     storage.write_text(str(folder / MANIFEST), manifest.model_dump_json(indent=2) + "\n")
     return manifest
+
+
+_NAMED = 20
+"""Unreadable examples that the manifest names."""
+
+
+def _require_readable(source: LabelledSource, unreadable: list[str], read: int, most: float) -> None:
+    if len(unreadable) > max(1, most * (read + len(unreadable))):
+        raise CorpusError(
+            f"max_skipped: {len(unreadable):,} of {read + len(unreadable):,} examples of {source.describe()} cannot be "
+            f"read; the first: {unreadable[0]}. Download them again, or allow more than {most:g} of all with "
+            "--max-skipped."
+        )
+
+
+def _require_classes(source: LabelledSource, layout: Layout, train: LabelledSplitRecord) -> None:
+    """A classifier needs two classes to learn; a corpus with one is labelled wrongly."""
+    present = [name for name, count in zip(layout.classes, train.class_counts, strict=True) if count]
+    if len(present) < 2:
+        raise CorpusError(
+            f"classes: all training examples of {source.describe()} are of the class {present[0]!r}. "
+            "Check the labels; text without labels is prepared without --as."
+        )
 
 
 class _SplitWriter:

@@ -15,6 +15,14 @@ class Labelled(NamedTuple):
     read: int = 0
 
 
+class Unreadable(NamedTuple):
+    """An example that cannot be read, with the reason. `read` as for others."""
+
+    place: str
+    reason: str
+    read: int = 0
+
+
 class LabelledSource(Protocol):
     """Labelled examples in a fixed order: every walk gives the same."""
 
@@ -32,4 +40,6 @@ class LabelledSource(Protocol):
         """Number of files that are read, and the last value of `read` in a walk where it is known."""
         ...
 
-    def walk(self) -> Iterator[Labelled]: ...
+    def walk(self) -> Iterator[Labelled | Unreadable]:
+        """All examples. Those that cannot be read are left out of the corpus, named and counted."""
+        ...

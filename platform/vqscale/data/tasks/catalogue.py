@@ -17,6 +17,6 @@ _KINDS: Final[tuple[type[RawFiles], ...]] = (
 LABELLED_LOADERS: Final[dict[str, type[RawFiles]]] = {kind.name: kind for kind in _KINDS}
 
 
-def raw_files_loader(name: str, uri: str, **options: object) -> RawFiles:
+def raw_files_loader(name: str, uri: str, *, partial: bool = False, **options: object) -> RawFiles:
     """The loader `name` of the files at `uri`; CorpusError for an option that it does not use or an invalid value."""
-    return LABELLED_LOADERS[name](uri, checked(LoaderOptions, **options))
+    return LABELLED_LOADERS[name](uri, checked(LoaderOptions, partial=partial or None, **options))

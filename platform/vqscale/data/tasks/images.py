@@ -2,8 +2,10 @@
 
 import io
 import re
+import struct
 import warnings
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import IO, ClassVar
 
@@ -11,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vqscale.data.labelled.format import PIXELS, Example, Layout
+from vqscale.data.labelled.source import Unreadable
 from vqscale.data.shards import SplitName
 from vqscale.data.tasks.raw_files import RawFiles
 from vqscale.errors import CorpusError
@@ -19,6 +22,10 @@ Bytes = npt.NDArray[np.uint8]
 
 MOST_PIXELS = 1 << 24
 """Pixels of one image at most: a small file can claim a size that would fill the memory."""
+
+
+MOST_BYTES = 1 << 25
+"""Bytes of one image file at most: an 8-bit grey image of so many pixels, stored without compression, is smaller."""
 
 
 def pixels(values: Bytes) -> npt.NDArray[np.uint16]:
@@ -33,6 +40,7 @@ class Mnist(RawFiles):
     """
 
     name: ClassVar[str] = "mnist"
+    published: ClassVar[Mapping[SplitName, int]] = {"train": 60_000, "test": 10_000}
     uses: ClassVar[frozenset[str]] = frozenset({"validation", "seed", "real_inputs"})
     _FILE: ClassVar[re.Pattern[str]] = re.compile(r"(train|t10k)-(images|labels)[-.]idx([13])-ubyte$")
 
@@ -99,6 +107,7 @@ class Cifar10(RawFiles):
     """
 
     name: ClassVar[str] = "cifar10"
+    published: ClassVar[Mapping[SplitName, int]] = {"train": 50_000, "test": 10_000}
     uses: ClassVar[frozenset[str]] = frozenset({"validation", "seed", "real_inputs"})
     _FILE: ClassVar[re.Pattern[str]] = re.compile(r"(?:^|/)(data_batch_\d|test_batch)(\.bin)?$")
 
@@ -167,17 +176,19 @@ class PathfinderRelease(RawFiles):
                 )
             yield f"{row[0].decode('utf-8', 'replace')}/{row[1].decode('utf-8', 'replace')}", int(row[3])
 
-    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example]]:
+    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example] | Unreadable]:
         match = self._IMAGE.search(name)
         if match is None:
             return
         if match[1] not in self._labels:
             raise CorpusError(f"source: {name} is in no file of metadata. Name a folder that holds both.")
+        content = stream.read(MOST_BYTES + 1)
         try:
-            image = grey_pixels(stream.read())
+            image = grey_pixels(content)
         except ValueError as error:
-            raise CorpusError(f"source: {name} is no readable image ({error}). Download it again.") from error
-        yield self.by_hash(image.tobytes()), Example((pixels(image),), label=self._labels[match[1]])
+            yield Unreadable(name, f"no readable image ({error})")
+        else:
+            yield self.by_hash(image.tobytes()), Example((pixels(image),), label=self._labels[match[1]])
 
 
 def grey_pixels(content: bytes) -> Bytes:
@@ -188,6 +199,8 @@ def grey_pixels(content: bytes) -> Bytes:
     )
 
     too_large = f"more than {MOST_PIXELS:,} pixels"
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"more than {MOST_BYTES:,} bytes")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about chunks other than the pixels
@@ -202,5 +215,6 @@ def grey_pixels(content: bytes) -> Bytes:
         raise ValueError(too_large) from error
     except UnidentifiedImageError as error:  # its own text is the address of an object in memory
         raise ValueError("no PNG image") from error
-    except (OSError, SyntaxError) as error:  # Pillow's for an image that ends early, and for a damaged chunk
-        raise ValueError(str(error)) from error
+    # Pillow's for an image that ends early, for a damaged chunk, for a chunk that is too short, for damaged pixels
+    except (OSError, SyntaxError, struct.error, EOFError, IndexError, OverflowError, zlib.error) as error:
+        raise ValueError(str(error) or type(error).__name__) from error

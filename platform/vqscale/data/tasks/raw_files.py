@@ -3,7 +3,8 @@
 A loader names the options that it uses; others are refused rather than ignored.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import IO, Any, ClassVar, TypeVar
@@ -11,15 +12,19 @@ from typing import IO, Any, ClassVar, TypeVar
 from pydantic import Field, field_validator
 
 from vqscale.data.archives import archive_members, damage_named
+from vqscale.data.files import SourceFile, list_files
 from vqscale.data.labelled.format import Example, Layout
-from vqscale.data.labelled.source import Labelled
+from vqscale.data.labelled.source import Labelled, Unreadable
 from vqscale.data.shards import SplitName
-from vqscale.data.sources import SourceFile, list_files
 from vqscale.data.splits import hash_split
+from vqscale.data.wholeness import partly, require_whole
 from vqscale.errors import CorpusError
 from vqscale.study.frozen import Frozen
 
 Found = TypeVar("Found")
+
+FEWEST = 3
+"""Examples of a class at least, in data of the user's own: one for each split."""
 
 
 class LoaderOptions(Frozen):
@@ -34,6 +39,8 @@ class LoaderOptions(Frozen):
     seed: int | None = Field(default=None, ge=0)
     """Another seed puts other examples into these shares."""
     real_inputs: bool | None = None
+    partial: bool | None = None
+    """The files need not be the whole data set."""
 
     @field_validator("fractions")
     @classmethod
@@ -52,14 +59,17 @@ class RawFiles:
 
     name: ClassVar[str]
     uses: ClassVar[frozenset[str]] = frozenset()
+    published: ClassVar[Mapping[SplitName, int]] = {}
+    """Examples of the published data set by split; those held out for validation are among its training examples."""
     default_length: ClassVar[int | None] = None
     default_validation: ClassVar[float] = 0.1
     default_fractions: ClassVar[tuple[float, float, float]] = (0.8, 0.1, 0.1)
 
     def __post_init__(self) -> None:
         given = self.options.model_dump(exclude_none=True)
-        for name in given.keys() - self.uses:
-            used = f"It takes {', '.join(sorted(self.uses))}." if self.uses else "It takes none of these options."
+        possible = self.uses | ({"partial"} if self.published else set())
+        for name in given.keys() - possible:
+            used = f"It takes {', '.join(sorted(possible))}." if possible else "It takes none of these options."
             raise CorpusError(f"{name}: {given[name]} has no meaning for {self.name}. {used}")
 
     @property
@@ -75,12 +85,13 @@ class RawFiles:
         return list_files(self.uri)
 
     def describe(self) -> str:
-        return f"{self.name} at {self.uri}"
+        return f"{self.name} at {self.uri}{partly(bool(self.options.partial))}"
 
     def identity(self) -> dict[str, Any]:
         resolved = {"length": self.length, "real_inputs": self.real_inputs, "seed": self.options.seed or 0}
         shares = [self.options.validation or self.default_validation, self.options.fractions or self.default_fractions]
         files = [file.identity() for file in self.files]
+        resolved |= {"partial": True} if self.options.partial else {}
         return {"loader": self.name, "files": files, "options": resolved, "shares": shares}
 
     def extent(self) -> tuple[int, int | None]:
@@ -89,13 +100,26 @@ class RawFiles:
     def layout(self) -> Layout:
         raise NotImplementedError
 
-    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example]]:
+    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example] | Unreadable]:
         """The examples of one file; nothing for a file that is not part of the task."""
         raise NotImplementedError
 
-    def walk(self) -> Iterator[Labelled]:
-        for (split, example), read in self.each(self.examples):
-            yield Labelled(split, example, read)
+    def walk(self) -> Iterator[Labelled | Unreadable]:
+        counts: Counter[SplitName] = Counter()
+        for found, read in self.each(self.examples):
+            if isinstance(found, Unreadable):
+                yield found._replace(read=read)
+                continue
+            counts[found[0]] += 1
+            yield Labelled(*found, read)
+        self._require_whole(counts)
+
+    def _require_whole(self, counts: Counter[SplitName]) -> None:
+        if self.options.partial or not self.published:
+            return
+        if "validation" not in self.published:
+            counts["train"] += counts["validation"]
+        require_whole(self.uri, self.name, "examples", counts, self.published)
 
     def each(self, read_file: Callable[[str, IO[bytes]], Iterator[Found]]) -> Iterator[tuple[Found, int]]:
         """Everything that `read_file` finds in each file, archives opened, with the bytes read so far.

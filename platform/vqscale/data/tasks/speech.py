@@ -2,8 +2,10 @@
 
 import io
 import re
+import struct
 import wave
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import IO, ClassVar
 
@@ -11,12 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from vqscale.data.labelled.format import SAMPLES, Example, Layout
+from vqscale.data.labelled.source import Unreadable
 from vqscale.data.shards import SplitName
 from vqscale.data.tasks.raw_files import RawFiles
+from vqscale.data.wholeness import require_whole
 from vqscale.errors import CorpusError
 
 _RATE = 16_000
 _SILENCE = 2**15
+_MOST_BYTES = 1 << 24
+"""Bytes that are read of a recording: eight minutes."""
 _TEN = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
 _OTHERS = (
     *("backward", "bed", "bird", "cat", "dog", "eight", "five", "follow", "forward", "four", "happy", "house", "learn"),
@@ -32,6 +38,7 @@ class SpeechCommands35(RawFiles):
     """
 
     name: ClassVar[str] = "speech-commands-35"
+    published: ClassVar[Mapping[SplitName, int]] = {"train": 84_843, "validation": 9_981, "test": 11_005}
     uses: ClassVar[frozenset[str]] = frozenset({"length"})
     default_length: ClassVar[int | None] = _RATE
     words: ClassVar[tuple[str, ...]] = tuple(sorted((*_TEN, *_OTHERS)))
@@ -43,6 +50,10 @@ class SpeechCommands35(RawFiles):
     def _split_of(self) -> dict[str, SplitName]:
         """Split of every recording of the official lists, by word and file name."""
         found = {name: split for (name, split), _ in self.each(_listed)}
+        sizes = Counter(found.values())
+        if sizes and not self.options.partial:
+            lists = {name: SpeechCommands35.published[name] for name in sizes}
+            require_whole(self.uri, self.name, "listed recordings", sizes, lists)
         if set(found.values()) != {"validation", "test"}:
             raise CorpusError(
                 f"source: {self.uri} lacks validation_list.txt or testing_list.txt, which define the splits. "
@@ -50,11 +61,16 @@ class SpeechCommands35(RawFiles):
             )
         return found
 
-    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example]]:
+    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example] | Unreadable]:
         match = _WAVE.search(name)
         if match is None or match[1] not in self.words:
             return
-        samples = self._second(_samples(name, stream))
+        content = stream.read(_MOST_BYTES)
+        try:
+            samples = self._second(_samples(content))
+        except ValueError as error:
+            yield Unreadable(name, str(error))
+            return
         split = self._split_of.get(f"{match[1]}/{match[2]}", "train")
         yield split, Example((samples,), label=self.words.index(match[1]))
 
@@ -67,6 +83,8 @@ class SpeechCommands10(SpeechCommands35):
     """The ten commands among them (down, go, left, no, off, on, right, stop, up, yes): the subset of S4 and Mega."""
 
     name: ClassVar[str] = "speech-commands-10"
+    uses: ClassVar[frozenset[str]] = frozenset({"length", "partial"})
+    published: ClassVar[Mapping[SplitName, int]] = {}  # the sizes of the lists, which hold all words, are compared
     words: ClassVar[tuple[str, ...]] = _TEN
 
 
@@ -78,16 +96,16 @@ def _listed(name: str, stream: IO[bytes]) -> Iterator[tuple[str, SplitName]]:
             yield line, split
 
 
-def _samples(name: str, stream: IO[bytes]) -> npt.NDArray[np.uint16]:
+def _samples(content: bytes) -> npt.NDArray[np.uint16]:
+    """The samples of a recording. Raises ValueError that says what is wrong."""
     try:
-        with wave.open(io.BytesIO(stream.read())) as recording:
+        with wave.open(io.BytesIO(content)) as recording:
             form = (recording.getnchannels(), recording.getsampwidth(), recording.getframerate())
-            content = recording.readframes(recording.getnframes())
-    except wave.Error as error:
-        raise CorpusError(f"source: {name} is no readable wave file ({error}). Download it again.") from error
+            frames = recording.readframes(recording.getnframes())
+    except (wave.Error, EOFError, RuntimeError, struct.error) as error:
+        raise ValueError(f"no readable wave file: {error or 'it ends early'}") from error
     if form != (1, 2, _RATE):
-        raise CorpusError(
-            f"source: {name} has {form[0]} channels of {8 * form[1]} bits at {form[2]} Hz. "
-            f"Convert it to one channel of 16 bits at {_RATE} Hz."
-        )
-    return (np.frombuffer(content, "<i2").astype(np.int32) + _SILENCE).astype(np.uint16)
+        raise ValueError(f"{form[0]} channels of {8 * form[1]} bits at {form[2]} Hz, not one of 16 bits at {_RATE} Hz")
+    if len(frames) % 2 or not frames:
+        raise ValueError("no whole samples")
+    return (np.frombuffer(frames, "<i2").astype(np.int32) + _SILENCE).astype(np.uint16)

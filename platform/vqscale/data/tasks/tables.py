@@ -3,15 +3,15 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, ClassVar
 
 import numpy as np
 
 from vqscale.data.archives import forward_stream
+from vqscale.data.decoding import utf8_chunks
 from vqscale.data.labelled.format import BYTES, Example, Layout
 from vqscale.data.shards import SplitName
-from vqscale.data.sources import utf8_chunks
 from vqscale.data.tasks.listops import DIGIT_SYMBOLS, END, ID_OF, LISTOPS_VOCABULARY
 from vqscale.data.tasks.raw_files import RawFiles
 from vqscale.data.tokenize import ByteTokenizer
@@ -35,6 +35,7 @@ class ListOpsRelease(RawFiles):
     """ListOps of the Long Range Arena release: `basic_train.tsv`, `basic_val.tsv`, `basic_test.tsv`."""
 
     name: ClassVar[str] = "listops"
+    published: ClassVar[Mapping[SplitName, int]] = {"train": 96_000, "validation": 2_000, "test": 2_000}
     uses: ClassVar[frozenset[str]] = frozenset({"length"})
     _FILE: ClassVar[re.Pattern[str]] = re.compile(r"(train|val|test)\.tsv$")
 
@@ -70,6 +71,7 @@ class Retrieval(RawFiles):
     """
 
     name: ClassVar[str] = "aan"
+    published: ClassVar[Mapping[SplitName, int]] = {"train": 147_086, "validation": 18_090, "test": 17_437}
     uses: ClassVar[frozenset[str]] = frozenset({"length"})
     default_length: ClassVar[int | None] = 4000
     _FILE: ClassVar[re.Pattern[str]] = re.compile(r"(train|eval|test)\.tsv$")

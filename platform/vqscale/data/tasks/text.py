@@ -1,14 +1,15 @@
 """Labelled texts as bytes: one folder per class, IMDB's reviews, SpamAssassin's mail."""
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import IO, ClassVar, Final
 
+from vqscale.data.decoding import PIECE
 from vqscale.data.labelled.format import BYTES, Example, Layout
 from vqscale.data.shards import SplitName
-from vqscale.data.sources import PIECE
-from vqscale.data.tasks.raw_files import SPLIT_FOLDERS, RawFiles
+from vqscale.data.tasks.raw_files import FEWEST, SPLIT_FOLDERS, RawFiles
 from vqscale.data.tokenize import ByteTokenizer
 from vqscale.errors import CorpusError
 
@@ -64,7 +65,17 @@ class LabelledText(RawFiles):
         classes = tuple(sorted({name for name, _ in self._places}))
         if len(classes) < 2:
             raise CorpusError(f"source: {self.uri} has texts in fewer than two folders. Each class needs a folder.")
+        self._require_examples()
         return Layout(classes=classes, labels="sequence", vocabulary=BYTES)
+
+    def _require_examples(self) -> None:
+        counts = Counter(name for name, _ in self._places)
+        few = [f"{name} ({count})" for name, count in sorted(counts.items()) if count < FEWEST]
+        if few:
+            raise CorpusError(
+                f"classes: {self.uri} has fewer than {FEWEST} texts of {', '.join(few[:20])}, too few for three "
+                "splits. Add texts, or take these folders away."
+            )
 
     @cached_property
     def _label_of(self) -> dict[str, int]:
@@ -94,6 +105,7 @@ class Imdb(RawFiles):
     """
 
     name: ClassVar[str] = "imdb"
+    published: ClassVar[Mapping[SplitName, int]] = {"train": 25_000, "test": 25_000}
     uses: ClassVar[frozenset[str]] = frozenset({"length", "validation", "seed"})
     default_length: ClassVar[int | None] = 4000
     _PATH: ClassVar[re.Pattern[str]] = re.compile(r"(?:^|/)(train|test)/(neg|pos)/[^/]+\.txt$")
