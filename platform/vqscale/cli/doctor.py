@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqscale.cli.console import make_console
+from vqscale.cli.console import make_console, styled
 from vqscale.errors import WorkFailedError
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def doctor(
 
 
 def _print(checks: "list[Check]") -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1), header_style="dim")
@@ -45,5 +44,5 @@ def _print(checks: "list[Check]") -> None:
         table.add_column(title, overflow="fold")
     for check in checks:
         colour = _COLOURS[check.state]
-        table.add_row(check.name, f"[{colour}]{check.state}[/{colour}]", escape(check.found), escape(check.fix or ""))
+        table.add_row(check.name, styled(f"[{colour}]{{}}[/{colour}]", check.state), check.found, check.fix or "")
     make_console().print(table)

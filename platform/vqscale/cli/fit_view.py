@@ -5,9 +5,8 @@ from typing import TypeVar
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
-
+from rich.text import Text
 from vqscale.formatting import percent, short_count
 from vqscale.laws import Exclusion, Fit, Refusal, StudyFits
 from vqscale.laws.decisions.surface import leading_fits
@@ -22,6 +21,8 @@ from vqscale.laws.io.schema import (
     ModelSelection,
     Optimum,
 )
+
+from vqscale.cli.console import styled
 
 T = TypeVar("T")
 
@@ -44,14 +45,14 @@ def print_fits(fits: StudyFits, console: Console, written: Sequence[str]) -> Non
     for selection in fits.selections:
         console.print(_selection(selection))
         for reason, names in _by_reason((one.reason, one.law) for one in selection.candidates if one.reason):
-            console.print(f"[yellow]refused[/yellow] {', '.join(names)}: {escape(reason)}", highlight=False)
-        console.print(escape(selection.description), highlight=False)
+            console.print(_refused(f"{', '.join(names)}: {reason}"))
+        console.print(Text(selection.description))
     for comparison in fits.comparisons:
         _print_comparison(comparison, console)
     for line in _lines(fits):
-        console.print(line, highlight=False)
+        console.print(line)
     for uri in written:
-        console.print(f"wrote {escape(uri)}", soft_wrap=True, highlight=False)
+        console.print(Text(f"wrote {uri}"), soft_wrap=True)
 
 
 def _exponents(fits: Sequence[Fit]) -> Table:
@@ -68,15 +69,16 @@ def _exponents(fits: Sequence[Fit]) -> Table:
         cells = [
             with_interval(Estimate(value=values[name], interval=fit.intervals.get(name)), _three) for name in names
         ]
-        subset = f"{escape(fit.label)}\n[dim]{fit.n_runs} runs, R² {fit.r2_fit:.4f}[/dim]"
+        subset = styled("{}\n[dim]{} runs, R² {}[/dim]", fit.label, fit.n_runs, f"{fit.r2_fit:.4f}")
         table.add_row(subset, *cells, _holdout(fit.holdout))
     return table
 
 
-def with_interval(estimate: Estimate, show: Callable[[float], str]) -> str:
+def with_interval(estimate: Estimate, show: Callable[[float], str]) -> Text:
     """A value, and its 90 % interval on the line below."""
     limits = estimate.interval
-    return f"{show(estimate.value)}\n[dim]{_span(limits, show)}[/dim]" if limits else show(estimate.value)
+    value = show(estimate.value)
+    return styled("{}\n[dim]{}[/dim]", value, _span(limits, show)) if limits else Text(value)
 
 
 def _span(interval: Interval, show: Callable[[float], str]) -> str:
@@ -98,13 +100,13 @@ def _four(value: float) -> str:
     return f"{value:.4f}"
 
 
-def _holdout(holdout: HoldOut) -> str:
+def _holdout(holdout: HoldOut) -> Text:
     """The error of the law on the runs that it was not fitted to, and those of the baselines on the same runs."""
     if holdout.mean_relative_error is None:
-        return "none"
+        return Text("none")
     lines = [f"{percent(holdout.mean_relative_error, 2) or 'none'} on {len(holdout.points)} runs"]
-    lines += [f"[dim]{name} {percent(error, 2) or 'none'}[/dim]" for name, error in holdout.baselines.items()]
-    return "\n".join(lines)
+    below = [f"\n{name} {percent(error, 2) or 'none'}" for name, error in holdout.baselines.items()]
+    return styled("{}[dim]{}[/dim]", *lines, "".join(below))
 
 
 def _largest(fits: Sequence[Fit]) -> set[str]:
@@ -122,20 +124,33 @@ def _print_frontier(fit: Fit, frontier: Frontier, console: Console, *, in_full: 
     exponents = f"N* ~ C^{_exponent(frontier.a)}, D* ~ C^{_exponent(frontier.b)}"
     if not in_full:
         count_of_c = "exact C" if frontier.cost == "exact" else "C = 6ND"
-        console.print(f"[dim]{escape(fit.label)} ({fit.law}), {count_of_c}: {exponents}[/dim]", highlight=False)
+        console.print(styled("[dim]{}[/dim]", f"{fit.label} ({fit.law}), {count_of_c}: {exponents}"))
         return
-    table = plain_table(f"{escape(fit.label)} ({fit.law}): {exponents}")
+    table = plain_table(f"{fit.label} ({fit.law}): {exponents}")
     for column in ("C (FLOPs)", "N*", "D*", "D*/N*", "L*", "N within 1 %"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in _thinned(frontier.optima):
-        budget = f"{one.flops:.4g}" + (f"\n[yellow]{one.beyond:.3g} x the data[/yellow]" if one.beyond > 1 else "")
+        budget = _with_distance(f"{one.flops:.4g}", one.beyond)
         counts = [with_interval(each, short) for each in (one.parameters, one.tokens, one.tokens_per_parameter)]
         span = f"{short(one.parameters_low)}-{short(one.parameters_high)}"
         table.add_row(budget, *counts, with_interval(one.loss, _four), span)
     console.print(table)
     for reason, budgets in _by_reason((why, float(budget)) for budget, why in frontier.refused.items()):
         text = f"no optimum at C = {', '.join(f'{budget:.4g}' for budget in budgets)}: {reason}"
-        console.print(f"[yellow]refused[/yellow] {escape(text)}", highlight=False)
+        console.print(_refused(text))
+
+
+def _with_distance(budget: str, beyond: float) -> Text:
+    """A budget, and how far it lies beyond the data."""
+    return styled("{}\n[yellow]{} x the data[/yellow]", budget, f"{beyond:.3g}") if beyond > 1 else Text(budget)
+
+
+def _refused(text: str) -> Text:
+    return styled("[yellow]refused[/yellow] {}", text)
+
+
+def _note(text: str) -> Text:
+    return styled("[yellow]note[/yellow] {}", text)
 
 
 def _thinned(optima: Sequence[Optimum]) -> list[Optimum]:
@@ -157,61 +172,60 @@ def _ends(points: Sequence[ComparedPoint]) -> list[ComparedPoint]:
 
 def _selection(selection: ModelSelection) -> Table:
     """Forms beside each other by held-out error; the chosen one is marked."""
-    table = plain_table(f"Choice among forms by held-out error: {escape(selection.label)}")
+    table = plain_table(f"Choice among forms by held-out error: {selection.label}")
     for column in ("law", "form"):
         table.add_column(column)
     for column in ("n", "held-out error"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in selection.candidates:
-        name = f"[bold]{one.law} (chosen)[/bold]" if one.law == selection.chosen else one.law
+        name = styled("[bold]{} (chosen)[/bold]", one.law) if one.law == selection.chosen else Text(one.law)
         error = "refused" if one.held_out_error is None else percent(one.held_out_error, 2)
-        table.add_row(name, escape(one.form), str(one.n_runs), error)
+        table.add_row(name, Text(one.form), str(one.n_runs), error)
     return table
 
 
 def _print_comparison(comparison: Comparison, console: Console) -> None:
     """What one architecture costs in units of the other, and their losses at equal budgets."""
-    title = f"{escape(comparison.label)} against {escape(comparison.base_label)}"
+    title = f"{comparison.label} against {comparison.base_label}"
     if comparison.reason:
-        console.print(f"[yellow]refused[/yellow] {title}: {escape(comparison.reason)}", highlight=False)
+        console.print(_refused(f"{title}: {comparison.reason}"))
         return
     table = plain_table(f"{title}: how many times the budget it needs for the same loss")
     for column in ("at equal", "budget", "loss", "its loss less the other's", "x the budget"):
         table.add_column(column, justify="left" if column == "at equal" else "right", no_wrap=True)
     for point in _ends(comparison.points):
-        beyond = f"\n[yellow]{point.beyond:.3g} x the data[/yellow]" if point.beyond > 1 else ""
         table.add_row(
             point.kind,
-            f"{point.budget:.4g} {point.unit}{beyond}",
-            f"{point.loss.value:.4f}\n[dim]{point.base_loss.value:.4f}[/dim]",
+            _with_distance(f"{point.budget:.4g} {point.unit}", point.beyond),
+            styled("{}\n[dim]{}[/dim]", f"{point.loss.value:.4f}", f"{point.base_loss.value:.4f}"),
             with_interval(point.difference, lambda value: f"{value:+.4f}"),
             _multiplier(point),
         )
     console.print(table)
     for reason, points in _by_reason((point.reason, point) for point in comparison.points if point.reason):
         budgets = ", ".join(f"{point.budget:.4g} {point.unit}" for point in points)
-        console.print(f"[yellow]refused[/yellow] {title} at {budgets}: {escape(reason)}", highlight=False)
+        console.print(_refused(f"{title} at {budgets}: {reason}"))
     for reason, kinds in _by_reason((why, kind) for kind, why in comparison.skipped.items()):
-        console.print(f"[yellow]refused[/yellow] {title} at {', '.join(kinds)}: {escape(reason)}", highlight=False)
+        console.print(_refused(f"{title} at {', '.join(kinds)}: {reason}"))
 
 
-def _multiplier(point: ComparedPoint) -> str:
-    return "refused" if point.multiplier is None else with_interval(point.multiplier, _three)
+def _multiplier(point: ComparedPoint) -> Text:
+    return Text("refused") if point.multiplier is None else with_interval(point.multiplier, _three)
 
 
-def _lines(fits: StudyFits) -> Iterable[str]:
+def _lines(fits: StudyFits) -> Iterable[Text]:
     """Diagnostics, warnings, refusals and exclusions, a line each."""
     for text in _isoflops(fits.isoflops):
-        yield f"[dim]parabolas (a diagnostic): {escape(text)}[/dim]"
+        yield styled("[dim]parabolas (a diagnostic): {}[/dim]", text)
     for fit in fits.fits:
         for warning in fit.warnings:
-            yield f"[yellow]note[/yellow] {fit.law}, {escape(fit.label)}: {escape(warning)}"
+            yield _note(f"{fit.law}, {fit.label}: {warning}")
         if fit.holdout.mean_relative_error is None:
-            yield f"[yellow]note[/yellow] {fit.law}, {escape(fit.label)}: {escape(fit.holdout.description)}"
+            yield _note(f"{fit.law}, {fit.label}: {fit.holdout.description}")
     for text in _refusals(fits.refusals):
-        yield f"[yellow]refused[/yellow] {escape(text)}"
+        yield _refused(text)
     for text in _exclusions(fits.excluded):
-        yield f"[dim]left out[/dim] {escape(text)}"
+        yield styled("[dim]left out[/dim] {}", text)
 
 
 def _isoflops(found: Sequence[IsoflopParabolas]) -> Iterable[str]:

@@ -6,11 +6,9 @@ from importlib.util import find_spec
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-
 from vqscale.formatting import duration, short_count
 from vqscale.planning.plan import Plan
 from vqscale.results.metrics_rows import Row
@@ -18,6 +16,8 @@ from vqscale.results.result import Result
 from vqscale.study.trial import Trial
 from vqscale.sweep.events import Level
 from vqscale.workflow.study import RunEvents
+
+from vqscale.cli.console import styled
 
 QUALITY = {"language": "bpb", "classification": "accuracy"}
 """By task, the measure that people look at first."""
@@ -91,9 +91,13 @@ class LiveTable(RunEvents):
         speed = f", {short_count(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
         colour = {"finished": "green", "stopped": "cyan"}.get(result.status, "red")
         self._console.print(
-            f"[{colour}]{result.status:>9}[/{colour}] {done:>3}/{total}  {line.name}:"
-            f" {escape(last_line(measured))}{speed}"
-            f"  [dim]{self._left()}[/dim]",
+            styled(
+                f"[{colour}]{{}}[/{colour}] {{}}: {{}}  [dim]{{}}[/dim]",
+                f"{result.status:>9}",
+                f"{done:>3}/{total}  {line.name}",
+                f"{last_line(measured)}{speed}",
+                self._left(),
+            ),
             highlight=False,
         )
 

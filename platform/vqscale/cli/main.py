@@ -10,9 +10,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
-
 from vqscale.cli.autotune import autotune
-from vqscale.cli.doctor import doctor
 from vqscale.cli.export import export
 from vqscale.cli.fit import fit
 from vqscale.cli.jobs import logs, status, stop, submit
@@ -25,8 +23,10 @@ from vqscale.cli.report import report
 from vqscale.cli.run import run
 from vqscale.cli.throughput import throughput
 from vqscale.cli.ui import ui
-from vqscale.errors import StudyInterruptedError, UserError, WorkFailedError
 from vqscale.version import __version__
+
+from vqscale.cli.doctor import doctor
+from vqscale.errors import StudyInterruptedError, UserError, WorkFailedError
 
 app = typer.Typer(
     name="vqscale",
@@ -75,24 +75,20 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except UserError as error:
-        _complain(f"[red]error:[/red] {_escape(str(error))}")
+        _complain("[red]error:[/red] {}", error)
         sys.exit(2)
     except WorkFailedError as error:
-        _complain(f"[red]failed:[/red] {_escape(str(error))}")
+        _complain("[red]failed:[/red] {}", error)
         sys.exit(1)
     except StudyInterruptedError as error:
-        _complain(f"Stopped. {_escape(str(error))}")
+        _complain("Stopped. {}", error)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
 
-def _complain(text: str) -> None:
-    from rich.console import Console
+def _complain(template: str, error: Exception) -> None:
+    from vqscale.cli.console import make_console, styled
 
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+    make_console(stderr=True).print(styled(template, error), soft_wrap=True)

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
-
-from vqscale.cli.fit_view import plain_table, short, with_interval
+from rich.text import Text
 from vqscale.formatting import duration, percent
 from vqscale.laws.decisions.predictions import Prediction, PredictionScore
 from vqscale.laws.decisions.query import LossResult, OptimumResult
 from vqscale.laws.fitting.run_filter import rows_of
+
+from vqscale.cli.console import styled
+from vqscale.cli.fit_view import plain_table, short, with_interval
 
 
 def print_answers(answers: Sequence[OptimumResult], table: pd.DataFrame, console: Console) -> None:
@@ -18,8 +19,8 @@ def print_answers(answers: Sequence[OptimumResult], table: pd.DataFrame, console
     shown = plain_table("The best configuration; 90 % intervals below the values")
     shown.add_column("")
     for one in answers:
-        shown.add_column(escape(one.label), justify="right")
-    rows: dict[str, Callable[[OptimumResult], str]] = {
+        shown.add_column(one.label, justify="right")
+    rows: dict[str, Callable[[OptimumResult], str | Text]] = {
         "C (FLOPs)": lambda one: with_interval(one.flops, lambda value: f"{value:.4g}"),
         "N*": lambda one: with_interval(one.optimum.parameters, short),
         "D*": lambda one: with_interval(one.optimum.tokens, short),
@@ -51,7 +52,7 @@ def print_losses(losses: Sequence[LossResult], console: Console) -> None:
         place = ", ".join(f"{letter} {short(value)}" for letter, value in one.x.items())
         loss = with_interval(one.loss, lambda value: f"{value:.4f}")
         beyond = _beyond(max(one.beyond.values()))
-        shown.add_row(escape(one.label), place, loss, one.unit, beyond, f"{one.law} {one.fit}")
+        shown.add_row(one.label, place, loss, one.unit, beyond, f"{one.law} {one.fit}")
     console.print(shown)
 
 
@@ -68,7 +69,7 @@ def print_scores(scores: Sequence[PredictionScore], open_ones: Sequence[Predicti
             inside = "" if one.inside_90 is None else "yes" if one.inside_90 else "no"
             fit = f"{said.law} {said.fit}"
             error = percent(one.relative_error, 2)
-            shown.add_row(escape(one.run), fit, when(one), loss, f"{one.measured:.4f}", error, inside)
+            shown.add_row(one.run, fit, when(one), loss, f"{one.measured:.4f}", error, inside)
         console.print(shown)
         mean = sum(abs(one.relative_error) for one in scores) / len(scores)
         runs = len({one.run for one in scores})
@@ -82,8 +83,8 @@ def when(one: PredictionScore) -> str:
     return "" if one.before_start is None else "before its start" if one.before_start else "while it trained"
 
 
-def _beyond(times: float) -> str:
-    return "no: within it" if times <= 1 else f"[yellow]{times:.3g} x: extrapolated[/yellow]"
+def _beyond(times: float) -> str | Text:
+    return "no: within it" if times <= 1 else styled("[yellow]{} x: extrapolated[/yellow]", f"{times:.3g}")
 
 
 def _updates(one: OptimumResult, table: pd.DataFrame) -> str:

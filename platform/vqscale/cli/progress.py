@@ -1,15 +1,16 @@
 """A progress bar on stderr for measurements in rounds."""
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from vqscale.cli.console import make_console
 
 
 class RoundsBar:
     """Appears with the first update and leaves nothing behind."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=make_console(stderr=True), transient=True)
         self._task: TaskID | None = None
 
     def __enter__(self) -> "RoundsBar":

@@ -2,12 +2,12 @@
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
-
 from vqscale.formatting import short_count
 from vqscale.planning.recipe import formula
 from vqscale.study.recipe import Recipe, RecipeReference, RecipeRule
+
+from vqscale.cli.console import styled
 
 
 def print_recipe(found: Recipe, console: Console) -> None:
@@ -16,14 +16,14 @@ def print_recipe(found: Recipe, console: Console) -> None:
         console.print(_sizes(rule, found.metric))
         for one in rule.references:
             if one.refused:
-                console.print(f"[yellow]refused[/yellow] N = {short_count(one.parameters)}: {escape(one.refused)}")
+                console.print(styled("[yellow]refused[/yellow] N = {}: {}", short_count(one.parameters), one.refused))
         for name, law in (("lr", rule.lr), ("batch", rule.batch_tokens)):
             if law is not None:
                 spread = "" if law.residual is None else f", residual {law.residual:.1%}"
                 sizes = f"{law.sizes} sizes, {short_count(law.smallest)} to {short_count(law.largest)}"
-                console.print(f"{rule.name}: {name} = {formula(law)}, {sizes}{spread}", markup=False)
+                console.print(f"{rule.name}: {name} = {formula(law)}, {sizes}{spread}")
         if rule.refused:
-            console.print(f"[yellow]refused[/yellow] {rule.name}: {escape(rule.refused)}")
+            console.print(styled("[yellow]refused[/yellow] {}: {}", rule.name, rule.refused))
 
 
 def _sizes(rule: RecipeRule, metric: str) -> Table:

@@ -2,8 +2,10 @@
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from vqscale.formatting import duration, short_count
+from vqscale.laws import StudyFits
+from vqscale.workflow.predictions import Registry
 
 from vqscale import storage
 from vqscale.cli.fit_view import print_fits
@@ -11,10 +13,7 @@ from vqscale.cli.live_table import QUALITY, LiveTable, quality
 from vqscale.cli.predict_view import print_scores
 from vqscale.cli.progress import RoundsBar
 from vqscale.cli.throughput_view import conclusions
-from vqscale.formatting import duration, short_count
-from vqscale.laws import StudyFits
 from vqscale.study.spec import Study
-from vqscale.workflow.predictions import Registry
 from vqscale.workflow.training import TrainingRun
 
 
@@ -78,7 +77,7 @@ def print_places(study: Study, console: Console) -> None:
         ("table", storage.join(study.folder, "results.csv")),
         ("MLflow", f"{study.tracking.uri}  (vqscale ui STUDY opens it)"),
     ):
-        table.add_row(what, escape(where))
+        table.add_row(what, where)
     console.print(table)
 
 
