@@ -7,6 +7,7 @@ import pandas as pd
 
 from vqscale.laws import LAWS, StudyFits, fit_study, write_fits
 from vqscale.laws.fitting.problem import Objective
+from vqscale.laws.forms.catalogue import N_COLUMN
 from vqscale.reporting import gather, write_figures
 from vqscale.results import Target, locate
 from vqscale.study.spec import Study
@@ -64,16 +65,17 @@ def fit_target(target: str | Study, options: FitOptions, *, out: str | None = No
     )
     report_reading(runs.reading, place.name, events)
     table = runs.table
+    n_column = runs.n_column if options.n_column == N_COLUMN else options.n_column
     laws = [options.laws] if isinstance(options.laws, str) else options.laws
     spec = place.study.fit if place.study else None
     bootstrap = spec.bootstrap if spec else DEFAULT_BOOTSTRAP
     fits = fit_study(
         table,
-        laws or (spec.laws if spec else fittable_laws(table, options.n_column)),
+        laws or (spec.laws if spec else fittable_laws(table, n_column)),
         bootstrap=bootstrap if options.bootstrap is None else options.bootstrap,
         group=options.group,
         metric=options.metric,
-        n_column=options.n_column,
+        n_column=n_column,
         seed=options.seed,
         objective=options.objective,
         **study_settings(place.study, table, options.hold_out_from),

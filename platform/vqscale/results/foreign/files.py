@@ -116,7 +116,8 @@ def _from_text(text: str, kind: str) -> RawTable:
         raise ValueError("it is empty")
     separator = declared[1] if declared else _separator(body, kind)
     if skipped and lines[skipped - 1].startswith("#"):  # a comment, or a header as numpy.savetxt writes it
-        named = lines[skipped - 1].lstrip("# ")
+        named = lines[skipped - 1]
+        named = named if "#" in named[1:] else named.lstrip("# ")
         if separator in named and named.count(separator) == body[0].count(separator):
             body, skipped = [named, *body], skipped - 1
     records = _records(body, separator, skipped)

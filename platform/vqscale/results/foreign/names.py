@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ _PREFIX = re.compile(
     r"hyperparameters|user_attrs|args|cfg|final|model|data|train|training|trainer|run|best)[./:]",
     re.IGNORECASE,
 )
-_COUNT_OF = r"(?:n|num|nb|number|number_of|num_of|count|total|total_number_of|model)"
+_COUNT_OF = r"(?:n|num|nb|number|number_of|num_of|count|total|all|total_number_of|model)"
 _PARAMETERS = r"(?:params?|parameters?|weights)"
 _HELD = "(?:val|valid|validation|eval|evaluation|dev|held_?out|hold_?out)"
 _NLL = r"(?:loss|nll|cross_?entropy|ce|xent|xentropy|ce_loss|lm_loss|nll_loss|cross_entropy_loss|nats|nats_per_token)"
@@ -46,11 +47,15 @@ KINDS: dict[str, tuple[tuple[int, str], ...]] = {
         (0, rf"n_(?:{_NON_EMBEDDING})\w*"),
         (
             1,
-            rf"N|(?:{_COUNT_OF}_)*{_PARAMETERS}|{_PARAMETERS}_(?:count|number|total|all|n)|model_size(?:_{_PARAMETERS})?",
+            rf"N|(?:{_COUNT_OF}_)*{_PARAMETERS}|{_PARAMETERS}_(?:count|number|total|all|n|with_emb\w*|incl\w*)|model_size(?:_{_PARAMETERS})?",
         ),
         (1, rf"(?:n|num|nb)(?:params?|parameters?)|{_PARAMETERS}_count_total|size_{_PARAMETERS}"),
         (2, rf"(?:{_COUNT_OF}_)*(?:trainable|active|activated)_{_PARAMETERS}|{_PARAMETERS}_(?:trainable|active)"),
-        (3, "n"),
+        (3, "n|size"),
+    ),
+    "parameters": (
+        (0, rf"(?:{_COUNT_OF}_)*(?:total|all)_{_PARAMETERS}|{_PARAMETERS}_(?:total|all)"),
+        (0, rf"(?:{_COUNT_OF}_)*{_PARAMETERS}_(?:with|incl\w*)_emb\w*"),
     ),
     "tokens": (
         (0, rf"(?:{_COUNT_OF}_)*{_TRAINED}_tokens(?:_seen|_total|_count)?|tokens_{_TRAINED}|tokens_seen"),
@@ -119,7 +124,7 @@ LOOK_ALIKES = {
     "loss": "loss|nll|entropy|perplexity|ppl|bpb|bits|bpc|xent|_ce|ce_",
 }
 _NOT_ALIKE = re.compile(r"per_|_per|_id$|name|path|rate|time|runtime|version|upper|lower|std|err|second|batch|vocab")
-_MEASURES = {"parameters_non_embedding": "N", "tokens": "D", "flops": "C", "loss": "loss", "bpb": "bpb"}
+_MEASURES = {"parameters_non_embedding": "N", "parameters": "N", "tokens": "D", "flops": "C"}
 STATUS = {
     **dict.fromkeys(("finished", "success", "successful", "succeeded", "completed", "complete", "done"), "finished"),
     **dict.fromkeys(("running", "pending", "queued", "scheduled", "starting", "preempted", "preempting"), None),
@@ -156,6 +161,8 @@ def match_columns(columns: Mapping[str, Sequence[Any]], values: Values, *, skip:
     for role in KINDS:
         if role not in skip and (found := _measure(role, columns, values)):
             known[role] = found
+    if "parameters" in known:  # said once, of N
+        known["parameters"] = replace(known["parameters"], note=None)
     taken = {match.column for match in known.values()}
     for role, names in OTHERS.items():
         if role not in skip and (column := _named(role, names, columns, taken)):
@@ -180,14 +187,15 @@ def normal(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
-def _forms(name: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def _forms(name: str) -> tuple[str, ...]:
     """The name, and the name without prefixes, without unit words; single letters keep their case."""
     text = re.sub(r"\s*[\(\[].*?[\)\]]\s*$", "", name.strip()) or name
     forms = [text]
     while found := _PREFIX.match(text):
         text = text[found.end() :]
         forms.append(text)
-    return [form if len(form) == 1 else normal(form) for form in forms if form]
+    return tuple(form if len(form) == 1 else normal(form) for form in forms if form)
 
 
 def _unit_of(name: str) -> tuple[str, float]:
@@ -219,6 +227,7 @@ def _unit_factor(words: str) -> float | None:
     return 10.0 ** int(power[1]) if power else None
 
 
+@lru_cache(maxsize=4096)
 def _level(role: str, name: str) -> tuple[int, float] | None:
     """How certainly a column is what the role says, 0 the most, and the factor of its unit; None: not at all."""
     plain, factor = _unit_of(name) if role in COUNTED else (name, 1.0)
@@ -241,7 +250,7 @@ def _measure(role: str, columns: Iterable[str], values: Values) -> Match | None:
     if differing := [one.column for one, other in others if not _equal(numbers, other)]:
         raise FitError(_ambiguous(role, [first.column, *differing]))
     passed_over = [one.column for level in sorted(found) for one, _ in found[level] if one is not first]
-    note = f"{_MEASURES[role]} is {first.column}, not {', '.join(passed_over)}" if passed_over else None
+    note = f"{_MEASURES.get(role, role)} is {first.column}, not {', '.join(passed_over)}" if passed_over else None
     return replace(first, note=note)
 
 
@@ -252,7 +261,7 @@ def _equal(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
 
 
 def _ambiguous(role: str, names: Sequence[str]) -> str:
-    letter = _MEASURES[role]
+    letter = _MEASURES.get(role, role)
     shown = ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
     example = shlex.quote(f"{letter}={names[0]}")
     return f"{letter}: {len(names)} columns may be it and differ: {shown}. Name one: --column {example}"

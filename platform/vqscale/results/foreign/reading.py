@@ -89,6 +89,13 @@ class Runs:
     table: "pd.DataFrame"
     reading: TableReading | None = None
 
+    @property
+    def n_column(self) -> str:
+        """The column that counts as N where the user names none: the total where the file has no other count."""
+        columns = self.reading.columns if self.reading else {}
+        total = "parameters" in columns and columns["parameters"] == columns.get(N)
+        return "parameters" if total else N
+
 
 def read_runs(
     uri: str,
@@ -206,6 +213,8 @@ class _Reader:
         values, problems = self._measures(matches, factors, numbers)
         if unused := [name for name in factors if name not in values]:
             raise FitError(f"--unit {LETTER_OF[unused[0]]}: the table has no such column; name it with --column")
+        if "status" in columns and "status" not in matches:
+            self.notes.append("status: the column holds no states of runs (finished, failed ...) and is not used")
         finished_R = self._finished(matches)
         seen = {name: np.where(finished_R, found, np.nan) for name, found in values.items() if name in COUNTS}
         self.notes += unit_notes(seen, {name: one.column for name, one in matches.items()})
@@ -270,9 +279,7 @@ class _Reader:
             column = self._existing(name, own)
             if name in (*KINDS, *COUNTS) and self._any_number(column, name in COUNTS) is None:
                 example = next((cell for cell in self.raw.columns[column] if cell not in (None, "")), "nothing")
-                raise FitError(
-                    f"--column {name}={own}: no cell of it is a positive number; it holds {shortened(example)}"
-                )
+                raise FitError(f"--column {name}={own}: no cell is a positive number; it holds {shortened(example)}")
 
     def _finished(self, matches: Mapping[str, Match]) -> NDArray[np.bool_]:
         """Runs that ended well [R]; all where the table does not say."""
@@ -318,6 +325,8 @@ class _Reader:
             if name not in values:
                 cells = self.raw.columns[one.column]
                 columns[name] = _texts(cells, name) if name in TEXTS else _plain_column(name, cells)
+        if "status" in columns and "status" not in matches:
+            del columns["status"]  # laws would take every row for unfinished
         columns |= {name: _whole(found) for name, found in values.items()}
         if "corpus" in matches:
             columns.setdefault("corpus_fingerprint", columns["corpus"])
@@ -332,7 +341,7 @@ def _plain_column(name: str, cells: Sequence[Any]) -> Any:
     """A column that no law measures: numbers where all cells are, text otherwise; JSON where the platform writes it."""
     import pandas as pd
 
-    given = [None if cell is None or (isinstance(cell, str) and not cell.strip()) else cell for cell in cells]
+    given = [None if cell is None or (cell.__class__ is str and not cell.strip()) else cell for cell in cells]
     if name in RESULT_JSON_COLUMNS:
         return pd.Series([_decoded(cell) for cell in given], dtype=object)
     if name in TEXTS:
