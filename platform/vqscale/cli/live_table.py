@@ -9,6 +9,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from vqscale.cli.console import styled
 from vqscale.formatting import duration, short_count
 from vqscale.planning.plan import Plan
 from vqscale.results.metrics_rows import Row
@@ -16,8 +18,6 @@ from vqscale.results.result import Result
 from vqscale.study.trial import Trial
 from vqscale.sweep.events import Level
 from vqscale.workflow.study import RunEvents
-
-from vqscale.cli.console import styled
 
 QUALITY = {"language": "bpb", "classification": "accuracy"}
 """By task, the measure that people look at first."""
@@ -72,7 +72,7 @@ class LiveTable(RunEvents):
     def row(self, trial: Trial, row: Row) -> None:
         line = self._lines[trial.id]
         line.state, line.share = "training", row["tokens"] / self._tokens[trial.id]
-        line.loss, line.quality = row["loss"], row.get("bpb", row.get("accuracy"))
+        line.loss, line.quality = row.get("loss"), row.get("bpb", row.get("accuracy"))
         line.tokens_per_second = row["tokens_per_second"]
         line.changed = time.monotonic()
 

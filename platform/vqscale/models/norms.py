@@ -123,6 +123,12 @@ class BatchNorm(nn.Module):
         return self
 
 
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """The buffers that a forward pass in training changes by itself."""
+    norms = [part for part in module.modules() if isinstance(part, BatchNorm)]
+    return [buffer for norm in norms for buffer in (norm.mean, norm.variance)]
+
+
 def _over_ranks(x: Tensor) -> Tensor:
     """The sum over all data-parallel ranks, with its gradient."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:

@@ -131,6 +131,8 @@ class Result(Frozen):
     """Root of the keys' squared quantisation error over their squared norm, mean over layers."""
     revived: int | None
     """Codes revived during training."""
+    skipped_updates: int | None = None
+    """Updates that left no trace because their gradient was not finite; None in records from before this column."""
     seconds_training: float | None
     """Includes the time that shared updates took in the trial that trained them, so that trials remain comparable."""
     seconds_overhead: float | None

@@ -7,6 +7,7 @@ is set before every update; DeepSpeed's own schedulers are not used (its warm-up
 """
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -31,10 +32,12 @@ class Engine(Protocol):
     def accumulate(self, loss: Tensor) -> None:
         """Back-propagate the mean loss of one micro-batch; the update is by the mean over micro-batches and workers."""
 
-    def step(self, lr: float) -> Tensor:
-        """Clip, update, clear the gradients; returns the global gradient norm (a scalar on the device).
+    def step(self, lr: float) -> float:
+        """Clip, update, clear the gradients; waits for the global gradient norm and returns it.
 
-        The norm is that before clipping: after it, a run that is about to diverge looks like any other.
+        The norm is that before clipping: after it, a run that is about to diverge looks like any other. Where it is not
+        finite (a NaN or infinite gradient, or squares beyond float32) the update is skipped: parameters and optimiser
+        state stay as they are. ZeRO 1 to 3 skip it by themselves, so every engine does.
         """
 
     def save(self, folder: Path) -> None:
@@ -81,10 +84,11 @@ class PlainEngine:
     def accumulate(self, loss: Tensor) -> None:
         torch.autograd.backward(loss / self._train.accumulation)  # gradients add up, so each loss takes its share
 
-    def step(self, lr: float) -> Tensor:
+    def step(self, lr: float) -> float:
         norm = clip(self.module.parameters(), self._train.clip)
         set_rate(self._optimizer, lr)
-        self._optimizer.step()
+        if math.isfinite(norm):
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)  # None, not zero: an unused parameter is then left as it is
         return norm
 
@@ -134,11 +138,7 @@ def merged(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
 
 
 class DeepSpeedEngine:
-    """DeepSpeed around a client `torch.optim.AdamW`: no op is compiled at run time.
-
-    An update with a NaN or infinite gradient is skipped by ZeRO 1 to 3, which report an infinite norm for it; stage 0
-    and the plain engine apply it, and parameters are NaN from then on.
-    """
+    """DeepSpeed around a client `torch.optim.AdamW`: no op is compiled at run time."""
 
     def __init__(self, module: nn.Module, train: TrainConfig, world: int) -> None:
         deepspeed = import_deepspeed()
@@ -152,6 +152,8 @@ class DeepSpeedEngine:
         with torch.no_grad():
             for name, buffer in module.named_buffers():
                 buffer.data = buffers[name].to(buffer.device)
+        if train.zero == 3:
+            _limit_norms_to_float32(self._optimizer)
         self.module = module
         self._train = train
 
@@ -165,24 +167,29 @@ class DeepSpeedEngine:
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
 
-    def step(self, lr: float) -> Tensor:
+    def step(self, lr: float) -> float:
         set_rate(self._optimizer, lr)
         # Stage 0 clips but reports no norm (None). Its gradients are whole and already averaged over the workers here,
         # so that clipping them outside gives the same update.
         if self._train.zero == 0:
             norm = clip(self.module.parameters(), self._train.clip)
+            if not math.isfinite(norm):  # DeepSpeed has to count the update, and AdamW leaves what has no gradient
+                self._engine.zero_grad()
             self._engine.step()
             return norm
         self._engine.step()
-        # Of the mean over micro-batches, before clipping; in float64 at stage 3.
-        return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
+        # Of the mean over micro-batches, before clipping; in float64 at stage 3. Infinite for a skipped update, also
+        # where the gradient was NaN.
+        return float(torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32))
 
     def save(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder), tag=DEEPSPEED_TAG)
 
     def load(self, folder: Path) -> None:
         # With optimiser state: at stage 3 `load_module_only=True` returns a path and loads nothing.
-        self._engine.load_checkpoint(str(folder), tag=DEEPSPEED_TAG)
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=DEEPSPEED_TAG)
+        if loaded is None:
+            raise RuntimeError(f"DeepSpeed finds no checkpoint of its own in {folder}")
 
     def weights(self) -> dict[str, Tensor]:
         with self._whole_parameters():
@@ -198,6 +205,12 @@ class DeepSpeedEngine:
 
     def close(self) -> None:
         self._engine.destroy()
+
+
+def _limit_norms_to_float32(optimizer: Any) -> None:
+    """Let ZeRO 3, which sums squares in float64, skip the updates that overflow float32 sums on every other engine."""
+    norms_of_groups, largest = optimizer._get_norm_groups, math.sqrt(torch.finfo(torch.float32).max)
+    optimizer._get_norm_groups = lambda: [torch.where(norm > largest, float("inf"), norm) for norm in norms_of_groups()]
 
 
 def import_deepspeed() -> Any:
@@ -230,9 +243,12 @@ def set_rate(optimizer: Any, lr: float) -> None:
         group["lr"] = lr
 
 
-def clip(parameters: Iterable[nn.Parameter], largest: float | None) -> Tensor:
-    """Scale whole gradients in place to a global norm of at most `largest`, if given; returns the norm before."""
-    return nn.utils.clip_grad_norm_(list(parameters), largest if largest is not None else float("inf")).detach()
+def clip(parameters: Iterable[nn.Parameter], largest: float | None) -> float:
+    """Scale whole gradients in place to a global norm of at most `largest`, if given; returns the norm before.
+
+    Gradients whose norm is not finite are lost.
+    """
+    return float(nn.utils.clip_grad_norm_(list(parameters), largest if largest is not None else float("inf")))
 
 
 def open_engine(module: nn.Module, train: TrainConfig, world: int) -> Engine:

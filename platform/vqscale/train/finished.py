@@ -27,7 +27,8 @@ def finished_result(
     speed = row["tokens"] / outcome.seconds_training  # over all attempts; both include the shared updates
     measured: dict[str, Any] = {
         **_held_out(outcome),
-        "train_loss": row["loss"],
+        "train_loss": row.get("loss"),
+        "skipped_updates": row.get("skipped_updates"),
         "tokens_per_second": speed,
         "flops_per_second": speed * sum(facts["flops_groups"].values()),
         "peak_flops": outcome.peak_flops,
