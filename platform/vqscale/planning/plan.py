@@ -13,7 +13,7 @@ from vqscale.errors import StudyError
 from vqscale.planning.designs import DONE, Dropped
 from vqscale.planning.expand import expand
 from vqscale.planning.shared_prefixes import Sharing, sharing, warmup_notes
-from vqscale.results.records import read_result
+from vqscale.results.records import Records, read_results
 from vqscale.results.result import Result
 from vqscale.study.spec import Study
 from vqscale.study.trial import Trial
@@ -59,6 +59,8 @@ class Plan:
     """Grid points of designs that are not trained, with the reason."""
     notes: list[str] = field(default_factory=list)
     """Notes for the user on how grid points were selected."""
+    damaged: list[str] = field(default_factory=list)
+    """Records that cannot be read or not as a whole, as text for the user: which file, what follows."""
     later: list[PlannedTrial] = field(default_factory=list)
     """For one stage of a plan: trials of the study that are still to be trained and not in this stage."""
 
@@ -111,10 +113,11 @@ def plan(study: Study, *, source: str = "study", allow_changed: bool = False) ->
     """Expand a study into trials, check them and estimate their cost.
 
     Raises StudyError for a study that cannot run as it is, also when its folder holds finished trials that the file no
-    longer describes (unless `allow_changed`, which leaves them out).
+    longer describes (unless `allow_changed`, which leaves them out), and StorageError where the store does not give a
+    record. A damaged record is named, and its trial is trained again.
     """
-    folder = storage.join(study.folder, "trials")
-    results = {name: read_result(storage.join(folder, name)) for name in storage.listdir(folder)}
+    records = read_results(storage.join(study.folder, "trials"))
+    results = records.results
     found = expand(study, source=source, results=results)
     known = {trial.id for trial in found.trials}
     unrecognised = [name for name, result in results.items() if name not in known and result and result.status in DONE]
@@ -144,7 +147,23 @@ def plan(study: Study, *, source: str = "study", allow_changed: bool = False) ->
         speed_source=speed_source,
         dropped=found.dropped,
         notes=[*found.notes, *warmup_notes(found.trials)],
+        damaged=_damages(records, known),
     )
+
+
+def _damages(records: Records, known: Container[str]) -> list[str]:
+    """What is wrong with records, and what follows. `known`: ids of the study's trials."""
+    found = [
+        f"{why} {'The trial is trained again.' if name in known else 'The study does not describe this trial.'}"
+        for name, why in records.damaged.items()
+    ]
+    found += [
+        f"{name}: its record holds {', '.join(fields)}, which this version of vqscale does not know: a newer one wrote"
+        " it. The rest of the record counts."
+        for name, fields in records.unknown.items()
+        if name in known
+    ]
+    return found
 
 
 def _speeds(study: Study, measured: MeasuredSpeeds) -> tuple[Callable[[Trial], float], str]:

@@ -1,6 +1,6 @@
 """The data of a report, read once: table, fits, and the other files of a study's folder."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -34,6 +34,8 @@ class ReportData:
     """Estimates of the plan beside measurements, one row per trial."""
     predictions: list[Prediction] = field(default_factory=list)
     """Registered before their runs had ended."""
+    damages: list[str] = field(default_factory=list)
+    """Files of the study that hold less than was written, one sentence each."""
 
     @cached_property
     def metric(self) -> str:
@@ -120,15 +122,21 @@ def gather(
     references: References | None = None,
     throughput: pd.DataFrame | None = None,
     home: str | None = None,
+    damages: Sequence[str] = (),
 ) -> ReportData:
-    """`home`: the study's folder, with its trials and its plan; None for a table from elsewhere."""
+    """`home`: the study's folder, with its trials and its plan; None for a table from elsewhere.
+
+    `damages`: what was found damaged while the other values were read.
+    """
+    found = list(damages)
     return ReportData(
         study=study,
         table=table,
         fits=fits,
         references=references,
         throughput=throughput,
-        curves=training_curves(home, table) if home else [],
-        estimates=estimate_errors(home, table) if home else pd.DataFrame(),
+        curves=training_curves(home, table, found.append) if home else [],
+        estimates=estimate_errors(home, table, found.append) if home else pd.DataFrame(),
         predictions=read_predictions(home) if home else [],
+        damages=found,
     )

@@ -13,7 +13,7 @@ from vqscale.errors import TrackingError
 from vqscale.planning.plan import Plan
 from vqscale.provenance import git_commit, versions
 from vqscale.results.metrics_rows import Row, read_rows
-from vqscale.results.records import read_result
+from vqscale.results.records import intact_result
 from vqscale.results.result import Result
 from vqscale.study.spec import Study
 from vqscale.study.trial import Trial
@@ -61,7 +61,7 @@ class TrackingObserver(StudyEvents):
         try:
             shown = self._tracker.trials()
             for trial_id, planned in self._trials.items():
-                result = planned.result if planned.done else read_result(self._plan.folder(planned.trial))
+                result = planned.result if planned.done else intact_result(self._plan.folder(planned.trial))
                 if result and not _complete(shown.get(trial_id), result):
                     self._finish(self._run(trial_id), result)
         except TrackingError as error:

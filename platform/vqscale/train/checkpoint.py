@@ -5,9 +5,11 @@ without a manifest is what an interrupted write left: no function here reads it.
 """
 
 import hashlib
+import pickle
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,16 @@ import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
 from vqscale import storage
+from vqscale.errors import MissingFileError, StorageError
+from vqscale.results.own_files import DamagedFileError
 from vqscale.train.checkpoint_files import (
     CHECKPOINT_MANIFEST,
     CheckpointManifest,
     FileRecord,
+    ProgressNumbers,
     checkpoint_name,
     complete,
+    rank_file,
     read_checkpoint_manifest,
     step_of,
 )
@@ -37,20 +43,23 @@ def save(
     trial: str,
     step: int,
     zero: int,
-    progress: dict[str, Any],
+    progress: ProgressNumbers,
     group: ProcessGroup | None = None,
 ) -> str:
     """Write a checkpoint of all ranks under `folder`; returns its URI. Every rank must call it.
 
-    `extra`: this rank's own part (carried state, random generators), tensors and plain values only. `progress`: plain
-    JSON for the manifest, rank 0's is written.
+    `extra`: this rank's own part (carried state, random generators), tensors and plain values only. Of `progress`, rank
+    0's is written.
     """
     target = storage.join(folder, checkpoint_name(step))
     # Engines and torch.save write to local paths only; the upload takes the files to any fsspec URI, each whole.
     draft = Path(tempfile.mkdtemp(prefix="vqscale-checkpoint-"))
     try:
         engine.save(draft)
-        torch.save(extra, draft / f"rank-{_rank(group):05d}.pt")
+        torch.save(extra, draft / rank_file(_rank(group)))
+        if _rank(group) == 0:
+            storage.remove(target)  # a damaged or incomplete one, of which nothing may stay
+        _barrier(group)
         records = [_upload(path, draft, target) for path in sorted(draft.rglob("*")) if path.is_file()]
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -84,10 +93,32 @@ def sha256_file(path: Path) -> str:
 def holds(folder: str, step: int, trial: str, group: ProcessGroup | None = None) -> bool:
     """Whether `folder` has a complete checkpoint of `step` that this trial could use; the same on every rank."""
     uri = storage.join(folder, checkpoint_name(step))
-    found = False
-    if _rank(group) == 0 and storage.exists(storage.join(uri, CHECKPOINT_MANIFEST)):
-        found = _misfit(read_checkpoint_manifest(uri), trial, group) is None
-    return bool(_gather(found, group)[0])
+    return bool(_gather(_rank(group) == 0 and _fits(uri, trial, group), group)[0])
+
+
+def _fits(uri: str, trial: str, group: ProcessGroup | None) -> bool:
+    try:
+        return _misfit(read_checkpoint_manifest(uri), uri, trial, group) is None
+    except StorageError:  # missing, damaged or refused
+        return False
+
+
+@dataclass(kw_only=True)
+class Restored:
+    """What a search for a checkpoint found; the same on every rank."""
+
+    manifest: CheckpointManifest | None = None
+    """Of the checkpoint that was loaded; None: there was none to load."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """This rank's own part of it."""
+    useless: list[str] = field(default_factory=list)
+    """Checkpoints that were passed over for good: damaged, of another trial or another number of workers."""
+    unread: list[str] = field(default_factory=list)
+    """Checkpoints that the store did not give; it may give them later."""
+
+
+class _UselessError(Exception):
+    """A checkpoint that can be read and not be used."""
 
 
 def restore(
@@ -98,73 +129,107 @@ def restore(
     warn: Callable[[str], None],
     until: int | None = None,
     group: ProcessGroup | None = None,
-) -> tuple[CheckpointManifest, dict[str, Any]] | None:
-    """Load the newest whole checkpoint into `engine`; None where there is none. Every rank must call it.
+) -> Restored:
+    """Load the newest whole checkpoint into `engine`. Every rank must call it.
 
-    `until`: the last step that may be taken; None: any. A checkpoint that is damaged, of another trial or of another
-    number of workers is skipped with a warning in favour of the one before it.
+    `until`: the last step that may be taken; None: any. A checkpoint that is damaged, unreadable, of another trial or
+    of another number of workers is passed over with a warning in favour of the one before it.
     """
+    found = Restored()
     # Rank 0 lists for all: object stores may show ranks different listings, and each rank must try the same candidates.
     for uri in _gather(complete(folder) if _rank(group) == 0 else [], group)[0]:
         if until is not None and step_of(uri) > until:
             continue
         local = Path(tempfile.mkdtemp(prefix="vqscale-restore-"))
         try:
-            manifest = read_checkpoint_manifest(uri)
-            fault = _fetch(uri, manifest, local) or _misfit(manifest, trial, group)
+            part, fault = _read_part(uri, trial, local, group)
             # Checked on all ranks before any loads: an engine's load is a collective, and half-loaded is not undone.
             faults = [fault for fault in _gather(fault, group) if fault]
-            if faults:
-                warn(f"checkpoint {uri} is not used: {faults[0]}")
-                continue
-            engine.load(local)
-            extra = torch.load(local / f"rank-{_rank(group):05d}.pt", weights_only=True)  # runs no code from the file
-            return manifest, extra
+            if part is not None and not faults:
+                engine.load(local)
+                found.manifest, found.extra = part
+                return found
+            useless = [text for text, for_good in faults if for_good]
+            warn(f"checkpoint {uri} is not used: {(useless or [faults[0][0]])[0]}")
+            (found.useless if useless else found.unread).append(uri)
         finally:
             shutil.rmtree(local, ignore_errors=True)
-    return None
+    return found
 
 
-def _fetch(uri: str, manifest: CheckpointManifest, local: Path) -> str | None:
-    """Copy the files of all ranks to `local`; returns what is wrong with them, if anything."""
+Part = tuple[CheckpointManifest, dict[str, Any]]
+Fault = tuple[str, bool]
+"""Why a checkpoint cannot be used, and whether that is for good."""
+
+
+def _read_part(uri: str, trial: str, local: Path, group: ProcessGroup | None) -> tuple[Part | None, Fault | None]:
+    """Copy the files of all ranks to `local`, and read the manifest and this rank's own part."""
+    try:
+        manifest = read_checkpoint_manifest(uri)
+        if misfit := _misfit(manifest, uri, trial, group):
+            raise _UselessError(misfit)
+        _fetch(uri, manifest, local)
+        return (manifest, _read_extra(local / rank_file(_rank(group)))), None
+    except (DamagedFileError, _UselessError) as error:
+        return None, (str(error), True)
+    except StorageError as error:
+        return None, (str(error), False)
+
+
+def _fetch(uri: str, manifest: CheckpointManifest, local: Path) -> None:
     for record in manifest.files:
         path = local / record.name
         try:
             storage.download(storage.join(uri, record.name), str(path))
-        except FileNotFoundError:
-            return f"{record.name} is missing"
-        if path.stat().st_size != record.size or sha256_file(path) != record.sha256:
-            return f"{record.name} is damaged (its sha256 does not match)"
-    return None
+        except MissingFileError as error:
+            raise _UselessError(f"{record.name} is missing") from error
+        if not path.is_file() or path.stat().st_size != record.size or sha256_file(path) != record.sha256:
+            raise _UselessError(f"{record.name} is damaged (its sha256 does not match)")
 
 
-def _misfit(manifest: CheckpointManifest, trial: str, group: ProcessGroup | None) -> str | None:
-    """Why an undamaged checkpoint cannot be used here; None if it can."""
+def _read_extra(path: Path) -> dict[str, Any]:
+    try:
+        extra = torch.load(path, weights_only=True)  # runs no code from the file
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise _UselessError(f"{path.name} cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(extra, dict) or not {"states", "rng", "cuda_rng"} <= extra.keys():
+        raise _UselessError(f"{path.name} does not hold state and random generators")
+    return extra
+
+
+def _misfit(manifest: CheckpointManifest, uri: str, trial: str, group: ProcessGroup | None) -> str | None:
+    """Why a checkpoint whose manifest can be read cannot be used here; None if it can."""
     if manifest.trial != trial:
         return "it belongs to another trial"
     if manifest.world != world_size(group):
         here = world_size(group)
         return f"it was written by {manifest.world} workers and {here} are here; the trial restarts from scratch"
-    return None
+    return manifest.fault(uri)
 
 
-def discard(folder: str, group: ProcessGroup | None = None) -> None:
-    """Remove every checkpoint: a trial that restarts from scratch must not return to them later."""
+def discard(uris: Iterable[str], warn: Callable[[str], None], group: ProcessGroup | None = None) -> None:
+    """Remove what no attempt may return to later. What cannot be removed is reported, and passed over again."""
     if _rank(group) == 0:
-        storage.remove(folder)
+        for uri in uris:
+            try:
+                storage.remove(uri)
+            except StorageError as error:
+                warn(str(error))
     _barrier(group)
 
 
-def prune(folder: str, keep: int, group: ProcessGroup | None = None) -> None:
-    """Remove all but the newest `keep` complete checkpoints, and older incomplete ones."""
+def prune(newest: str, keep: int, group: ProcessGroup | None = None) -> None:
+    """Remove all but `newest`, which was just written, and the `keep` - 1 complete checkpoints before it.
+
+    Later ones, which could not be read, are neither counted nor removed; nor are incomplete ones that are later than
+    `newest`: they may be about to be written.
+    """
     if _rank(group) == 0:
-        kept = complete(folder)[:keep]
-        newest = kept[0].rsplit("/", 1)[-1] if kept else ""
-        # Zero-padded names sort by step. An incomplete folder that is newer is left: it may be about to be written.
-        for name in storage.listdir(folder):
-            uri = storage.join(folder, name)
-            if uri not in kept and name < newest:
-                storage.remove(uri)
+        folder, _, last = newest.rpartition("/")
+        kept = [uri for uri in complete(folder) if step_of(uri) <= step_of(newest)][:keep]
+        for name in storage.listdir(folder):  # zero-padded names sort by step
+            if storage.join(folder, name) not in kept and name < last:
+                storage.remove(storage.join(folder, name))
     _barrier(group)
 
 

@@ -9,6 +9,7 @@ from vqscale.sweep.events import StudyEvents
 from vqscale.throughput.table import stored_throughput_table
 from vqscale.workflow.artifacts import mirror
 from vqscale.workflow.tables import fitted_table
+from vqscale.workflow.text_references import read_references
 from vqscale.workflow.throughput_pages import make_page, throughput_place
 
 
@@ -22,35 +23,37 @@ def report_target(target: str | Study, *, out: str | None = None, events: StudyE
     if speed:
         return make_page(*speed, out or speed[1])
     place = locate(target, out)
-    written = make_report(place)
+    written = make_report(place, events)
     mirror(place, written, fits_of(place), events)
     return written
 
 
-def make_report(place: Target) -> list[str]:
-    """Figures and page of one study from what lies in its folder; returns the URIs written, the page last."""
+def make_report(place: Target, events: StudyEvents) -> list[str]:
+    """Figures and page of one study from what lies in its folder; returns the URIs written, the page last.
+
+    Damaged files whose content the page can do without are reported as messages.
+    """
     data = make_report_data(place, fits_of(place))
+    for text in data.damages:
+        events.message(text, "warning")
     return [*write_figures(data, place.folder), write_report(data, place.folder)]
 
 
 def fits_of(place: Target) -> StudyFits:
     """What was fitted; nothing, where nothing was yet."""
-    return read_fits(place.folder) if storage.exists(storage.join(place.folder, "fits.json")) else StudyFits()
+    stored = storage.exists(storage.join(place.folder, "fits.json"))
+    return read_fits(place.folder, place.fit_command) if stored else StudyFits()
 
 
 def make_report_data(place: Target, fits: StudyFits) -> ReportData:
     """What figures and page are made from, read from what lies in the study's folder."""
+    damages: list[str] = []
     return gather(
         study=place.study.model_dump(mode="json") if place.study else {"study": place.name, "question": ""},
         table=fitted_table(place),
         fits=fits,
-        references=_optional_json(place, "references.json"),
+        references=read_references(place.folder, damages.append),
         throughput=stored_throughput_table(place.folder),
         home=place.home,
+        damages=damages,
     )
-
-
-def _optional_json(place: Target, name: str) -> dict[str, dict[str, float]] | None:
-    uri = storage.join(place.folder, name)
-    found: dict[str, dict[str, float]] | None = storage.read_json(uri) if storage.exists(uri) else None
-    return found

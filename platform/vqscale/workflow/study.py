@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import pandas as pd
 
 from vqscale import storage
-from vqscale.data.corpus import open_text
-from vqscale.data.references import text_references
 from vqscale.errors import StudyInterruptedError, TrackingError
 from vqscale.laws import StudyFits, fit_study, write_fits
 from vqscale.results import Result, locate, read_table
@@ -16,6 +14,7 @@ from vqscale.workflow.artifacts import log_files
 from vqscale.workflow.fit_options import study_settings
 from vqscale.workflow.predictions import Registry, before_stage, scored_registry
 from vqscale.workflow.report_page import make_report
+from vqscale.workflow.text_references import measure_references
 from vqscale.workflow.training import TrainingRun, train_study
 
 
@@ -92,11 +91,12 @@ def run_study(
 
 
 def _after_training(study: Study, training: TrainingRun, events: RunEvents) -> StudyRun:
-    fits = analyse(study, training.results)
+    fits = analyse(study)
+    measure_references(study, training.results, lambda text: events.message(text, "warning"))
     registry = scored_registry(study.folder, read_table(storage.join(study.folder, "results.parquet")))
     events.fitted(fits, registry)
     throughput = _measured(study, training, events)
-    written = make_report(locate(study))
+    written = make_report(locate(study), events)
     _log(training, written, fits, events)
     return StudyRun(
         study=study, training=training, fits=fits, registry=registry, throughput=throughput, written=written
@@ -113,21 +113,12 @@ def _measured(study: Study, training: TrainingRun, events: RunEvents) -> pd.Data
     return table
 
 
-def analyse(study: Study, results: list[Result]) -> StudyFits:
-    """Fit the study's laws and compress its held-out text; both are written to its folder."""
+def analyse(study: Study) -> StudyFits:
+    """Fit the study's laws; the fits are written to its folder."""
     table = read_table(storage.join(study.folder, "results.parquet"))
     settings = study_settings(study, table)
     fits = fit_study(table, study.fit.laws, bootstrap=study.fit.bootstrap, **settings)
     write_fits(fits, study.folder)
-    if study.task == "classification":  # there is no text to compress
-        return fits
-    uri = storage.join(study.folder, "references.json")
-    known: dict[str, dict[str, float]] = storage.read_json(uri) if storage.exists(uri) else {}
-    tokens = int(study.train.get("evaluation_tokens", 65536))
-    texts = {f"{result.corpus_fingerprint[:12]}/{tokens}": result.corpus for result in results}
-    if set(texts) != set(known):
-        measured_now = {key: text_references(open_text(c).split("validation"), tokens) for key, c in texts.items()}
-        storage.write_json(uri, measured_now)
     return fits
 
 

@@ -1,14 +1,13 @@
 """Training curves of a study's trials, thinned for a page."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from vqscale import storage
 from vqscale.reporting.compare import finished
+from vqscale.results.metrics_rows import Row, read_rows
 
 POINTS_PER_CURVE = 90
 
@@ -25,20 +24,20 @@ class TrainingCurve:
     """The same in bits per byte; empty where it was not recorded."""
 
 
-def training_curves(home: str, table: pd.DataFrame) -> list[TrainingCurve]:
-    """Of every finished trial of the table whose record of metrics lies in the study's folder."""
+def training_curves(home: str, table: pd.DataFrame, warn: Callable[[str], None] | None = None) -> list[TrainingCurve]:
+    """Of every finished trial of the table whose record of metrics lies in the study's folder.
+
+    A damaged record is reported to `warn` and drawn as far as it can be read; without it, DamagedFileError is raised.
+    """
     if "trial_id" not in table:
         return []
-    found = (_read(home, str(trial_id)) for trial_id in finished(table)["trial_id"])
+    found = (_read(home, str(trial_id), warn) for trial_id in finished(table)["trial_id"])
     return [curve for curve in found if curve is not None]
 
 
-def _read(home: str, trial_id: str) -> TrainingCurve | None:
-    uri = storage.join(home, "trials", trial_id, "metrics.jsonl")
-    if not storage.exists(uri):
-        return None
-    rows = [json.loads(line) for line in storage.read_text(uri).splitlines() if line]
-    rows = [row for row in rows if row.get("loss") is not None]
+def _read(home: str, trial_id: str, warn: Callable[[str], None] | None) -> TrainingCurve | None:
+    rows = read_rows(storage.join(home, "trials", trial_id), warn)
+    rows = [row for row in rows if "loss" in row]
     if len(rows) < 2:
         return None
     thinned = list(_means(rows))
@@ -51,7 +50,7 @@ def _read(home: str, trial_id: str) -> TrainingCurve | None:
     )
 
 
-def _means(rows: list[dict[str, Any]]) -> Iterator[dict[str, float]]:
+def _means(rows: list[Row]) -> Iterator[dict[str, float]]:
     """Means of successive rows, so that at most `POINTS_PER_CURVE` remain; `tokens` are the last ones."""
     width = -(-len(rows) // POINTS_PER_CURVE)
     for start in range(0, len(rows), width):

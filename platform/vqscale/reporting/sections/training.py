@@ -10,6 +10,7 @@ from vqscale.reporting.charts.panel import Axis, LineLayer, Panel
 from vqscale.reporting.charts.style import architecture, shade
 from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.section import Block, Charts, Prose, Section
+from vqscale.results.metrics_rows import METRICS_FILE
 
 CURVES_PER_ARCHITECTURE = 40
 """More could not be distinguished."""
@@ -27,6 +28,7 @@ def section(data: ReportData) -> Section | None:
         panels.append(_panel(data, str(arch), shown, len(panels)))
         if len(shown) < len(members):
             notes.append(f"{len(shown)} of {len(members)} runs of {architecture(arch)} are drawn, evenly over C.")
+    notes += [text for text in data.damages if METRICS_FILE in text]
     blocks: list[Block] = [Prose(text=" ".join([_TEXT, *notes])), Charts(panels=panels)]
     return Section(id="training", title="Training curves", nav="Training", blocks=blocks)
 
