@@ -25,7 +25,7 @@ class Residual(StrEnum):
 
 
 def fit(
-    target: Annotated[str, typer.Argument(help="Study folder, study .yaml, or a .csv or .parquet table of runs.")],
+    target: Annotated[str, typer.Argument(help="Study folder, study .yaml, or a table of runs (.csv, .jsonl ...).")],
     law: Annotated[list[str] | None, typer.Option(help=f"Law to fit, repeatable: {', '.join(LAW_NAMES)}.")] = None,
     bootstrap: Annotated[int | None, typer.Option(min=0, help="Refits for the intervals; 0 for none.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="Column to split by, repeatable, for the law's own.")] = None,

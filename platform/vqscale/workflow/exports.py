@@ -5,8 +5,9 @@ from vqscale.laws import StudyFits
 from vqscale.laws.io.export import to_csv, to_json, to_parquet
 from vqscale.laws.io.latex import to_latex
 from vqscale.reporting import write_figures
-from vqscale.results import Target, convert_table
+from vqscale.results import Target
 from vqscale.workflow.report_page import make_report_data
+from vqscale.workflow.tables import copy_runs
 
 FIGURES = ("png", "svg")
 FORMATS = ("json", "csv", "parquet", "latex", *FIGURES)
@@ -26,6 +27,6 @@ def export_files(place: Target, fits: StudyFits, folder: str, formats: list[str]
             storage.write_bytes(written[-1], to_parquet(fits))
         if name in ("csv", "parquet"):
             written.append(storage.join(folder, f"results.{name}"))
-            convert_table(place.table, written[-1])
+            copy_runs(place, written[-1])
     figures = [name for name in formats if name in FIGURES]
     return written + (write_figures(make_report_data(place, fits), folder, figures) if figures else [])

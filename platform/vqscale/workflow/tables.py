@@ -1,14 +1,15 @@
 """The runs of a target, whoever wrote its table: as an analysis begins, and as its fits were made."""
 
+import io
 from collections.abc import Sequence
 
 import pandas as pd
 
 from vqscale import storage
 from vqscale.laws import read_fits
-from vqscale.results import Target, read_table
+from vqscale.results import Target, convert_table, read_table
 from vqscale.results.foreign import Runs, TableReading, read_runs
-from vqscale.results.foreign.reading import rename_columns
+from vqscale.results.foreign.reading import CELL_PROBLEMS, SOURCE_ROW, rename_columns
 from vqscale.sweep.events import StudyEvents
 
 
@@ -39,6 +40,26 @@ def fitted_table(place: Target) -> pd.DataFrame:
         metric=reading.metric,
         n_column=reading.n_column,
     ).table
+
+
+def copy_runs(place: Target, uri: str) -> None:
+    """Write the runs to `uri` (.parquet or .csv): a study's table as it is, one from elsewhere as it was read."""
+    if place.study is not None:
+        convert_table(place.table, uri)
+        return
+    table = fitted_table(place)
+    if SOURCE_ROW not in table:
+        convert_table(place.table, uri)
+        return
+    table = table.drop(columns=CELL_PROBLEMS)
+    buffer = io.BytesIO()
+    if uri.endswith(".csv"):
+        table.to_csv(buffer, index=False)
+    else:
+        # A column of numbers and text has no type in Parquet.
+        text = {name: table[name].map(str, na_action="ignore") for name in table if table[name].dtype == object}
+        table.assign(**text).to_parquet(buffer, index=False)
+    storage.write_bytes(uri, buffer.getvalue())
 
 
 def report_reading(reading: TableReading | None, name: str, events: StudyEvents) -> None:
