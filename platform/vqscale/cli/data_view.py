@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 import typer
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -16,13 +17,13 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+
+from vqscale.cli.console import make_console
 from vqscale.cli.signals import terminated_as_interrupted
 from vqscale.data.labelled.format import LabelledManifest
 from vqscale.data.manifests import AnyManifest
 from vqscale.data.publish import PreparationStage
 from vqscale.data.shards import Manifest, SourceRecord
-
-from vqscale.cli.console import make_console
 from vqscale.errors import StudyInterruptedError
 
 _LONGEST_SILENCE = 0.1  # seconds between two updates of the bar

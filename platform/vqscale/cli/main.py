@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+
 from vqscale.cli.autotune import autotune
+from vqscale.cli.doctor import doctor
 from vqscale.cli.export import export
 from vqscale.cli.fit import fit
 from vqscale.cli.jobs import logs, status, stop, submit
@@ -23,10 +25,8 @@ from vqscale.cli.report import report
 from vqscale.cli.run import run
 from vqscale.cli.throughput import throughput
 from vqscale.cli.ui import ui
-from vqscale.version import __version__
-
-from vqscale.cli.doctor import doctor
 from vqscale.errors import StudyInterruptedError, UserError, WorkFailedError
+from vqscale.version import __version__
 
 app = typer.Typer(
     name="vqscale",

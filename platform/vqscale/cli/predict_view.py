@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 from rich.console import Console
 from rich.text import Text
+
+from vqscale.cli.console import styled
+from vqscale.cli.fit_view import plain_table, short, with_interval
 from vqscale.formatting import duration, percent
 from vqscale.laws.decisions.predictions import Prediction, PredictionScore
 from vqscale.laws.decisions.query import LossResult, OptimumResult
 from vqscale.laws.fitting.run_filter import rows_of
-
-from vqscale.cli.console import styled
-from vqscale.cli.fit_view import plain_table, short, with_interval
 
 
 def print_answers(answers: Sequence[OptimumResult], table: pd.DataFrame, console: Console) -> None:

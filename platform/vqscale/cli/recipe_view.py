@@ -3,11 +3,11 @@
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from vqscale.cli.console import styled
 from vqscale.formatting import short_count
 from vqscale.planning.recipe import formula
 from vqscale.study.recipe import Recipe, RecipeReference, RecipeRule
-
-from vqscale.cli.console import styled
 
 
 def print_recipe(found: Recipe, console: Console) -> None:

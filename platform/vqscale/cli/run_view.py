@@ -3,9 +3,6 @@
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
-from vqscale.formatting import duration, short_count
-from vqscale.laws import StudyFits
-from vqscale.workflow.predictions import Registry
 
 from vqscale import storage
 from vqscale.cli.fit_view import print_fits
@@ -13,7 +10,10 @@ from vqscale.cli.live_table import QUALITY, LiveTable, quality
 from vqscale.cli.predict_view import print_scores
 from vqscale.cli.progress import RoundsBar
 from vqscale.cli.throughput_view import conclusions
+from vqscale.formatting import duration, short_count
+from vqscale.laws import StudyFits
 from vqscale.study.spec import Study
+from vqscale.workflow.predictions import Registry
 from vqscale.workflow.training import TrainingRun
 
 

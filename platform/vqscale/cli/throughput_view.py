@@ -9,8 +9,11 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
 from vqscale.address import Address
+from vqscale.cli.console import make_console
 from vqscale.cli.messages import Messages
+from vqscale.cli.progress import RoundsBar
 from vqscale.formatting import short_count
 from vqscale.reporting.throughput.speed_comparison import (
     break_evens,
@@ -24,9 +27,6 @@ from vqscale.reporting.throughput.speed_comparison import (
 from vqscale.study.throughput_study import ThroughputStudy
 from vqscale.throughput.measurement import OK, current_code
 from vqscale.throughput.table import BASELINES, COMPARISON_COLUMNS, CURVE_COLUMNS, crossovers
-
-from vqscale.cli.console import make_console
-from vqscale.cli.progress import RoundsBar
 
 if TYPE_CHECKING:
     from vqscale.throughput.plan import ThroughputPlan
