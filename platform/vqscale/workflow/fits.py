@@ -73,7 +73,7 @@ def fit_target(target: str | Study, options: FitOptions, *, out: str | None = No
         table,
         laws or (spec.laws if spec else fittable_laws(table, n_column)),
         bootstrap=bootstrap if options.bootstrap is None else options.bootstrap,
-        group=options.group,
+        group=None if options.group is None else runs.names(options.group),
         metric=options.metric,
         n_column=n_column,
         seed=options.seed,

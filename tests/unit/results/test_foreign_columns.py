@@ -207,7 +207,7 @@ def test_names_of_runs_and_sets_are_brought_along(read):
     assert runs.table["evaluation_set"].tolist() == ["web"] * 4
     assert runs.table["corpus_fingerprint"].tolist() == ["c4"] * 4
     assert runs.table["lr"].tolist() == [1e-3] * 4
-    assert runs.table["params.lr"].tolist() == [1e-3] * 4
+    assert runs.names(["params.lr", "dataset", "D"]) == ["lr", "dataset", "tokens"]
 
 
 def test_bits_per_byte_are_a_loss_of_their_own(read):

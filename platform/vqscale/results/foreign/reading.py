@@ -89,6 +89,11 @@ class Runs:
     table: "pd.DataFrame"
     reading: TableReading | None = None
 
+    def names(self, columns: Sequence[str]) -> list[str]:
+        """Columns of the file by the names that they have in the table."""
+        renamed = {own: name for name, own in self.reading.columns.items()} if self.reading else {}
+        return [name if name in self.table else renamed.get(name, name) for name in columns]
+
     @property
     def n_column(self) -> str:
         """The column that counts as N where the user names none: the total where the file has no other count."""
@@ -110,8 +115,8 @@ def read_runs(
     `columns`: NAME=YOUR_COLUMN, `units`: NAME=UNIT, where NAME is N, D, C, loss or a name of the platform's; they go
     before what is recognised. `metric`, `n_column`: columns of the file that are the loss and N under their own names.
 
-    Columns of a table from elsewhere: those of the file under their own names; the platform's, recognised or computed;
-    `SOURCE_ROW` and `CELL_PROBLEMS`. Raises StorageError for what is no table, FitError where a column that was named
+    Columns of a table from elsewhere: those recognised, under the platform's names; those computed; all others of the
+    file under their own names; `SOURCE_ROW` and `CELL_PROBLEMS`. Raises StorageError for what is no table, FitError where a column that was named
     is not there and where several may equally be N, D, C or the loss.
     """
     if not storage.exists(uri):
@@ -320,7 +325,11 @@ class _Reader:
     ) -> "pd.DataFrame":
         import pandas as pd
 
-        columns: dict[str, Any] = {name: _plain_column(name, cells) for name, cells in self.raw.columns.items()}
+        # A column under two names would look like a second property of the runs.
+        used = {one.column for one in matches.values()} - set(values)
+        columns: dict[str, Any] = {
+            name: _plain_column(name, cells) for name, cells in self.raw.columns.items() if name not in used
+        }
         for name, one in matches.items():
             if name not in values:
                 cells = self.raw.columns[one.column]
