@@ -116,8 +116,8 @@ def read_runs(
     before what is recognised. `metric`, `n_column`: columns of the file that are the loss and N under their own names.
 
     Columns of a table from elsewhere: those recognised, under the platform's names; those computed; all others of the
-    file under their own names; `SOURCE_ROW` and `CELL_PROBLEMS`. Raises StorageError for what is no table, FitError where a column that was named
-    is not there and where several may equally be N, D, C or the loss.
+    file under their own names; `SOURCE_ROW` and `CELL_PROBLEMS`. Raises StorageError for what is no table, FitError
+    where a column that was named is not there and where several may equally be N, D, C or the loss.
     """
     if not storage.exists(uri):
         raise StorageError(f"{uri}: no such table. Name a file with runs, or run the study first.")
