@@ -6,6 +6,7 @@ from vqscale.costing.trial_cost import estimated_memory_bytes
 from vqscale.data.corpus import Corpus
 from vqscale.data.stream import TokenStream
 from vqscale.errors import CorpusError, StudyError
+from vqscale.study.deepspeed_keys import check_deepspeed_keys
 from vqscale.study.spec import Study
 from vqscale.study.trial import TrainConfig, Trial
 
@@ -19,6 +20,12 @@ DEEPSPEED_OWNED = {
     "scheduler": "train.schedule, train.warmup, train.decay and train.lr_final",
 }
 """DeepSpeed's keys for what the training loop itself sets, and the study's keys for the same."""
+DEEPSPEED_RELIED_ON = {
+    "managed_gradient_accumulation": "counts micro-batches by DeepSpeed's own rule",
+    "zero_optimization.compute_grad_norm": "skips updates by the gradient norm",
+    "bf16.check_grad_overflow": "skips updates whose gradient is not finite, the same on every engine",
+}
+"""DeepSpeed's keys that may not be switched off, and what the training loop does with them."""
 
 
 class GridPointError(StudyError):
@@ -97,12 +104,11 @@ def check_backend(trial: Trial, study: Study) -> None:
 
 def check_deepspeed(overrides: dict[str, Any]) -> None:
     """Check that overrides change nothing that the training loop relies on. Raises StudyError with the key to use."""
+    try:
+        check_deepspeed_keys(overrides)
+    except ValueError as error:
+        raise StudyError(str(error)) from error
     zero = overrides.get("zero_optimization", {})
-    if not isinstance(zero, dict):
-        raise StudyError(
-            f"train.deepspeed: zero_optimization: {zero!r} is no mapping of DeepSpeed's settings."
-            " The stage is set by train.zero."
-        )
     for key, instead in DEEPSPEED_OWNED.items():
         section, name = (zero, "stage") if key == "zero_optimization.stage" else (overrides, key)
         if name in section:
@@ -110,6 +116,10 @@ def check_deepspeed(overrides: dict[str, Any]) -> None:
                 f"train.deepspeed: {key}: {section[name]!r} would override what the training loop sets."
                 f" Leave it out and set {instead}."
             )
+    for key, use in DEEPSPEED_RELIED_ON.items():
+        place, _, name = key.rpartition(".")
+        if (value := (overrides.get(place, {}) if place else overrides).get(name, True)) is not True:
+            raise StudyError(f"train.deepspeed: {key}: {value!r} cannot be set: the training loop {use}. Leave it out.")
 
 
 def check_length(train: TrainConfig, corpus: Corpus) -> None:

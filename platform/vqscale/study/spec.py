@@ -9,6 +9,7 @@ from vqscale import storage
 from vqscale.address import Address
 from vqscale.errors import StudyError
 from vqscale.masking import masked
+from vqscale.study.deepspeed_keys import check_deepspeed_keys
 from vqscale.study.design import (
     HOLD_OUT_MARGIN,
     Axes,
@@ -171,6 +172,7 @@ class Study(Frozen):
     def _train_keys_are_known(cls, train: dict[str, Any]) -> dict[str, Any]:
         if unknown := sorted(set(train) - TRAIN_KEYS):
             raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(sorted(TRAIN_KEYS))}")
+        check_deepspeed_keys(train.get("deepspeed", {}))
         return train
 
     @model_validator(mode="after")
@@ -227,6 +229,9 @@ def _check_axis(axis: str, values: list[Any]) -> None:
         raise ValueError(f"axis {axis!r}: unknown key {key!r}; known: {', '.join(sorted(known))}")
     if not values:
         raise ValueError(f"axis {axis!r} has no values: an empty sweep trains nothing")
+    if axis == "train.deepspeed":
+        for value in values:
+            check_deepspeed_keys(value)
     if axis == "train.seeds" and not all(isinstance(value, list) for value in values):
         raise ValueError(
             f"axis {axis!r}: {values!r} is no list of lists. Every value of this axis is a list of seeds, such as"

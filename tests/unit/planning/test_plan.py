@@ -109,6 +109,9 @@ def test_plan_refuses_a_context_longer_than_the_training_split(make: Any, corpus
         ({"gradient_clipping": 0.5}, r"gradient_clipping: 0\.5 .*train\.clip"),
         ({"optimizer": {"type": "Adam"}}, r"optimizer: .*train\.lr"),
         ({"scheduler": None}, r"scheduler: None .*train\.warmup"),
+        ({"managed_gradient_accumulation": False}, r"managed_gradient_accumulation: False .*Leave it out"),
+        ({"zero_optimization": {"compute_grad_norm": False}}, r"zero_optimization\.compute_grad_norm: False .*norm"),
+        ({"bf16": {"enabled": True, "check_grad_overflow": False}}, r"bf16\.check_grad_overflow: False .*not finite"),
     ],
 )
 def test_plan_refuses_deepspeed_settings_that_the_loop_owns(make: Any, overrides: Any, words: str) -> None:
