@@ -7,7 +7,6 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from vqscale import storage
 from vqscale.cli.console import make_console
 from vqscale.cli.live_table import LiveTable
 from vqscale.errors import StudyError
@@ -15,8 +14,9 @@ from vqscale.laws import Fit, StudyFits
 from vqscale.planning.plan import Plan, PlannedTrial
 from vqscale.planning.plan import plan as make_plan
 from vqscale.results.result import Result
+from vqscale.study.places import open_any, study_file
 from vqscale.study.spec import Study
-from vqscale.study.throughput_study import ThroughputStudy, load_any
+from vqscale.study.throughput_study import ThroughputStudy
 from vqscale.sweep.events import Level
 from vqscale.workflow.fits import FitOptions, FitRun, fit_target
 from vqscale.workflow.queries import Predicted, Selection, predict_target
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 StudyLike = str | os.PathLike[str] | Study
 """A study's file, its folder after a run, or the study itself."""
 Target = str | os.PathLike[str] | Study
-"""The same, or a .csv or .parquet table of runs."""
+"""The same, or a table of runs: .csv, .tsv, .json, .jsonl or .parquet."""
 
 __all__ = [
     "Fit",
@@ -101,7 +101,7 @@ def run(
 
 
 def fit(target: Target, options: FitOptions | None = None, *, out: str | None = None) -> FitRun:
-    """Scaling laws of a study's results, or of a .csv or .parquet table of runs, with intervals and a hold-out.
+    """Scaling laws of a study's results, or of any table of runs, with intervals and a hold-out.
 
     Written, with figures, to the study's folder (of a table: to `TABLE.analysis/` beside it) or to `out`. Laws that the
     data cannot support are in `fits.refusals`, with reasons. Raises StorageError where there are no results, FitError
@@ -163,12 +163,10 @@ def _study(study: StudyLike) -> tuple[Study, str]:
     if not isinstance(study, str | os.PathLike):
         raise StudyError(f"study: {type(study).__name__} is no study. Give a file's path, or what load_study returns.")
     path = os.fspath(study)
-    if not path.endswith((".yaml", ".yml")):
-        path = storage.join(path, "study.yaml")
-    found = load_any(path)
+    found = open_any(path)
     if isinstance(found, ThroughputStudy):
         raise StudyError(f"{path}: a throughput study trains nothing. Measure it: vqscale throughput {path}")
-    return found, path
+    return found, study_file(path)
 
 
 def _target(target: Target) -> str | Study:

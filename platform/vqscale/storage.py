@@ -94,6 +94,13 @@ def exists(uri: str) -> bool:
         return _is_there(fs, path)
 
 
+def is_folder(uri: str) -> bool:
+    """Whether there is a folder at `uri`; on an object store, whether anything lies under it."""
+    fs, path = filesystem(uri)
+    with failures_named(uri, "read"):
+        return _is_there(fs, path) and fs.info(path)["type"] == "directory"
+
+
 def listdir(uri: str) -> list[str]:
     """Names of the entries of a folder, sorted; an absent folder has none."""
     fs, path = filesystem(uri)

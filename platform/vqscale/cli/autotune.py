@@ -10,7 +10,7 @@ from vqscale.cli.signals import terminated_as_interrupted
 
 
 def autotune(
-    study: Annotated[str, typer.Argument(help="Study file with an `autotune` section.")],
+    study: Annotated[str, typer.Argument(help="Study file or study folder, with an `autotune` section.")],
     address: Annotated[str | None, typer.Option(help="Ray cluster; default: one on this machine.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the choice as JSON.")] = False,
 ) -> None:
@@ -21,10 +21,10 @@ def autotune(
     from vqscale import storage
     from vqscale.cli.autotune_view import as_values, show
     from vqscale.cli.live_table import LiveTable
-    from vqscale.study.spec import load_study
+    from vqscale.study.places import open_study
     from vqscale.workflow.autotune import tune_codebook, tuning_study
 
-    spec = load_study(study)
+    spec = open_study(study)
     with terminated_as_interrupted():
         choice = tune_codebook(spec, source=study, address=address, events=LiveTable(make_console(stderr=as_json)))
     uri = storage.join(tuning_study(spec).folder, "autotune.json")

@@ -16,7 +16,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
 
 def doctor(
-    study: Annotated[str | None, typer.Argument(help="A study file: its corpus, storage and tracking too.")] = None,
+    study: Annotated[str | None, typer.Argument(help="A study: its corpus, storage and tracking too.")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also start a local Ray cluster and a task on it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

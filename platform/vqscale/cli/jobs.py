@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import time
-from collections import Counter
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,11 +18,14 @@ Token = Annotated[
     str | None, typer.Option(help="The cluster's token; else RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token.")
 ]
 Target = Annotated[str, typer.Argument(help="The id that `submit` printed, or the study file.")]
+Place = Annotated[
+    str, typer.Argument(help="Study file, study folder or a folder of studies; with --address the id of a job.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def submit(
-    study: Annotated[str, typer.Argument(help="The study file.")],
+    study: Annotated[str, typer.Argument(help="Study file or study folder.")],
     address: Address,
     token: Token = None,
     shared_storage: Annotated[
@@ -51,7 +52,7 @@ def submit(
 
 
 def status(
-    target: Target,
+    target: Place,
     address: Annotated[str | None, typer.Option(help="The cluster's dashboard. None: the study's folder.")] = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -59,6 +60,8 @@ def status(
     """Show the state of a submitted job, or (without --address) how many trials of a study are finished.
 
     Example: vqscale status study.yaml
+
+    Example: vqscale status runs
     """
     if address is None:
         _study_status(target, as_json)
@@ -110,19 +113,33 @@ def stop(target: Target, address: Address, token: Token = None, as_json: AsJson 
     typer.echo(f"{target}: asked to stop" if stopped else f"{target}: had ended already")
 
 
-def _study_status(path: str, as_json: bool) -> None:
-    if not Path(path).suffix and not Path(path).exists():
-        raise ClusterError(f"{path}: is no study file. The state of a job needs --address http://HOST:8265.")
-    from vqscale.planning.plan import plan
-    from vqscale.study.spec import load_study
+def _study_status(target: str, as_json: bool) -> None:
+    from vqscale import storage
+    from vqscale.study.places import is_study_file
+    from vqscale.workflow.status import states_of
 
-    planned = plan(load_study(path), source=path, allow_changed=True)
-    counts = Counter("pending" if one.result is None else one.result.status for one in planned.trials)
+    if not is_study_file(target) and not storage.exists(target):
+        raise ClusterError(
+            f"{target}: is neither a study file nor a folder here. The state of a job needs --address http://HOST:8265."
+        )
+    found = states_of(target)
     if as_json:
-        body = {"study": planned.study.study, "folder": planned.study.folder, "trials": len(planned.trials)}
-        typer.echo(json.dumps({**body, "states": dict(counts)}, indent=2))
+        values = [
+            {
+                "study": one.study,
+                "folder": one.folder,
+                one.unit: one.total,
+                "states": one.states,
+                "damaged": one.damaged,
+            }
+            for one in found
+        ]
+        typer.echo(json.dumps(values[0] if len(values) == 1 else values, indent=2))
         return
     console = make_console()
-    console.print(f"{planned.study.study}: {len(planned.trials)} trials in {planned.study.folder}", markup=False)
-    for state, number in counts.most_common():
-        console.print(f"  {state:<9} {number}")
+    for one in found:
+        console.print(f"{one.study}: {one.total} {one.unit} in {one.folder}", markup=False, soft_wrap=True)
+        for state, number in one.states.items():
+            console.print(f"  {state:<9} {number}")
+        for sentence in one.damaged:
+            console.print(sentence, style="yellow", markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    study: Annotated[str, typer.Argument(help="Study file.")],
+    study: Annotated[str, typer.Argument(help="Study file or study folder.")],
     budget: Annotated[
         str | None,
         typer.Option(help="What may be spent: FLOPs (1e13), device-hours (2h), money (50usd). Says what fits it."),
@@ -30,9 +30,10 @@ def plan(
     from vqscale.cli.plan_view import show
     from vqscale.planning.budget import check_budget, parse_budget
     from vqscale.planning.plan import plan as make_plan
-    from vqscale.study.throughput_study import ThroughputStudy, load_any
+    from vqscale.study.places import open_any
+    from vqscale.study.throughput_study import ThroughputStudy
 
-    spec = load_any(study)
+    spec = open_any(study)
     if isinstance(spec, ThroughputStudy):
         if budget is not None:
             raise StudyError(f"{study}: --budget: a throughput study trains nothing. Leave the option out.")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    study: Annotated[str, typer.Argument(help="Study file.")],
+    study: Annotated[str, typer.Argument(help="Study file or study folder.")],
     address: Annotated[str | None, typer.Option(help="Ray cluster, such as auto. Default: one made here.")] = None,
     allow_changed: Annotated[
         bool, typer.Option("--allow-changed", help="Leave out finished trials that the file no longer describes.")
@@ -30,10 +30,11 @@ def run(
 
     Example: vqscale run experiments/quickstart/study.yaml
     """
-    from vqscale.study.throughput_study import ThroughputStudy, load_any
+    from vqscale.study.places import open_any
+    from vqscale.study.throughput_study import ThroughputStudy
 
     started = time.monotonic()
-    spec = load_any(study)
+    spec = open_any(study)
     if isinstance(spec, ThroughputStudy):
         from vqscale.cli.throughput_view import run_and_show
 

@@ -15,7 +15,9 @@ DEFAULT_FOLDER = "runs/throughput"
 def throughput(
     study: Annotated[
         str | None,
-        typer.Argument(help="Study file: of kind throughput, or one that trains, with its `throughput` section."),
+        typer.Argument(
+            help="Study file or folder: of kind throughput, or one that trains, with its `throughput` section."
+        ),
     ] = None,
     contexts: Annotated[str | None, typer.Option(help="Context lengths, with commas. Default: 256,1024,4096.")] = None,
     arch: Annotated[
@@ -70,12 +72,13 @@ def throughput(
 
 def _study(path: str | None) -> "tuple[ThroughputStudy, bool]":
     """What a file asks for, and whether it is a study that trains (whose folder holds a page of its own)."""
-    from vqscale.study.throughput_study import ThroughputStudy, load_any
+    from vqscale.study.places import open_any
+    from vqscale.study.throughput_study import ThroughputStudy
     from vqscale.throughput.request import default_study, study_of_section
 
     if path is None:
         return default_study(), False
-    found = load_any(path)
+    found = open_any(path)
     if isinstance(found, ThroughputStudy):
         return found, False
     return study_of_section(found, found.throughput), True

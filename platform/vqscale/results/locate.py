@@ -1,14 +1,15 @@
 """From a study folder, a study file or a table, as the user names it, to the table and the folder of its analysis."""
 
+import shlex
 from dataclasses import dataclass
 
 from vqscale import storage
 from vqscale.errors import StorageError
-from vqscale.results.foreign.files import SUFFIXES, suffix_of, without_suffix
-from vqscale.study.spec import Study, load_study
+from vqscale.results.foreign.files import suffix_of, without_suffix
+from vqscale.study.places import STUDY_FILE, is_study_file, open_study, without_study
+from vqscale.study.spec import Study
 
 TABLE = "results.parquet"
-STUDY_FILE = "study.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,14 @@ class Target:
         return self.table.rsplit("/", 1)[-1]
 
     @property
+    def fit_command(self) -> str:
+        """The command that writes the fits of this target, as one types it."""
+        target = self.home or self.table
+        usual = self.home or without_suffix(self.table) + ".analysis"
+        out = "" if self.folder == usual else f" --out {shlex.quote(self.folder)}"
+        return f"vqscale fit {shlex.quote(target)}{out}"
+
+    @property
     def home(self) -> str | None:
         """The study's folder, with its trials and its plan; None for a table from elsewhere."""
         return self.table.rsplit("/", 1)[0] if self.table.endswith(f"/{TABLE}") else None
@@ -37,30 +46,36 @@ def locate(target: str | Study, out: str | None = None) -> Target:
     is found, StudyError for a study file that is not one.
     """
     if isinstance(target, Study):
-        return Target(folder=out or target.folder, table=_table_of(target.folder, target.study), study=target)
+        table = _table_of(target.folder, f"{target.study}: no results yet, run it first")
+        return Target(folder=out or target.folder, table=table, study=target)
     if suffix_of(target):
         return Target(folder=out or without_suffix(target) + ".analysis", table=target, study=None)
-    study = load_study(target) if target.endswith((".yaml", ".yml")) else None
-    folder = study.folder if study else locate_folder(target)
-    table = _table_of(folder, target)
-    kept = storage.join(folder, STUDY_FILE)
-    if study is None and storage.exists(kept):
-        study = load_study(kept)
-    return Target(folder=out or folder, table=table, study=study)
+    study, folder = _study_of(target), storage.absolute(target)
+    if study is not None and (is_study_file(target) or not storage.exists(storage.join(folder, TABLE))):
+        folder = study.folder
+    without = f"{target}: no results yet. Make some: vqscale run {shlex.quote(target)}"
+    if study is None and not storage.exists(storage.join(folder, TABLE)):
+        raise StorageError(without_study(target, table="a table of runs (.csv, .jsonl, .parquet)"))
+    return Target(folder=out or folder, table=_table_of(folder, without), study=study)
 
 
 def locate_folder(target: str | Study) -> str:
     """The absolute folder of a study or its file, or `target` itself made absolute. Raises StudyError."""
     if isinstance(target, Study):
         return target.folder
-    return load_study(target).folder if target.endswith((".yaml", ".yml")) else storage.absolute(target)
+    study = _study_of(target)
+    return study.folder if study else storage.absolute(target)
 
 
-def _table_of(folder: str, name: str) -> str:
+def _study_of(target: str) -> Study | None:
+    """The study of a file or a folder; None for a folder without a study file, such as that of a trial."""
+    kept = is_study_file(target) or storage.exists(storage.join(target, STUDY_FILE))
+    return open_study(target) if kept else None
+
+
+def _table_of(folder: str, without: str) -> str:
+    """The table in a study's folder. Raises StorageError with the message `without` where there is none."""
     table = storage.join(folder, TABLE)
     if not storage.exists(table):
-        raise StorageError(
-            f"{name}: no results yet ({table} is missing). Run the study, or name a table of runs"
-            f" (.{', .'.join(SUFFIXES)})."
-        )
+        raise StorageError(f"{without} ({table} is missing).")
     return table

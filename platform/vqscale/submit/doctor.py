@@ -24,7 +24,8 @@ from vqscale import storage
 from vqscale.address import Address
 from vqscale.errors import TrackingError, UserError
 from vqscale.planning.plan import plan
-from vqscale.study.spec import Study, load_study
+from vqscale.study.places import open_study
+from vqscale.study.spec import Study
 from vqscale.track.store import check_reachable, local_file
 
 CheckState = Literal["ok", "warning", "broken"]
@@ -83,7 +84,7 @@ def _checks(study_path: str | None, deep: bool) -> Iterator[Check]:
         yield disk(str(Path.cwd()))
         return
     try:
-        study = load_study(study_path)
+        study = open_study(study_path)
     except UserError as error:
         yield Check(name="study", state="broken", found=str(error), fix="correct the study file")
         return

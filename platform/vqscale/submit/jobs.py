@@ -18,12 +18,14 @@ from urllib.parse import urlsplit
 
 import psutil
 import requests
+
 from vqscale import storage
 from vqscale.errors import ClusterError, StudyError
 from vqscale.masking import masked
-from vqscale.study.spec import Study, load_study
-from vqscale.track.store import check_reachable
+from vqscale.study.places import open_study, study_file
+from vqscale.study.spec import Study
 from vqscale.study.yaml_file import dumped
+from vqscale.track.store import check_reachable
 
 DASHBOARD_TIMEOUT_SECONDS = 15
 ENTRYPOINT = "python -m vqscale run study.yaml --address auto"
@@ -78,7 +80,8 @@ def submit(
     submitted again, under a numbered id; what it has trained is kept.
     Raises StudyError for a study that cannot run there or is submitted already, ClusterError when nothing answers.
     """
-    study = study_for_cluster(load_study(path), source=path, shared=shared_storage or _is_this_machine(address))
+    path = study_file(path)
+    study = study_for_cluster(open_study(path), source=path, shared=shared_storage or _is_this_machine(address))
     _require_no_password(study, path)
     client = _client(address, token)
     submission_id = _free_id(client, job_id(path), again)
@@ -156,7 +159,7 @@ def stop(target: str, address: str, *, token: str | None = None) -> bool:
 def job_id(path: str) -> str:
     """The id of a study file's first submission: the study's name and 8 hex digits of the file's sha256."""
     digest = hashlib.sha256(storage.read_bytes(path)).hexdigest()
-    return f"{load_study(path).study}-{digest[:8]}"
+    return f"{open_study(path).study}-{digest[:8]}"
 
 
 def study_for_cluster(study: Study, *, source: str, shared: bool) -> Study:
@@ -324,10 +327,10 @@ def _free_id(client: Any, first: str, again: bool) -> str:
 
 
 def _resolve(client: Any, target: str) -> str:
-    """The submission that the user means: an id, or a study file's latest submission."""
-    if not Path(target).is_file():
+    """The submission that the user means: an id, or the latest of a study's file or folder."""
+    if not storage.exists(target):
         return target
-    first = job_id(target)
+    first = job_id(study_file(target))
     return [first, *_submissions(client, first)][-1]
 
 

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pandas as pd
+
 from vqscale import storage
 from vqscale.address import Address
 from vqscale.errors import StudyInterruptedError, TrackingError
 from vqscale.reporting import write_throughput_figures, write_throughput_report
+from vqscale.study.places import STUDY_FILE
 from vqscale.study.spec import Study
 from vqscale.study.throughput_study import ThroughputStudy
 from vqscale.study.yaml_file import dumped
@@ -19,7 +21,6 @@ from vqscale.throughput.request import study_of_section
 from vqscale.throughput.table import THROUGHPUT_CSV, THROUGHPUT_PARQUET, write_throughput_table
 from vqscale.track.throughput_runs import track_throughput
 from vqscale.track.tracker import Tracker
-from vqscale.workflow.throughput_pages import STUDY_FILE
 
 Progress = Callable[[str, int, int], None]
 """Told what is measured next, how many rounds are done, and how many there are."""

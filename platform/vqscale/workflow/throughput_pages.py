@@ -2,10 +2,9 @@
 
 from vqscale import storage
 from vqscale.reporting import write_throughput_figures, write_throughput_report
-from vqscale.study.throughput_study import ThroughputStudy, load_any
+from vqscale.study.places import STUDY_FILE, is_study_file, open_any
+from vqscale.study.throughput_study import ThroughputStudy
 from vqscale.throughput.table import THROUGHPUT_PARQUET, read_throughput_table
-
-STUDY_FILE = "study.yaml"
 
 
 def make_page(study: ThroughputStudy, folder: str, out: str) -> list[str]:
@@ -19,11 +18,7 @@ def make_page(study: ThroughputStudy, folder: str, out: str) -> list[str]:
 
 def throughput_place(target: str) -> tuple[ThroughputStudy, str] | None:
     """The throughput study that a study file or a study's folder holds, with its folder; None for anything else."""
-    is_file = target.endswith((".yaml", ".yml"))
-    path = target if is_file else storage.join(storage.absolute(target), STUDY_FILE)
-    if not storage.exists(path):
+    if not is_study_file(target) and not storage.exists(storage.join(target, STUDY_FILE)):
         return None
-    study = load_any(path)
-    if not isinstance(study, ThroughputStudy):
-        return None
-    return study, study.folder if is_file else storage.absolute(target)
+    study = open_any(target)
+    return (study, study.folder) if isinstance(study, ThroughputStudy) else None
