@@ -7,6 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from vqscale.cli.console import styled
 from vqscale.formatting import percent, short_count
 from vqscale.laws import Exclusion, Fit, Refusal, StudyFits
 from vqscale.laws.decisions.surface import leading_fits
@@ -21,8 +23,6 @@ from vqscale.laws.io.schema import (
     ModelSelection,
     Optimum,
 )
-
-from vqscale.cli.console import styled
 
 T = TypeVar("T")
 
@@ -215,6 +215,8 @@ def _multiplier(point: ComparedPoint) -> Text:
 
 def _lines(fits: StudyFits) -> Iterable[Text]:
     """Diagnostics, warnings, refusals and exclusions, a line each."""
+    for note in fits.notes:
+        yield _note(note)
     for text in _isoflops(fits.isoflops):
         yield styled("[dim]parabolas (a diagnostic): {}[/dim]", text)
     for fit in fits.fits:

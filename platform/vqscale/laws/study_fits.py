@@ -26,11 +26,30 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vqscale.errors import FitError
 from vqscale.laws.decisions.compare import Price, compare_fits
+from vqscale.laws.fitting.conditions import mixed_rows
 from vqscale.laws.fitting.problem import DELTA, Objective
-from vqscale.laws.fitting.run_filter import best_recipe, data_hash, names_of, split_table, subset_label, usable_runs
-from vqscale.laws.forms.catalogue import N_COLUMN, SEGMENT_SHARE, Law, named_law
+from vqscale.laws.fitting.rows import runs_of_table
+from vqscale.laws.fitting.run_filter import (
+    best_recipe,
+    columns_of,
+    data_hash,
+    names_of,
+    split_table,
+    subset_label,
+    usable_runs,
+)
+from vqscale.laws.forms.catalogue import LAWS, MODEL_COLUMNS, N_COLUMN, SEGMENT_SHARE, Law, named_law
 from vqscale.laws.forms.conventions import every_convention, parameters_under
-from vqscale.laws.io.schema import Convention, Exclusion, Fit, IsoflopParabolas, ModelSelection, Refusal, StudyFits
+from vqscale.laws.io.schema import (
+    Convention,
+    Exclusion,
+    Fit,
+    IsoflopParabolas,
+    ModelSelection,
+    Refusal,
+    StudyFits,
+    Where,
+)
 from vqscale.laws.subset import FitSettings, Subset, fit_subset, make_subset, refitter
 from vqscale.laws.validation.isoflop import IsoflopRuns, isoflop_parabolas
 from vqscale.laws.validation.model_selection import LEFT_OUT, CandidateForm, SelectionRuns, select_model
@@ -39,11 +58,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_OWN_SPLIT = tuple(dict.fromkeys(column for law in LAWS.values() for column in law.split_by))
+"""Columns by which laws split a table, or of which they are laws."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Request:
     metric: str
     group: Sequence[str] | None
+    conditions: Sequence[str]
+    """Columns of this table that split it beside those that laws name."""
     settings: FitSettings
+
+    def columns(self, law: Law, table: "pd.DataFrame") -> tuple[str, ...]:
+        """The columns that split the table for a law."""
+        if self.group is not None:
+            return tuple(self.group)
+        own = law.split_by
+        # A table from elsewhere names no preset, width or depth: its sizes are told apart by N.
+        if MODEL_COLUMNS[0] in own and not set(MODEL_COLUMNS) & set(table):
+            own = (*own, *(column for column in columns_of(table) if column.startswith("parameters")))
+        return (*own, *(column for column in self.conditions if column not in own))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +131,11 @@ def fit_study(
         budgets=budgets,
         sensitivity=sensitivity,
     )
-    request = _Request(metric=metric, group=group, settings=settings)
-    table = _with_segment_share(table)
+    found = runs_of_table(table, metric, [n_column, "tokens", "flops"], _OWN_SPLIT)
+    if group is not None:
+        _require(table, list(group))
+    request = _Request(metric=metric, group=group, conditions=found.conditions.columns, settings=settings)
+    table = _with_segment_share(found.table)
     # On matrices this small BLAS threads gain nothing, and waiting for each other on a busy machine they cost seconds.
     with threadpool_limits(limits=1, user_api="blas"):
         outcomes = [_fit_law(table, law, request) for law in named]
@@ -106,7 +144,8 @@ def fit_study(
         selections = _selections(made, request.settings.objective)
         fits = list(chain.from_iterable(outcome.fits for outcome in outcomes))
         comparisons = compare_fits(fits, table, price)
-    excluded = list(chain.from_iterable(outcome.excluded for outcome in outcomes))
+    excluded = [*found.excluded, *chain.from_iterable(outcome.excluded for outcome in outcomes)]
+    notes = [note for note in found.notes if group is None or note not in found.conditions.descriptions]
     return StudyFits(
         fits=fits,
         refusals=list(chain.from_iterable(outcome.refusals for outcome in outcomes)),
@@ -114,6 +153,7 @@ def fit_study(
         isoflops=isoflops,
         comparisons=comparisons,
         selections=selections,
+        notes=notes,
     )
 
 
@@ -157,22 +197,27 @@ def _fit_law(table: "pd.DataFrame", law: Law, request: _Request) -> _Outcome:
     except FitError as error:
         return _Outcome(refusals=[_impossible(law, len(table), str(error))])
     metric, settings = request.metric, request.settings
-    columns = law.split_by if request.group is None else tuple(request.group)
+    columns = request.columns(law, table)
     needed = [] if settings.hold_out_from is None else ["flops"]
     runs, excluded = usable_runs(table, law, metric, needed)
     if runs.empty:
         return _Outcome(refusals=[_impossible(law, 0, "no finished run on its axes")], excluded=excluded)
     digest = data_hash(table, ["trial_id", "name", "status", metric, *law.axes, *columns])
     made: list[Subset] = []
+    mixed: list[Refusal] = []
     for where, rows in split_table(runs, columns):
         tuned, worse = best_recipe(rows, law, metric)
         excluded += worse
-        made.append(make_subset(law, where, subset_label(where, runs), tuned, metric, settings.hold_out_from))
+        label = subset_label(where, runs)
+        if reason := "" if law.frontier else mixed_rows(tuned, metric, law.axes):
+            mixed.append(_impossible(law, len(tuned), reason, where, label))
+            continue
+        made.append(make_subset(law, where, label, tuned, metric, settings.hold_out_from))
     outcomes = [fit_subset(one, settings, digest=digest) for one in made]
     return _Outcome(
         subsets=made,
         fits=[outcome for outcome in outcomes if isinstance(outcome, Fit)],
-        refusals=[outcome for outcome in outcomes if isinstance(outcome, Refusal)],
+        refusals=[*mixed, *(outcome for outcome in outcomes if isinstance(outcome, Refusal))],
         excluded=excluded,
     )
 
@@ -185,7 +230,7 @@ def _isoflops(table: "pd.DataFrame", law: Law, request: _Request) -> list[Isoflo
     if not {*law.axes, "flops"} <= set(table):
         return []
     runs, _ = usable_runs(table, law, request.metric, ["flops"])
-    columns = law.split_by if request.group is None else tuple(request.group)
+    columns = request.columns(law, table)
     found = []
     for where, rows in split_table(runs, columns):
         tuned, _ = best_recipe(rows, law, request.metric)
@@ -225,5 +270,5 @@ def _selection(group: Sequence[Subset], objective: Objective) -> ModelSelection:
     return select_model(first.where, first.label, forms, runs)
 
 
-def _impossible(law: Law, runs: int, reason: str) -> Refusal:
-    return Refusal(law=law.name, where={}, label="all runs", n_runs=runs, kind="not possible", reason=reason)
+def _impossible(law: Law, runs: int, reason: str, where: Where | None = None, label: str = "all runs") -> Refusal:
+    return Refusal(law=law.name, where=where or {}, label=label, n_runs=runs, kind="not possible", reason=reason)

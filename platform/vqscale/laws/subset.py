@@ -14,8 +14,9 @@ from vqscale.laws.decisions.frontier import fit_frontiers
 from vqscale.laws.fitting.bootstrap import RECORDED_REFITS, Draws, bootstrap, interval
 from vqscale.laws.fitting.fit import FitStatus, Minimum, disagreement, solve
 from vqscale.laws.fitting.identifiability import too_small
+from vqscale.laws.fitting.points import point_numbers
 from vqscale.laws.fitting.problem import Objective, make_problem
-from vqscale.laws.fitting.run_filter import groups_of, lower_envelope, names_of
+from vqscale.laws.fitting.run_filter import groups_of, lower_envelope, names_of, told_apart
 from vqscale.laws.forms.catalogue import RUNS_PER_PARAMETER, Array, Law, derived, evaluate_law
 from vqscale.laws.forms.curves import law_curves
 from vqscale.laws.io.schema import LOSS_UNITS, Convention, Fit, Interval, Refusal, RefusalKind, Where
@@ -109,7 +110,7 @@ def make_subset(
         metric=metric,
         selection=_selection(law, len(runs), len(used), int(held_R.sum()), hold_out_from),
         names=names_of(used),
-        groups=groups_of(used),
+        groups=_units(law, used, x_RA),
         x=x_RA,
         losses=used[metric].to_numpy(dtype=np.float64),
         flops=flops,
@@ -133,6 +134,29 @@ def fit_subset(subset: Subset, settings: FitSettings, *, digest: str) -> Fit | R
     draws = bootstrap(minimum, fitted.x, settings.bootstrap, settings.seed, fitted.groups)
     fit = _record(subset, minimum, draws, settings, digest)
     return _with_sensitivity(fit, subset, minimum) if settings.sensitivity else fit
+
+
+def _units(law: Law, runs: "pd.DataFrame", x_RA: Array) -> list[str] | None:
+    """What is resampled together: the rows of a run; where nothing tells the runs at a point apart, those of a point.
+
+    Five evaluations or copies of a run hold no more than one does; five seeds do.
+    """
+    named = groups_of(runs)
+    if named is not None or told_apart(runs):
+        return named
+    point_R = point_numbers(law.letters, x_RA)
+    return None if len(np.unique(point_R)) == len(point_R) else [f"point {number}" for number in point_R.tolist()]
+
+
+def _resampled(subset: Subset) -> str:
+    """What the bootstrap drew, as text."""
+    rows, points = len(subset.losses), len(np.unique(point_numbers(subset.law.letters, subset.x)))
+    if subset.groups is None:
+        return f"{rows} runs" if points == rows else f"{rows} runs at {points} points"
+    units = len(set(subset.groups))
+    if subset.groups[0].startswith("point ") and units == points:
+        return f"{points} points, with all rows of each: no column tells the runs of its {rows} rows apart"
+    return f"{units} runs, with all rows of each: {rows} rows"
 
 
 def _flops(runs: "pd.DataFrame") -> Array | None:
@@ -236,6 +260,7 @@ def _record(subset: Subset, minimum: Minimum, draws: Draws, settings: FitSetting
         r2_fit=1.0 if r2_fit is None else r2_fit,
         r2_holdout=held.r2,
         holdout=held,
+        resampled=_resampled(fitted),
         bootstrap=len(draws),
         bootstrap_seed=settings.seed,
         bootstrap_on_bound=draws.on_bound,

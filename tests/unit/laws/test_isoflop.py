@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from vqscale.laws import fit_study
-from vqscale.laws.validation.isoflop import IsoflopRuns, budgets_of, isoflop_parabolas
+from vqscale.laws.fitting.points import budgets_of
+from vqscale.laws.validation.isoflop import IsoflopRuns, isoflop_parabolas
 
 LLAMA = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "laws" / "llama3_isoflops_points.csv"
 ALPHA, BETA = 0.684, 0.439

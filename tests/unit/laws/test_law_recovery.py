@@ -171,15 +171,16 @@ def test_study_whose_runs_are_all_held_out_is_refused():
     assert "30 more are held out by the study's design" in fits.refusals[0].reason
 
 
-def test_rows_of_one_run_are_resampled_together():
+def test_rows_of_one_run_at_one_point_are_resampled_together():
     table = one_axis("power_n", runs=12, noise=3e-3)
     runs = table.assign(run=[f"run{index:02d}" for index in range(12)])
-    twice = pd.concat([runs, runs], ignore_index=True)
+    evaluated_twice = pd.concat([runs, runs.assign(loss=runs["loss"] * (1 + 1e-7))], ignore_index=True)
     (once,) = fit_study(table, ["power_n"], bootstrap=50).fits
-    (together,) = fit_study(twice, ["power_n"], bootstrap=50).fits
-    (apart,) = fit_study(twice.drop(columns="run"), ["power_n"], bootstrap=50).fits
+    (together,) = fit_study(evaluated_twice, ["power_n"], bootstrap=50).fits
+    named = evaluated_twice.assign(run=[f"run{index:02d}" for index in range(24)])
+    (apart,) = fit_study(named, ["power_n"], bootstrap=50).fits
     widths = [fit.intervals["alpha"].high95 - fit.intervals["alpha"].low95 for fit in (once, together, apart)]
-    assert widths[1] == pytest.approx(widths[0], rel=1e-4)
+    assert widths[1] == pytest.approx(widths[0], rel=1e-3)
     assert widths[2] < 0.85 * widths[1]
 
 

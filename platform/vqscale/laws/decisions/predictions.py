@@ -9,21 +9,26 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from vqscale import storage
 from vqscale.clock import utc_now
-from vqscale.errors import FitError, StorageError
+from vqscale.errors import FitError
 from vqscale.laws.fitting.bootstrap import interval
 from vqscale.laws.fitting.run_filter import names_of, split_table
 from vqscale.laws.forms.catalogue import Array
 from vqscale.laws.io.schema import Estimate, Fit, LossUnit, Where
+from vqscale.results.own_files import read_model, replace_text
 from vqscale.study.frozen import Frozen
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PREDICTIONS_FILE = "predictions.json"
+REMEDY = (
+    "It is not a file of predictions as it is, and they cannot be made again after their runs: restore it from a copy,"
+    " or move it away to go without them."
+)
 SAME_RUN = 0.01
 """Relative distance of N, D, S and T below which two runs without an id are the same."""
 NOISE_DRAWS = 20
@@ -149,7 +154,7 @@ def register(folder: str, predictions: Sequence[Prediction], table: "pd.DataFram
             raise FitError(f"{prediction.name}: fit {prediction.fit} has a registered prediction for it already")
     uri = storage.join(folder, PREDICTIONS_FILE)
     everything = PredictionRegistry(predictions=[*known, *predictions])
-    storage.write_text(uri, everything.model_dump_json(indent=1) + "\n")
+    replace_text(uri, everything.model_dump_json(indent=1) + "\n")
     return uri
 
 
@@ -161,10 +166,7 @@ def read_predictions(folder: str) -> list[Prediction]:
     uri = storage.join(folder, PREDICTIONS_FILE)
     if not storage.exists(uri):
         return []
-    try:
-        return PredictionRegistry.model_validate_json(storage.read_bytes(uri)).predictions
-    except ValidationError as error:
-        raise StorageError(f"{uri}: not a file of predictions ({error.error_count()} wrong values)") from error
+    return read_model(uri, PredictionRegistry, REMEDY).predictions
 
 
 def score_predictions(predictions: Sequence[Prediction], table: "pd.DataFrame") -> list[PredictionScore]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vqscale.errors import FitError
+from vqscale.laws.fitting.points import level_values
 from vqscale.laws.forms.catalogue import Array
 
 MINIMUM_COST_SIZES = 3
@@ -82,10 +83,11 @@ def fit_token_cost(
     `what` names the cost, `largest_deviation` is the relative distance from the curve that a size may have. Raises
     FitError where fewer than three sizes have a cost, where it does not grow with N, or where it is no function of N.
     """
-    sizes = np.unique(n_R)
+    size_R = level_values(n_R)
+    sizes = np.unique(size_R)
     if len(sizes) < MINIMUM_COST_SIZES:
         raise FitError(f"{what}: known for {len(sizes)} sizes; a curve over N needs at least {MINIMUM_COST_SIZES}")
-    median = np.array([np.median(per_token_R[n_R == size]) for size in sizes])
+    median = np.array([np.median(per_token_R[size_R == size]) for size in sizes])
     candidates = [_least_squares(sizes, median, power) for power in _POWERS]
     usable = [candidate for candidate in candidates if _grows(*candidate[1:], float(sizes[0]))]
     if not usable:

@@ -69,7 +69,7 @@ def _weights(problem: Problem, x_RA: Array, refits: int, seed: int, groups: Sequ
     for _ in range(ATTEMPTS_PER_REFIT):
         # A resample is a vector of counts: weights of the same problem, so that all refits are one array.
         weight_BR = rng.multinomial(runs, np.full(runs, 1 / runs), refits)[:, member_R].astype(np.float64)
-        kept.append(weight_BR[determines(weight_BR, x_RA)])
+        kept.append(weight_BR[determines(problem.formula, weight_BR, x_RA)])
         if sum(map(len, kept)) >= refits:
             break
     return np.concatenate(kept)[:refits]

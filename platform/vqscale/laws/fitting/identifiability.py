@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from vqscale.laws.forms.catalogue import Array, Law
+from vqscale.laws.fitting.points import axis_levels, point_numbers
+from vqscale.laws.forms.catalogue import Array, Formula, Law
 
 MINIMUM_DISTINCT = 3
 """Values of an axis: with two, no curvature is determined."""
@@ -16,9 +17,12 @@ def too_small(law: Law, x_RA: Array) -> str:
     """Why these runs cannot determine the law; empty where they may."""
     if len(x_RA) < law.minimum_runs:
         return f"{len(x_RA)} usable runs; {law.form} needs at least {law.minimum_runs}"
-    for letter, distinct in zip(law.letters, distinct_values(x_RA), strict=True):
+    for letter, distinct in zip(law.letters, distinct_values(law, x_RA), strict=True):
         if distinct < MINIMUM_DISTINCT:
             return f"{distinct} distinct values of {letter}; the law needs at least {MINIMUM_DISTINCT}"
+    points = int(point_numbers(law.letters, x_RA).max()) + 1
+    if points < law.minimum_runs:
+        return f"{points} distinct points ({len(x_RA)} runs); {law.form} needs at least {law.minimum_runs}"
     return _moving_together(law, x_RA)
 
 
@@ -34,16 +38,15 @@ def _moving_together(law: Law, x_RA: Array) -> str:
     return f"{' and '.join(together)} rise and fall together in all runs: their terms cannot be distinguished"
 
 
-def distinct_values(x_RA: Array) -> list[int]:
+def distinct_values(formula: Formula, x_RA: Array) -> list[int]:
     """Number of distinct values on every axis."""
-    return [len(np.unique(x_RA[:, axis])) for axis in range(x_RA.shape[1])]
+    return [len(np.unique(level_R)) for level_R in axis_levels(formula.letters, x_RA).T]
 
 
-def determines(weight_BR: Array, x_RA: Array) -> NDArray[np.bool_]:
+def determines(formula: Formula, weight_BR: Array, x_RA: Array) -> NDArray[np.bool_]:
     """Whether the runs that a weighting keeps have three distinct values on every axis: [B]."""
     enough = np.ones(len(weight_BR), dtype=bool)
-    for axis in range(x_RA.shape[1]):
-        levels, level_R = np.unique(x_RA[:, axis], return_inverse=True)
-        present = [(weight_BR[:, level_R == level] > 0).any(axis=1) for level in range(len(levels))]
+    for level_R in axis_levels(formula.letters, x_RA).T:
+        present = [(weight_BR[:, level_R == level] > 0).any(axis=1) for level in range(int(level_R.max()) + 1)]
         enough &= np.sum(present, axis=0) >= MINIMUM_DISTINCT
     return enough

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from vqscale.laws.fitting.points import level_values
 from vqscale.laws.forms.catalogue import Array, Law, evaluate_law
 from vqscale.laws.io.schema import Curve, CurvePoint
 
@@ -22,7 +23,7 @@ def law_curves(law: Law, x_RA: Array, parameters_P: Array, draws_BP: Array) -> l
 
 def _fixed_values(law: Law, x_RA: Array) -> list[dict[str, float]]:
     """Values of the second axis; where the law has more than two, the middle one of it and values of the others."""
-    others_RA = x_RA[:, 1:].copy()
+    others_RA = np.stack([level_values(x_R) for x_R in x_RA[:, 1:].T], axis=1) if x_RA.shape[1] > 1 else x_RA[:, 1:]
     if others_RA.shape[1] > 1:
         distinct = np.unique(others_RA[:, 0])
         others_RA[:, 0] = distinct[len(distinct) // 2]

@@ -8,11 +8,10 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from vqscale import storage
 from vqscale.errors import StorageError
 from vqscale.laws.io.schema import Estimate, Fit, Interval, StudyFits
+from vqscale.results.own_files import read_model, replace_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,23 +36,20 @@ _FLOAT_COLUMNS = (
 def write_fits(fits: StudyFits, folder: str) -> list[str]:
     """Write `fits.json` and `fits.csv` under `folder`; returns their URIs."""
     uris = [storage.join(folder, "fits.json"), storage.join(folder, "fits.csv")]
-    storage.write_text(uris[0], to_json(fits))
-    storage.write_text(uris[1], to_csv(fits))
+    replace_text(uris[0], to_json(fits))
+    replace_text(uris[1], to_csv(fits))
     return uris
 
 
-def read_fits(folder: str) -> StudyFits:
-    """The fits that `write_fits` wrote, or an earlier version of it.
+def read_fits(folder: str, command: str | None = None) -> StudyFits:
+    """The fits that `write_fits` wrote, or an earlier version of it. `command`: what writes them, for the message.
 
     Raises StorageError where the file is missing or damaged.
     """
     uri = storage.join(folder, "fits.json")
     if not storage.exists(uri):
-        raise StorageError(f"{uri}: no fits yet. Run `vqscale fit {folder}` first.")
-    try:
-        return StudyFits.model_validate_json(storage.read_bytes(uri))
-    except ValidationError as error:
-        raise StorageError(f"{uri}: not a file of fits ({error.error_count()} wrong values). Fit again.") from error
+        raise StorageError(f"{uri}: no fits yet. Run `{command or f'vqscale fit {folder}'}` first.")
+    return read_model(uri, StudyFits, f"Run `{command or f'vqscale fit {folder}'}` again.")
 
 
 def fit_provenance(fit: Fit) -> str:

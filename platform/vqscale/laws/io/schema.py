@@ -329,6 +329,8 @@ class Fit(Frozen):
     r2_fit: float
     r2_holdout: float | None
     holdout: HoldOut
+    resampled: str = ""
+    """What the bootstrap draws, with replacement, as often as there are of it; empty in files of earlier versions."""
     bootstrap: int
     bootstrap_seed: int
     bootstrap_on_bound: int
@@ -370,5 +372,7 @@ class StudyFits(Frozen):
     isoflops: list[IsoflopParabolas] = Field(default_factory=list)
     comparisons: list[Comparison] = Field(default_factory=list)
     selections: list[ModelSelection] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    """What was made of the rows of the table before any law was fitted."""
     reading: TableReading | None = None
     """What was made of a table from elsewhere; None for a table of the platform's own."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vqscale.laws.fitting.points import SAME_BUDGET, budgets_of, levels
 from vqscale.laws.forms.catalogue import Array
 from vqscale.laws.io.schema import HoldOut, HoldOutWindow, RunPoint
-from vqscale.laws.validation.isoflop import SAME_BUDGET, budgets_of
 
 HELD_OUT_SHARE = 0.2
 """Share of the runs that is held out, at least, where the study's design holds out none."""
@@ -145,10 +145,13 @@ def _held_out(runs: HoldOutRuns) -> tuple[NDArray[np.bool_], str]:
 
 
 def _threshold(order_R: Array) -> float:
-    """The largest value at or above which at least `HELD_OUT_SHARE` of the runs lie."""
+    """The largest value at or above which at least `HELD_OUT_SHARE` of the runs lie, and no run of its level below."""
     # Rounded up: of eleven runs three are held out, not two, which would be less than a fifth.
     descending = np.sort(order_R)[::-1]
-    return float(descending[int(np.ceil(HELD_OUT_SHARE * len(order_R))) - 1])
+    reached = descending[int(np.ceil(HELD_OUT_SHARE * len(order_R))) - 1]
+    level_R = levels(order_R)
+    # Runs of one budget differ by rounding: those just below the threshold are held out with the others.
+    return float(order_R[level_R == level_R[order_R == reached][0]].min())
 
 
 def _window(runs: HoldOutRuns, refit: Refit, limit: float) -> HoldOutWindow:

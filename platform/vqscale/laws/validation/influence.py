@@ -23,7 +23,7 @@ def influences(
     member_R = run_numbers(problem.runs, groups)
     # One weighting per run left out: all refits start at the fit's own minimum and are one array.
     weight_BR = (np.arange(member_R.max() + 1)[:, None] != member_R).astype(np.float64)
-    enough_B = determines(weight_BR, x_RA)
+    enough_B = determines(law, weight_BR, x_RA)
     values = _exponents(law, natural(problem, refit(problem, minimum.theta, weight_BR)))
     whole = _exponents(law, minimum.parameters)
     changes = {name: value_B / whole[name] - 1 for name, value_B in values.items()}

@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqscale.laws.fitting.bootstrap import interval
+from vqscale.laws.fitting.points import budgets_of, level_values
 from vqscale.laws.forms.catalogue import Array
 from vqscale.laws.io.schema import Estimate, IsoflopParabolas, IsoflopRow, RunPoint, Where
 
-SAME_BUDGET = 0.1
-"""Relative distance of training FLOPs within which runs share a budget: token budgets are whole updates."""
 PARABOLA_PARAMETERS = 3
 MINIMUM_PARABOLA_SIZES = 3
 ENOUGH_SIZES = 5
@@ -50,21 +49,6 @@ class IsoflopRuns:
         return IsoflopRuns(names=names, n=self.n[rows], d=self.d[rows], c=self.c[rows], loss=self.loss[rows])
 
 
-def budgets_of(c_R: Array, tolerance: float = SAME_BUDGET) -> list[NDArray[np.int64]]:
-    """Rows of the runs of every budget, ascending.
-
-    A new budget starts at a run that is further than `tolerance` from the first run of the budget before it.
-    """
-    order_R = np.argsort(c_R, kind="stable")
-    groups: list[list[int]] = []
-    for row in order_R.tolist():
-        if groups and c_R[row] <= (1 + tolerance) * c_R[groups[-1][0]]:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return [np.array(group, dtype=np.int64) for group in groups]
-
-
 def isoflop_parabolas(
     where: Where, label: str, runs: IsoflopRuns, *, refits: int = REFITS, seed: int = 0
 ) -> IsoflopParabolas | None:
@@ -75,7 +59,7 @@ def isoflop_parabolas(
     are too few at a budget to be resampled: five sizes drawn from five leave three, which any parabola fits exactly.)
     """
     groups = [runs.take(rows) for rows in budgets_of(runs.c)]
-    groups = [group for group in groups if len(np.unique(group.n)) >= MINIMUM_PARABOLA_SIZES]
+    groups = [group for group in groups if len(_sizes(group)) >= MINIMUM_PARABOLA_SIZES]
     if not groups:
         return None
     rows = [_row(group) for group in groups]
@@ -174,7 +158,7 @@ def _least_curvature(runs: IsoflopRuns, predicted_R: Array) -> float:
 
 
 def _warnings(runs: IsoflopRuns, optimum: float) -> list[str]:
-    sizes, found = np.unique(runs.n), []
+    sizes, found = _sizes(runs), []
     if len(sizes) < ENOUGH_SIZES:
         found.append(f"{len(sizes)} sizes: a parabola through fewer than {ENOUGH_SIZES} hides its own error")
     below = int(np.sum(sizes < optimum))
@@ -185,9 +169,14 @@ def _warnings(runs: IsoflopRuns, optimum: float) -> list[str]:
     return found
 
 
+def _sizes(runs: IsoflopRuns) -> Array:
+    """Distinct N of these runs, ascending."""
+    return np.unique(level_values(runs.n))
+
+
 def _tokens_at(runs: IsoflopRuns, log_n: Array | float) -> Array:
     """log D of sizes at this budget, between the runs in logarithms."""
-    sizes, first = np.unique(runs.n, return_index=True)
+    sizes, first = np.unique(level_values(runs.n), return_index=True)
     return np.asarray(np.interp(log_n, np.log(sizes), np.log(runs.d[first])))
 
 

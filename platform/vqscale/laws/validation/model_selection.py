@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vqscale.laws.fitting.points import budgets_of
 from vqscale.laws.forms.catalogue import Array
 from vqscale.laws.io.schema import Candidate, ModelSelection, Where
 from vqscale.laws.validation.holdout import HELD_OUT_SHARE, Refit
-from vqscale.laws.validation.isoflop import budgets_of
 
 LEFT_OUT = {"S": "codebook size", "T": "context length"}
 """Letters whose values are left out in turn."""

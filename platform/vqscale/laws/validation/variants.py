@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vqscale.errors import FitError
 from vqscale.laws.fitting.fit import FitStatus, solve
 from vqscale.laws.fitting.identifiability import too_small
+from vqscale.laws.fitting.points import SAME_BUDGET, axis_levels, budgets_of
 from vqscale.laws.fitting.problem import DELTA, Objective, make_problem
 from vqscale.laws.forms.catalogue import Array, Law, derived
 from vqscale.laws.forms.conventions import (
@@ -22,7 +23,6 @@ from vqscale.laws.forms.conventions import (
     parameters_under,
 )
 from vqscale.laws.io.schema import Convention, Variant
-from vqscale.laws.validation.isoflop import SAME_BUDGET, budgets_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,9 +109,9 @@ def _fewer(law: Law, x_RA: Array, order_R: Array) -> dict[str, NDArray[np.bool_]
     if len(law.letters) > 1:
         smallest = budgets_of(order_R, SAME_BUDGET)[0]
         found["without the smallest budget"] = ~np.isin(np.arange(len(order_R)), smallest)
-    for letter, x_R in zip(law.letters, x_RA.T, strict=True):
-        found[f"without the smallest {letter}"] = x_R > x_R.min()
-        found[f"without the largest {letter}"] = x_R < x_R.max()
+    for letter, level_R in zip(law.letters, axis_levels(law.letters, x_RA).T, strict=True):
+        found[f"without the smallest {letter}"] = level_R > 0
+        found[f"without the largest {letter}"] = level_R < level_R.max()
     return found
 
 
