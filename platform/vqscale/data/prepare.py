@@ -196,11 +196,17 @@ class _Pass:
                 f"read; the first: {self.first[0]}. Correct the column or the source, or allow more than "
                 f"{most:g} of them with --max-skipped."
             )
-        if self.bad_bytes > most * (self.text + self.bad_bytes):
+        substituted = 0 if _skips(source) else len("\ufffd".encode()) * self.bad_bytes
+        if self.bad_bytes > most * (self.text - substituted + self.bad_bytes):
             raise CorpusError(
                 f"max_skipped: {self.bad_bytes:,} bytes of {source.describe()} are not in its encoding, more than "
                 f"{most:g} of all. Name the right one with --encoding."
             )
+
+
+def _skips(source: Source) -> bool:
+    """Whether bytes that are no text are left out, rather than replaced."""
+    return isinstance(source, FileSource) and source.errors == "skip"
 
 
 _NAMED_RECORDS = 20
@@ -344,7 +350,7 @@ class _Preparation:
 
     def _source_record(self) -> SourceRecord:
         met, source = self._met, self._source
-        skips = isinstance(source, FileSource) and source.errors == "skip"
+        skips = _skips(source)
         return SourceRecord(
             description=source.describe(),
             files=len(self._files),

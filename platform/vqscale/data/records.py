@@ -7,8 +7,9 @@ entry of a list. A column whose own name has dots comes first.
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import IO, Any, NamedTuple, TextIO
 
@@ -51,10 +52,10 @@ class Columns:
         _require_text(name, schema, paths[0], self.text)
         return paths
 
-    @property
-    def steps(self) -> set[str]:
+    @cached_property
+    def steps(self) -> frozenset[str]:
         """Every name on the way to a value."""
-        return {step for column in (self.text, self.time or "") for step in (column, *column.split(".")) if step}
+        return frozenset(step for _, column in self.options for step in (column, *column.split(".")))
 
 
 class _Missing:
@@ -138,7 +139,7 @@ def json_line(place: str, line: str, columns: Columns, decoder: Decoder) -> Reco
     # The C scanner finds names repeated in one object only with a slow hook: used where one occurs twice in the line.
     repeated = any(line.count(f'"{step}"') > 1 for step in columns.steps)
     try:
-        value = json.loads(line, parse_int=float, object_pairs_hook=_Pairs(columns) if repeated else None)
+        value = (_decoder(_Pairs(columns)) if repeated else _DECODER).decode(line)
     except json.JSONDecodeError as error:
         return Record(place, fault=f"is not JSON ({error.msg} at character {error.pos + 1})")
     except RecursionError:
@@ -166,6 +167,12 @@ class _Pairs:
         return found
 
 
+def _decoder(hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> json.JSONDecoder:
+    """Whole numbers become floats: none is needed, and Python refuses to read one of 5,000 digits."""
+    return json.JSONDecoder(parse_int=float, object_pairs_hook=hook)
+
+
+_DECODER = _decoder()
 _KINDS = {
     dict: "an object",
     list: "a list",
@@ -211,23 +218,20 @@ def json_records(name: str, stream: IO[bytes], columns: Columns, decoder: Decode
 
 def _parsed(line: str) -> Any:
     try:
-        return json.loads(line, parse_int=float)
+        return _DECODER.decode(line)
     except (ValueError, RecursionError):
         return None
 
 
 def _values(name: str, buffer: str, text: TextIO) -> Iterator[Any]:
     """The entries of one list, or the values one after the other; a value at a time is in memory."""
-    scanner = json.JSONDecoder(parse_int=float)
     buffer = buffer.lstrip()
     in_list, number = buffer.startswith("["), 0
     at = 1 if in_list else 0
     while True:
         at = _past_separators(buffer, at)
         ended = in_list and buffer[at : at + 1] == "]"
-        value, end = (
-            (None, -1) if ended or at == len(buffer) else _scan(scanner, buffer, at, f"{name} record {number + 1}")
-        )
+        value, end = (None, -1) if ended or at == len(buffer) else _scan(buffer, at, f"{name} record {number + 1}")
         if end >= 0 and end < len(buffer):
             number, at = number + 1, end
             yield value
@@ -248,10 +252,10 @@ def _past_separators(buffer: str, at: int) -> int:
     return at
 
 
-def _scan(scanner: json.JSONDecoder, buffer: str, at: int, place: str) -> tuple[Any, int]:
+def _scan(buffer: str, at: int, place: str) -> tuple[Any, int]:
     """The value at `at` and its end; -1 if it is not complete, or not JSON."""
     try:
-        return scanner.raw_decode(buffer, at)
+        return _DECODER.raw_decode(buffer, at)
     except json.JSONDecodeError:
         return None, -1
     except RecursionError as error:

@@ -257,7 +257,7 @@ class Timeline:
     """How many bytes each time holds, in constant memory: bins widen as the times spread."""
 
     def __init__(self) -> None:
-        self._width = 1e-3
+        self._width = 2.0**-10  # whole seconds are multiples of it
         self._bins: Counter[int] = Counter()
         self._first, self._last = float("inf"), float("-inf")
 

@@ -65,13 +65,13 @@ class SpeechCommands35(RawFiles):
         match = _WAVE.search(name)
         if match is None or match[1] not in self.words:
             return
+        split = self._split_of.get(f"{match[1]}/{match[2]}", "train")
         content = stream.read(_MOST_BYTES)
         try:
             samples = self._second(_samples(content))
         except ValueError as error:
             yield Unreadable(name, str(error))
             return
-        split = self._split_of.get(f"{match[1]}/{match[2]}", "train")
         yield split, Example((samples,), label=self.words.index(match[1]))
 
     def _second(self, samples: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
