@@ -97,6 +97,19 @@ def test_two_columns_of_equal_numbers_are_one(read):
     assert runs.reading.columns["tokens"] == "config.tokens"
 
 
+def test_columns_of_one_name_are_one_where_they_agree(read, tmp_path):
+    def two(second):
+        rows = "".join(f"{n},{d},{a},{b}\n" for n, d, a, b in zip(N, D, LOSS, second, strict=True))
+        (tmp_path / "twice.csv").write_text("N,D,loss,loss\n" + rows)
+        return str(tmp_path / "twice.csv")
+
+    assert read_runs(two(LOSS)).reading.columns["loss"] == "loss (column 3)"
+    with pytest.raises(FitError, match=r"loss \(column 3\), loss \(column 4\)"):
+        read_runs(two(LOSS + 0.1))
+    stated = read_runs(two(LOSS + 0.1), columns=["loss=loss (column 4)"])
+    np.testing.assert_allclose(stated.table["loss"], LOSS + 0.1)
+
+
 def test_column_that_is_stated_goes_before_what_is_recognised(read):
     table = {"N": N, "D": D, "eval/loss": LOSS, "val/loss": LOSS + 0.1, "extra": 2 * N}
     runs = read(table, columns=["loss=val/loss", "N=extra"])
@@ -138,7 +151,17 @@ def test_column_that_looks_like_a_measure_gets_a_hint(column, letter, read):
 
 
 @pytest.mark.parametrize(
-    "column", ["tokens_per_second", "flops_per_token", "tokens_per_parameter", "val_tokens", "batch_tokens", "tflops"]
+    "column",
+    [
+        "tokens_per_second",
+        "flops_per_token",
+        "tokens (per batch)",
+        "val_tokens",
+        "batch_tokens",
+        "tflops",
+        "size (MB)",
+        "d_k",
+    ],
 )
 def test_rates_and_other_counts_are_no_measures(column, read):
     runs = read({"N": N, "D": D, "loss": LOSS, column: C})

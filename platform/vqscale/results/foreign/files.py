@@ -78,7 +78,7 @@ def parse_file(uri: str, data: bytes) -> RawTable:
             return _from_parquet(data)
         text = _decoded(uri, _unpacked(uri, data))
         table = _from_text(text, kind or "csv") if kind in TEXT else _from_json(text, lines=kind != "json")
-    except (ValueError, csv.Error, RecursionError) as error:
+    except (ValueError, OSError, csv.Error, RecursionError) as error:  # OSError: pyarrow's, for a damaged page
         raise StorageError(f"{uri}: not a readable table ({error})") from error
     if not table.rows:
         raise StorageError(f"{uri}: the table has no rows")

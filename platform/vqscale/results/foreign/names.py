@@ -34,54 +34,60 @@ _PREFIX = re.compile(
     r"hyperparameters|user_attrs|args|cfg|final|model|data|train|training|trainer|run|best)[./:]",
     re.IGNORECASE,
 )
-_COUNT_OF = r"(?:n|num|nb|number|number_of|num_of|count|total|all|total_number_of|model)"
-_PARAMETERS = r"(?:params?|parameters?|weights)"
-_HELD = "(?:val|valid|validation|eval|evaluation|dev|held_?out|hold_?out)"
-_NLL = r"(?:loss|nll|cross_?entropy|ce|xent|xentropy|ce_loss|lm_loss|nll_loss|cross_entropy_loss|nats|nats_per_token)"
-_END = r"(?:final|last|end|mean|avg|average)"
+_UNIT_ENDING = r"(.{2,}?)[_ ./-](?:in_)?(m|mm|b|bn|k|t|millions?|billions?|trillions?|thousands?)"
+"""Behind a name of more than one letter: d_k is the width of a head."""
+_MERE_UNIT = r"|column_\d+|nats.*|flops?|tokens?|params?|parameters?|number|count|6_?nd|approx\w*|estimated"
+"""In brackets behind a name, what changes nothing."""
+_COUNT_OF = "(?:n|nb|no|no_of|num|num_of|number|number_of|count|total|total_number_of|all|model)_"
+_COUNTED = "(?:_(?:count|number|total|all|n|seen))"
+_PARAMETERS = "(?:params?|parameters?|weights)"
 _TRAINED = "(?:train|training|trained|pretrain|pretraining|pre_training)"
+_HELD = "(?:val|valid|validation|eval|evaluation|dev|held_?out|hold_?out)"
+_NLL = (
+    "(?:loss|nll|cross_?entropy|ce|xent|xentropy|ce_loss|lm_loss|nll_loss|cross_entropy_loss|nats)"
+    "(?:_nats)?(?:_(?:per_)?token)?"
+)
+_LAST = "(?:final|last|end|epoch|mean|avg|average)"
+_BEST = "(?:best|min|lowest)"
 KINDS: dict[str, tuple[tuple[int, str], ...]] = {
     "parameters_non_embedding": (
-        (0, rf"(?:{_COUNT_OF}_)?(?:{_PARAMETERS}|model_size|size|n)_(?:{_NON_EMBEDDING})\w*"),
-        (0, rf"(?:{_COUNT_OF}_)?(?:{_NON_EMBEDDING})\w*?_(?:{_PARAMETERS}|size|n|count)"),
-        (0, rf"n_(?:{_NON_EMBEDDING})\w*"),
-        (
-            1,
-            rf"N|(?:{_COUNT_OF}_)*{_PARAMETERS}|{_PARAMETERS}_(?:count|number|total|all|n|with_emb\w*|incl\w*)|model_size(?:_{_PARAMETERS})?",
-        ),
-        (1, rf"(?:n|num|nb)(?:params?|parameters?)|{_PARAMETERS}_count_total|size_{_PARAMETERS}"),
-        (2, rf"(?:{_COUNT_OF}_)*(?:trainable|active|activated)_{_PARAMETERS}|{_PARAMETERS}_(?:trainable|active)"),
+        (0, rf"(?:{_COUNT_OF})?(?:{_PARAMETERS}|model_size|size|n)_(?:{_NON_EMBEDDING})\w*"),
+        (0, rf"(?:{_COUNT_OF})?(?:{_NON_EMBEDDING})\w*?_(?:{_PARAMETERS}|size|n|count)"),
+        (1, rf"N|(?:{_COUNT_OF}|size_)*{_PARAMETERS}{_COUNTED}*|(?:n|num|nb){_PARAMETERS}"),
+        (1, rf"model_size(?:_{_PARAMETERS})?|{_PARAMETERS}_(?:with|incl\w*)_emb\w*"),
+        (2, rf"(?:{_COUNT_OF})*(?:trainable|active|activated)_{_PARAMETERS}|{_PARAMETERS}_(?:trainable|active)"),
         (3, "n|size"),
     ),
     "parameters": (
-        (0, rf"(?:{_COUNT_OF}_)*(?:total|all)_{_PARAMETERS}|{_PARAMETERS}_(?:total|all)"),
-        (0, rf"(?:{_COUNT_OF}_)*{_PARAMETERS}_(?:with|incl\w*)_emb\w*"),
+        (0, rf"(?:{_COUNT_OF})*(?:total|all)_{_PARAMETERS}|(?:{_COUNT_OF})*{_PARAMETERS}_(?:total|all)"),
+        (0, rf"(?:{_COUNT_OF})*{_PARAMETERS}_(?:with|incl\w*)_emb\w*"),
     ),
     "tokens": (
-        (0, rf"(?:{_COUNT_OF}_)*{_TRAINED}_tokens(?:_seen|_total|_count)?|tokens_{_TRAINED}|tokens_seen"),
+        (0, rf"(?:{_COUNT_OF})*{_TRAINED}_tokens{_COUNTED}*|(?:{_COUNT_OF})*tokens_{_TRAINED}(?:_on)?"),
         (
             0,
-            r"(?:n|num|total)_tokens_seen|num_input_tokens_seen|consumed_(?:train_)?tokens|tokens_consumed|seen_tokens",
+            rf"(?:{_COUNT_OF}|input_)*tokens_(?:seen|consumed|processed)|(?:consumed|seen|processed)_(?:train_)?tokens",
         ),
-        (1, rf"D|(?:{_COUNT_OF}_|d_)*tokens?(?:_total|_count)?|(?:n|num)tokens|token_count|token_budget|tokens_budget"),
-        (1, rf"{_TRAINED}_(?:data|dataset)(?:_size)?_(?:tokens|datapoints)|(?:data|dataset)_(?:size_)?tokens"),
+        (1, rf"D|(?:{_COUNT_OF}|d_|data_|dataset_|dataset_size_)*tokens?{_COUNTED}*|(?:n|num)tokens"),
+        (1, rf"tokens?_budget|{_TRAINED}_(?:data|dataset)(?:_size)?_(?:tokens|datapoints)"),
         (3, "d"),
     ),
     "flops": (
-        (0, rf"(?:{_COUNT_OF}_)*{_TRAINED}_(?:compute_)?flops?|(?:{_TRAINED}_)?compute_flops?|flops?_{_TRAINED}"),
-        (1, rf"C|(?:{_COUNT_OF}_)*flops?|flops?_total|(?:{_TRAINED}_)?compute(?:_budget)?|total_compute|total_flos"),
-        (1, r"(?:flops?|isoflops?)_budget|budget_flops?|compute_budget_flops?|total_training_compute(?:_flops?)?"),
+        (0, rf"(?:{_COUNT_OF})*{_TRAINED}_(?:compute_)?flops?{_COUNTED}*|(?:{_TRAINED}_)?compute_flops?"),
+        (0, rf"flops?_{_TRAINED}"),
+        (1, rf"C|(?:{_COUNT_OF}|c_)*flops?{_COUNTED}*|(?:{_COUNT_OF})*(?:{_TRAINED}_)?compute(?:_budget)?(?:_flops?)?"),
+        (1, "total_flos|(?:iso)?flops?_budget|budget_flops?"),
         (3, "c"),
     ),
     "loss": (
-        (0, rf"(?:{_END}_)*{_HELD}_(?:{_END}_)?{_NLL}(?:_{_END})?|{_NLL}_{_HELD}(?:_{_END})?"),
-        (1, rf"(?:best|min|lowest)_{_HELD}_{_NLL}|{_HELD}_{_NLL}_(?:best|min)|{_HELD}_(?:best|min)_{_NLL}"),
-        (2, rf"(?:{_END}_)*test_(?:{_END}_)?{_NLL}(?:_{_END})?|{_NLL}_test"),
-        (3, rf"L|(?:{_END}_)*{_NLL}(?:_{_END})?"),
-        (4, rf"(?:{_END}_)*{_TRAINED}_(?:{_END}_)?{_NLL}(?:_{_END})?|{_NLL}_{_TRAINED}"),
+        (0, rf"(?:{_LAST}_)*(?:{_HELD}_)+(?:{_LAST}_)?{_NLL}(?:_{_LAST})?|{_NLL}_{_HELD}(?:_{_LAST})?"),
+        (1, rf"{_BEST}_{_HELD}_{_NLL}|{_HELD}_{_NLL}_{_BEST}|{_HELD}_{_BEST}_{_NLL}"),
+        (2, rf"(?:{_LAST}_)*test_(?:{_LAST}_)?{_NLL}(?:_{_LAST})?|{_NLL}_test"),
+        (3, rf"L|(?:{_LAST}_)*{_NLL}(?:_{_LAST})?"),
+        (4, rf"(?:{_LAST}_)*{_TRAINED}_(?:{_LAST}_)?{_NLL}(?:_{_LAST})?|{_NLL}_{_TRAINED}"),
     ),
     "bpb": (
-        (0, rf"(?:{_END}_)*(?:{_HELD}_)(?:bpb|bits_per_byte)|(?:bpb|bits_per_byte)_{_HELD}"),
+        (0, rf"(?:{_LAST}_)*{_HELD}_(?:bpb|bits_per_byte)|(?:bpb|bits_per_byte)_{_HELD}"),
         (3, "bpb|bits_per_byte"),
     ),
 }
@@ -190,23 +196,24 @@ def normal(name: str) -> str:
 @lru_cache(maxsize=4096)
 def _forms(name: str) -> tuple[str, ...]:
     """The name, and the name without prefixes, without unit words; single letters keep their case."""
-    text = re.sub(r"\s*[\(\[].*?[\)\]]\s*$", "", name.strip()) or name
+    found = re.fullmatch(r"(.+?)\s*[\(\[]([^()\[\]]*)[\)\]]", name.strip())
+    text = found[1] if found and re.fullmatch(_MERE_UNIT, normal(found[2])) else name.strip()
     forms = [text]
-    while found := _PREFIX.match(text):
-        text = text[found.end() :]
+    while prefix := _PREFIX.match(text):
+        text = text[prefix.end() :]
         forms.append(text)
     return tuple(form if len(form) == 1 else normal(form) for form in forms if form)
 
 
 def _unit_of(name: str) -> tuple[str, float]:
     """The name without the unit that it states, and that unit: `params (M)`, `tokens_B`, `compute [PF-days]`."""
-    found = re.fullmatch(r"(.+?)\s*[\(\[]\s*(?:in\s+)?([^()\[\]]+?)\s*[\)\]]", name.strip())
-    words = normal(found[2]) if found else ""
-    if found and (factor := _unit_factor(words)):
-        return found[1], factor
-    if ending := re.fullmatch(
-        r"(.+?)[_ ./-](?:in_)?(m|mm|b|bn|k|t|millions?|billions?|trillions?|thousands?)", name.strip(), re.I
-    ):
+    if found := re.fullmatch(r"(.+?)\s*[\(\[]\s*(?:in\s+)?([^()\[\]]+?)\s*[\)\]]", name.strip()):
+        parts = found[2].split(",")
+        for part in parts:
+            if factor := _unit_factor(normal(part)):
+                rest = ", ".join(one.strip() for one in parts if one != part)
+                return f"{found[1]} ({rest})" if rest else found[1], factor
+    if ending := re.fullmatch(_UNIT_ENDING, name.strip(), re.IGNORECASE):
         return ending[1], UNITS[ending[2].lower().removesuffix("s")]
     if days := re.fullmatch(r"(.*?)[_ ./-]*(?:pf|petaflops?(?:_s)?|pflops?(?:_s)?)_?days?", normal(name)):
         return days[1] or "compute", PETAFLOP_DAY
