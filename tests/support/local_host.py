@@ -10,7 +10,7 @@ from vqscale.results.metrics_rows import Row
 
 @dataclass
 class LocalHost:
-    """One process on one device; remembers the rows and warnings that a trial sends."""
+    """One process on one device; remembers the rows, warnings and phases that a trial sends."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     rank: int = 0
@@ -18,6 +18,7 @@ class LocalHost:
     group: ProcessGroup | None = None
     rows: list[Row] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
     unsaved: bool = False
     leave_after: int | None = None
     """Updates of this attempt after which the trial is told to leave; None: never."""
@@ -37,3 +38,6 @@ class LocalHost:
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
+
+    def enter(self, phase: str) -> None:
+        self.phases.append(phase)

@@ -137,6 +137,7 @@ class RecordsDriver:
         seconds = 1.0 / len(stage.orders)
         for order in stage.orders:
             if (result := read_result(order.folder)) is not None:
+                yield {"kind": "phase", "trial": order.trial.id, "phase": "loading"}
                 yield {
                     "kind": "ended",
                     "trial": order.trial.id,

@@ -1,11 +1,14 @@
 """What the user sees while a study runs: a line per trial, a bar, and the time left. Plain lines without a terminal."""
 
+import itertools
 import time
+from collections import deque
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -22,7 +25,7 @@ from vqscale.workflow.study import RunEvents
 QUALITY = {"language": "bpb", "classification": "accuracy"}
 """By task, the measure that people look at first."""
 SHOWN = 16
-"""Trials that the live table holds: those that run, then those that ended last."""
+"""Trials that the live table holds: those that run, those that ended last, then those that wait."""
 
 
 @dataclass
@@ -35,8 +38,6 @@ class _Line:
     quality: float | None = None
     """Bits per byte, or accuracy."""
     tokens_per_second: float | None = None
-    changed: float = 0.0
-    ended: bool = False
 
 
 class LiveTable(RunEvents):
@@ -49,9 +50,17 @@ class LiveTable(RunEvents):
         self._console = console
         self._live: Live | None = None
         self._lines: dict[str, _Line] = {}
+        self._phase = ""
 
     def stage_started(self, stage: Plan) -> None:
+        # Three kinds of lines, so that what is shown of ten thousand trials costs no more than what is shown of ten.
         self._lines = {p.trial.id: _Line(p.trial.name, p.cost.flops) for p in stage.pending}
+        self._waiting = dict.fromkeys(self._lines)
+        self._running: dict[str, _Line] = {}
+        """The one that changed last is the last."""
+        self._ended: deque[_Line] = deque(maxlen=SHOWN)
+        self._flops = sum(line.flops for line in self._lines.values())
+        self._flops_ended, self._count_ended, self._phase = 0.0, 0, ""
         self._tokens = {p.trial.id: p.cost.tokens for p in stage.pending}
         self._quality = QUALITY[stage.study.task]
         self._done_before = len(stage.trials) - len(stage.pending)
@@ -69,23 +78,32 @@ class LiveTable(RunEvents):
         style = "yellow" if level == "warning" else None
         self._console.print(text, style=style, markup=False, highlight=False)
 
+    def phase(self, text: str, trial: Trial | None = None) -> None:
+        if trial is not None:
+            self._changed(trial).state = text
+            return
+        self._phase = text
+        if self._live is None:
+            self._console.print(f"{text} ...", style="dim", markup=False, highlight=False)
+
     def row(self, trial: Trial, row: Row) -> None:
-        line = self._lines[trial.id]
+        line = self._changed(trial)
         line.state, line.share = "training", row["tokens"] / self._tokens[trial.id]
         line.loss, line.quality = row.get("loss"), row.get("bpb", row.get("accuracy"))
         line.tokens_per_second = row["tokens_per_second"]
-        line.changed = time.monotonic()
 
     def retried(self, trial: Trial, error: str) -> None:
-        self._lines[trial.id].state = "retrying"
+        self._changed(trial).state = "retrying"
         self.message(f"{trial.name}: {last_line(error)}: it is tried again", "warning")
 
     def ended(self, trial: Trial, result: Result) -> None:
-        line = self._lines[trial.id]
-        line.state, line.quality, line.changed = result.status, quality(result), time.monotonic()
-        line.share, line.ended = 1.0, True
-        done = sum(line.ended for line in self._lines.values()) + self._done_before
-        total = len(self._lines) + self._done_before
+        line = self._changed(trial)
+        del self._running[trial.id]
+        line.state, line.quality, line.share = result.status, quality(result), 1.0
+        self._ended.appendleft(line)
+        self._flops_ended += line.flops
+        self._count_ended += 1
+        done, total = self._count_ended + self._done_before, len(self._lines) + self._done_before
         known = quality(result)
         measured = (result.error or "") if known is None else f"{known:.3f} {QUALITY[result.task]} held out"
         speed = f", {short_count(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
@@ -101,9 +119,17 @@ class LiveTable(RunEvents):
             highlight=False,
         )
 
+    def _changed(self, trial: Trial) -> _Line:
+        """The line of a trial that a worker group has begun, from now on the one that changed last."""
+        self._waiting.pop(trial.id, None)
+        line = self._running.pop(trial.id, self._lines[trial.id])
+        self._running[trial.id] = line
+        self._phase = ""
+        return line
+
     def _share(self) -> float:
-        total = sum(line.flops for line in self._lines.values())
-        return sum(line.flops * line.share for line in self._lines.values()) / total if total else 1.0
+        running = sum(line.flops * line.share for line in list(self._running.values()))
+        return (self._flops_ended + running) / self._flops if self._flops else 1.0
 
     def _left(self) -> str:
         share, spent = self._share(), time.monotonic() - self._started
@@ -111,12 +137,16 @@ class LiveTable(RunEvents):
             return ""
         return f"about {duration(spent * (1 - share) / share)} left" if share < 1 else ""
 
+    def _shown(self) -> list[_Line]:
+        # Copies: rich draws in a thread of its own while events change what is copied here.
+        waiting = [self._lines[name] for name in list(itertools.islice(self._waiting, SHOWN))]
+        return [*reversed(list(self._running.values())), *list(self._ended), *waiting][:SHOWN]
+
     def _render(self) -> RenderableType:
         table = Table(box=None, padding=(0, 1), header_style="dim")
         for title in ("trial", "state", "done", "loss", self._quality, "tokens/s"):
             table.add_column(title, justify="left" if title in ("trial", "state") else "right", no_wrap=True)
-        order = sorted(self._lines.values(), key=lambda line: (line.state != "training", -line.changed))
-        for line in order[:SHOWN]:
+        for line in self._shown():
             table.add_row(
                 line.name,
                 line.state,
@@ -126,9 +156,10 @@ class LiveTable(RunEvents):
                 "" if line.tokens_per_second is None else short_count(line.tokens_per_second),
             )
         spent = duration(time.monotonic() - self._started)
-        ended = sum(line.ended for line in self._lines.values())
-        text = Text(f"{ended}/{len(self._lines)} trials, {spent} so far, {self._left()}".rstrip(", "), style="bold")
-        return Group(table, ProgressBar(total=1.0, completed=self._share(), width=60), text)
+        words = [f"{self._count_ended}/{len(self._lines)} trials", f"{spent} so far", self._phase or self._left()]
+        text = Text(", ".join(word for word in words if word), style="bold")
+        # Padding ends the bar's line: without it the text would follow on the same line and be cut off.
+        return Group(table, Padding(ProgressBar(total=1.0, completed=self._share(), width=60), 0), text)
 
 
 def quality(result: Result) -> float | None:

@@ -19,6 +19,10 @@ class StudyEvents:
     def stage_started(self, stage: Plan) -> None:
         """Training of the pending trials of `stage` begins."""
 
+    def phase(self, text: str, trial: Trial | None = None) -> None:
+        """What is done from now on: by a trial until its next row or, without one, before any trial of the stage
+        trains."""
+
     def row(self, trial: Trial, row: Row) -> None:
         """A trial has read its metrics."""
 
@@ -44,6 +48,10 @@ class Broadcast(StudyEvents):
     def stage_started(self, stage: Plan) -> None:
         for listener in self._listeners:
             listener.stage_started(stage)
+
+    def phase(self, text: str, trial: Trial | None = None) -> None:
+        for listener in self._listeners:
+            listener.phase(text, trial)
 
     def row(self, trial: Trial, row: Row) -> None:
         for listener in self._listeners:

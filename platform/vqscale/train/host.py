@@ -30,3 +30,6 @@ class Host(Protocol):
         """A complete checkpoint exists at `uri` (called on every rank)."""
 
     def warn(self, message: str) -> None: ...
+
+    def enter(self, phase: str) -> None:
+        """Say in a word or two what the trial does until its next row of metrics (called on every rank)."""

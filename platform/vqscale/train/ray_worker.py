@@ -76,6 +76,10 @@ class RayHost:
         if self.rank == 0:
             self.send({"kind": "warning", "message": message})
 
+    def enter(self, phase: str) -> None:
+        if self.rank == 0:
+            self.send({"kind": "phase", "phase": phase})
+
     def send(self, event: dict[str, Any]) -> Any:
         """Give the dispatcher an event of this attempt; returns its directive."""
         try:

@@ -64,6 +64,7 @@ def run_trial(
     The trial's folder afterwards holds `metrics.jsonl`, `model.safetensors` and the last checkpoints. Every rank must
     call it. Raises CorpusError where the corpus is not the one that was planned; errors of the machine are raised.
     """
+    host.enter("loading")
     corpus = open_corpus(trial.corpus)
     _require_planned(corpus, trial)
     with contextlib.closing(_open_engine(trial, host)) as engine:
@@ -75,6 +76,7 @@ def run_trial(
         logger = MetricsLogger(trial, corpus, engine.module, host)
         checkpointing = Checkpointing(trial, engine, folder, options, host, shared_prefix)
         progress = checkpointing.restore(started_at)
+        host.enter(f"resumed at {progress.step}" if progress.step else "first updates")
         loop = TrainingLoop(
             trial,
             host,
@@ -86,6 +88,8 @@ def run_trial(
         )
         status, error = loop.run(progress)
         evaluated = status != "diverged"
+        if evaluated:
+            host.enter("evaluating")
         held_out, test, seconds = _evaluate(engine, corpus, trial, host) if evaluated else (None, None, 0.0)
         _write_outputs(engine, trial, folder, host, progress.rows, with_weights=evaluated)
         return TrialOutcome(

@@ -31,6 +31,7 @@ def before_stage(stage: Plan, events: StudyEvents) -> None:
     laws = [name for name in study.fit.laws if {"N", "D"} <= set(LAWS[name].letters)]
     if not laws or all(result.status != "finished" for result in stage.results):
         return
+    events.phase("fitting what is trained, to predict the next trials")
     uri = storage.join(study.folder, "results.parquet")
     write_table(stage.results, uri)
     table = read_table(uri)

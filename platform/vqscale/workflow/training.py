@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from vqscale import storage
 from vqscale.errors import ClusterError, StudyInterruptedError, TrackingError
+from vqscale.masking import masked
 from vqscale.planning.estimate import write_estimates
 from vqscale.planning.plan import Plan, plan
 from vqscale.results.lease import Lease
@@ -257,11 +259,15 @@ class _Stages:
         kind = event["kind"]
         if kind == "started":
             self.trained.worker_groups = max(self.trained.worker_groups, event["worker_groups"])
+            groups = event["worker_groups"]
+            events.phase(f"starting {groups} worker {'group' if groups == 1 else 'groups'}")
         if "trial" not in event:
             return
         trial = stage.by_id[event["trial"]].trial
         if kind == "row":
             events.row(trial, event["row"])
+        elif kind == "phase":
+            events.phase(event["phase"], trial)
         elif kind == "warning":
             events.message(f"{trial.name}: {event['message']}", "warning")
         elif kind == "retried":
@@ -273,6 +279,7 @@ class _Stages:
 
     def _stop(self) -> None:
         if self._driver is not None:
+            self._driver.ask_to_stop()  # first: a message may fail where its terminal is gone
             self._events.message("Stopping ... (Ctrl-C again ends it at once)")
             self._driver.stop()
 
@@ -291,6 +298,10 @@ class _Stages:
 
     def _connect(self) -> RayDriver:
         if self._driver is None:
+            at = self._address or os.environ.get("RAY_ADDRESS")
+            self._events.phase(
+                f"connecting to the Ray cluster at {masked(at)}" if at else "starting Ray on this machine"
+            )
             self._driver = RayDriver(self._address, self.planned.study.resources).open()
         return self._driver
 

@@ -168,6 +168,15 @@ def test_trial_asked_to_stop_is_evaluated_where_it_stopped(make_trial: Any, tmp_
     assert outcome.held_out is not None
 
 
+def test_trial_says_what_it_does_before_its_first_row_and_after_its_last(make_trial: Any, tmp_path: Path) -> None:
+    cut, continued = BreakingHost(device=torch.device("cpu"), break_after=10), LocalHost(device=torch.device("cpu"))
+    with pytest.raises(InterruptedTrialError):
+        run(make_trial(), tmp_path, cut)
+    run(make_trial(), tmp_path, continued)
+    assert cut.phases == ["loading", "first updates"]
+    assert continued.phases == ["loading", "resumed at 8", "evaluating"]
+
+
 def test_trial_asked_to_stop_after_its_last_update_has_finished(make_trial: Any, tmp_path: Path) -> None:
     trial = make_trial()
     host = StoppingHost(device=torch.device("cpu"), stop_from=trial.train.steps)

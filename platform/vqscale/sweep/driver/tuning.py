@@ -98,6 +98,8 @@ class _Bridge(tune.Callback):  # type: ignore[misc]
             return
         if event["kind"] == "metrics":
             self._emit({"kind": "row", "trial": trial_id, "row": event["row"]})
+        elif event["kind"] == "phase":
+            self._emit({"kind": "phase", "trial": trial_id, "phase": event["phase"]})
         elif event["kind"] == "warning":
             self._emit({"kind": "warning", "trial": trial_id, "message": event["message"]})
         elif event["kind"] == "failed":
