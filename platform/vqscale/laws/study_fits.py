@@ -16,7 +16,7 @@ and always of corpus, block length, segment, precision and schedule. Seeds are p
 point differ in learning rate or batch size, the best recipe represents the point.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -102,6 +102,7 @@ def fit_study(
     objective: Objective | None = None,
     hold_out_from: float | None = None,
     budgets: Sequence[float] | None = None,
+    computed: Collection[str] = (),
     sensitivity: bool = True,
     price: Price | None = None,
     seed: int = 0,
@@ -114,11 +115,14 @@ def fit_study(
     default the Huber loss of log residuals, delta 1e-3. `hold_out_from`: training FLOPs from which runs enter no fit
     and are predicted; without it all runs are fitted and the hold-out sets aside the largest fifth. `budgets`: training
     FLOPs at which optima are given, by default over the fitted range and beyond it. `price`: of a device-hour, for
-    comparisons at equal money. `sensitivity`: whether the influence of every run and the variants are recorded.
+    comparisons at equal money. `computed`: columns that were not measured but follow from C = 6ND. `sensitivity`:
+    whether the influence of every run and the variants are recorded.
 
     Raises FitError for an unknown law and for a table with neither `bpb` nor `loss`.
     """
     table, n_column, convention = _counting(table, n_column)
+    if "flops" in computed:
+        convention = convention.model_copy(update={"flops": "6nd"})
     named = [named_law(name, n_column=n_column) for name in laws]
     metric = metric or default_metric(table)
     _require(table, [metric, *(group or ()), *(["flops"] if hold_out_from is not None else [])])
@@ -171,7 +175,7 @@ def default_metric(table: "pd.DataFrame") -> str:
     finished = table[table["status"] == "finished"] if "status" in table else table
     if "bpb" in table and len(finished) and finished["bpb"].notna().all():
         return "bpb"
-    return "loss"
+    return "bpb" if "bpb" in table and "loss" not in table else "loss"
 
 
 def _require(table: "pd.DataFrame", columns: Sequence[str]) -> None:

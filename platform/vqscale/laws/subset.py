@@ -233,7 +233,9 @@ def _refusal(subset: Subset, kind: RefusalKind, reason: str) -> Refusal:
 
 def _record(subset: Subset, minimum: Minimum, draws: Draws, settings: FitSettings, digest: str) -> Fit:
     law, values, fitted = subset.law, minimum.parameters, subset.fitted
-    measured = run_points(fitted.names, fitted.x, fitted.losses, evaluate_law(law, values, fitted.x), fitted.flops)
+    # C = 6ND is no measurement: exact FLOPs per token would come out of it, and a frontier by them.
+    flops = fitted.flops if settings.convention.flops == "exact" else None
+    measured = run_points(fitted.names, fitted.x, fitted.losses, evaluate_law(law, values, fitted.x), flops)
     held = hold_out(hold_out_runs(subset), refitter(subset, settings.objective), subset.flops)
     r2_fit = r_squared(fitted.losses, np.array([point.predicted for point in measured]))
     fit = Fit(

@@ -52,13 +52,21 @@ def _hypothesis(fits: StudyFits) -> list[Entry]:
         ("What was fitted", _joined({f"{fit.metric} in {fit.unit}" for fit in fits.fits}) or "nothing"),
         ("N", _joined({f"{fit.convention.parameters} ({_n_column(fit)})" for fit in fits.fits}) or "not used"),
         ("D", "training tokens, each as often as it was read"),
-        ("C", _joined({_flops(fit) for fit in fits.fits}) or "training FLOPs, counted exactly"),
+        ("C", _foreign_flops(fits) or _joined({_flops(fit) for fit in fits.fits}) or "training FLOPs, counted exactly"),
     ]
 
 
 def _n_column(fit: Fit) -> str:
     columns = [axis for axis, letter in zip(fit.axes, fit.letters, strict=True) if letter == "N"]
     return columns[0] if columns else "no axis"
+
+
+def _foreign_flops(fits: StudyFits) -> str:
+    """Where C of a table from elsewhere comes from; empty for a study's own."""
+    if fits.reading is None:
+        return ""
+    column = fits.reading.columns.get("flops")
+    return f"as the table says in {column}; frontiers by it and by 6ND" if column else "as 6 N D; frontiers by it"
 
 
 def _flops(fit: Fit) -> str:

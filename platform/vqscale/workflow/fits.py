@@ -78,6 +78,7 @@ def fit_target(target: str | Study, options: FitOptions, *, out: str | None = No
         n_column=n_column,
         seed=options.seed,
         objective=options.objective,
+        computed=runs.reading.computed if runs.reading else (),
         **study_settings(place.study, table, options.hold_out_from),
     )
     fits = fits.model_copy(update={"reading": runs.reading})

@@ -18,9 +18,9 @@ from vqscale.laws.fitting.run_filter import (
     PROGRESS,
     columns_of,
     identity_column,
-    names_of,
     numbers_of,
     plain_name,
+    rows_named,
     split_table,
 )
 from vqscale.laws.io.schema import Exclusion
@@ -79,7 +79,7 @@ def _without_copies(
     if not copy_R.any():
         return table, [], []
     kept = table[~copy_R]
-    left_out = [Exclusion(name=name, law=None, reason="repeats another row") for name in names_of(table[copy_R])]
+    left_out = [Exclusion(name=name, law=None, reason="repeats another row") for name in rows_named(table[copy_R])]
     return kept, left_out, [f"{len(left_out)} of {len(table)} rows repeat another row: {len(kept)} rows are left."]
 
 
@@ -159,7 +159,7 @@ def _progress(table: "pd.DataFrame", identity: str, point: Sequence[str], condit
 def _exclusions(table: "pd.DataFrame", keep: Sequence[Any], cut: Sequence[Any], metric: str) -> list[Exclusion]:
     found = []
     last, unfinished = set(keep), set(cut)
-    for index, name in zip(table.index, names_of(table), strict=True):
+    for index, name in zip(table.index, rows_named(table), strict=True):
         if index in unfinished:
             found.append(Exclusion(name=name, law=None, reason=f"its last {metric} is not that of its last step"))
         elif index not in last:

@@ -66,6 +66,14 @@ def names_of(table: "pd.DataFrame") -> list[str]:
     return [f"row {index}" for index in table.index]
 
 
+def rows_named(table: "pd.DataFrame") -> list[str]:
+    """What to call each row where it is left out: its run, and its place in a file from elsewhere."""
+    names = names_of(table)
+    if SOURCE_ROW not in table:
+        return names
+    return [name if name == row else f"{name} ({row})" for name, row in zip(names, table[SOURCE_ROW], strict=True)]
+
+
 def groups_of(table: "pd.DataFrame") -> list[str] | None:
     """Which run each row belongs to, where a run has several rows; None where each row is its own.
 
@@ -147,7 +155,7 @@ def usable_runs(
     """
     keep: list[int] = []
     excluded: list[Exclusion] = []
-    for index, (name, (_, row)) in enumerate(zip(names_of(table), table.iterrows(), strict=True)):
+    for index, (name, (_, row)) in enumerate(zip(rows_named(table), table.iterrows(), strict=True)):
         if "codebook_size" in law.axes and _missing(row["codebook_size"]):
             continue
         reason = _unusable(row, [metric, *law.axes, *needed])
@@ -266,7 +274,7 @@ def best_recipe(table: "pd.DataFrame", law: Law, metric: str) -> "tuple[pd.DataF
         best[first[1][_ROW]] = True
         for _, other in rest:
             reason = f"a better recipe exists at this point ({subset_label(first[0], point)})"
-            excluded += [Exclusion(name=name, law=law.name, reason=reason) for name in names_of(other)]
+            excluded += [Exclusion(name=name, law=law.name, reason=reason) for name in rows_named(other)]
     return table[best], excluded  # in the order of the table, so that resamples are those without the others
 
 
