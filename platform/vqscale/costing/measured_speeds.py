@@ -34,15 +34,19 @@ class MeasuredSpeeds:
         self._kinds = {kind: _Sizes(speeds) for kind, speeds in kinds.items()}
 
     def of(self, trial: Trial) -> float:
-        """FLOP/s expected of one worker of a trial: the median of the most similar runs, of which there must be some.
+        """FLOP/s expected of one worker of a trial; there must be runs."""
+        return self.at(trial.model.arch, trial.train.context, parameters_non_embedding(trial.model))
+
+    def at(self, arch: str, context: int, n: float) -> float:
+        """FLOP/s of one worker at `n` parameters without embeddings: the median of the most similar runs.
 
         Most similar: of the same architecture where there are such, among those of the same context where there are
         such, then of the size nearest in log N.
         """
         assert self.runs, "no run was measured"
-        arch = trial.model.arch if (trial.model.arch, None) in self._kinds else None
-        context = trial.train.context if (arch, trial.train.context) in self._kinds else None
-        return self._kinds[arch, context].nearest(parameters_non_embedding(trial.model))
+        known_arch = arch if (arch, None) in self._kinds else None
+        known_context = context if (known_arch, context) in self._kinds else None
+        return self._kinds[known_arch, known_context].nearest(n)
 
 
 class _Sizes:
@@ -54,7 +58,7 @@ class _Sizes:
         self._medians: dict[tuple[int, ...], float] = {}
         """By sizes; many trials ask for the same."""
 
-    def nearest(self, n: int) -> float:
+    def nearest(self, n: float) -> float:
         """The median speed at the size nearest to `n` in log N, or at both where they are equally far."""
         above = bisect.bisect_left(self._sizes, n)
         near = self._sizes[max(0, above - 1) : above + 1]

@@ -14,6 +14,7 @@ import numpy as np
 
 from vqscale import storage
 from vqscale.costing.counts import parameters_non_embedding
+from vqscale.costing.measured_speeds import MeasuredSpeeds
 from vqscale.costing.presets import PRESETS, fields_of, fields_of_others, resolve, size_of
 from vqscale.data.corpora import resolve_corpus
 from vqscale.data.corpus import open_text
@@ -62,6 +63,7 @@ def next_study(study: Study, runs: Sequence[Result], parameters: float, budget: 
     shape, shape_note = nearest_shape(parameters, runs, model, vocabulary)
     _require_variant(near, shape, model, vocabulary)
     train, lr_note = _train(study, near)
+    resources, speed_notes = _resources(study, runs, near, parameters)
     values = study.model_dump(mode="json", exclude={"tracking"}) | {
         "study": f"{study.study}-{near.arch}-{exact(budget)}",
         "question": question,
@@ -69,6 +71,7 @@ def next_study(study: Study, runs: Sequence[Result], parameters: float, budget: 
         "data": {"corpus": name},
         "model": model | {"preset": shape},
         "train": train,
+        "resources": resources,
         "design": [{"type": "isoflop", "budgets": [budget], "sizes": [shape], "hold_out": 0, "recentre": False}],
         "sweep": [],
         "throughput": None,
@@ -76,8 +79,25 @@ def next_study(study: Study, runs: Sequence[Result], parameters: float, budget: 
     }
     made = parse_study({key: value for key, value in values.items() if value is not None}, source="the next study")
     hidden = [f"tracking.uri: write the password in place of ***: {study.tracking.uri}."]
-    notes = [shape_note, lr_note, *(hidden if study.tracking.uri.has_password else [])]
+    notes = [shape_note, lr_note, *speed_notes, *(hidden if study.tracking.uri.has_password else [])]
     return NextStudy(study=made, shape=shape, notes=notes)
+
+
+def _resources(
+    study: Study, runs: Sequence[Result], near: Result, parameters: float
+) -> tuple[dict[str, Any], list[str]]:
+    """The study's `resources` with the speed that its runs reached, and the note that says so.
+
+    Only what was measured replaces what the study states: where no run has a speed, its own value is kept.
+    """
+    resources, measured = study.resources.model_dump(mode="json"), MeasuredSpeeds(runs)
+    if not measured.runs:
+        return resources, []
+    speed = float(f"{measured.at(near.arch, near.context, parameters):.4g}")
+    return resources | {"flops_per_second": speed}, [
+        f"Its time is estimated from {speed:.4g} FLOP/s per worker, which runs of the size nearest to it reached"
+        f" ({near.device or 'device unknown'})."
+    ]
 
 
 def _require_variant(near: Result, shape: str, model: Mapping[str, Any], vocabulary: int) -> None:

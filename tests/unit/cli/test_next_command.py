@@ -51,10 +51,20 @@ def test_next_keeps_the_studys_settings_and_says_where_its_learning_rate_is_from
         "block_length": 16,
     }
     assert {key: study.train[key] for key in ("context", "batch_tokens", "lr")} == old.train
-    assert (study.resources, study.storage, study.tracking) == (old.resources, old.storage, old.tracking)
+    assert (study.storage, study.tracking) == (old.storage, old.tracking)
+    assert study.resources.model_copy(update={"flops_per_second": None}) == old.resources
     text = written[0].read_text()
     assert "# The learning rate 0.01 is that of" in text
     assert "# Predicted: " in text
+
+
+def test_next_hands_the_measured_speed_to_the_plan_of_the_next_study(written: Any) -> None:
+    planned = plan(load_study(str(written[0])))
+    (one,) = planned.trials
+    assert planned.study.resources.flops_per_second == 1e9  # what all runs of the fixture reached
+    assert one.cost.seconds == pytest.approx(one.cost.flops / 1e9)
+    assert "1e+09 per worker" in planned.speed_source
+    assert "# Its time is estimated from 1e+09 FLOP/s per worker" in written[0].read_text()
 
 
 def test_next_registers_its_prediction_once(fitted_study: Any, written: Any, tmp_path: Path) -> None:

@@ -101,3 +101,26 @@ def test_size_of_a_shape_leads_back_to_that_size(runs: Any, shape: str) -> None:
     wanted = parameters_non_embedding(resolve("transformer", shape, 256, {}))
     found, note = nearest_shape(wanted, [of_size(runs()[0], (width, depth), wanted)], MODEL, 256)
     assert parameters_non_embedding(resolve("transformer", found, 256, {})) == pytest.approx(wanted, rel=2e-3), note
+
+
+def speeds(runs: list[Result], per_size: dict[int, float | None]) -> list[Result]:
+    """The runs at the speeds of their sizes, by N."""
+    return [run.model_copy(update={"flops_per_second": per_size[run.parameters_non_embedding]}) for run in runs]
+
+
+def test_next_study_takes_the_median_speed_per_worker_of_the_nearest_size(finished_study: Any, runs: Any) -> None:
+    measured = runs(workers=2)
+    sizes = sorted({run.parameters_non_embedding for run in measured})
+    fast = speeds(measured, {n: 1e9 * (index + 1) for index, n in enumerate(sizes)})
+    made = next_study(finished_study.study, fast, sizes[2] * 1.01, 1e12, "q")
+    assert made.study.resources.flops_per_second == 3e9 / 2
+    assert made.study.resources.price_per_device_hour == 0.5
+
+
+def test_next_study_without_a_measured_speed_keeps_what_the_study_states(finished_study: Any, runs: Any) -> None:
+    stated = finished_study.study.resources.model_copy(update={"flops_per_second": 5e9})
+    study = finished_study.study.model_copy(update={"resources": stated})
+    unmeasured = runs(flops_per_second=None)
+    made = next_study(study, unmeasured, float(unmeasured[0].parameters_non_embedding), 1e12, "q")
+    assert made.study.resources == stated
+    assert not any("FLOP/s" in note for note in made.notes)
