@@ -10,12 +10,14 @@ import gzip
 import io
 import lzma
 import posixpath
+import re
 import shutil
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import IO, Any, cast
 
 import zstandard
@@ -100,13 +102,33 @@ def archive_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[byte
     if suffix in _LONG_TAR:
         yield from archive_members(inner + _LONG_TAR[suffix], stream)
     elif suffix in _DECOMPRESSORS:
-        yield from archive_members(inner, forward_stream(_DECOMPRESSORS[suffix](stream)))
+        yield from archive_members(inner, forward_stream(_DECOMPRESSORS[suffix](_compressed(name, suffix, stream))))
     elif suffix == ".tar":
         yield from _tar_members(name, stream)
     elif suffix == ".zip":
         yield from _zip_members(name, stream)
     else:
         yield name, stream
+
+
+_MAGIC = {
+    ".gz": re.compile(rb"\x1f\x8b"),
+    ".bz2": re.compile(rb"BZh"),
+    ".xz": re.compile(rb"\xfd7zXZ\x00|\]\x00\x00"),
+    ".zst": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
+}
+
+
+def _compressed(name: str, suffix: str, stream: IO[bytes]) -> IO[bytes]:
+    """`stream`, which must begin as its name says."""
+    head = stream.read(6)
+    if head and not _MAGIC[suffix].match(head):
+        found = next((f"; it looks like {other}" for other, magic in _MAGIC.items() if magic.match(head)), "")
+        raise CorpusError(f"source: {name} is not compressed as its name ends, in {suffix}{found}. Correct its name.")
+    if stream.seekable():
+        stream.seek(0)
+        return stream
+    return forward_stream(chain([head], blocks(stream)))
 
 
 def _tar_members(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:

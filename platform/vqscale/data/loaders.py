@@ -22,7 +22,7 @@ from vqscale.data.files import SourceFile, list_files
 from vqscale.data.records import Columns, parquet_records
 from vqscale.data.shards import SPLITS, SplitName
 from vqscale.data.sources import FileSource, Piece, Source, SplitRule, cut
-from vqscale.data.wholeness import partly, require_whole
+from vqscale.data.wholeness import asked_partly, partly, require_whole
 from vqscale.errors import CorpusError
 
 
@@ -57,7 +57,7 @@ class HutterFile:
             require_whole(self.uri, self.name, "bytes", {"": size}, {"": self.BYTES})
 
     def identity(self) -> dict[str, Any]:
-        return {"loader": self.name, "files": self._file.identity()}
+        return {"loader": self.name, "files": self._file.identity()} | asked_partly(self.partial)
 
     def pieces(self) -> Iterator[Piece]:
         size = 0
@@ -94,7 +94,7 @@ class PG19:
         return [file for found in files.values() for file in found]
 
     def identity(self) -> dict[str, Any]:
-        return {"loader": "pg19", "files": [file.identity() for file in self.files()]}
+        return {"loader": "pg19", "files": [file.identity() for file in self.files()]} | asked_partly(self.partial)
 
     def pieces(self) -> Iterator[Piece]:
         done = 0
@@ -128,7 +128,8 @@ class WikiText103:
         return list_files(self.uri)
 
     def identity(self) -> dict[str, Any]:
-        return {"loader": "wikitext103", "files": [file.identity() for file in self.files()]}
+        files = [file.identity() for file in self.files()]
+        return {"loader": "wikitext103", "files": files} | asked_partly(self.partial)
 
     def pieces(self) -> Iterator[Piece]:
         done = 0
@@ -215,7 +216,8 @@ class ImageNet64:
         return sorted(list_files(self.uri), key=_batch_number)
 
     def identity(self) -> dict[str, Any]:
-        return {"loader": "imagenet64", "files": [file.identity() for file in self.files()], "train": self.train_images}
+        files = [file.identity() for file in self.files()]
+        return {"loader": "imagenet64", "files": files, "train": self.train_images} | asked_partly(self.partial)
 
     def pieces(self) -> Iterator[Piece]:
         done = 0

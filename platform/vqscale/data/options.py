@@ -20,3 +20,9 @@ def checked(kind: type[Options], **values: object) -> Options:
         rule = first["msg"].removeprefix("Value error, ")
         given = f" (got {first['input']!r})" if place and first["type"] not in {"missing", "value_error"} else ""
         raise CorpusError(f"{place + ': ' if place else ''}{rule}{given}") from error
+
+
+def require_share(option: str, value: float) -> None:
+    """Raise CorpusError unless `value` is from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise CorpusError(f"{option}: {value} is no share. Use a number from 0 to 1.")

@@ -14,7 +14,7 @@ from vqscale.data.decoding import Errors
 from vqscale.data.examine import examine
 from vqscale.data.files import SourceFile
 from vqscale.data.loaders import named_source
-from vqscale.data.options import checked
+from vqscale.data.options import checked, require_share
 from vqscale.data.publish import PreparationStage, ProgressCallback, no_progress, publish
 from vqscale.data.shards import (
     FORMAT,
@@ -61,8 +61,6 @@ class PreparationOptions(Frozen):
     split: SplitRule
     fractions: tuple[float, float, float]
     shard_tokens: int = Field(gt=0)
-    max_skipped: float = Field(ge=0, le=1)
-    """Most records, as a share of all, that may be left out for having no text."""
 
     @field_validator("fractions")
     @classmethod
@@ -134,8 +132,8 @@ def prepare(
         split=split or source.split_rule,
         fractions=fractions,
         shard_tokens=shard_tokens,
-        max_skipped=max_skipped,
     )
+    require_share("max_skipped", max_skipped)
     if time_column is not None and options.split != "time":
         raise CorpusError(f"time_column: {time_column!r} is read only for --split time. Leave it out, or set that.")
     out = storage.absolute(out)
@@ -143,7 +141,7 @@ def prepare(
     request = fingerprint({"format": FORMAT, "source": source.identity(), "recipe": options})
 
     def make(folder: Path) -> Manifest:
-        return _Preparation(WorkFolder(folder), source, options, request, report).run()
+        return _Preparation(WorkFolder(folder), source, options, max_skipped, request, report).run()
 
     return publish(out, request, Manifest, overwrite, report, make, lambda folder: WorkFolder(folder).is_worth_keeping)
 
@@ -217,9 +215,16 @@ class _Preparation:
     """One preparation, from the recorded state to a complete `corpus` folder in the working folder."""
 
     def __init__(
-        self, place: WorkFolder, source: Source, options: PreparationOptions, request: str, report: ProgressCallback
+        self,
+        place: WorkFolder,
+        source: Source,
+        options: PreparationOptions,
+        max_skipped: float,
+        request: str,
+        report: ProgressCallback,
     ) -> None:
         self._place, self._source, self._options, self._report = place, source, options, report
+        self._max_skipped = max_skipped
         self._files = source.files()
         self._size = sum(file.size for file in self._files) or None
         self._state = place.resume(request)
@@ -228,7 +233,7 @@ class _Preparation:
     def run(self) -> Manifest:
         if isinstance(self._source, FileSource):
             options = self._options
-            examine(self._source, self._files, by_time=options.split == "time", most=options.max_skipped)
+            examine(self._source, self._files, by_time=options.split == "time", most=self._max_skipped)
         self._measure()
         tokenizer = self._tokenizer()
         self._write(tokenizer)
@@ -260,7 +265,7 @@ class _Preparation:
                 met.documents += piece.last
                 yield piece
                 first = piece.last
-        met.require_enough(self._source, self._options.max_skipped)
+        met.require_enough(self._source, self._max_skipped)
         self._met = met
 
     def _segments(self, stage: PreparationStage) -> Iterator[SplitSegment]:

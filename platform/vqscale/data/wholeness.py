@@ -13,6 +13,11 @@ def partly(partial: bool) -> str:
     return " (taken with --partial)" if partial else ""
 
 
+def asked_partly(partial: bool) -> dict[str, bool]:
+    """What an identity adds: the same request without --partial compares the sizes."""
+    return {"partial": True} if partial else {}
+
+
 def require_whole(place: str, name: str, unit: str, found: Mapping[Part, int], expected: Mapping[Part, int]) -> None:
     """Raise CorpusError where `found` differs from `expected`, the numbers of `unit` that the data set `name` has."""
     for part, number in expected.items():

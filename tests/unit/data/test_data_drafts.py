@@ -68,17 +68,23 @@ COMMANDS = {
 }
 
 
+def started(command: str, folder: Path) -> subprocess.Popen[str]:
+    """A command that has begun to write."""
+    arguments = [sys.executable, "-m", "vqscale", "data", *COMMANDS[command], "--out", str(folder / "out")]
+    process = subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / ".prepare-out" / "corpus").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_command_ends_with_130_and_leaves_nothing(tmp_path, command, number):
     """As in a terminal, Ctrl-C reaches the whole process group, workers included."""
-    arguments = [sys.executable, "-m", "vqscale", "data", *COMMANDS[command], "--out", str(tmp_path / "out")]
-    with subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / ".prepare-out" / "corpus").exists():
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    with started(command, tmp_path) as process:
         if number == signal.SIGINT:
             os.killpg(process.pid, number)
         else:
@@ -88,3 +94,13 @@ def test_stopped_command_ends_with_130_and_leaves_nothing(tmp_path, command, num
     assert "Traceback" not in stderr
     assert "Stopped. No corpus was written" in stderr
     assert names(tmp_path) == []
+
+
+def test_killed_generation_leaves_no_process_and_its_draft_is_replaced(tmp_path):
+    with started("generate", tmp_path) as process:
+        process.kill()
+        # Workers and their tracker hold this pipe: it ends when the last of them has.
+        process.communicate(timeout=120)
+    assert names(tmp_path) == [".prepare-out"]
+    prepare_labelled(ListOps(examples=(50, 5, 5), length=(5, 20)), str(tmp_path / "out"))
+    assert names(tmp_path) == ["out"]

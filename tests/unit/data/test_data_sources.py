@@ -220,3 +220,23 @@ def test_source_long_document_comes_in_pieces_of_whole_characters(tmp_path, unit
     assert all(piece.data.endswith(unit) for piece in pieces[:-1])
     assert [piece.read for piece in pieces] == sorted(piece.read for piece in pieces)
     assert pieces[-1].read == len(text)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("content", [b"plain text\n" * 50, gzip.compress(TEXT), bz2.compress(TEXT), b"x"])
+def test_source_of_a_wrong_ending_is_told_from_a_damaged_one(tmp_path, ending, content):
+    own = {b"\x1f": ".gz", b"B": ".bz2"}.get(content[:1])
+    (tmp_path / f"a.txt{ending}").write_bytes(content)
+    if own == ending:
+        assert documents(FileSource(uri=str(tmp_path / f"a.txt{ending}"))) == [TEXT]
+        return
+    with pytest.raises(
+        CorpusError, match=rf"a.txt{ending} is not compressed as its name ends.*Correct its name"
+    ) as told:
+        documents(FileSource(uri=str(tmp_path / f"a.txt{ending}")))
+    assert (f"it looks like {own}" in str(told.value)) == (own is not None)
+
+
+def test_source_empty_compressed_file_is_an_empty_document(tmp_path):
+    (tmp_path / "a.txt.gz").write_bytes(b"")
+    assert documents(FileSource(uri=str(tmp_path / "a.txt.gz"))) == [b""]

@@ -16,6 +16,7 @@ from vqscale.data.labelled.format import (
     write_labelled_shard,
 )
 from vqscale.data.labelled.source import LabelledSource, Unreadable
+from vqscale.data.options import require_share
 from vqscale.data.publish import ProgressCallback, no_progress, publish
 from vqscale.data.shards import FORMAT, MANIFEST, SPLITS, LeftOutRecord, SourceRecord, SplitName
 from vqscale.errors import CorpusError
@@ -43,8 +44,7 @@ def prepare_labelled(
     """
     if shard_tokens < 1:
         raise CorpusError(f"shard_tokens: {shard_tokens} is no number of tokens. Use 1 or more.")
-    if not 0 <= max_skipped <= 1:
-        raise CorpusError(f"max_skipped: {max_skipped} is no share. Use a number from 0 to 1.")
+    require_share("max_skipped", max_skipped)
     report = progress or no_progress
     request = fingerprint({"format": FORMAT, "source": source.identity(), "shard_tokens": shard_tokens})
 

@@ -3,10 +3,14 @@
 import contextlib
 import hashlib
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any, ClassVar
 
 import numpy as np
@@ -102,7 +106,8 @@ class InProcesses:
             raise CorpusError(f"processes: {self.processes} cannot draw examples. Use 1 or more.")
         if self.processes == 1:
             return None
-        workers = ProcessPoolExecutor(self.processes, mp_context=multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        workers = ProcessPoolExecutor(self.processes, mp_context=context, initializer=_end_with_parent)
         stack.callback(workers.shutdown, wait=True, cancel_futures=True)
         return workers
 
@@ -115,7 +120,8 @@ class InProcesses:
             return
         ahead: deque[Future[list[Example]]] = deque()
         for chunk in chunks:
-            ahead.append(workers.submit(_drawn, self.generator, split, chunk))
+            with _undisturbed():
+                ahead.append(workers.submit(_drawn, self.generator, split, chunk))
             if len(ahead) > 2 * self.processes:
                 yield from ahead.popleft().result()
         while ahead:
@@ -133,6 +139,43 @@ class InProcesses:
             f"examples: {self.generator.name} found only {len(seen)} different examples with these options. "
             "Ask for fewer examples, or for longer ones."
         )
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when its parent was killed: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Within it, Ctrl-C and a request to end wait: a worker that is being started would lose its parent half-way.
+
+    Workers inherit that Ctrl-C is blocked, which a terminal sends to them too; they end when the parent tells them.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+        yield
+        return
+    waiting: list[int] = []
+    before = {number: signal.signal(number, lambda found, _: waiting.append(found)) for number in _ENDING}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def _drawn(generator: Generator, split: SplitName, indices: range) -> list[Example]:

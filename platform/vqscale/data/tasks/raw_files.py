@@ -17,7 +17,7 @@ from vqscale.data.labelled.format import Example, Layout
 from vqscale.data.labelled.source import Labelled, Unreadable
 from vqscale.data.shards import SplitName
 from vqscale.data.splits import hash_split
-from vqscale.data.wholeness import partly, require_whole
+from vqscale.data.wholeness import asked_partly, partly, require_whole
 from vqscale.errors import CorpusError
 from vqscale.study.frozen import Frozen
 
@@ -91,7 +91,7 @@ class RawFiles:
         resolved = {"length": self.length, "real_inputs": self.real_inputs, "seed": self.options.seed or 0}
         shares = [self.options.validation or self.default_validation, self.options.fractions or self.default_fractions]
         files = [file.identity() for file in self.files]
-        resolved |= {"partial": True} if self.options.partial else {}
+        resolved |= asked_partly(bool(self.options.partial))
         return {"loader": self.name, "files": files, "options": resolved, "shares": shares}
 
     def extent(self) -> tuple[int, int | None]:
