@@ -5,6 +5,7 @@ in order.
 import contextlib
 import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterator
@@ -41,5 +42,5 @@ def _leave_terminal() -> None:
     """What is printed from here on goes nowhere: writing to a terminal that is gone would fail the stop."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            if os.isatty(stream.fileno()):
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):  # isatty says no of a terminal that is gone
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
