@@ -5,6 +5,7 @@ They raise the errors of `vqscale.errors`, print nothing but progress, and pass 
 
 import os
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vqscale.cli.console import make_console
@@ -122,17 +123,19 @@ def predict(
     arch: str | None = None,
     context: int | None = None,
     codebook: int | None = None,
+    group: Mapping[str, str] | None = None,
     fits: str | None = None,
 ) -> Predicted:
     """What the fits of `target` predict at training FLOPs, parameters, training tokens, a loss or money ("50usd").
 
     Name one of them; `params` and `tokens` together ask for the loss of that run. One outcome per architecture with a
-    fit, or the reason of its refusal. `fits`: the folder with fits.json, where it is not the target's. Raises FitError
+    fit, or the reason of its refusal; of a table from elsewhere one per subset. `group`: column -> value of subsets
+    that were fitted. `fits`: the folder with fits.json, where it is not the target's. Raises FitError
     where all refuse, and where nothing was fitted yet.
     """
     given = {"compute": compute, "params": params, "tokens": tokens, "loss": loss, "money": money}
     question = {name: value for name, value in given.items() if value is not None}
-    selection = Selection(law=law, arch=arch, context=context, codebook=codebook)
+    selection = Selection(law=law, arch=arch, context=context, codebook=codebook, group=group or {})
     return predict_target(_target(target), question, selection, fits=fits)
 
 

@@ -36,7 +36,9 @@ def export(
     if unknown := [name for name in chosen if name not in FORMATS]:
         raise FitError(f"--format {unknown[0]}: is unknown. Choose from {', '.join(FORMATS)}.")
     place = locate(target, fits)
-    written = export_files(place, read_fits(place.folder), out or storage.join(place.folder, "export"), chosen)
+    written = export_files(
+        place, read_fits(place.folder, place.fit_command), out or storage.join(place.folder, "export"), chosen
+    )
     if as_json:
         typer.echo(json.dumps(written, indent=2))
     else:

@@ -23,6 +23,9 @@ def predict(
     arch: Annotated[str | None, typer.Option(help="Architecture. Default: every one that has a fit.")] = None,
     context: Annotated[int | None, typer.Option(help="Context length T.")] = None,
     codebook: Annotated[int | None, typer.Option(help="Codebook size S.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=VALUE of a subset that was fitted, repeatable. Default: all.")
+    ] = None,
     register: Annotated[
         bool, typer.Option("--register", help="Register predictions of all planned trials that are not trained.")
     ] = False,
@@ -42,15 +45,17 @@ def predict(
     Example: vqscale predict runs/quickstart --register
 
     Example: vqscale predict runs/quickstart --params 1e6 --tokens 2e7 --arch transformer_vq
+
+    Example: vqscale predict published.csv --compute 1e21 --group dataset=web
     """
-    from vqscale.workflow.queries import Selection, predict_target
+    from vqscale.workflow.queries import Selection, named_values, predict_target
 
     if register or score:
         _keep(target, fits, register=register, as_json=as_json)
         return
     given = {"compute": compute, "params": params, "tokens": tokens, "loss": loss, "money": money}
     question = {name: value for name, value in given.items() if value is not None}
-    selection = Selection(law=law, arch=arch, context=context, codebook=codebook)
+    selection = Selection(law=law, arch=arch, context=context, codebook=codebook, group=named_values(group))
     predicted = predict_target(target, question, selection, fits=fits)
     if as_json:
         typer.echo(json.dumps([_as_value(fit, outcome) for fit, outcome in predicted.outcomes], indent=2))
@@ -85,6 +90,8 @@ def _print(predicted: "Predicted") -> None:
     if answers:
         print_answers(answers, predicted.table, console)
     print_losses([one for one in outcomes if isinstance(one, LossResult)], console)
+    for note in predicted.notes:
+        console.print(f"note {note}", markup=False)
     for fit, why in predicted.outcomes:
         if isinstance(why, str):
             console.print(f"refused {fit.law}, {fit.label}: {why}", markup=False)

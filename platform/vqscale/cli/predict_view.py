@@ -32,6 +32,7 @@ def print_answers(answers: Sequence[OptimumResult], table: pd.DataFrame, console
         "training time": lambda one: "not measured" if one.seconds is None else duration(one.seconds),
         "cost": lambda one: "no price" if one.money is None else f"{one.money:.3g} {one.currency}",
         "beyond the data": lambda one: _beyond(one.optimum.beyond),
+        "outside the sizes": lambda one: _beyond(one.optimum.outside),
         "fit": lambda one: f"{one.law} {one.fit}",
     }
     for name, show in rows.items():

@@ -111,6 +111,12 @@ def _register(planned: Plan, fit: Fit) -> Prediction:
     return next(one for one in known if one.trial_id == planned.trials[0].trial.id and one.fit == fit.id)
 
 
+def _outside_note(best: OptimumResult) -> list[str]:
+    """A sentence where no run brackets the optimum."""
+    outside = best.optimum.outside
+    return [f"N* is {outside:.3g} times outside the sizes tried near it: an extrapolation."] if outside > 1 else []
+
+
 def _header(command: str, fit: Fit, best: OptimumResult, made: NextStudy, prediction: Prediction) -> str:
     """What the file is, and which fit it is based on, as comments."""
     loss, limits = prediction.predicted.value, prediction.predicted.interval
@@ -122,6 +128,7 @@ def _header(command: str, fit: Fit, best: OptimumResult, made: NextStudy, predic
         f"By fit {fit.id}: {fit.law} of {fit.label}, table sha256 {fit.data_hash}.",
         f"The budget of {best.flops.value:.6g} FLOPs is {beyond:.3g} times the largest fitted"
         + (": an extrapolation." if beyond > 1 else "."),
+        *_outside_note(best),
         *made.notes,
     ]
     return "".join(f"# {line}\n" for line in lines)

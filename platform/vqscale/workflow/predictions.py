@@ -93,5 +93,5 @@ def keep_predictions(
     new: list[Prediction] = []
     if register:
         planned = plan(place.study, source=place.folder, allow_changed=True)
-        new = register_pending(planned, read_fits(place.folder).fits, table)
+        new = register_pending(planned, read_fits(place.folder, place.fit_command).fits, table)
     return place, new, scored_registry(place.folder, table)

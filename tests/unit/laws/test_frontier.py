@@ -82,16 +82,43 @@ def test_flat_bottom_is_within_a_hundredth_of_the_optimal_loss():
     assert found.parameters_low < found.parameters.value < found.parameters_high
 
 
-@pytest.mark.parametrize(("shift", "side"), [(30.0, "smaller"), (1 / 30, "larger")])
-def test_optimum_outside_the_sizes_tried_is_refused(shift, side):
+@pytest.mark.parametrize(("shift", "side"), [(100.0, "smaller"), (1 / 100, "larger")])
+def test_optimum_far_outside_the_sizes_tried_is_refused(shift, side):
     study = law(shift=shift)
-    with pytest.raises(FitError, match=f"the runs do not bracket it. Train {side} sizes"):
+    with pytest.raises(FitError, match=f"15 times outside .* do not bracket it, .* Train {side} sizes"):
         optimum_at(study, six_n(study.n), 1e18)
     with pytest.raises(FitError, match="the runs do not bracket it"):
         optimum_at(study, six_n(study.n), 1e20)
     found = make_frontier(study, six_n(study.n), "6nd")
     assert found.optima == []
     assert len(found.refused) == 10
+
+
+@pytest.mark.parametrize("shift", [20.0, 1 / 20])
+def test_optimum_outside_the_sizes_tried_is_given_with_its_distance(shift):
+    study = law(shift=shift)
+    for budget in (1e17, 1e18, 1e19, 1e20):
+        found = optimum_at(study, six_n(study.n), budget)
+        assert found.parameters.value == pytest.approx(best_size(budget), rel=1e-9)
+        # The sizes of a budget end at a quarter and at four times its middle; those within a factor of four count too.
+        assert 1 < found.outside <= 5 + 1e-9
+    assert optimum_at(law(), six_n(law().n), 1e18).outside == 1
+
+
+def test_ladder_gives_the_best_size_of_its_own_largest_budget():
+    """Four sizes on 1 to 10 times 20 tokens per parameter: at the largest budget there is one size only."""
+    n, multiple = (grid.ravel() for grid in np.meshgrid([1.9e8, 3.7e8, 7.6e8, 1.3e9], [1, 2, 5, 10]))
+    d = 20 * n * multiple
+    study = surface(
+        TERMS, list(TRUTH), np.array(list(TRUTH.values())), noisy_draws(), ["N", "D"],
+        np.stack([n, d], axis=1), loss_of(n, d),
+    )  # fmt: skip
+    largest = float((6 * n * d).max())
+    for times in (1, 10):
+        found = optimum_at(study, six_n(n), times * largest)
+        assert found.parameters.value == pytest.approx(best_size(times * largest), rel=1e-9)
+        # Sizes within a factor of four of that budget: the largest two.
+        assert found.outside == pytest.approx(7.6e8 / best_size(largest))
 
 
 def test_budget_between_two_that_are_far_apart_is_judged_by_both():

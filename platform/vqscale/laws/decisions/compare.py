@@ -190,12 +190,22 @@ def _points(kind: BudgetKind, first: Side, base: Side) -> tuple[list[ComparedPoi
     for budget in [*np.geomspace(low, high, SHARED_BUDGETS).tolist(), LAST_BUDGET * high]:
         try:
             for side in (first, base):
-                optimum_at(side.law.only_fit(), side.costs[kind], budget)
+                _require_bracketed(side, kind, budget)
         except FitError as error:
             refused[f"{kind} {budget!r}"] = str(error)
         else:
             points.append(_point(kind, budget, budget / high, first, base, table))
     return points, refused
+
+
+def _require_bracketed(side: Side, kind: BudgetKind, budget: float) -> None:
+    """Raises FitError where the best size at the budget is not known, or lies outside the sizes tried."""
+    best = optimum_at(side.law.only_fit(), side.costs[kind], budget)
+    if best.outside > 1:
+        raise FitError(
+            f"the optimum of {side.fit.label} ({best.parameters.value:.4g}) lies {best.outside:.3g} times outside the"
+            " sizes tried near this budget: the runs do not bracket it"
+        )
 
 
 def _point(

@@ -1,8 +1,10 @@
 """The compute-optimal frontier of a law in N and D: N*(C), D*(C), L*(C), its exponents, and its inverse.
 
-What is refused, and why: an optimum at a budget within the data that lies outside the sizes trained near that budget
-(the runs do not bracket it); any budget beyond the data where that is so at the largest fitted one; and a budget more
-than a hundred times the largest or less than a hundredth of the smallest fitted one.
+What is refused, and why: an optimum at a budget within the data that lies more than ten times outside the sizes trained
+near that budget; any budget beyond the data where that is so at the largest fitted one; and a budget more than a hundred
+times the largest or less than a hundredth of the smallest fitted one. Ten times in N is what a hundred times the budget
+changes. An optimum less far outside is given and marked (`Optimum.outside`): no run brackets it, and it rests on the
+form of the law. A ladder of sizes, each on multiples of its own tokens, has its largest budgets at its largest size.
 """
 
 from collections.abc import Sequence
@@ -18,6 +20,8 @@ from vqscale.laws.io.schema import Fit, Frontier, Optimum
 
 LARGEST_EXTRAPOLATION = 100.0
 """Furthest extrapolation of a budget, in either direction, that is given as a number."""
+LARGEST_OUTSIDE = 10.0
+"""Furthest outside the sizes tried, in either direction, that an optimal N is given as a number."""
 NEARBY_FACTOR = 4.0
 """Runs within this factor of a budget show which sizes were tried at it."""
 FLAT_SHARE = 0.01
@@ -101,7 +105,7 @@ def optimum_at(law: Surface, cost: TokenCost, budget: float) -> Optimum:
     log_n_B, loss_B = (found_BK[:, 0] for found_BK in law.best(cost, [budget]))
     if not np.isfinite(log_n_B[0]):
         raise FitError("the law has no finite optimum at this budget")
-    _require_sampled(law, cost, spent, budget, float(np.exp(log_n_B[0])))
+    outside = _outside(law, cost, spent, budget, float(np.exp(log_n_B[0])))
     log_d_B = np.log(budget) - cost.log_per_token(log_n_B)
     low, high = _flat_bottom(law, cost, budget, float(log_n_B[0]), float(loss_B[0]))
     return Optimum(
@@ -113,6 +117,7 @@ def optimum_at(law: Surface, cost: TokenCost, budget: float) -> Optimum:
         parameters_low=low,
         parameters_high=high,
         beyond=budget / float(spent.max()),
+        outside=outside,
     )
 
 
@@ -128,17 +133,23 @@ def _require_reach(budget: float, low: float, high: float) -> None:
         )
 
 
-def _require_sampled(law: Surface, cost: TokenCost, spent_R: Array, budget: float, best_n: float) -> None:
-    """Raises FitError where the optimum at the budget, or at the nearest fitted one, lies outside the sizes tried."""
+def _outside(law: Surface, cost: TokenCost, spent_R: Array, budget: float, best_n: float) -> float:
+    """Factor by which the optimum at the budget, or at the nearest fitted one, lies outside the sizes tried; 1 within.
+
+    Raises FitError beyond `LARGEST_OUTSIDE`.
+    """
     nearest = float(np.clip(budget, spent_R.min(), spent_R.max()))
     if nearest != budget:
         best_n = float(np.exp(law.only_fit().best(cost, [nearest])[0][0, 0]))
     sizes = law.n[_nearby(spent_R, nearest)]
-    if not sizes.min() <= best_n <= sizes.max():
+    outside = max(best_n / float(sizes.max()), float(sizes.min()) / best_n, 1.0)
+    if outside > LARGEST_OUTSIDE:
         raise FitError(
-            f"the optimum lies outside the sizes tried near {nearest:.4g} ({sizes.min():.4g} to {sizes.max():.4g}): "
-            f"the runs do not bracket it. Train {'smaller' if best_n < sizes.min() else 'larger'} sizes at this budget."
+            f"the optimum lies {outside:.3g} times outside the sizes tried near {nearest:.4g}"
+            f" ({sizes.min():.4g} to {sizes.max():.4g}): the runs do not bracket it, and beyond {LARGEST_OUTSIDE:g} times"
+            f" none is given. Train {'smaller' if best_n < sizes.min() else 'larger'} sizes at this budget."
         )
+    return outside
 
 
 def _nearby(spent_R: Array, budget: float) -> NDArray[np.bool_]:

@@ -191,6 +191,9 @@ class Optimum(Frozen):
     """Sizes between which the loss at this budget is within 1 % of the optimal one."""
     beyond: float
     """Budget over the largest budget that was fitted; above 1 it is an extrapolation."""
+    outside: float = 1.0
+    """Factor by which N* lies outside the sizes tried near this budget, or near the largest one fitted; above 1 no run
+    brackets it and it is an extrapolation of the law in N."""
 
 
 class Frontier(Frozen):

@@ -120,18 +120,18 @@ def drawn_optima(fit: Fit, found: Frontier) -> list[Optimum]:
 
 
 def optima_layers(optima: list[Optimum], estimates: list[Any], group: str, tint: str) -> Iterator[ChartLayer]:
-    """Band, line and dotted line beyond the data of one quantity, [(value, interval)], over optima by budget."""
+    """Band, line, and dotted lines outside the data, of one quantity, [(value, interval)], over optima by budget."""
     banded = [(one.flops, found) for one, (_, found) in zip(optima, estimates, strict=True) if found is not None]
     if banded:
         lows, highs = [found.low90 for _, found in banded], [found.high90 for _, found in banded]
         yield BandLayer(group=group, shade=tint, x=[flops for flops, _ in banded], low=lows, high=highs)
     points = [(one.flops, value) for one, (value, _) in zip(optima, estimates, strict=True)]
-    inside = [point for one, point in zip(optima, points, strict=True) if one.beyond <= 1]
-    beyond = points[max(len(inside) - 1, 0) :]
-    if len(inside) > 1:
-        yield LineLayer(group=group, shade=tint, x=[x for x, _ in inside], y=[y for _, y in inside])
-    if len(beyond) > 1:
-        yield LineLayer(group=group, shade=tint, x=[x for x, _ in beyond], y=[y for _, y in beyond], dash="dotted")
+    inside = [place for place, one in enumerate(optima) if one.beyond <= 1 and one.outside <= 1]
+    first, last = (inside[0], inside[-1]) if inside else (0, 0)
+    parts = ((points[: first + 1], "dotted"), (points[first : last + 1], "solid"), (points[last:], "dotted"))
+    for part, dash in parts:
+        if len(part) > 1:
+            yield LineLayer(group=group, shade=tint, x=[x for x, _ in part], y=[y for _, y in part], dash=dash)
 
 
 def describe(row: "pd.Series[Any]", metric: str) -> str:

@@ -160,9 +160,9 @@ def _without_factor(data: ReportData, one: Comparison, kind: BudgetKind) -> str:
 
 
 def largest_optimum(fit: Fit) -> Optimum | None:
-    """At the largest budget that was fitted."""
+    """At the largest fitted budget whose optimum lies within the sizes tried."""
     found = shown_frontier(fit)
-    inside = [one for one in found.optima if one.beyond <= 1] if found else []
+    inside = [one for one in found.optima if one.beyond <= 1 and one.outside <= 1] if found else []
     return max(inside, key=lambda one: one.flops, default=None)
 
 
