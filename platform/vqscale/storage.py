@@ -35,6 +35,10 @@ _ONE_SLASH = re.compile(r"(?!file:|local:|data:)([a-z][a-z0-9+.-]+):(?!//|:)")
 """`s3:/bucket`, which fsspec takes for a local path, and would make the folder `s3:`."""
 
 
+_NAMED_BY_HOST = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oss", "http", "https"}
+"""Protocols whose addresses begin with a bucket or a host."""
+
+
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system that holds `uri`, and the path inside it.
 
@@ -42,15 +46,37 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     another process has written would be missing, and one that it has removed would be there.
     Raises StorageError for an unknown protocol, a missing package and an address that is none.
     """
-    if (match := _ONE_SLASH.match(uri)) and match[1] in known_implementations and not Path(uri).exists():
-        raise StorageError(f"{uri}: is no address. Write {match[1]}:// with two slashes, or ./{uri} for a local path.")
-    if "\0" in uri:  # Python's functions disagree on such a path: some raise, some say that it is absent
-        raise StorageError(f"{uri!r}: is no address: it holds a null byte.")
+    check_address(uri)
     with failures_named(uri, "opened"):
         fs, path = fsspec.core.url_to_fs(uri)
         _bound_waiting(fs)
         fs.invalidate_cache()
     return fs, cast(str, path)
+
+
+def check_address(uri: str, *, writing: bool = False) -> None:
+    """Raise StorageError for an address that cannot name a file, whatever answers there. Opens and asks nothing.
+
+    `writing`: also for web servers, which are only read.
+    """
+    if (match := _ONE_SLASH.match(uri)) and match[1] in known_implementations and not Path(uri).exists():
+        raise StorageError(f"{uri}: is no address. Write {match[1]}:// with two slashes, or ./{uri} for a local path.")
+    if "\0" in uri:  # Python's functions disagree on such a path: some raise, some say that it is absent
+        raise StorageError(f"{uri!r}: is no address: it holds a null byte.")
+    scheme, slashes, rest = uri.rpartition("::")[2].partition("://")
+    if not slashes:
+        return
+    if scheme in _NAMED_BY_HOST and (not rest.strip("/") or rest.startswith("/")):
+        raise StorageError(f"{uri}: is no address: it names no bucket or host. Write it after the two slashes.")
+    if writing and scheme in WEB:
+        raise _only_read(uri)
+
+
+def _only_read(uri: str) -> StorageError:
+    return StorageError(
+        f"{uri}: cannot be written (web servers are only read). Name a local folder or an object store, such as"
+        " s3://bucket/folder."
+    )
 
 
 def _bound_waiting(fs: fsspec.AbstractFileSystem) -> None:
@@ -167,10 +193,7 @@ def _writable(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """As `filesystem`. Raises StorageError for a web server: fsspec would post files to it, and believe any answer."""
     fs, path = filesystem(uri)
     if WEB & ({fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)):
-        raise StorageError(
-            f"{uri}: cannot be written (web servers are only read). Name a local folder or an object"
-            " store, such as s3://bucket/folder."
-        )
+        raise _only_read(uri)
     return fs, path
 
 

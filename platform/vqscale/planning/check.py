@@ -134,3 +134,16 @@ def check_length(train: TrainConfig, corpus: Corpus) -> None:
         )
     except CorpusError as error:
         raise GridPointError(f"train.{error}") from error
+
+
+def check_evaluation(stated: Any, corpus: Corpus) -> None:
+    """Check that the validation split holds the tokens of the evaluation that a study states. Raises StudyError.
+
+    The default is no such statement: a smaller split is then evaluated as a whole, and the plan says so.
+    """
+    held_out = len(corpus.split("validation"))
+    if stated is not None and int(stated) > held_out:
+        raise StudyError(
+            f"train.evaluation_tokens: {stated} are more than the {held_out} tokens of the validation split of"
+            f" {corpus.uri}. Use {held_out} at most, or leave the key out."
+        )

@@ -7,7 +7,8 @@ from vqscale.errors import StudyError
 from vqscale.planning.designs import Dropped, Selected, expand_design
 from vqscale.planning.grid_points import Resolver, grid_point, grid_settings, seeds_of, where
 from vqscale.planning.recipe import recipe_notes
-from vqscale.planning.task import cut_notes
+from vqscale.planning.sections import check_sections
+from vqscale.planning.task import cut_notes, evaluation_notes
 from vqscale.results.result import Result
 from vqscale.study.spec import Study
 from vqscale.study.trial import Trial
@@ -33,6 +34,10 @@ def expand(study: Study, *, source: str, results: Mapping[str, Result | None] | 
     Raises StudyError with the file's name, the key, the value and the rule, and CorpusError for a corpus that does not
     exist.
     """
+    try:
+        check_sections(study)
+    except StudyError as error:
+        raise StudyError(f"{source}: {error}") from error
     resolver = Resolver(study)
     selected: dict[str, Selected] = {}
     dropped: list[Dropped] = []
@@ -49,6 +54,7 @@ def expand(study: Study, *, source: str, results: Mapping[str, Result | None] | 
     if study.recipe is not None:
         notes += recipe_notes(study.recipe, (one.trial for one in selected.values()))
     notes += cut_notes((one.trial for one in selected.values()), resolver.corpora)
+    notes += evaluation_notes((one.trial for one in selected.values()), resolver.corpora)
     left = [one for one in dropped if one.fingerprint not in selected]
     return Expansion(selected=list(selected.values()), dropped=left, notes=notes)
 

@@ -12,9 +12,10 @@ from vqscale.data.corpora import resolve_corpus
 from vqscale.data.corpus import open_corpus
 from vqscale.data.labelled.corpus import LabelledCorpus
 from vqscale.errors import StudyError
-from vqscale.planning.check import GridPointError, check_length, check_trial
+from vqscale.planning.check import GridPointError, check_evaluation, check_length, check_trial
 from vqscale.planning.recipe import with_recipe
 from vqscale.planning.task import OWN_SETTINGS, AnyCorpus, check_corpus, check_keys, classifier
+from vqscale.study import checks
 from vqscale.study.design import Axes
 from vqscale.study.model import ModelConfig
 from vqscale.study.spec import DataSpec, Study, explain
@@ -126,15 +127,17 @@ class Resolver:
         check_trial(trial, self.study)
         if not isinstance(corpus, LabelledCorpus):
             check_length(trial.train, corpus)
+            check_evaluation(train.get("evaluation_tokens"), corpus)
         return trial
 
 
 def seeds_of(point: GridPoint) -> list[int]:
     """The seeds of a grid point. Raises StudyError for a value that is no list of whole numbers."""
     seeds = point["train"].get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise StudyError(f"train.seeds: {seeds!r} is no list of whole numbers, such as [0, 1, 2]")
-    return seeds
+    try:
+        return checks.seeds(seeds)
+    except ValueError as error:
+        raise StudyError(f"train.seeds: {error}") from error
 
 
 def _known_fields(arch: str, axes: frozenset[str], model: dict[str, Any]) -> dict[str, Any]:

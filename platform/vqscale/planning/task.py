@@ -82,3 +82,16 @@ def cut_notes(trials: Iterable[Trial], corpora: Mapping[str, AnyCorpus]) -> list
                 f" {context}: {'their last' if corpus.labels == 'token' else 'their first'} tokens are kept."
             ] = None
     return list(notes)
+
+
+def evaluation_notes(trials: Iterable[Trial], corpora: Mapping[str, AnyCorpus]) -> list[str]:
+    """Notes on held-out splits that are shorter than the evaluation; `corpora` by URI."""
+    notes: dict[str, None] = {}
+    for trial in trials:
+        corpus, asked = corpora[trial.corpus], trial.train.evaluation_tokens
+        if not isinstance(corpus, LabelledCorpus) and asked > (held_out := len(corpus.split("validation"))):
+            name = corpus.uri.rsplit("/", 1)[-1]
+            notes[
+                f"{name}: the validation split holds {held_out:,} tokens: all of them are evaluated, not {asked:,}."
+            ] = None
+    return list(notes)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from vqscale.study import checks
 from vqscale.study.frozen import Frozen
 
 Axes = dict[str, list[Any]]
@@ -39,7 +40,7 @@ class _Design(Frozen):
     @field_validator("sizes")
     @classmethod
     def _sizes_differ(cls, sizes: list[str]) -> list[str]:
-        return _distinct(sizes)
+        return list(checks.distinct(sizes))
 
     @model_validator(mode="after")
     def _axes_are_free(self) -> "_Design":
@@ -64,10 +65,15 @@ class IsoflopDesign(_Design):
     hold_out: int = Field(default=1, ge=0)
     """How many of the largest budgets are held out of the fit and predicted."""
 
+    @field_validator("smallest_budget_seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int] | None) -> list[int] | None:
+        return seeds if seeds is None else checks.seeds(seeds)
+
     @field_validator("budgets")
     @classmethod
     def _budgets_differ(cls, budgets: list[float]) -> list[float]:
-        return _distinct(budgets)
+        return list(checks.distinct(budgets))
 
     @model_validator(mode="after")
     def _some_budget_is_fitted(self) -> "IsoflopDesign":
@@ -98,7 +104,7 @@ class LadderDesign(_Design):
     @field_validator("tokens_per_parameter")
     @classmethod
     def _multiples_differ(cls, multiples: list[float]) -> list[float]:
-        return _distinct(multiples)
+        return list(checks.distinct(multiples))
 
     @model_validator(mode="after")
     def _some_size_is_fitted(self) -> "LadderDesign":
@@ -121,7 +127,7 @@ class _Compared(_Design):
     @field_validator("budgets", "tokens")
     @classmethod
     def _values_differ(cls, values: list[float]) -> list[float]:
-        return _distinct(values)
+        return list(checks.distinct(values))
 
     @model_validator(mode="after")
     def _something_is_equal(self) -> "_Compared":
@@ -140,7 +146,7 @@ class ContextDesign(_Compared):
     @field_validator("contexts")
     @classmethod
     def _contexts_differ(cls, contexts: list[int]) -> list[int]:
-        return _distinct(contexts)
+        return list(checks.distinct(contexts))
 
 
 class CodebookDesign(_Compared):
@@ -153,15 +159,7 @@ class CodebookDesign(_Compared):
     @field_validator("codebook_sizes")
     @classmethod
     def _sizes_of_codebooks_differ(cls, sizes: list[int]) -> list[int]:
-        return _distinct(sizes)
+        return list(checks.distinct(sizes))
 
 
 Design = Annotated[IsoflopDesign | LadderDesign | ContextDesign | CodebookDesign, Field(discriminator="type")]
-
-
-def _distinct(values: list[Any]) -> list[Any]:
-    """`values` unchanged. Raises ValueError where one occurs twice."""
-    for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"{value!r} is listed twice")
-    return values

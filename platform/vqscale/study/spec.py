@@ -1,14 +1,15 @@
 """The study file (version 1) as frozen values: every key known, every value typed, messages in the file's own terms."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from vqscale import storage
 from vqscale.address import Address
 from vqscale.errors import StudyError
 from vqscale.masking import masked
+from vqscale.study import checks
 from vqscale.study.deepspeed_keys import check_deepspeed_keys
 from vqscale.study.design import (
     HOLD_OUT_MARGIN,
@@ -41,10 +42,15 @@ LawName = Literal[
 ]
 SWEPT_SECTIONS = ("model", "train", "data")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+StudyName = Annotated[str, Field(pattern=NAME_PATTERN), AfterValidator(checks.name)]
+PlainText = Annotated[str, AfterValidator(checks.plain_text)]
+StorageAddress = Annotated[str, AfterValidator(checks.storage_address)]
+Currency = Annotated[str, Field(pattern=r"^\S{1,12}$"), AfterValidator(checks.plain_text)]
+Positive = Annotated[int, Field(gt=0)]
 
 
 class DataSpec(Frozen):
-    corpus: str = Field(min_length=1)
+    corpus: PlainText = Field(pattern=r"\S")
     """A named corpus (`vqscale data list`) or the URI of a prepared one."""
 
 
@@ -58,7 +64,7 @@ class Resources(Frozen):
     workers: int = Field(default=1, gt=0)
     """Ray Train workers of one trial."""
     cpus_per_worker: int = Field(default=1, gt=0)
-    gpus_per_worker: Literal["auto"] | int = "auto"
+    gpus_per_worker: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """auto: one where the cluster has GPUs, none elsewhere."""
     max_concurrent: int | None = Field(default=None, gt=0)
     """Trials at once; None: as many as the cluster holds."""
@@ -68,7 +74,7 @@ class Resources(Frozen):
     """FLOP/s that one worker is expected to reach in training, for estimates before any trial was measured."""
     price_per_device_hour: float | None = Field(default=None, gt=0)
     """Price of one worker's devices per hour: its GPU, or its CPUs."""
-    currency: str = Field(default="USD", min_length=1)
+    currency: Currency = "USD"
 
 
 class RunOptions(Frozen):
@@ -86,31 +92,46 @@ class RunOptions(Frozen):
 
 class FitSpec(Frozen):
     laws: list[LawName] = Field(default=["power_n", "chinchilla"], min_length=1)
-    bootstrap: int = Field(default=200, ge=0)
+    bootstrap: int = Field(default=200, ge=0, le=100_000)
+
+    @field_validator("laws")
+    @classmethod
+    def _laws_differ(cls, laws: list[LawName]) -> list[LawName]:
+        return list(checks.distinct(laws))
 
 
 class ThroughputSpec(Frozen):
     """What `vqscale throughput` measures when the study asks for it, after its trials."""
 
-    contexts: list[int] = Field(min_length=1)
-    preset: str
+    contexts: list[Positive] = Field(min_length=1)
+    preset: str = Field(min_length=1)
     repeats: int = Field(default=3, gt=0)
     tokens: int = Field(default=4096, gt=0)
     """Tokens of one measured update, at every context length (at least one sequence)."""
     block_length: int | None = Field(default=None, gt=0)
     codebook_size: int | None = Field(default=None, gt=0)
 
+    @field_validator("contexts")
+    @classmethod
+    def _contexts_differ(cls, contexts: list[int]) -> list[int]:
+        return list(checks.distinct(contexts))
+
 
 class AutotuneSpec(Frozen):
-    codebook_sizes: list[int] = Field(min_length=2)
+    codebook_sizes: list[Positive] = Field(min_length=2)
     tolerance: float = Field(default=0.01, ge=0)
     """The smallest S is chosen whose held-out bits per byte are at most this much above the best."""
     tokens: int | None = Field(default=None, gt=0)
     """Training tokens of a tuning trial; None: the study's own."""
 
+    @field_validator("codebook_sizes")
+    @classmethod
+    def _sizes_differ(cls, sizes: list[int]) -> list[int]:
+        return list(checks.distinct(sizes))
+
 
 class Tracking(Frozen):
-    uri: Address = Address("sqlite:///runs/mlflow.db")
+    uri: Annotated[Address, AfterValidator(checks.tracking_address)] = Address("sqlite:///runs/mlflow.db")
 
 
 class Study(Frozen):
@@ -118,8 +139,8 @@ class Study(Frozen):
 
     kind: Literal["training"] = "training"
     """The other kind, `throughput`, is `vqscale.study.throughput_study.ThroughputStudy`."""
-    study: str = Field(pattern=NAME_PATTERN)
-    question: str = ""
+    study: StudyName
+    question: PlainText = ""
     task: Task = "language"
     """language: predict a text; classification: name the class of labelled examples or tokens."""
     data: DataSpec
@@ -139,7 +160,7 @@ class Study(Frozen):
     fit: FitSpec = FitSpec()
     throughput: ThroughputSpec | None = None
     autotune: AutotuneSpec | None = None
-    storage: str = "./runs"
+    storage: StorageAddress = "./runs"
     tracking: Tracking = Tracking()
 
     @model_validator(mode="before")
@@ -153,8 +174,8 @@ class Study(Frozen):
     @classmethod
     def _axes_of_designs_are_known(cls, designs: list[Design]) -> list[Design]:
         for design in designs:
-            for axis, values in design.axes.items():
-                _check_axis(axis, values)
+            _check_grid(design.axes)
+        checks.different((design.model_dump() for design in designs), "two designs are equal")
         return designs
 
     @field_validator("sweep")
@@ -163,8 +184,8 @@ class Study(Frozen):
         if not sweep and not info.data.get("design"):
             raise ValueError("needs at least 1 item where the study has no design")
         for axes in sweep:
-            for axis, values in axes.items():
-                _check_axis(axis, values)
+            _check_grid(axes)
+        checks.different(sweep, "two grids are equal")
         return sweep
 
     @field_validator("train")
@@ -174,6 +195,12 @@ class Study(Frozen):
             raise ValueError(f"unknown key {unknown[0]!r}; known: {', '.join(sorted(TRAIN_KEYS))}")
         check_deepspeed_keys(train.get("deepspeed", {}))
         return train
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Study":
+        if "seeds" in self.train:
+            _check_seeds("train.seeds", self.train["seeds"])
+        return self
 
     @model_validator(mode="after")
     def _only_the_recipe_sets_the_rate(self) -> "Study":
@@ -219,6 +246,19 @@ class Study(Frozen):
         return min([*limits, *([] if self.hold_out_from is None else [self.hold_out_from])], default=None)
 
 
+def _check_grid(axes: Axes) -> None:
+    for axis, values in axes.items():
+        _check_axis(axis, values)
+    checks.grid(axes)
+
+
+def _check_seeds(where: str, values: Any) -> None:
+    try:
+        checks.seeds(values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
 def _check_axis(axis: str, values: list[Any]) -> None:
     """Raises ValueError for an axis that sets nothing, or that no trial could take."""
     section, _, key = axis.partition(".")
@@ -237,6 +277,9 @@ def _check_axis(axis: str, values: list[Any]) -> None:
             f"axis {axis!r}: {values!r} is no list of lists. Every value of this axis is a list of seeds, such as"
             " [[0, 1], [2]]; for the same seeds in every trial write `seeds: [0, 1]` in the section train"
         )
+    if axis == "train.seeds":
+        for value in values:
+            _check_seeds(f"axis {axis!r}", value)
 
 
 def load_study(path: str) -> Study:

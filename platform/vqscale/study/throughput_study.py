@@ -8,9 +8,20 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vqscale import storage
 from vqscale.errors import StudyError
+from vqscale.study import checks
 from vqscale.study.frozen import Frozen
 from vqscale.study.model import HEADED, QUANTISED, Arch, Head
-from vqscale.study.spec import NAME_PATTERN, Study, Tracking, explain, integers, parse_study
+from vqscale.study.spec import (
+    Currency,
+    PlainText,
+    StorageAddress,
+    Study,
+    StudyName,
+    Tracking,
+    explain,
+    integers,
+    parse_study,
+)
 from vqscale.study.trial import Precision
 from vqscale.study.yaml_file import read_mapping
 
@@ -75,8 +86,8 @@ class ThroughputStudy(Frozen):
     """Cells to time, as grids over the fields of `CellSettings`."""
 
     kind: Literal["throughput"]
-    study: str = Field(pattern=NAME_PATTERN)
-    question: str = ""
+    study: StudyName
+    question: PlainText = ""
     cell: dict[str, Any] = Field(default_factory=dict)
     """Settings that all cells share."""
     sweep: list[dict[str, list[Any]]] = Field(default=[{}], min_length=1)
@@ -91,10 +102,10 @@ class ThroughputStudy(Frozen):
     vocab_size: int | None = Field(default=None, gt=0)
     """None: the vocabulary of bytes."""
     price_per_device_hour: float | None = Field(default=None, gt=0)
-    currency: str = Field(default="USD", min_length=1)
+    currency: Currency = "USD"
     watts: float | None = Field(default=None, gt=0)
     """Power of the device, from which energy is estimated where none is measured; the table marks it as stated."""
-    storage: str = "./runs"
+    storage: StorageAddress = "./runs"
     tracking: Tracking = Tracking()
 
     @field_validator("cell")
@@ -107,7 +118,9 @@ class ThroughputStudy(Frozen):
     @field_validator("sweep")
     @classmethod
     def _axes_are_known(cls, sweep: list[dict[str, list[Any]]]) -> list[dict[str, list[Any]]]:
+        checks.different(sweep, "two grids are equal")
         for axes in sweep:
+            checks.grid(axes)
             for axis, values in axes.items():
                 _require_known(axis)
                 if not values:

@@ -68,7 +68,7 @@ def test_warmups_that_are_shares_of_the_tokens_keep_trials_apart_and_the_plan_sa
     planned = plan(make(train={key: value for key, value in WSD.items() if key != "warmup_tokens"}, sweep=[TOKENS]))
     assert [shared for _, _, shared in queued(planned)] == [0, 0, 0]
     assert any("train.warmup_tokens" in note for note in planned.notes)
-    assert plan(make(train=WSD, sweep=[TOKENS])).notes == []
+    assert not any("warmup" in note for note in plan(make(train=WSD, sweep=[TOKENS])).notes)
 
 
 def test_cost_to_train_leaves_out_what_is_shared_and_the_cost_does_not(make: Any) -> None:
