@@ -70,12 +70,21 @@ def test_common_names_are_recognised_and_recorded(names, read):
         ({"test_loss": LOSS - 0.1, "val_loss": LOSS}, "val_loss", "test_loss"),
         ({"best_val_loss": LOSS - 0.1, "val_loss": LOSS}, "val_loss", "best_val_loss"),
         ({"train_loss": LOSS - 0.1, "loss": LOSS}, "loss", "train_loss"),
+        ({"train/loss": LOSS - 0.1, "loss": LOSS}, "loss", "train/loss"),
+        ({"loss": LOSS - 0.1, "final_loss": LOSS}, "final_loss", "loss"),
+        ({"metrics.train.loss": LOSS - 0.1, "metrics.val.loss": LOSS}, "metrics.val.loss", "metrics.train.loss"),
     ],
 )
 def test_held_out_loss_goes_before_others_and_it_is_noted(columns, taken, passed_over, read):
     runs = read({"N": N, "D": D, "C": C} | columns)
     np.testing.assert_allclose(runs.table["loss"], LOSS)
     assert runs.reading.notes == [f"loss is {taken}, not {passed_over}"]
+
+
+def test_training_loss_is_noted_where_it_is_the_only_one(read):
+    runs = read({"N": N, "D": D, "C": C, "train/loss": LOSS})
+    np.testing.assert_allclose(runs.table["loss"], LOSS)
+    assert runs.reading.notes == ["loss is train/loss, a training loss: the table has no other"]
 
 
 def test_size_without_embeddings_goes_before_the_total(read):
@@ -246,3 +255,18 @@ def test_table_that_the_platform_wrote_is_taken_as_it_is(tmp_path):
     assert "source_row" not in runs.table
     with pytest.raises(FitError, match="the table is a study's own"):
         read_runs(str(tmp_path / "results.csv"), units=["N=M"])
+
+
+def test_export_of_the_platforms_own_runs_is_what_it_logged(read):
+    """Beside the tokens that were trained, MLflow holds those that were asked for; beside the final loss, the last."""
+    own = {"status": ["FINISHED"] * 4, "tags.status": ["finished", "diverged", "finished", "finished"]}
+    own |= {"params.parameters_non_embedding": N, "params.parameters": 2 * N, "params.flops": C, "params.tokens": D}
+    own |= {"params.train.tokens": 1.05 * D, "params.train.lr": [1e-3] * 4, "params.model.head": ["shga"] * 4}
+    own |= {"metrics.final/loss": LOSS, "metrics.loss": LOSS + 0.1, "metrics.train_loss": LOSS - 0.1}
+    runs = read(own)
+    for name, values in axes(runs).items():
+        np.testing.assert_allclose(values, AXES[name])
+    assert runs.table["parameters"].tolist() == (2 * N).tolist()
+    assert runs.table["status"].tolist() == ["finished", "diverged", "finished", "finished"]
+    assert runs.table["head"].tolist() == ["shga"] * 4
+    assert runs.table["lr"].tolist() == [1e-3] * 4

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vqscale.errors import FitError
 from vqscale.results.foreign.cells import PETAFLOP_DAY, PREFIXES, UNITS
+from vqscale.results.result import Result
 
 LETTERS = {
     "N": "parameters_non_embedding",
@@ -29,11 +30,14 @@ LETTERS = {
 }
 """What a law calls its axes, and the column of the platform's tables that holds them."""
 _NON_EMBEDDING = r"non_?emb|excl\w*_emb|without_emb|wo_emb|w_o_emb|no_emb"
-_PREFIX = re.compile(
+_TRACKER = re.compile(
     r"(?:params?|metrics?|tags(?:\.mlflow)?|config|summary|summary_?metrics|attributes|h(?:yper)?params|"
-    r"hyperparameters|user_attrs|args|cfg|final|model|data|train|training|trainer|run|best)[./:]",
+    r"hyperparameters|user_attrs|args|cfg)[./:]",
     re.IGNORECASE,
 )
+"""What trackers put before a name."""
+_SECTION = re.compile(r"(?:model|data|train|training|trainer|optim|optimizer|run|final|throughput)[./:]", re.IGNORECASE)
+"""Part of a configuration, which says nothing of a count; of a loss it would say on which data it is."""
 _UNIT_ENDING = r"(.{2,}?)[_ ./-](?:in_)?(m|mm|b|bn|k|t|millions?|billions?|trillions?|thousands?)"
 """Behind a name of more than one letter: d_k is the width of a head."""
 _MERE_UNIT = r"|column_\d+|nats.*|flops?|tokens?|params?|parameters?|number|count|6_?nd|approx\w*|estimated"
@@ -49,6 +53,8 @@ _NLL = (
 )
 _LAST = "(?:final|last|end|epoch|mean|avg|average)"
 _BEST = "(?:best|min|lowest)"
+TRAINING = 5
+"""Certainty of a training loss."""
 KINDS: dict[str, tuple[tuple[int, str], ...]] = {
     "parameters_non_embedding": (
         (0, rf"(?:{_COUNT_OF})?(?:{_PARAMETERS}|model_size|size|n)_(?:{_NON_EMBEDDING})\w*"),
@@ -83,8 +89,9 @@ KINDS: dict[str, tuple[tuple[int, str], ...]] = {
         (0, rf"(?:{_LAST}_)*(?:{_HELD}_)+(?:{_LAST}_)?{_NLL}(?:_{_LAST})?|{_NLL}_{_HELD}(?:_{_LAST})?"),
         (1, rf"{_BEST}_{_HELD}_{_NLL}|{_HELD}_{_NLL}_{_BEST}|{_HELD}_{_BEST}_{_NLL}"),
         (2, rf"(?:{_LAST}_)*test_(?:{_LAST}_)?{_NLL}(?:_{_LAST})?|{_NLL}_test"),
-        (3, rf"L|(?:{_LAST}_)*{_NLL}(?:_{_LAST})?"),
-        (4, rf"(?:{_LAST}_)*{_TRAINED}_(?:{_LAST}_)?{_NLL}(?:_{_LAST})?|{_NLL}_{_TRAINED}"),
+        (3, rf"(?:{_LAST}_)+{_NLL}|{_NLL}_{_LAST}"),
+        (4, rf"L|{_NLL}"),
+        (TRAINING, rf"(?:{_LAST}_)*{_TRAINED}_(?:{_LAST}_)?{_NLL}(?:_{_LAST})?|{_NLL}_{_TRAINED}"),
     ),
     "bpb": (
         (0, rf"(?:{_LAST}_)*{_HELD}_(?:bpb|bits_per_byte)|(?:bpb|bits_per_byte)_{_HELD}"),
@@ -163,7 +170,9 @@ def match_columns(columns: Mapping[str, Sequence[Any]], values: Values, *, skip:
 
     Raises FitError where two columns may equally be the loss or an axis.
     """
-    known, skip = {}, set(skip)
+    skip = set(skip)
+    known = {role: match for role, match in _own_export(columns).items() if role not in skip}
+    skip |= set(known)
     for role in KINDS:
         if role not in skip and (found := _measure(role, columns, values)):
             known[role] = found
@@ -175,6 +184,17 @@ def match_columns(columns: Mapping[str, Sequence[Any]], values: Values, *, skip:
             known[role] = Match(column=column)
             taken.add(column)
     return known
+
+
+def _own_export(columns: Iterable[str]) -> dict[str, Match]:
+    """The columns of what MLflow exports of the platform's own runs; none for any other table."""
+    if not {"params.parameters_non_embedding", "params.train.tokens", "metrics.final/loss"} <= set(columns):
+        return {}
+    found: dict[str, Match] = {}
+    for prefix in ("tags.", "metrics.final/", "params.model.", "params.train.", "params."):  # the surest last
+        own = {name.removeprefix(prefix): name for name in columns if name.startswith(prefix)}
+        found |= {name: Match(column=column) for name, column in own.items() if name in Result.model_fields}
+    return found
 
 
 def look_alikes(role: str, columns: Iterable[str], taken: Iterable[str]) -> list[str]:
@@ -193,16 +213,17 @@ def normal(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
-@lru_cache(maxsize=4096)
-def _forms(name: str) -> tuple[str, ...]:
-    """The name, and the name without prefixes, without unit words; single letters keep their case."""
+@lru_cache(maxsize=8192)
+def _forms(name: str, sections: bool) -> tuple[str, ...]:
+    """The name without what trackers put before it, and without `sections`; single letters keep their case."""
     found = re.fullmatch(r"(.+?)\s*[\(\[]([^()\[\]]*)[\)\]]", name.strip())
     text = found[1] if found and re.fullmatch(_MERE_UNIT, normal(found[2])) else name.strip()
-    forms = [text]
-    while prefix := _PREFIX.match(text):
-        text = text[prefix.end() :]
+    forms = []
+    for prefixes in (_TRACKER, _SECTION) if sections else (_TRACKER,):
+        while prefix := prefixes.match(text):
+            text = text[prefix.end() :]
         forms.append(text)
-    return tuple(form if len(form) == 1 else normal(form) for form in forms if form)
+    return tuple(form if len(form) == 1 else normal(form) for form in dict.fromkeys(forms) if form)
 
 
 def _unit_of(name: str) -> tuple[str, float]:
@@ -238,7 +259,7 @@ def _unit_factor(words: str) -> float | None:
 def _level(role: str, name: str) -> tuple[int, float] | None:
     """How certainly a column is what the role says, 0 the most, and the factor of its unit; None: not at all."""
     plain, factor = _unit_of(name) if role in COUNTED else (name, 1.0)
-    forms = _forms(plain)
+    forms = _forms(plain, sections=role in COUNTED)
     found = [level for level, pattern in KINDS[role] if any(re.fullmatch(pattern, form) for form in forms)]
     return (min(found), factor) if found else None
 
@@ -258,6 +279,8 @@ def _measure(role: str, columns: Iterable[str], values: Values) -> Match | None:
         raise FitError(_ambiguous(role, [first.column, *differing]))
     passed_over = [one.column for level in sorted(found) for one, _ in found[level] if one is not first]
     note = f"{_MEASURES.get(role, role)} is {first.column}, not {', '.join(passed_over)}" if passed_over else None
+    if min(found) == TRAINING:
+        note = f"loss is {first.column}, a training loss: the table has no other"
     return replace(first, note=note)
 
 
@@ -277,7 +300,7 @@ def _ambiguous(role: str, names: Sequence[str]) -> str:
 def _named(role: str, names: Sequence[str], columns: Mapping[str, Sequence[Any]], taken: set[str]) -> str | None:
     for wanted in names:
         for column in columns:
-            if column not in taken and wanted in _forms(column) and _holds(role, columns[column]):
+            if column not in taken and wanted in _forms(column, sections=True) and _holds(role, columns[column]):
                 return column
     return None
 
