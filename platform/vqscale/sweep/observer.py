@@ -4,6 +4,7 @@ MLflow is a view of the study's folder: while its store fails, training continue
 once it answers. A run is ended last, after all its rows and final numbers, so that an ended run is a complete one.
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,15 +44,15 @@ class TrackingObserver(StudyEvents):
         self._events, self._tracker = events, tracker
         self._runs: dict[str, str] = {}
         self._silent_until, self._reported = 0.0, False
-        self._parent = tracker.study_run()
-        tracker.begin(self._parent)
-        tracker.describe(self._parent, _study_parameters(plan.study), _study_tags(plan.study))
+
+    def stage_started(self, plan: Plan) -> None:
+        self._send(lambda: self._parent)
 
     def row(self, trial: Trial, row: Row) -> None:
-        self._send(trial.id, lambda run: self._tracker.log_row(run, row, tokens=int(row["tokens"])))
+        self._send(lambda: self._tracker.log_row(self._run(trial.id), row, tokens=int(row["tokens"])), trial.id)
 
     def ended(self, trial: Trial, result: Result) -> None:
-        self._send(trial.id, lambda run: self._finish(run, result))
+        self._send(lambda: self._finish(self._run(trial.id), result), trial.id)
 
     def catch_up(self) -> None:
         """Send what the store lacks of the trials that have a record; a search and no more when it lacks nothing.
@@ -70,18 +71,26 @@ class TrackingObserver(StudyEvents):
                 "warning",
             )
 
-    def _send(self, trial_id: str, write: Callable[[str], None]) -> None:
-        """Write to a trial's run; a failure is reported once and never reaches the training."""
+    def _send(self, write: Callable[[], object], trial_id: str = "") -> None:
+        """Write to the store; a failure is reported once and never reaches the training."""
         if time.monotonic() < self._silent_until:
             return
         try:
-            write(self._run(trial_id))
+            write()
         except TrackingError as error:
             self._runs.pop(trial_id, None)  # found again when it is opened, with what it holds
             self._silent_until = time.monotonic() + PAUSE_SECONDS
             if not self._reported:
                 self._events.message(f"{error} Training continues; MLflow gets what it missed later.", "warning")
             self._reported = True
+
+    @functools.cached_property
+    def _parent(self) -> str:
+        """The study's own run, shown as running. Raises TrackingError."""
+        parent = self._tracker.study_run()
+        self._tracker.begin(parent)
+        self._tracker.describe(parent, _study_parameters(self._plan.study), _study_tags(self._plan.study))
+        return parent
 
     def _finish(self, run: str, result: Result) -> None:
         trial = self._trials[result.trial_id].trial

@@ -1,5 +1,6 @@
 """Trials on the screen and in MLflow: a store that fails ends nothing, and gets later what it missed."""
 
+import getpass
 import io
 import json
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import LoggedModel, Run
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
@@ -190,3 +191,76 @@ def test_store_that_failed_is_left_alone_for_a_while(stage: Stage, monkeypatch: 
     for row in ROWS:
         observer.row(stage.trials[0], row)
     assert len(tries) == 1
+
+
+def models(stage: Stage) -> list[LoggedModel]:
+    client = MlflowClient(stage.uri)
+    return list(client.search_logged_models([client.get_experiment_by_name("watched").experiment_id]))
+
+
+def test_finished_trial_is_a_logged_model_with_its_final_metrics(stage: Stage) -> None:
+    observer = stage.observer()
+    observer.ended(stage.trials[0], stage.train(0))
+    (model,) = models(stage)
+    run = stage.run(0)
+    assert (model.status, model.source_run_id, model.model_type) == ("READY", run.info.run_id, "transformer_vq")
+    assert model.tags["vqscale.weights"] == f"{stage.plan.folder(stage.trials[0])}/model.safetensors"
+    assert model.params["model.codebook_size"] == "16"
+    assert [(one.model_id, one.step) for one in run.outputs.model_outputs] == [(model.model_id, 8192)]
+    measured = {metric.key: (metric.value, metric.step, metric.dataset_name) for metric in model.metrics}
+    assert measured == {
+        "final/loss": (2.5, 8192, "small/validation"),
+        "final/bpb": (1.5, 8192, "small/validation"),
+        "final/flops": (run.data.metrics["final/flops"], 8192, None),
+    }
+
+
+def test_trial_that_is_sent_twice_has_one_model_and_each_final_metric_once(stage: Stage) -> None:
+    client = MlflowClient(stage.uri)
+    stage.observer().ended(stage.trials[0], stage.train(0))
+    run = stage.run(0).info.run_id
+    client.update_run(run, status="RUNNING")  # as an interruption before the end of the run leaves it
+    stage.plan = plan(stage.study)
+    stage.observer().catch_up()
+    stage.require_complete(0)
+    assert len(models(stage)) == len(stage.run(0).outputs.model_outputs) == 1
+    for name in ("final/loss", "final/bpb", "final/flops"):
+        assert len(client.get_metric_history(run, name)) == 1, name
+
+
+def test_trial_that_failed_is_no_model(stage: Stage) -> None:
+    trial = stage.trials[0]
+    failed = failed_result("watched", trial, error="out of memory", attempts=3, workers=1, started_at="now")
+    write_result(failed, stage.plan.folder(trial))
+    stage.observer().ended(trial, failed)
+    assert (models(stage), stage.run(0).info.status) == ([], "FAILED")
+
+
+def test_splits_of_a_corpus_are_data_sets_of_their_own(stage: Stage) -> None:
+    stage.observer().ended(stage.trials[0], stage.train(0))
+    stage.observer().ended(stage.trials[0], stage.train(0))
+    inputs = stage.run(0).inputs.dataset_inputs
+    contexts = {one.dataset.name: [tag.value for tag in one.tags if tag.key == "mlflow.data.context"] for one in inputs}
+    assert contexts == {"small": ["training"], "small/validation": ["validation"]}
+    assert {one.dataset.digest for one in inputs} == {stage.trials[0].corpus_fingerprint[:36]}
+
+
+def test_run_of_the_study_has_its_parameters_source_user_and_question(stage: Stage) -> None:
+    observer = stage.observer()
+    observer.ended(stage.trials[0], stage.train(0))
+    client = MlflowClient(stage.uri)
+    parent = client.get_run(stage.run(0).data.tags["mlflow.parentRunId"])
+    assert parent.data.params["train.seeds"] == "[0, 1]"
+    assert parent.data.params["model.codebook_size"] == "16"
+    assert not {"tracking.uri", "storage", "study"} & set(parent.data.params)
+    for run in (parent, stage.run(0)):
+        assert run.data.tags["mlflow.source.name"] == f"{stage.study.folder}/study.yaml"
+        assert (run.data.tags["mlflow.source.type"], run.data.tags["mlflow.user"]) == ("LOCAL", getpass.getuser())
+    assert client.get_experiment(parent.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
+
+    changed = stage.study.model_copy(update={"train": {**stage.study.train, "seeds": [0, 1, 2]}})
+    stage.plan = plan(changed)
+    stage.observer().ended(stage.trials[1], stage.train(1))
+    parent = client.get_run(parent.info.run_id)
+    assert parent.data.params["train.seeds"] == "[0, 1]"
+    assert parent.data.tags["changed.train.seeds"] == "[0, 1, 2]"
