@@ -1,5 +1,6 @@
 """A plan for people in a terminal: what is trained and what is not, what it costs, and what a budget pays for."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -17,6 +18,10 @@ from vqscale.train.schedule import learning_rate
 
 BARS = "▁▂▃▄▅▆▇█"
 PLOT_WIDTH = 64
+SHOWN = 200
+"""Rows of a table in a terminal; nobody reads ten thousand, and --json prints all."""
+SCALE_DIGITS = 2
+"""Of the factor at which a study would fit: cut to two, so that whole updates do not exceed the budget."""
 LEFT = ("trial", "state", "model", "design", "grid point", "reason")
 GROUPS = (
     *("projection", "feed_forward", "window", "relative_bias", "cache", "cache_build", "quantiser", "recurrence"),
@@ -33,7 +38,9 @@ def show(planned: Plan, console: Console, answer: BudgetCheck | None = None) -> 
         console.print(line, markup=False, soft_wrap=True)
     if planned.dropped:
         console.print(dropped(planned.dropped))
-    for sentence in [*planned.notes, *totals(planned)]:
+    for sentence in planned.damaged:
+        console.print(sentence, style="yellow", markup=False, soft_wrap=True)
+    for sentence in [*notes(planned), *totals(planned)]:
         console.print(sentence, markup=False)
     for sentence in reading(planned):
         console.print(sentence, style="dim", markup=False)
@@ -42,12 +49,18 @@ def show(planned: Plan, console: Console, answer: BudgetCheck | None = None) -> 
         console.print(budget_sentence(answer, planned), markup=False)
 
 
+def notes(planned: Plan) -> list[str]:
+    """The notes of the plan, as many as a person reads."""
+    left = len(planned.notes) - SHOWN
+    return planned.notes if left <= 0 else [*planned.notes[:SHOWN], f"{left} more notes: --json prints all."]
+
+
 def trials(planned: Plan) -> Table:
     """Every trial of the study, each with its shape, recipe and cost."""
     table = _table(f"{planned.study.study}: {planned.study.question}".rstrip(": "))
     titles = ("trial", "state", "N", "width/depth", "lr", "batch", "tokens", "D/N", "updates", "FLOPs", "x 6ND")
     _columns(table, (*titles, "memory", "time"))
-    for one in planned.trials:
+    for one in planned.trials[:SHOWN]:
         cost, train, model = one.cost, one.trial.train, one.trial.model
         table.add_row(
             one.trial.name,
@@ -64,7 +77,7 @@ def trials(planned: Plan) -> Table:
             f"{cost.memory_bytes / 2**20:.0f} MiB",
             duration(one.cost_to_train.seconds) if one.cost_to_train.seconds is not None else "unknown",
         )
-    return table
+    return _cut(table, len(planned.trials), "trials")
 
 
 def flops(planned: Sequence[PlannedTrial]) -> Table:
@@ -126,9 +139,9 @@ def dropped(points: Sequence[Dropped]) -> Table:
     table = _table(f"Dropped: {len(points)} grid points")
     for title in ("design", "C", "grid point", "reason"):
         table.add_column(title, no_wrap=title != "reason", overflow="fold")
-    for (design, budget, rest, reason), sizes in rows.items():
+    for (design, budget, rest, reason), sizes in list(rows.items())[:SHOWN]:
         table.add_row(design, budget, f"{rest}: {', '.join(sizes)}".removeprefix(": "), reason)
-    return table
+    return _cut(table, len(rows), "rows of dropped grid points")
 
 
 def totals(planned: Plan) -> list[str]:
@@ -179,12 +192,15 @@ def bought(answer: BudgetCheck, planned: Plan) -> Table:
     unit = _unit(answer, planned)
     table = _table(f"What {answer.budget.amount:.6g} {unit} pay for")
     _columns(table, ("trial", "trials", unit, "in all", "fits"))
-    for step in answer.steps:
+    first_unpaid = next((index for index, step in enumerate(answer.steps) if not step.fits), len(answer.steps))
+    # Where a table of all would be too long, those around the end of the budget.
+    first = max(0, min(first_unpaid - SHOWN // 2, len(answer.steps) - SHOWN))
+    for step in answer.steps[first : first + SHOWN]:
         name = step.trials[0].trial.name if step.budget is None else f"budget {exact(step.budget)}"
         table.add_row(
             name, str(len(step.trials)), f"{step.cost:.4g}", f"{step.total:.4g}", "yes" if step.fits else "no"
         )
-    return table
+    return _cut(table, len(answer.steps), "steps")
 
 
 def budget_sentence(answer: BudgetCheck, planned: Plan) -> str:
@@ -196,12 +212,19 @@ def budget_sentence(answer: BudgetCheck, planned: Plan) -> str:
         return f"All {pending} trials fit: they take {answer.needed:.4g} of {answer.budget.amount:.6g} {unit}."
     fit = [exact(step.budget) for step in answer.steps if step.fits and step.budget is not None]
     which = f" (budgets {', '.join(fit)})" if fit else ""
+    scale = rounded_down(answer.scale, SCALE_DIGITS)
     text = (
         f"{fitting} of {pending} trials fit{which}; all take {answer.needed:.4g} {unit}. With every token budget times"
-        f" {answer.scale:.3g} the whole study would fit"
+        f" {scale:g} the whole study would fit"
     )
-    budgets = ", ".join(f"{answer.scale * budget:.3g}" for budget in planned.study.budgets)
+    budgets = ", ".join(f"{rounded_down(scale * budget, 3):.3g}" for budget in planned.study.budgets)
     return text + (f": budgets [{budgets}]." if budgets else ".")
+
+
+def rounded_down(value: float, digits: int) -> float:
+    """`value` > 0 cut to so many significant digits: a budget that is rounded up may not be paid for."""
+    step = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    return math.floor(value / step) * step
 
 
 def _unit(answer: BudgetCheck, planned: Plan) -> str:
@@ -219,6 +242,14 @@ def _sum(costs: Iterable[TrialCost], name: str) -> float:
 
 def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+
+
+def _cut(table: Table, total: int, what: str) -> Table:
+    """Says how much of a long table is left out."""
+    if total > SHOWN:
+        table.caption = f"{SHOWN} of {total} {what}: --json prints all."
+        table.caption_justify = "left"
+    return table
 
 
 def _columns(table: Table, titles: Iterable[str]) -> None:

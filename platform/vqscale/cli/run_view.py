@@ -1,5 +1,7 @@
 """What `vqscale run` prints: progress while it trains, then tables, laws and places."""
 
+import shlex
+
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +17,9 @@ from vqscale.laws import StudyFits
 from vqscale.study.spec import Study
 from vqscale.workflow.predictions import Registry
 from vqscale.workflow.training import TrainingRun
+
+SHOWN = 200
+"""Rows of the table at the end; nobody reads ten thousand in a terminal."""
 
 
 class RunView(LiveTable):
@@ -52,7 +57,7 @@ def print_trials(outcome: TrainingRun, console: Console) -> None:
     titles = ("trial", "state", "N", "tokens", "FLOPs", measure, "tokens/s", "codes in use", "training", "other time")
     for title in titles:
         table.add_column(title, justify="left" if title in ("trial", "state") else "right", no_wrap=True)
-    for r in sorted(outcome.results, key=lambda r: (r.arch, r.parameters_non_embedding, r.name)):
+    for r in sorted(outcome.results, key=lambda r: (r.arch, r.parameters_non_embedding, r.name))[:SHOWN]:
         other = (r.seconds_overhead or 0.0) + (r.seconds_evaluation or 0.0)
         table.add_row(
             r.name,
@@ -67,6 +72,8 @@ def print_trials(outcome: TrainingRun, console: Console) -> None:
             "-" if r.seconds_overhead is None else f"{other:.1f} s",
         )
     console.print(table)
+    if len(outcome.results) > SHOWN:
+        console.print(f"{SHOWN} of {len(outcome.results)} trials: results.csv holds all.")
 
 
 def print_places(study: Study, console: Console) -> None:
@@ -75,7 +82,7 @@ def print_places(study: Study, console: Console) -> None:
         ("report", storage.join(study.folder, "report.html")),
         ("plots", storage.join(study.folder, "figures")),
         ("table", storage.join(study.folder, "results.csv")),
-        ("MLflow", f"{study.tracking.uri}  (vqscale ui STUDY opens it)"),
+        ("MLflow", f"{study.tracking.uri}  (vqscale ui {shlex.quote(study.folder)} opens it)"),
     ):
         table.add_row(what, where)
     console.print(table)

@@ -38,23 +38,24 @@ def ui(
     loaded = open_any(study)
     store = check_reachable(loaded.tracking.uri)
     if served(store):
-        typer.echo(runs_address(store, loaded.study))
+        typer.echo(runs_address(store, loaded.study, study))
         return
-    _require_runs(store)
+    _require_runs(store, study)
     _require_free(port)
     with contextlib.ExitStack() as stack:
         with opening(store):  # MLflow's server may have to migrate it before it answers
             server = stack.enter_context(_server(store, port))
             _wait_until_healthy(server, port)
-        typer.echo(f"MLflow shows {loaded.study}: {runs_address(Address(f'http://127.0.0.1:{port}'), loaded.study)}")
+        here = Address(f"http://127.0.0.1:{port}")
+        typer.echo(f"MLflow shows {loaded.study}: {runs_address(here, loaded.study, study)}")
         typer.echo("Ctrl-C ends it.")
         _wait(server)
 
 
-def runs_address(server: Address, study: str) -> str:
+def runs_address(server: Address, study: str, target: str) -> str:
     """The page of a study's runs on an MLflow server: the experiment's own page is one of traces, which it has none of.
 
-    Raises TrackingError where the server has no such experiment.
+    `target`: the study as the user named it. Raises TrackingError where the server has no such experiment.
     """
     import requests
 
@@ -66,18 +67,20 @@ def runs_address(server: Address, study: str) -> str:
     except requests.RequestException as error:
         raise TrackingError(f"{server}: does not answer ({type(error).__name__}). Start the MLflow server.") from None
     if answer.status_code == 404:
-        raise TrackingError(f"{server}: holds no runs of study {study!r} yet. Make some: vqscale run STUDY")
+        raise TrackingError(f"{server}: holds no runs of study {study!r} yet. Make some: vqscale run {target}")
     if answer.status_code != 200:
         raise TrackingError(f"{server}: answers {answer.status_code} to a question for study {study!r}")
     return f"{str(server).rstrip('/')}/#/experiments/{answer.json()['experiment']['experiment_id']}/runs"
 
 
-def _require_runs(store: Address) -> None:
+def _require_runs(store: Address, target: str) -> None:
     from vqscale.track.store import local_file
 
     file = local_file(store)
     if file is not None and not file.exists():
-        raise TrackingError(f"tracking.uri: {file} does not exist yet: nothing was run. Make runs: vqscale run STUDY")
+        raise TrackingError(
+            f"tracking.uri: {file} does not exist yet: nothing was run. Make runs: vqscale run {target}"
+        )
 
 
 def _require_free(port: int) -> None:

@@ -84,7 +84,7 @@ def submit(
     study = study_for_cluster(open_study(path), source=path, shared=shared_storage or _is_this_machine(address))
     _require_no_password(study, path)
     client = _client(address, token)
-    submission_id = _free_id(client, job_id(path), again)
+    submission_id = _free_id(client, job_id(path), address, again)
     with tempfile.TemporaryDirectory(prefix="vqscale-submit-") as folder:
         working = Path(folder) / "study"
         working.mkdir()
@@ -308,7 +308,7 @@ def _submissions(client: Any, first: str) -> list[str]:
     return ids
 
 
-def _free_id(client: Any, first: str, again: bool) -> str:
+def _free_id(client: Any, first: str, address: str, again: bool) -> str:
     ids = _submissions(client, first)
     if not ids:
         return first
@@ -316,7 +316,7 @@ def _free_id(client: Any, first: str, again: bool) -> str:
     if state not in ENDED:
         raise StudyError(
             f"{ids[-1]}: this study has already been submitted (status {state}). Watch it:"
-            f" vqscale logs {ids[-1]} --follow"
+            f" vqscale logs {ids[-1]} --address {address} --follow"
         )
     if not again:
         raise StudyError(

@@ -43,7 +43,10 @@ def write_next_study(target: str, budget: str, selection: Selection, *, out: str
     """
     place = locate(target)
     if place.study is None:
-        raise StudyError(f"{target}: is a table without a study, whose recipe and corpus a next run could take.")
+        raise StudyError(
+            f"{target}: is a table without a study, whose recipe and corpus a next run could take. Name a"
+            " study's file or folder."
+        )
     if storage.exists(out):
         raise StudyError(f"--out {out}: exists already. Name another file, or remove it.")
     spend = parse_budget(budget, place.study.resources.currency)

@@ -1,6 +1,7 @@
 """`vqscale plan`: what a person and a machine are shown of a design."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from vqscale.cli.main import app
-from vqscale.cli.plan_view import BARS, sparkline
+from vqscale.cli.plan_view import BARS, SHOWN, sparkline
 from vqscale.study.trial import TrainConfig
 
 DESIGN = {
@@ -70,6 +71,41 @@ def test_plan_says_what_a_budget_pays_for(study: str) -> None:
     assert "All 12 trials fit" in shown(study, "--budget", "1h")
     answer = json.loads(shown(study, "--budget", "1e11", "--json"))["budget"]
     assert (answer["unit"], len(answer["fits"])) == ("FLOPs", 6)
+
+
+@pytest.mark.parametrize("budget", ["1.01e11", "6.66e10", "3.33e10", "9.99e9", "0.003h", "0.0049EUR"])
+def test_plan_of_the_budgets_that_it_suggests_is_paid_for(study: str, budget: str) -> None:
+    values = yaml.safe_load(Path(study).read_text())
+    values["design"][0] |= {"sizes": ["d8x2", "d16x2", "d24x2"], "minimum_steps": 1}
+    Path(study).write_text(yaml.safe_dump(values))
+    said = " ".join(shown(study, "--budget", budget).split())
+    (suggested,) = re.findall(r"would fit: budgets \[(.*)\]", said)
+    values["design"][0]["budgets"] = [float(one) for one in suggested.split(", ")]
+    Path(study).write_text(yaml.safe_dump(values))
+    assert "trials fit: they take" in shown(study, "--budget", budget)
+
+
+def test_plan_of_many_trials_lists_the_first_and_says_where_all_are(study: str) -> None:
+    values = yaml.safe_load(Path(study).read_text())
+    rates = [0.001 + 0.0001 * index for index in range(SHOWN + 50)]
+    values |= {"design": [], "sweep": [{"train.lr": rates}]}
+    values["train"]["tokens"] = 5120
+    Path(study).write_text(yaml.safe_dump(values))
+    text = shown(study, "--budget", "1e9")
+    assert f"{SHOWN} of {SHOWN + 50} trials: --json prints all." in text
+    assert f"{SHOWN} of {SHOWN + 50} steps: --json prints all." in text
+    assert text.count("pending") == SHOWN
+    assert len(json.loads(shown(study, "--json"))["trials"]) == SHOWN + 50
+
+
+def test_plan_of_a_budget_in_the_middle_of_many_steps_shows_where_it_ends(study: str) -> None:
+    values = yaml.safe_load(Path(study).read_text())
+    values |= {"design": [], "sweep": [{"train.lr": [0.001 + 0.0001 * index for index in range(3 * SHOWN)]}]}
+    values["train"]["tokens"] = 5120
+    Path(study).write_text(yaml.safe_dump(values))
+    whole = json.loads(shown(study, "--json"))["total"]["flops"]
+    rows = [line.split()[-1] for line in shown(study, "--budget", str(whole / 2)).splitlines() if "vq-pico" in line]
+    assert (rows.count("yes"), rows.count("no")) == (SHOWN // 2, SHOWN // 2)
 
 
 def test_plan_says_what_token_budgets_share_and_prices_the_rest(study: str) -> None:

@@ -1,6 +1,7 @@
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -174,3 +175,16 @@ def test_submissions_of_a_study_are_found_in_their_order():
     assert jobs._submissions(Client(), "tiny-1") == ["tiny-1", "tiny-1-2", "tiny-1-3"]
     assert jobs._submissions(Client(), "absent") == []
     assert jobs._resolve(Client(), "tiny-1-2") == "tiny-1-2"
+
+
+def test_submitting_a_study_that_runs_names_the_command_that_watches_it():
+
+    class Client:
+        def list_jobs(self):
+            return [SimpleNamespace(submission_id="s-1")]
+
+        def get_job_status(self, _):
+            return SimpleNamespace(value="RUNNING")
+
+    with pytest.raises(StudyError, match="vqscale logs s-1 --address http://head:8265 --follow"):
+        jobs._free_id(Client(), "s-1", "http://head:8265", False)
