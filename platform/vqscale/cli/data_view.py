@@ -87,6 +87,8 @@ def _print_text(uri: str, manifest: Manifest) -> None:
     if times := manifest.source.split_times:
         console.print(f"times        train from {times[0]}, validation from {times[1]}, test from {times[2]}")
         console.print(f"             last {times[3]}")
+    for note in manifest.source.notes:
+        console.print(f"note         {note}", style="yellow")
     _print_left_out(console, manifest.source, "documents")
     console.print(f"tokenizer    {manifest.tokenizer}, {manifest.vocab_size:,} ids", highlight=False)
     console.print(f"fingerprint  {manifest.fingerprint}", highlight=False)

@@ -31,7 +31,7 @@ def examine(source: FileSource, files: list[SourceFile], *, by_time: bool, most:
     require_encoding(source.encoding)
     problems: list[_Problem] = []
     kinds: set[Format] = set()
-    unseen = False
+    unseen, seen = False, 0
     for file in files:
         if is_archive(file.path) and file.size > _LARGEST_PACKED:
             unseen = True
@@ -39,12 +39,13 @@ def examine(source: FileSource, files: list[SourceFile], *, by_time: bool, most:
         try:
             with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
                 for name, stream in source.members(file, raw):
+                    seen += 1
                     kinds.add(source.format_of(name))
                     problems += _problems(source, name, stream, by_time, most)
         except CorpusError as error:
             problems.append(_Problem(file.path, str(error)))
     if problems:
-        raise CorpusError(_report(problems, len(files)))
+        raise CorpusError(_report(problems, max(seen, len(files))))
     if source.text_column != FileSource.text_column and kinds == {"text"} and not unseen:
         raise CorpusError(
             f"text_column: {source.text_column!r} names a column, but {source.uri} is read as plain text, by its name. "

@@ -202,6 +202,12 @@ class _Pass:
             )
 
 
+_MIXED_ZONES = (
+    "Some times have a zone and others have none. Those were taken as UTC: if they are not, the splits overlap by the "
+    "difference."
+)
+
+
 def _skips(source: Source) -> bool:
     """Whether bytes that are no text are left out, rather than replaced."""
     return isinstance(source, FileSource) and source.errors == "skip"
@@ -354,7 +360,7 @@ class _Preparation:
         return manifest
 
     def _source_record(self) -> SourceRecord:
-        met, source = self._met, self._source
+        met, source, times = self._met, self._source, self._state.times
         skips = _skips(source)
         return SourceRecord(
             description=source.describe(),
@@ -370,7 +376,8 @@ class _Preparation:
                 bytes_replaced=0 if skips else met.bad_bytes,
                 first=tuple(met.first),
             ),
-            split_times=() if self._state.times is None else self._state.times.shown(),
+            split_times=() if times is None else times.shown(),
+            notes=(_MIXED_ZONES,) if times is not None and times.mixes_zones else (),
         )
 
     def _split_record(self, name: SplitName) -> SplitRecord:

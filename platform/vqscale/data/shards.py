@@ -91,6 +91,8 @@ class SourceRecord(Frozen):
     left_out: LeftOutRecord = LeftOutRecord()
     split_times: tuple[str, ...] = ()
     """Splits by time: the source's first time, the beginnings of validation and test, and its last time."""
+    notes: tuple[str, ...] = ()
+    """What a reader of results should know of the source."""
 
 
 class Manifest(Frozen):

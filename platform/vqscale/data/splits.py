@@ -78,10 +78,10 @@ def _by_hash(pieces: Iterable[Piece], fractions: tuple[float, float, float]) -> 
 
 def measure_times(pieces: Iterable[Piece], fractions: tuple[float, float, float]) -> TimeCuts:
     """Where to cut `pieces` by time. CorpusError if they have no times, or too few."""
-    timeline = Timeline()
-    for part in _timed(pieces):
+    timeline, clock = Timeline(), LogClock()
+    for part in _timed(pieces, clock):
         timeline.add(part.time, len(part.data))
-    return timeline.cuts(fractions)
+    return timeline.cuts(fractions, mixes_zones=clock.mixes_zones)
 
 
 class _Timed(NamedTuple):
@@ -93,8 +93,8 @@ class _Timed(NamedTuple):
     read: int
 
 
-def _timed(pieces: Iterable[Piece]) -> Iterator[_Timed]:
-    clock, first, documents = LogClock(), True, 0
+def _timed(pieces: Iterable[Piece], clock: LogClock) -> Iterator[_Timed]:
+    first, documents = True, 0
     for piece in pieces:
         documents += first
         if piece.time is not None:
@@ -111,7 +111,7 @@ def _by_time(pieces: Iterable[Piece], times: TimeCuts) -> Iterator[SplitSegment]
     """Neighbours in one split are one segment of at most `PIECE` bytes. A document ends where its split does."""
     held: list[bytes] = []
     size, split, first, read = 0, SPLITS[0], True, 0
-    for part in _timed(pieces):
+    for part in _timed(pieces, LogClock()):
         other = times.split_of(part.time)
         if held and (other != split or size + len(part.data) > PIECE):
             yield SplitSegment(split, b"".join(held), other != split, first, read)

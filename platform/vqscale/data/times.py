@@ -85,6 +85,8 @@ class _Form(NamedTuple):
     pattern: bytes
     seconds: Callable[[re.Match[bytes]], float]
     has_year: bool = True
+    has_zone: bool = False
+    """The last group of the pattern is the zone, if one is written."""
 
 
 _FORMS = (
@@ -93,8 +95,14 @@ _FORMS = (
         rb"(?<!\d)(\d{4})[-/.]?([01]\d)[-/.]?([0-3]\d)[T _-]([0-2]\d)[:.]?([0-5]\d)[:.]?([0-6]\d)(?:[.,:](\d{1,9}))?"
         rb"(?: ?(Z|[+-]\d\d:?\d\d)(?!\d))?",
         _iso,
+        has_zone=True,
     ),
-    _Form("31/Jan/2024:23:59:59 +0000", rb"(\d\d)/" + _MONTH + rb"/(\d{4}):" + _CLOCK + rb"(?: ([+-]\d{4}))?", _access),
+    _Form(
+        "31/Jan/2024:23:59:59 +0000",
+        rb"(\d\d)/" + _MONTH + rb"/(\d{4}):" + _CLOCK + rb"(?: ([+-]\d{4}))?",
+        _access,
+        has_zone=True,
+    ),
     _Form("Jan 31 23:59:59 2024", _MONTH + rb" +(\d{1,2}) " + _CLOCK + rb"(?:\.(\d+))? (\d{4})(?!\d)", _ctime),
     _Form("1706745599", rb"(?<![\w.:-])(1\d{9})(\d{3}|\d{6}|\d{9})?(?:\.(\d+))?(?![\w:-])", _epoch),
     _Form("240131 235959", rb"(?<!\d)(\d\d)([01]\d)([0-3]\d) ([0-2]\d)([0-5]\d)([0-6]\d)(?!\d)", _compact),
@@ -102,6 +110,8 @@ _FORMS = (
     _Form("01-31 23:59:59.000", rb"(?<!\d)([01]\d)-?([0-3]\d) " + _CLOCK + rb"\.(\d+)", _month_day, has_year=False),
 )
 EXAMPLES = ", ".join(form.example for form in _FORMS)
+_ZONE = tuple(re.compile(form.pattern).groups for form in _FORMS)
+"""The last group of each form."""
 _NEAR = 64
 """A line's own time begins within its first bytes; later ones belong to its message."""
 _LINES = tuple(re.compile(rb"^[^\n]{0,%d}?" % _NEAR + form.pattern, re.MULTILINE) for form in _FORMS)
@@ -164,6 +174,7 @@ class LogClock:
         self._documents = self._documents_without_year = 0
         self._turned = False  # a document's times without a year passed a new year
         self._months: set[int] = set()
+        self._zones: set[bool] = set()  # whether the times of a document have one
 
     def start(self, head: bytes, place: str) -> None:
         """Begin the document that starts with `head`. CorpusError if no line of it has a time."""
@@ -178,6 +189,7 @@ class LogClock:
             )
         self._shift = 0.0
         self._now = first[1]  # of lines before the first time
+        self._zones.add(first[2])
         self._documents += 1
         self._documents_without_year += not _FORMS[self._form].has_year
         if 0 < self._documents_without_year < self._documents:
@@ -187,17 +199,23 @@ class LogClock:
             )
         self._require_one_year()
 
-    def _stamps(self, data: bytes) -> Iterator[tuple[int, float]]:
-        """(start of the line, time) of every line that has one."""
+    @property
+    def mixes_zones(self) -> bool:
+        """Whether some documents state the zone of their times and others do not."""
+        return len(self._zones) > 1
+
+    def _stamps(self, data: bytes) -> Iterator[tuple[int, float, bool]]:
+        """(start of the line, time, whether it has a zone) of every line that has a time."""
+        zoned = _FORMS[self._form].has_zone
         for match in _LINES[self._form].finditer(data):
             at = _parsed(self._form, match[0][match.start(1) - match.start() :])
             if at is not None:
-                yield match.start(), at
+                yield match.start(), at, zoned and match[_ZONE[self._form]] is not None
 
     def runs(self, data: bytes) -> Iterator[tuple[float, int, int]]:
         """(time, start, end) of parts of `data`: a line with a time and the lines after it that have none."""
         start = 0
-        for position, at in self._stamps(data):
+        for position, at, _ in self._stamps(data):
             if position > start:
                 yield self._now, start, position
                 start = position
@@ -239,6 +257,7 @@ class TimeCuts(Frozen):
     test: int
     first: float
     last: float
+    mixes_zones: bool = False
 
     def split_of(self, at: float) -> SplitName:
         return SPLITS[bisect_right((self.validation, self.test), int(at // self.width))]
@@ -271,7 +290,7 @@ class Timeline:
                 wider[key // 16] += count
             self._bins = wider
 
-    def cuts(self, fractions: tuple[float, float, float]) -> TimeCuts:
+    def cuts(self, fractions: tuple[float, float, float], *, mixes_zones: bool = False) -> TimeCuts:
         """The cuts nearest to `fractions` of the bytes. CorpusError if there are fewer than three different times."""
         keys = sorted(self._bins)
         if len(keys) < 3:
@@ -284,7 +303,12 @@ class Timeline:
         validation = min(max(1, _nearest(sums, wanted[0])), len(keys) - 2)  # every split keeps a bin
         test = min(max(validation + 1, _nearest(sums, wanted[1])), len(keys) - 1)
         return TimeCuts(
-            width=self._width, validation=keys[validation], test=keys[test], first=self._first, last=self._last
+            width=self._width,
+            validation=keys[validation],
+            test=keys[test],
+            first=self._first,
+            last=self._last,
+            mixes_zones=mixes_zones,
         )
 
 

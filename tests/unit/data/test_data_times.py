@@ -230,3 +230,11 @@ def test_reference_log_over_a_new_year_is_split_in_its_order(tmp_path):
     assert "".join(texts(tmp_path / "out").values()) == lzma.decompress(LINUX.read_bytes()).decode("utf-8", "replace")
     assert manifest.source.left_out.bytes_replaced > 0
     assert manifest.source.split_times[0].startswith("Jun")
+
+
+def test_times_with_and_without_a_zone_are_noted(tmp_path):
+    (tmp_path / "a.log").write_text("".join(f"{stamp(n)} x\n" for n in range(50)))
+    assert prepare(str(tmp_path / "a.log"), str(tmp_path / "one"), split="time").source.notes == ()
+    (tmp_path / "b.log").write_text("".join(f"{stamp(n)}+01:00 x\n" for n in range(50)))
+    [note] = prepare(str(tmp_path / "*.log"), str(tmp_path / "both"), split="time").source.notes
+    assert "taken as UTC" in note
