@@ -53,6 +53,7 @@ from vqscale.laws.io.schema import (
 from vqscale.laws.subset import FitSettings, Subset, fit_subset, make_subset, refitter
 from vqscale.laws.validation.isoflop import IsoflopRuns, isoflop_parabolas
 from vqscale.laws.validation.model_selection import LEFT_OUT, CandidateForm, SelectionRuns, select_model
+from vqscale.results.foreign.reading import CELL_PROBLEMS, SOURCE_ROW
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,8 +182,9 @@ def default_metric(table: "pd.DataFrame") -> str:
 def _require(table: "pd.DataFrame", columns: Sequence[str]) -> None:
     missing = [column for column in columns if column not in table]
     if missing:
+        names = [str(name) for name in table if name not in (SOURCE_ROW, CELL_PROBLEMS)]
         raise FitError(
-            f"column {missing[0]!r} is missing; the table has {', '.join(map(str, table.columns))}. "
+            f"column {missing[0]!r} is missing; the table has {', '.join(names)}. "
             f"Name it with --column {missing[0]}=YOUR_COLUMN."
         )
 

@@ -159,6 +159,12 @@ def test_column_that_looks_like_a_measure_gets_a_hint(column, letter, read):
     assert [note for note in notes if f"no column is recognised as {letter}" in note and column in note]
 
 
+def test_column_of_a_measures_name_without_numbers_is_noted(read):
+    runs = read({"params": ["small", "base", "large", "xl"], "tokens": D, "loss": LOSS})
+    assert "parameters_non_embedding" not in runs.reading.columns
+    assert "N is not params: no cell of it is a positive number" in runs.reading.notes
+
+
 @pytest.mark.parametrize(
     "column",
     [

@@ -115,3 +115,16 @@ def test_usual_shares_of_tokens_are_not_noted(ratio, read):
 def test_units_are_judged_by_finished_runs(read):
     state = ["finished", "finished", "crashed", "crashed"]
     assert read({"N": N, "D": [8e9, 4e9, 1, 1], "state": state}).reading.notes == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"N": [20, 4e7, 8e7, 1.6e8]}, "units: line 2 may be in other units than the other rows (N = 20"),
+        ({"D": [8e9, 4e9, 2e9, 1.0]}, "units: line 5 may be in other units than the other rows (D = 1"),
+        ({"C": [*C[:3], C[3] / 1e3]}, "units: line 5 may be in other units than the other rows (C is 0.001 times 6ND"),
+    ],
+)
+def test_row_in_other_units_than_the_others_is_named(changed, said, read):
+    (note,) = read({"N": N, "D": D, "C": C} | changed).reading.notes
+    assert note.startswith(said)

@@ -160,9 +160,9 @@ Values = Callable[[str, bool], NDArray[np.float64] | None]
 """The numbers of a column, which is one of counts or not; None where it holds none."""
 
 
-def candidates(columns: Iterable[str]) -> list[str]:
-    """Columns whose names may be those of N, D, C or the loss."""
-    return [name for name in columns if any(_level(role, name) is not None for role in KINDS)]
+def candidates(columns: Iterable[str], roles: Iterable[str] = tuple(KINDS)) -> list[str]:
+    """Columns whose names may be those of N, D, C or the loss, or of some of them."""
+    return [name for name in columns if any(_level(role, name) is not None for role in roles)]
 
 
 def match_columns(columns: Mapping[str, Sequence[Any]], values: Values, *, skip: Iterable[str]) -> dict[str, Match]:

@@ -26,7 +26,17 @@ from vqscale.results.foreign.names import (
     match_columns,
     state_of,
 )
-from vqscale.results.foreign.units import FORMULAS, LETTER_OF, Array, C, D, N, computed_measure, unit_notes
+from vqscale.results.foreign.units import (
+    FORMULAS,
+    LETTER_OF,
+    Array,
+    C,
+    D,
+    N,
+    computed_measure,
+    odd_rows_note,
+    unit_notes,
+)
 from vqscale.results.table import RESULT_JSON_COLUMNS, parse_table
 from vqscale.study.frozen import Frozen
 
@@ -223,9 +233,11 @@ class _Reader:
         finished_R = self._finished(matches)
         seen = {name: np.where(finished_R, found, np.nan) for name, found in values.items() if name in COUNTS}
         self.notes += unit_notes(seen, {name: one.column for name, one in matches.items()})
+        self.notes += odd_rows_note(seen, self.raw.rows)
         asked = {"loss": metric in columns, N: n_column in numbers}
         near = {name: self._look_alikes(name, matches) for name in LOOK_ALIKES if not asked.get(name)}
         self.notes += [_hint(name, columns) for name, columns in near.items() if columns]
+        self.notes += [note for name in LOOK_ALIKES if name not in matches for note in self._without_numbers(name)]
         computed = self._compute(values, problems, near)
         reading = TableReading(
             columns={name: one.column for name, one in matches.items()},
@@ -303,6 +315,16 @@ class _Reader:
             return []
         found = look_alikes(name, self.raw.columns, [one.column for one in matches.values()])
         return [column for column in found if self._any_number(column, name in COUNTS) is not None]
+
+    def _without_numbers(self, name: str) -> list[str]:
+        """Why columns with the very name of a measure are not taken for it."""
+        letter = LETTER_OF.get(name, name)
+        named = [
+            column
+            for column in candidates(self.raw.columns, [name])
+            if self._any_number(column, name in COUNTS) is None
+        ]
+        return [f"{letter} is not {column}: no cell of it is a positive number" for column in named]
 
     def _compute(
         self, values: dict[str, Array], problems: Sequence[dict[str, str]], near: Mapping[str, Sequence[str]]

@@ -1,6 +1,6 @@
 """Whether N, D and C can be what their columns say, and what is computed where one of the three is missing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -13,6 +13,7 @@ Array = NDArray[np.float64]
 N, D, C = "parameters_non_embedding", "tokens", "flops"
 LETTER_OF = {N: "N", "parameters": "N", D: "D", C: "C"}
 FORMULAS = {C: "6 N D", D: "C / (6 N)", N: "C / (6 D)"}
+_MOST_NAMED = 3
 FURTHEST_FROM_6ND = 10.0
 """Factor between C and 6ND beyond which one of the three is in another unit: attention, embeddings and rematerialised
 activations stay below it."""
@@ -70,6 +71,40 @@ def unit_notes(values: Mapping[str, Array], names: Mapping[str, str]) -> list[st
         f"units: {problem}. Medians: {shown}. {advice}. Exponents do not depend on units;"
         " E does not either, but A, B, N* and D* do"
     ]
+
+
+def odd_rows_note(values: Mapping[str, Array], rows: Sequence[str]) -> list[str]:
+    """Rows whose N, D or C can only be in another unit than those of the other rows. `rows`: their places."""
+    for name in (N, D, C):
+        if name in values and len(found := _outside(values[name], _PLAUSIBLE[name])):
+            return [_odd(rows, found, f"{LETTER_OF[name]} = {values[name][found[0]]:.4g}", np.nanmedian(values[name]))]
+    if {N, D, C} <= set(values):
+        six_R = values[C] / (6 * values[N] * values[D])
+        middle = float(np.nanmedian(six_R)) if _any(six_R) else 1.0
+        found = _outside(six_R, (middle / FURTHEST_FROM_6ND, middle * FURTHEST_FROM_6ND))
+        if len(found):
+            return [_odd(rows, found, f"C is {six_R[found[0]]:.3g} times 6ND", middle)]
+    return []
+
+
+def _outside(values_R: Array, limits: tuple[float, float]) -> NDArray[np.intp]:
+    """Entries outside the limits, where most are inside; none where most are outside, which is one unit for all."""
+    known_R = np.isfinite(values_R)
+    outside_R = known_R & ((values_R < limits[0]) | (values_R > limits[1]))
+    return np.flatnonzero(outside_R) if 2 * outside_R.sum() < known_R.sum() else np.zeros(0, dtype=np.intp)
+
+
+def _odd(rows: Sequence[str], found: NDArray[np.intp], text: str, middle: float) -> str:
+    named = ", ".join(rows[index] for index in found[:_MOST_NAMED])
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return (
+        f"units: {named}{more} may be in other units than the other rows ({text}, the middle of all is {middle:.4g})."
+        " They are fitted as they are: correct them, or the fit is wrong"
+    )
+
+
+def _any(values: Array) -> bool:
+    return bool(np.isfinite(values).any())
 
 
 def _stated(name: str, unit: str) -> str:
