@@ -10,7 +10,7 @@ from vqscale.errors import FitError
 
 
 def export(
-    target: Annotated[str, typer.Argument(help="Study folder, study .yaml, or a .csv or .parquet table of runs.")],
+    target: Annotated[str, typer.Argument(help="Study folder, study .yaml, or a table of runs (.csv, .jsonl ...).")],
     formats: Annotated[
         list[str] | None,
         typer.Option("--format", help="json, csv, parquet, latex, png, svg; repeatable. Default: all."),

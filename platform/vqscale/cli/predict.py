@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    target: Annotated[str, typer.Argument(help="Study folder, study .yaml, or a .csv or .parquet table of runs.")],
+    target: Annotated[str, typer.Argument(help="Study folder, study .yaml, or a table of runs (.csv, .jsonl ...).")],
     compute: Annotated[float | None, typer.Option(min=0, help="Training FLOPs to spend.")] = None,
     params: Annotated[float | None, typer.Option(min=0, help="Parameters N; with --tokens the loss there.")] = None,
     tokens: Annotated[float | None, typer.Option(min=0, help="Training tokens D.")] = None,

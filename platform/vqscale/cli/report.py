@@ -9,7 +9,7 @@ from vqscale.cli.console import make_console, print_written
 
 
 def report(
-    target: Annotated[str, typer.Argument(help="Study folder, study .yaml, or a .csv or .parquet table of runs.")],
+    target: Annotated[str, typer.Argument(help="Study folder, study .yaml, or a table of runs (.csv, .jsonl ...).")],
     out: Annotated[str | None, typer.Option(help="Folder or URI with the fits; figures and report go there.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
