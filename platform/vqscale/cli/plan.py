@@ -54,14 +54,19 @@ def _plan_speed(spec: "ThroughputStudy", source: str, *, as_json: bool) -> None:
     from vqscale.throughput.plan import plan_throughput
 
     planned = plan_throughput(spec, source=source)
-    done = [read_measurement(planned.study.folder, one.id(cell)) is not None for one, cell in planned.cells]
+    damaged: list[str] = []
+    folder = planned.study.folder
+    done = [read_measurement(folder, one.id(cell), damaged.append) is not None for one, cell in planned.cells]
     if not as_json:
-        make_console().print(cells(planned, done))
+        console = make_console()
+        console.print(cells(planned, done))
+        for sentence in damaged:
+            console.print(sentence, style="yellow", markup=False, soft_wrap=True)
         return
     known = [
         {"id": one.id(cell), "state": "measured" if measured else "pending", **cell.model_dump()}
         for (one, cell), measured in zip(planned.cells, done, strict=True)
     ]
     refused = [{**one.settings.model_dump(), "reason": one.reason} for one in planned.refused]
-    values = {"study": planned.study.study, "folder": planned.study.folder, "cells": known, "refused": refused}
+    values = {"study": planned.study.study, "folder": folder, "cells": known, "refused": refused, "damaged": damaged}
     print(json.dumps(values, indent=2))  # noqa: T201

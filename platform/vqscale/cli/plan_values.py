@@ -33,6 +33,7 @@ def as_values(planned: Plan, answer: BudgetCheck | None = None) -> dict[str, Any
         "trials": trials,
         "dropped": [dataclasses.asdict(one) for one in planned.dropped],
         "notes": planned.notes,
+        "damaged": planned.damaged,
         "hold_out_from": planned.hold_out_from,
         "total": {
             "trials": len(trials),

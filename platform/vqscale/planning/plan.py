@@ -100,7 +100,8 @@ class Plan:
         left = [planned for planned in self.pending if planned.stage not in trained]
         now = {None, min((planned.stage for planned in left if planned.stage is not None), default=None)}
         next_ones = {planned.trial.id for planned in left if planned.stage in now}
-        selected, later = [], []
+        selected: list[PlannedTrial] = []
+        later: list[PlannedTrial] = []
         for planned in self.trials:
             (selected if planned.done or planned.trial.id in next_ones else later).append(planned)
         return replace(self, trials=selected, later=later) if left else None

@@ -74,11 +74,16 @@ def replace_json(uri: str, value: Any) -> None:
 
 
 def replace_text(uri: str, text: str) -> None:
+    """As `replace_bytes`, text."""
+    replace_bytes(uri, text.encode("utf-8"))
+
+
+def replace_bytes(uri: str, content: bytes) -> None:
     """Write a whole file, also where a folder is in its place."""
     try:
-        storage.write_text(uri, text)
+        storage.write_bytes(uri, content)
     except StorageError as error:
         if not isinstance(error.__cause__, IsADirectoryError):
             raise
         storage.remove(uri)
-        storage.write_text(uri, text)
+        storage.write_bytes(uri, content)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from vqscale import storage
 from vqscale.errors import StorageError
+from vqscale.results.own_files import read_content, replace_bytes
 from vqscale.results.result import Result
 
 if TYPE_CHECKING:  # pandas and pyarrow are loaded inside functions: planning reads records and no table
@@ -40,7 +41,7 @@ def write_table(results: Sequence[Result], uri: str) -> None:
         pq.write_table(table, buffer)
     else:
         table.to_pandas(types_mapper=_nullable).to_csv(buffer, index=False)
-    storage.write_bytes(uri, buffer.getvalue())
+    replace_bytes(uri, buffer.getvalue())
 
 
 def read_table(uri: str) -> "pd.DataFrame":
@@ -51,7 +52,7 @@ def read_table(uri: str) -> "pd.DataFrame":
     _suffix(uri)
     if not storage.exists(uri):
         raise StorageError(f"{uri}: no such table. Name a .parquet or .csv file, or run the study first.")
-    return parse_table(uri, storage.read_bytes(uri))
+    return parse_table(uri, read_content(uri, _remedy(uri)))
 
 
 def parse_table(uri: str, content: bytes) -> "pd.DataFrame":
@@ -63,8 +64,14 @@ def parse_table(uri: str, content: bytes) -> "pd.DataFrame":
     try:
         frame = pd.read_parquet(data) if suffix == "parquet" else _read_csv(data)
         return _decode(_with_new_names(frame))
-    except (ValueError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise StorageError(f"{uri}: not a readable {suffix} table ({error})") from error
+    except (ValueError, OSError, pa.ArrowException) as error:  # OSError: pyarrow's, for a damaged page
+        raise StorageError(f"{uri}: not a readable {suffix} table ({error}). {_remedy(uri)}".rstrip()) from error
+
+
+def _remedy(uri: str) -> str:
+    """How a study's own table is made again."""
+    own = uri.rsplit("/", 1)[-1] in ("results.parquet", "results.csv")
+    return "If it is a study's own, `vqscale run` of the study writes it again from its records." if own else ""
 
 
 def convert_table(source: str, target: str) -> None:
@@ -89,7 +96,10 @@ def convert_table(source: str, target: str) -> None:
 
 
 def to_results(table: "pd.DataFrame") -> list[Result]:
-    """The records of a table that `write_table` wrote. Raises pydantic's ValidationError on any other table."""
+    """The records of a table that `write_table` wrote, or a newer version of it.
+
+    Raises pydantic's ValidationError on any other table.
+    """
     return [Result.model_validate(_record(row)) for row in table.to_dict("records")]
 
 
@@ -158,7 +168,8 @@ def _decode(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _record(row: dict[Any, Any]) -> dict[str, Any]:
-    return {str(name): _value(str(name), value) for name, value in row.items()}
+    # A table that a newer version wrote has columns that this one does not know.
+    return {str(name): _value(str(name), value) for name, value in row.items() if name in Result.model_fields}
 
 
 def _value(name: str, value: Any) -> Any:

@@ -11,7 +11,8 @@ KEYS: dict[str, frozenset[str]] = {
     name: frozenset(keys.split())
     for name, keys in {
         "": "activation_checkpointing aio autotuning bf16 bfloat16 checkpoint comet comms_logger"
-        " communication_data_type compile csv_monitor data_efficiency data_types dataloader_drop_last datastates_ckpt disable_allgather"
+        " communication_data_type compile csv_monitor data_efficiency data_types dataloader_drop_last datastates_ckpt"
+        " disable_allgather"
         " disable_python_gc dump_state expert_parallel flops_profiler fp16 gradient_accumulation_steps"
         " gradient_allreduce_op gradient_clipping gradient_predivide_factor hybrid_engine log_level"
         " managed_gradient_accumulation memory_breakdown nebula optimizer pipeline prescale_gradients"

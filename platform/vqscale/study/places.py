@@ -5,6 +5,7 @@ the address that it was written at, and counts as a study in that folder, of tha
 """
 
 import re
+from collections.abc import Callable
 from typing import TypeVar
 
 from vqscale import storage
@@ -19,19 +20,33 @@ TABLES = ("results.parquet", "results.csv", "throughput.parquet", "throughput.cs
 """Tables in a study's own folder."""
 SHOWN = 5
 """Studies that a message names."""
-_AnyStudy = TypeVar("_AnyStudy", Study, ThroughputStudy)
+_AnyStudy = TypeVar("_AnyStudy", bound=Study | ThroughputStudy)
 
 
 def open_any(target: str) -> Study | ThroughputStudy:
     """The study, of any kind, of a study file, of a study's folder or of the table in it. Raises StudyError."""
     file = study_file(target)
-    return _at_home(load_any(file), file)
+    return _at_home(_loaded(load_any, file), file)
 
 
 def open_study(target: str) -> Study:
     """As `open_any`, for what works on a study that trains."""
     file = study_file(target)
-    return _at_home(load_study(file), file)
+    return _at_home(_loaded(load_study, file), file)
+
+
+def _loaded(load: Callable[[str], _AnyStudy], file: str) -> _AnyStudy:
+    """The study in a file. Raises StudyError, for a study's own copy of its file with the way to write it again."""
+    try:
+        return load(file)
+    except StudyError as error:
+        folder = storage.absolute(file).rpartition("/")[0]
+        if not file.endswith(f"/{STUDY_FILE}") or not any(storage.exists(storage.join(folder, name)) for name in OWN):
+            raise
+        raise StudyError(
+            f"{error}\nThis is the study's copy, beside its results. `vqscale run` of the study's own file writes it"
+            " again; or name that file here."
+        ) from error
 
 
 def study_file(target: str) -> str:

@@ -77,11 +77,13 @@ def load_or_measure(
     *,
     again: bool = False,
     on_round: RoundCallback = lambda _round, _done, _total: None,
+    warn: Callable[[str], None] | None = None,
     tools: MeasurementTools = DEFAULT_TOOLS,
 ) -> Measured:
     """The measurements of all cells: read from `folder` where it has them (unless `again`), else measured and kept.
 
-    A round is measured as a whole. After an interruption the measurements of finished rounds are kept.
+    A round is measured as a whole. After an interruption the measurements of finished rounds are kept. A damaged one is
+    reported to `warn` and measured again; without `warn`, DamagedFileError is raised.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads(plan.study))
@@ -90,7 +92,7 @@ def load_or_measure(
     now = 0
     try:
         for index, one in enumerate(plan.rounds):
-            kept = None if again else _kept(one, folder)
+            kept = None if again else _kept(one, folder, warn)
             if kept is None:
                 on_round(one, index, len(plan.rounds))
                 kept = measure_round(one, slow, tools)
@@ -106,8 +108,8 @@ def load_or_measure(
     return Measured(found, now)
 
 
-def _kept(one: Round, folder: str) -> list[Measurement] | None:
-    kept = [read_measurement(folder, one.id(cell)) for cell in one.cells]
+def _kept(one: Round, folder: str, warn: Callable[[str], None] | None) -> list[Measurement] | None:
+    kept = [read_measurement(folder, one.id(cell), warn) for cell in one.cells]
     complete = [measurement for measurement in kept if measurement is not None]
     return complete if len(complete) == len(kept) else None
 

@@ -2,11 +2,13 @@
 
 import functools
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pydantic import Field
 
 from vqscale import provenance, storage
+from vqscale.errors import MissingFileError
+from vqscale.results.own_files import DamagedFileError, read_model, replace_text
 from vqscale.study.frozen import Frozen
 
 OK = "ok"
@@ -41,13 +43,23 @@ class Measurement(Frozen):
 
 
 def write_measurement(measurement: Measurement, folder: str, cell_id: str) -> None:
-    storage.write_text(_uri(folder, cell_id), measurement.model_dump_json(indent=2) + "\n")
+    replace_text(_uri(folder, cell_id), measurement.model_dump_json(indent=2) + "\n")
 
 
-def read_measurement(folder: str, cell_id: str) -> Measurement | None:
-    """The measurement of a cell; None before it was made."""
-    uri = _uri(folder, cell_id)
-    return Measurement.model_validate_json(storage.read_text(uri)) if storage.exists(uri) else None
+def read_measurement(folder: str, cell_id: str, warn: Callable[[str], None] | None = None) -> Measurement | None:
+    """The measurement of a cell; None before it was made.
+
+    A damaged one counts as not made and is reported to `warn`; without it, DamagedFileError is raised.
+    """
+    try:
+        return read_model(_uri(folder, cell_id), Measurement)
+    except MissingFileError:
+        return None
+    except DamagedFileError as error:
+        if warn is None:
+            raise
+        warn(f"{error} The cell is measured again.")
+        return None
 
 
 @functools.cache

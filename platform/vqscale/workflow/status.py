@@ -18,7 +18,7 @@ class StudyState:
     states: dict[str, int]
     """How many are in which state; `pending` where there is no record."""
     damaged: list[str] = field(default_factory=list)
-    """Records that cannot be read or not as a whole, as text for the user."""
+    """Records and measurements that cannot be read or not as a whole, as text for the user."""
 
     @property
     def total(self) -> int:
@@ -57,6 +57,8 @@ def _measured(study: ThroughputStudy, source: str) -> StudyState:
     from vqscale.throughput.plan import plan_throughput  # loads torch, which a study that trains need not
 
     planned = plan_throughput(study, source=source)
-    found = (read_measurement(study.folder, one.id(cell)) for one, cell in planned.cells)
+    damaged: list[str] = []
+    found = (read_measurement(study.folder, one.id(cell), damaged.append) for one, cell in planned.cells)
     counts = Counter("pending" if one is None else "measured" for one in found)
-    return StudyState(study=study.study, folder=study.folder, unit="cells", states=dict(counts.most_common()))
+    states = dict(counts.most_common())
+    return StudyState(study=study.study, folder=study.folder, unit="cells", states=states, damaged=damaged)

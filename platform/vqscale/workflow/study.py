@@ -7,6 +7,7 @@ import pandas as pd
 from vqscale import storage
 from vqscale.errors import StudyInterruptedError, TrackingError
 from vqscale.laws import StudyFits, fit_study, write_fits
+from vqscale.laws.decisions.predictions import read_predictions
 from vqscale.results import Result, locate, read_table
 from vqscale.study.spec import Study
 from vqscale.sweep.events import StudyEvents
@@ -73,6 +74,7 @@ def run_study(
     Raises UserError before anything is started when the request is wrong, StudyInterruptedError when the user stopped
     it, WorkFailedError when the driver process died. A failed trial is no error: its result says `failed`.
     """
+    read_predictions(study.folder)  # a damaged registry is refused before anything is trained
     training = train_study(
         study,
         source=source,

@@ -1,5 +1,6 @@
 """Throughput: measured, tabulated, drawn and logged; for a study of its own or as a section of one that trains."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ def run_throughput(
     plan = plan_throughput(study, source=source)
     storage.require_writable(folder)
     tracker = Tracker(tracking, study.study, artifacts=storage.join(folder, "artifacts")) if tracking else None
-    table, measured = measure(plan, folder, progress, again=again)
+    table, measured = measure(plan, folder, progress, events, again=again)
     if own_page:
         values = study.model_dump(mode="json") | {"storage": storage.absolute(study.storage)}
         storage.write_text(storage.join(folder, STUDY_FILE), dumped(values))
@@ -68,7 +69,9 @@ def run_throughput(
     return ThroughputRun(table=table, folder=folder, written=written, measured_now=measured)
 
 
-def measure(plan: ThroughputPlan, folder: str, progress: Progress, *, again: bool = False) -> tuple[pd.DataFrame, int]:
+def measure(
+    plan: ThroughputPlan, folder: str, progress: Progress, events: StudyEvents, *, again: bool = False
+) -> tuple[pd.DataFrame, int]:
     """The table of a plan, written to `folder`, and how many of its cells were measured now.
 
     Raises StudyInterruptedError on Ctrl-C; what was measured by then is kept.
@@ -79,7 +82,8 @@ def measure(plan: ThroughputPlan, folder: str, progress: Progress, *, again: boo
         progress(f"{first.preset}, {first.precision}, {first.device}, T = {first.context}", done, total)
 
     try:
-        measured = load_or_measure(plan, folder, again=again, on_round=next_round)
+        warn = functools.partial(events.message, level="warning")
+        measured = load_or_measure(plan, folder, again=again, on_round=next_round, warn=warn)
     except KeyboardInterrupt as error:
         raise StudyInterruptedError("What was measured is kept: the same command resumes from there.") from error
     table = make_table(plan, measured.by_cell)
@@ -90,7 +94,7 @@ def measure(plan: ThroughputPlan, folder: str, progress: Progress, *, again: boo
 def measure_section(study: Study, tracker: Tracker | None, events: StudyEvents, progress: Progress) -> pd.DataFrame:
     """The measurement that the `throughput` section of a study which trains asks for, in the study's folder."""
     plan = plan_throughput(study_of_section(study, study.throughput), source=study.study)
-    table, _ = measure(plan, study.folder, progress)
+    table, _ = measure(plan, study.folder, progress, events)
     files = [storage.join(study.folder, THROUGHPUT_CSV), *write_throughput_figures(table, study.folder)]
     track(tracker, plan.study, table, study.folder, files, events)
     return table
