@@ -1,144 +1,313 @@
-"""From the table of a learning-rate sweep to a recipe: the best rate of every size, and a line through them.
+"""From the table of a learning-rate sweep to a recipe: the best rate of every size, and a law through them.
 
-At every size the best rate is the vertex of the parabola in log rate through the best tried one and its neighbours. A
-size whose best rate lies on the edge of its sweep shows only in which direction the optimum lies: it is refused, and so
-is one whose losses have no minimum inside the sweep. The line is least squares in log rate and log N, every size alike:
-a power law in N, like the step law of Li et al. 2025 (arXiv 2503.04715) without its factor in D.
+At every size and token budget the best rate is the vertex of the parabola in log rate through the best tried one and
+its neighbours. A point whose best rate lies on the edge of its sweep shows only in which direction the optimum lies: it
+is refused, and so is one whose losses have no minimum inside the sweep. The law is least squares in log rate and log N,
+log D or log C, every point alike: lr ~ N^a D^b as the step law of Li et al. 2025 (arXiv 2503.04715) where sizes were
+tuned at several token budgets, lr ~ N^a where each was tuned at one, lr ~ C^a as DeepSeek's (arXiv 2401.02954) where it
+is asked for.
+
+Letters of the arrays: P points, L letters of the law.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from pydantic import ValidationError
 
 from vqscale.errors import FitError
+from vqscale.laws.fitting.identifiability import INDEPENDENT_SHARE
+from vqscale.laws.fitting.points import level_values, levels
+from vqscale.laws.fitting.rows import runs_of_table
 from vqscale.laws.fitting.run_filter import data_hash, split_table, usual_form
-from vqscale.laws.forms.catalogue import N_COLUMN
+from vqscale.laws.forms.catalogue import N_COLUMN, Array
+from vqscale.laws.io.schema import Where
 from vqscale.laws.study_fits import default_metric
-from vqscale.study.recipe import Recipe, RecipeLaw, RecipeReference, RecipeRule
+from vqscale.study.recipe import (
+    Recipe,
+    RecipeLaw,
+    RecipeLetter,
+    RecipePower,
+    RecipeReference,
+    RecipeRule,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MINIMUM_RATES = 3
 """Of a parabola."""
-MINIMUM_LINE_SIZES = 2
-MINIMUM_INTERVAL_SIZES = 3
-"""With two, the line passes through both points and leaves no residual."""
-NEEDED = ("arch", N_COLUMN, "lr", "tokens", "batch_tokens")
+WIDEST_INTERVAL = 3.0
+"""Width of an exponent's 90 % interval beyond which the law says nothing: a factor of ten in N would move the rate by
+anything within a factor of a thousand."""
+SPANS_ANYTHING = (-1.0, 1.0)
+"""An interval that holds both does not say whether the value rises or falls, nor how fast."""
+NEEDED = (N_COLUMN, "lr")
+RULE_COLUMNS = ("arch", "head")
+"""Columns that split a sweep into rules."""
 HELD_EQUAL = (
-    "tokens", "context", "segment", "codebook_size", "block_length", "precision", "d_model", "n_layer", "preset",
-    "schedule", "decay", "variant",
+    "context", "segment", "codebook_size", "block_length", "precision", "d_model", "n_layer", "preset", "schedule",
+    "decay", "variant",
 )  # fmt: skip
 """Columns in which runs that are compared by their rate may not differ."""
+COLUMN_OF: dict[RecipeLetter, str] = {"N": N_COLUMN, "D": "tokens", "C": "flops"}
+Letters = Sequence[RecipeLetter]
 
 
-def fit_recipe(table: "pd.DataFrame", *, study: str, metric: str | None = None) -> Recipe:
+def fit_recipe(
+    table: "pd.DataFrame",
+    *,
+    study: str,
+    metric: str | None = None,
+    group: Mapping[str, str] | None = None,
+    letters: Letters | None = None,
+    batch_letters: Letters | None = None,
+) -> Recipe:
     """The recipe of a sweep over `lr` (and, where it varies, `batch_tokens`) at several sizes.
 
-    `study` names the sweep; `metric`: column to minimise, by default `bpb` where complete, else `loss`. Finished and
-    diverged runs count. An architecture without two sizes whose best rate lies inside their sweep gets its reason in
-    place of a law. Raises FitError for a table that is no such sweep.
+    `study` names the sweep; `metric`: column to minimise, by default `bpb` where complete, else `loss`. `group`: column
+    -> value of the rows to take. `letters`: of what the rate is a power, `batch_letters` of what the batch is; by
+    default N and D where sizes were tuned at several token budgets, else N. Finished and diverged runs count. An
+    architecture without a law gets its reason in place of one. Raises FitError for a table that is no such sweep.
     """
-    import pandas as pd
-
     metric = metric or default_metric(table)
-    if missing := [column for column in (*NEEDED, metric) if column not in table]:
+    asked = dict.fromkeys((*(letters or ()), *(batch_letters or ())))
+    needed = (*NEEDED, *(COLUMN_OF[letter] for letter in asked if letter != "N"), metric, *(group or ()))
+    if missing := [column for column in needed if column not in table]:
         raise FitError(f"column {missing[0]!r} is missing; the table has {', '.join(map(str, table.columns))}.")
-    runs = table[table["status"].isin(["finished", "diverged"])] if "status" in table else table
-    runs = usual_form(runs)  # ablations take the rate of the architecture they vary
+    runs = _rows_of_group(table, group or {})
+    runs = _one_condition(runs, metric)
+    runs = runs[runs["status"].isin(["finished", "diverged"])] if "status" in runs else runs
+    runs = usual_form(runs) if "arch" in runs else runs  # ablations take the rate of the architecture they vary
     if runs.empty:
         raise FitError("the table has no finished run: train the sweep first.")
-    for column in NEEDED[1:]:
-        if not (runs[column] > 0).all():
-            raise FitError(f"column {column!r}: not every run has a positive number in it.")
-    fingerprints = sorted({str(value) for value in runs.get("corpus_fingerprint", pd.Series(dtype=str)).dropna()})
-    if len(fingerprints) > 1:
-        raise FitError(f"the runs are of {len(fingerprints)} corpora; a recipe is tuned on one.")
+    counted = [column for column in (*NEEDED, "tokens", "batch_tokens", "flops") if column in runs]
+    for column in counted:
+        wrong = runs[~(runs[column] > 0)]
+        if len(wrong) and not (column == "flops" and "C" not in asked):
+            raise FitError(f"column {column!r}: {len(wrong)} of {len(runs)} runs have no positive number in it.")
+    fingerprints = _fingerprints(runs)
     try:
-        rules = [_rule(where, group, metric) for where, group in split_table(runs, ("arch", "head"))]
+        rules = [_rule(where, own, metric, letters, batch_letters) for where, own in split_table(runs, RULE_COLUMNS)]
     except ValidationError as error:
         first = error.errors()[0]
         raise FitError(f"{'.'.join(map(str, first['loc']))}: {first['input']!r}: {first['msg']}") from error
+    kept = ["trial_id", "status", "seed", *RULE_COLUMNS, *NEEDED, "tokens", "batch_tokens", *HELD_EQUAL, metric]
     return Recipe(
         study=study,
         corpus_fingerprint=fingerprints[0] if fingerprints else None,
         metric=metric,
-        table=data_hash(table, ["trial_id", "status", "seed", "head", *NEEDED, *HELD_EQUAL, metric]),
+        table=data_hash(table, kept),
         versions={name: version(name) for name in ("vqscale", "numpy")},
         rules=rules,
     )
 
 
-def fit_line(sizes: Sequence[int], values: Sequence[float]) -> RecipeLaw:
-    """Least squares in the logarithms, with the interval of the exponent from three sizes on."""
-    log_n, log_value = np.log(sizes), np.log(values)
-    x_N, level = log_n - log_n.mean(), log_value.mean()
-    exponent = float(x_N @ log_value / (x_N @ x_N))
-    free = len(sizes) - MINIMUM_LINE_SIZES  # degrees of freedom that level and exponent leave
-    residual = half = None
-    if len(sizes) >= MINIMUM_INTERVAL_SIZES:
+def _rows_of_group(table: "pd.DataFrame", group: Mapping[str, str]) -> "pd.DataFrame":
+    """The rows of the named subset. Raises FitError where there are none."""
+    for column, value in group.items():
+        kept = table[[_is_called(cell, value) for cell in table[column]]]
+        if kept.empty:
+            values = ", ".join(sorted({str(cell) for cell in table[column].dropna()})[:10])
+            raise FitError(f"--group {column}={value}: no row of the table is so; {column} has {values}.")
+        table = kept
+    return table
+
+
+def _is_called(cell: object, value: str) -> bool:
+    try:
+        return float(value) == float(str(cell))
+    except ValueError:
+        return str(cell) == value
+
+
+def _one_condition(table: "pd.DataFrame", metric: str) -> "pd.DataFrame":
+    """The rows that are runs, all of one kind. Raises FitError where they are of several."""
+    point = [column for column in COLUMN_OF.values() if column in table]
+    found = runs_of_table(table, metric, point, (*RULE_COLUMNS, *HELD_EQUAL, "corpus_fingerprint"))
+    for column in found.conditions.columns:
+        values = sorted({str(value) for value in found.table[column].dropna()})
+        raise FitError(
+            f"the runs are of {len(values)} {column} ({', '.join(values[:4])}), and a recipe is tuned on one:"
+            f" name it with --group {column}={values[0]}."
+        )
+    return found.table
+
+
+def _fingerprints(runs: "pd.DataFrame") -> list[str]:
+    """Of the runs' corpus, if the table names it. Raises FitError for several."""
+    column = "corpus_fingerprint"
+    found = sorted({str(value) for value in runs[column].dropna()}) if column in runs else []
+    if len(found) > 1:
+        raise FitError(
+            f"the runs are of {len(found)} corpora; a recipe is tuned on one. Name it with --group {column}={found[0]}."
+        )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedPoint:
+    """A size at a token budget, with the best rate, and the best batch where it was tuned."""
+
+    n: float
+    d: float | None
+    c: float | None
+    lr: float
+    batch: float | None
+
+    def value(self, letter: RecipeLetter) -> float:
+        found = {"N": self.n, "D": self.d, "C": self.c}[letter]
+        if found is None:
+            raise FitError(f"a law in {letter} needs {letter} of every run: name its column {COLUMN_OF[letter]}.")
+        return found
+
+
+def fit_power_law(x: Mapping[RecipeLetter, Sequence[float]], values: Sequence[float]) -> RecipeLaw:
+    """Least squares in the logarithms, with the intervals of the exponents where a degree of freedom is left.
+
+    Raises FitError where the points do not determine the exponents: fewer than there are constants, letters that move
+    together, or an interval that spans anything.
+    """
+    log_PL = np.log(np.array([list(own) for own in x.values()], dtype=np.float64)).T
+    log_value = np.log(np.asarray(values, dtype=np.float64))
+    centre_L, level = log_PL.mean(axis=0), float(log_value.mean())
+    away_PL = log_PL - centre_L
+    _require_determined(list(x), away_PL)
+    exponents = np.linalg.lstsq(away_PL, log_value - level, rcond=None)[0]
+    free = len(log_value) - 1 - len(exponents)  # degrees of freedom that level and exponents leave
+    residual = half_L = None
+    if free > 0:
         from scipy.stats import t as student
 
-        residual = float(np.sqrt(np.sum((log_value - level - exponent * x_N) ** 2) / free))
-        # Student's t times the standard error of a slope, residual / sqrt(sum x^2).
-        half = float(student.ppf(0.95, free)) * residual / float(np.sqrt(x_N @ x_N))
+        left = log_value - level - away_PL @ exponents
+        residual = float(np.sqrt(left @ left / free))
+        # Student's t times the standard error of a slope; for one letter residual / sqrt(sum x^2).
+        errors = residual * np.sqrt(np.diag(np.linalg.inv(away_PL.T @ away_PL)))
+        half_L = float(student.ppf(0.95, free)) * errors
+    powers = {
+        letter: RecipePower(
+            exponent=float(exponents[place]),
+            low90=None if half_L is None else float(exponents[place] - half_L[place]),
+            high90=None if half_L is None else float(exponents[place] + half_L[place]),
+            reference=float(np.exp(centre_L[place])),
+            smallest=float(min(own)),
+            largest=float(max(own)),
+        )
+        for place, (letter, own) in enumerate(x.items())
+    }
+    _require_bounded(powers)
+    sizes = len(np.unique(levels(np.asarray(x.get("N", next(iter(x.values()))), dtype=np.float64))))
     return RecipeLaw(
-        reference=float(np.exp(level)),
-        reference_n=float(np.exp(log_n.mean())),
-        exponent=exponent,
-        low90=None if half is None else exponent - half,
-        high90=None if half is None else exponent + half,
-        residual=residual,
-        smallest=min(sizes),
-        largest=max(sizes),
-        sizes=len(sizes),
+        reference=float(np.exp(level)), powers=powers, residual=residual, sizes=sizes, points=len(log_value)
     )
 
 
-def _rule(where: dict[str, str | int | float | None], runs: "pd.DataFrame", metric: str) -> RecipeRule:
+def _require_determined(letters: Letters, away_PL: Array) -> None:
+    """Raises FitError unless every letter takes two values, and two letters do not move together."""
+    for letter, own_P in zip(letters, away_PL.T, strict=True):
+        if int(levels(np.exp(own_P)).max()) < 1:
+            raise FitError(f"all points have one {letter}; an exponent of {letter} needs at least 2 values of it.")
+    if len(letters) < 2:
+        return
+    if len(away_PL) <= len(letters) + 1:
+        raise FitError(f"{len(away_PL)} points; a law in {' and '.join(letters)} needs at least {len(letters) + 2}.")
+    share = float(np.linalg.eigvalsh(np.corrcoef(away_PL, rowvar=False))[0])
+    if share < INDEPENDENT_SHARE:
+        raise FitError(
+            f"{' and '.join(letters)} rise and fall together in all points: their exponents cannot be distinguished."
+            " Tune some sizes at several token budgets."
+        )
+
+
+def _require_bounded(powers: Mapping[RecipeLetter, RecipePower]) -> None:
+    """Raises FitError where an exponent may be anything."""
+    for letter, power in powers.items():
+        if power.low90 is None or power.high90 is None:
+            continue
+        low, high = power.low90, power.high90
+        if (low <= SPANS_ANYTHING[0] and high >= SPANS_ANYTHING[1]) or high - low > WIDEST_INTERVAL:
+            raise FitError(
+                f"the exponent of {letter}, {power.exponent:.2f}, may be anything from {low:.2f} to {high:.2f} (90 %):"
+                f" the sweep does not determine it. Tune more values of {letter}, further apart, or more seeds."
+            )
+
+
+def _rule(
+    where: Where, runs: "pd.DataFrame", metric: str, letters: Letters | None, batch_letters: Letters | None
+) -> RecipeRule:
     """The laws of one architecture and head."""
     references: list[RecipeReference] = []
-    best: dict[int, tuple[float, float]] = {}
-    sizes = list(split_table(runs, (N_COLUMN,)))
-    tunes_batch = any(group["batch_tokens"].nunique() > 1 for _, group in sizes)
-    for _, group in sorted(sizes, key=lambda pair: float(pair[1][N_COLUMN].iloc[0])):
-        tried = [_reference(part, metric) for _, part in split_table(group, ("batch_tokens",))]
-        tried, found = _with_batch(tried) if tunes_batch else (tried, None)
-        if not tunes_batch and tried[0].best is not None:
-            found = tried[0].best, float(tried[0].batch_tokens)
-        references += sorted(tried, key=lambda one: one.batch_tokens)
-        best |= {} if found is None else {tried[0].parameters: found}
-    enough = len(best) >= MINIMUM_LINE_SIZES
+    best: list[TunedPoint] = []
+    points = list(split_table(runs, (N_COLUMN, "tokens")))
+    tunes_batch = any(len(list(split_table(own, ("batch_tokens",)))) > 1 for _, own in points)
+    for _, own in sorted(points, key=lambda pair: (pair[1][N_COLUMN].median(), _median(pair[1], "tokens") or 0.0)):
+        tried = [_reference(part, metric) for _, part in split_table(own, ("batch_tokens",))]
+        found: tuple[float, float | None] | None = None
+        if tunes_batch:
+            tried, found = _with_batch(tried)
+        elif tried[0].best is not None:
+            found = tried[0].best, None
+        references += sorted(tried, key=lambda one: one.batch_tokens or 0)
+        if found is not None:
+            n, d, c = (_median(own, COLUMN_OF[letter]) for letter in get_args(RecipeLetter))
+            best.append(TunedPoint(n=n or np.nan, d=d, c=c, lr=found[0], batch=found[1]))
+    lr, refused = _law(best, [one.lr for one in best], len(points), letters)
+    batches = [one.batch for one in best if one.batch is not None]
+    batch, batch_refused = (None, None)
+    if tunes_batch and lr is not None:
+        batch, batch_refused = _law(best, batches, len(points), batch_letters or letters)
     return RecipeRule.model_validate(
         {
-            "arch": where["arch"],
+            "arch": where.get("arch"),
             "head": where.get("head"),
-            "lr": fit_line(list(best), [lr for lr, _ in best.values()]) if enough else None,
-            "batch_tokens": fit_line(list(best), [batch for _, batch in best.values()])
-            if enough and tunes_batch
-            else None,
-            "refused": None if enough else _too_few(len(best), len(sizes)),
+            "lr": lr,
+            "batch_tokens": batch,
+            "batch_refused": batch_refused,
+            "refused": refused,
             "references": references,
         }
     )
 
 
-def _too_few(usable: int, sizes: int) -> str:
-    return (
-        f"{usable} of {sizes} sizes have a best rate inside their sweep;"
-        f" an exponent needs at least {MINIMUM_LINE_SIZES}. Tune more sizes, or widen the sweeps of the refused ones."
-    )
+def _law(
+    points: Sequence[TunedPoint], values: Sequence[float], tuned: int, letters: Letters | None
+) -> tuple[RecipeLaw | None, str | None]:
+    """The law of the values over the points, or why there is none. `tuned`: points of the sweep, refused ones too."""
+    if len(points) < 2:
+        return None, (
+            f"{len(points)} of {tuned} sizes have a best rate inside their sweep; an exponent needs at least 2. Tune"
+            " more sizes, or widen the sweeps of the refused ones."
+        )
+    try:
+        used = letters or _usual_letters(points)
+        return fit_power_law({letter: [one.value(letter) for one in points] for letter in used}, values), None
+    except FitError as error:
+        return None, str(error)
+
+
+def _usual_letters(points: Sequence[TunedPoint]) -> Letters:
+    """N and D where a size was tuned at several token budgets, else N."""
+    sizes = levels(np.array([one.n for one in points]))
+    return ("N", "D") if len(set(sizes.tolist())) < len(points) else ("N",)
+
+
+def _median(runs: "pd.DataFrame", column: str) -> float | None:
+    if column not in runs or runs[column].isna().all():
+        return None
+    return float(runs[column].median())
 
 
 def _reference(runs: "pd.DataFrame", metric: str) -> RecipeReference:
-    """The runs of one size and batch, with the best rate or the reason why there is none."""
+    """The runs of one size, token budget and batch, with the best rate or the reason why there is none."""
     import pandas as pd
 
     first = runs.iloc[0]
-    n, tokens = int(first[N_COLUMN]), int(first["tokens"])
+    n, tokens, batch = (_median(runs, column) for column in (N_COLUMN, "tokens", "batch_tokens"))
+    assert n is not None
+    runs = runs.assign(lr=level_values(runs["lr"].to_numpy(dtype=np.float64)))
     rates, losses = _losses(runs, metric)
     reason = _mixed(runs) or _no_minimum("rate", rates, losses)
     best, best_loss = (None, None) if reason else _vertex(rates, losses)
@@ -146,11 +315,12 @@ def _reference(runs: "pd.DataFrame", metric: str) -> RecipeReference:
         first[name] if name in runs and pd.notna(first[name]) else None for name in ("preset", "context")
     )
     return RecipeReference(
-        parameters=n,
+        parameters=round(n),
         preset=None if preset is None else str(preset),
-        tokens=tokens,
-        tokens_per_parameter=tokens / n,
-        batch_tokens=int(first["batch_tokens"]),
+        tokens=None if tokens is None else round(tokens),
+        tokens_per_parameter=None if tokens is None else tokens / n,
+        flops=_median(runs, "flops"),
+        batch_tokens=None if batch is None else round(batch),
         context=None if context is None else int(context),
         rates=rates,
         losses=losses,
@@ -172,7 +342,8 @@ def _losses(runs: "pd.DataFrame", metric: str) -> tuple[list[float], list[float 
     for rate in rates:
         group = runs[runs["lr"] == rate]
         # A rate at which any seed diverged has no mean: it would be that of the seeds which did not.
-        ended = group[metric].notna().all() and ("status" not in group or (group["status"] == "finished").all())
+        measured = group[metric].notna() & np.isfinite(group[metric].astype(float))
+        ended = measured.all() and ("status" not in group or (group["status"] == "finished").all())
         losses.append(float(group[metric].mean()) if ended else None)
     return rates, losses
 
@@ -229,15 +400,15 @@ def _vertex(tried: list[float], losses: list[float | None]) -> tuple[float, floa
     return float(tried[best] * np.exp(-slope / (2 * curvature))), float(level - slope**2 / (4 * curvature))
 
 
-def _with_batch(tried: list[RecipeReference]) -> tuple[list[RecipeReference], tuple[float, float] | None]:
+def _with_batch(tried: list[RecipeReference]) -> tuple[list[RecipeReference], tuple[float, float | None] | None]:
     """The best rate and batch of one size whose batch varies, or its references refused.
 
     The batch is the vertex over the losses that the best rate of every batch reaches; the rate at it is interpolated
     in the logarithms between the best rates of the batches next to it.
     """
-    tried = sorted(tried, key=lambda one: one.batch_tokens)
+    tried = sorted(tried, key=lambda one: one.batch_tokens or 0)
     good = [one for one in tried if one.best is not None and one.best_loss is not None]
-    batches, losses = [float(one.batch_tokens) for one in good], [one.best_loss for one in good]
+    batches, losses = [float(one.batch_tokens or np.nan) for one in good], [one.best_loss for one in good]
     reason = _no_minimum("batch", batches, losses)
     if reason:
         return [one if one.refused else one.model_copy(update={"refused": reason, "best": None}) for one in tried], None

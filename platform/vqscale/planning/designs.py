@@ -154,32 +154,37 @@ def _candidate(resolver: Resolver, design: Design, request: _Request) -> _Candid
     if isinstance(design, CodebookDesign) and point["model"].get("arch") not in QUANTISED:
         raise GridPointError(f"model.arch: {point['model'].get('arch')} has no codebook")
     model = resolver.model(point, frozenset(request.settings))
-    train = {key: value for key, value in resolver.train(point, model).items() if key != "tokens"}
-    context, batch = (_whole(train, key) for key in ("context", "batch_tokens"))
-    segment = None if train.get("segment") is None else _whole(train, "segment")
+    own = point["train"]
+    context, segment = _whole(own, "context"), None if own.get("segment") is None else _whole(own, "segment")
     if context % (segment or context):
         raise GridPointError(f"train.context: {context} is no multiple of train.segment {segment}")
+    n, flops = parameters_non_embedding(model), sum(flops_per_token(model, context, segment).values())
+    wanted = _wanted_tokens(request, n, flops)
+    train = {key: value for key, value in resolver.train(point, model, tokens=wanted).items() if key != "tokens"}
+    batch = _whole(train, "batch_tokens")
     if batch < (segment or context):
         raise GridPointError(
             f"train.batch_tokens: {batch} tokens hold no sequence of {segment or context}: batch too small"
         )
-    n, flops = parameters_non_embedding(model), sum(flops_per_token(model, context, segment).values())
-    tokens = _solved_tokens(request, n, flops, batch, design.minimum_steps)
+    tokens = _solved_tokens(wanted, batch, design.minimum_steps)
     _require_epochs(resolver, point, design, tokens)
     seeds = request.seeds or seeds_of(point)
     trials = [resolver.trial(point, model, train | {"tokens": tokens}, seed) for seed in seeds]
     return _Candidate(request=request, trials=trials, parameters=n, flops_per_token=flops)
 
 
-def _solved_tokens(request: _Request, n: int, flops: float, batch: int, minimum_steps: int) -> int:
-    """Training tokens of the whole number of updates nearest to what is asked for.
-
-    `flops`: per token. Raises GridPointError for fewer updates than `minimum_steps`.
-    """
+def _wanted_tokens(request: _Request, n: int, flops: float) -> float:
+    """Training tokens that are asked for. `flops`: per token."""
     if request.budget is not None:
-        wanted = request.budget / flops
-    else:
-        wanted = float(request.tokens) if request.tokens is not None else n * (request.multiple or 0.0)
+        return request.budget / flops
+    return float(request.tokens) if request.tokens is not None else n * (request.multiple or 0.0)
+
+
+def _solved_tokens(wanted: float, batch: int, minimum_steps: int) -> int:
+    """Training tokens of the whole number of updates nearest to `wanted`.
+
+    Raises GridPointError for fewer updates than `minimum_steps`.
+    """
     steps = math.floor(wanted / batch + 0.5)  # round() would take halves to even numbers
     if steps < minimum_steps:
         raise GridPointError(

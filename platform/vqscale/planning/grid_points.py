@@ -90,8 +90,11 @@ class Resolver:
         settings = _known_fields(str(arch), axes, model)
         return resolve(str(arch), str(preset), corpus.vocab_size, settings, classifier(corpus, own))
 
-    def train(self, point: GridPoint, model: ModelConfig) -> dict[str, Any]:
-        """The grid point's `train` settings without seeds, completed by the study's recipe. Raises StudyError."""
+    def train(self, point: GridPoint, model: ModelConfig, *, tokens: float | None = None) -> dict[str, Any]:
+        """The grid point's `train` settings without seeds, completed by the study's recipe. Raises StudyError.
+
+        `tokens`: what a design asks for, as in `with_recipe`.
+        """
         train = {key: value for key, value in point["train"].items() if key != "seeds"}
         check_keys(self.study.task, train)
         recipe = self.study.recipe
@@ -103,7 +106,7 @@ class Resolver:
                 f"train.batch_tokens: {self.study.train['batch_tokens']!r} is set beside recipe, which sets the"
                 f" batch of {rule.name}. Remove it, or set it by an axis train.batch_tokens."
             )
-        return with_recipe(recipe, train, model)
+        return with_recipe(recipe, train, model, tokens=tokens)
 
     def trial(self, point: GridPoint, model: ModelConfig, train: dict[str, Any], seed: int) -> Trial:
         """The checked trial.

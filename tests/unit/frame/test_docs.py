@@ -19,7 +19,7 @@ from vqscale.results import Result
 from vqscale.study.design import CodebookDesign, ContextDesign, IsoflopDesign, LadderDesign
 from vqscale.study.frozen import Frozen
 from vqscale.study.model import ModelConfig
-from vqscale.study.recipe import Recipe, RecipeLaw, RecipeReference, RecipeRule
+from vqscale.study.recipe import Recipe, RecipeLaw, RecipePower, RecipeReference, RecipeRule
 from vqscale.study.spec import (
     AutotuneSpec,
     DataSpec,
@@ -49,6 +49,7 @@ SECTIONS = {
     "recipe": Recipe,
     "Recipe rule": RecipeRule,
     "Recipe law": RecipeLaw,
+    "Recipe power": RecipePower,
     "Recipe reference": RecipeReference,
     "isoflop": IsoflopDesign,
     "ladder": LadderDesign,

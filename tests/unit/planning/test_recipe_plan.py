@@ -109,6 +109,63 @@ def test_designs_take_the_rate_from_the_recipe(make: Any) -> None:
     assert len(planned.trials) == 4
 
 
+def horizons() -> pd.DataFrame:
+    """A sweep at three sizes and three token budgets whose best rate is 0.004 (N / 31,104)^-1 (D / 8,192)^0.5."""
+    parts = []
+    for n in (31_104, 65_024, 130_048):
+        for tokens in (8_192, 32_768, 131_072):
+            part = table((n,), tokens=tokens)
+            part["lr"] *= (n / 31_104) ** -1 * (tokens / 8_192) ** 0.5
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_law_in_size_and_tokens_sets_the_rate_of_every_token_budget(make: Any) -> None:
+    axes = {"model.preset": ["pico", "nano"], "train.tokens": [8_192, 32_768]}
+    planned = plan(make(recipe=recipe_of(horizons()), train=TRAIN, sweep=[axes]))
+    rates = {(one.trial.preset, one.trial.train.tokens): one.trial.train.lr for one in planned.trials}
+    assert rates == {
+        ("pico", 8_192): 0.004, ("pico", 32_768): 0.008, ("nano", 8_192): 0.001913, ("nano", 32_768): 0.003827
+    }  # fmt: skip
+    notes = " ".join(planned.notes)
+    assert "lr = 0.003884 (N / 64.1k)^-1.000 (D / 32.8k)^0.500 (exponent of N -1.00 to -1.00" in notes
+    assert "from 9 points at 3 sizes (45 runs at D/N 0.063 to 4.21)" in notes
+
+
+def test_design_takes_the_rate_at_the_tokens_that_it_solves(make: Any) -> None:
+    design = {"type": "isoflop", "budgets": [1e10, 2e10], "sizes": ["pico", "nano"]}
+    planned = plan(make(recipe=recipe_of(horizons()), train=TRAIN, design=[design]))
+    for one in planned.trials:
+        n, tokens = one.cost.parameters_non_embedding, one.trial.train.tokens
+        expected = 0.004 * (n / 31_104) ** -1 * (tokens / 8_192) ** 0.5
+        assert one.trial.train.lr == pytest.approx(expected, rel=0.02)  # tokens are whole updates
+    assert len({one.trial.train.lr for one in planned.trials}) == 4
+    assert any("lr = 0.003884" in note for note in planned.notes)
+
+
+def test_law_in_compute_counts_exact_flops(make: Any) -> None:
+    frame = table()
+    frame["flops"] = frame["parameters_non_embedding"] * 6.0 * frame["tokens"]
+    frame["lr"] *= (frame["flops"] / frame["flops"].min()) ** -0.25
+    recipe = fit_recipe(frame, study="tuned", letters=("C",)).model_dump(mode="json")
+    (one,) = plan(make(recipe=recipe, train=TRAIN)).trials
+    expected = 0.004 * (one.cost.flops / float(frame["flops"].min())) ** -0.25
+    assert one.trial.train.lr == pytest.approx(expected, rel=1e-3)
+
+
+def test_law_in_tokens_needs_the_tokens_of_the_study(make: Any) -> None:
+    train = {key: value for key, value in TRAIN.items() if key != "tokens"}
+    with pytest.raises(StudyError, match=r"train\.tokens: None is no positive whole number, and the recipe's law"):
+        plan(make(recipe=recipe_of(horizons()), train=train))
+
+
+def test_token_budget_beyond_those_tuned_is_noted(make: Any) -> None:
+    notes = plan(make(recipe=recipe_of(horizons()), train=TRAIN | {"tokens": 262_144})).notes
+    assert any(
+        "D = 262k is 2 times above the largest token budget tuned (131k): its lr is extrapolated" in n for n in notes
+    )
+
+
 def test_notes_tell_origin_extrapolation_batch_and_corpus(make: Any) -> None:
     study = make(
         recipe=recipe_of(table()),
@@ -178,7 +235,8 @@ def test_recipe_command_writes_what_a_study_beside_it_names_and_keeps(files: Pat
 def test_recipe_command_as_json_prints_the_recipe_and_without_out_writes_nothing(files: Path) -> None:
     before = sorted(files.iterdir())
     done = CliRunner().invoke(app, ["recipe", str(files / "sweep.csv"), "--json"])
-    assert json.loads(done.output) == recipe_of(table()) | {"study": "sweep.csv"}
+    counted = table().assign(flops=lambda runs: 6.0 * runs["parameters_non_embedding"] * runs["tokens"])
+    assert json.loads(done.stdout) == recipe_of(counted) | {"study": "sweep.csv"}
     assert sorted(files.iterdir()) == before
 
 

@@ -1,10 +1,11 @@
 """The compute-optimal frontier of a law in N and D: N*(C), D*(C), L*(C), its exponents, and its inverse.
 
-What is refused, and why: an optimum at a budget within the data that lies more than ten times outside the sizes trained
-near that budget; any budget beyond the data where that is so at the largest fitted one; and a budget more than a hundred
-times the largest or less than a hundredth of the smallest fitted one. Ten times in N is what a hundred times the budget
-changes. An optimum less far outside is given and marked (`Optimum.outside`): no run brackets it, and it rests on the
-form of the law. A ladder of sizes, each on multiples of its own tokens, has its largest budgets at its largest size.
+What is refused, and why: an optimum at a budget within the data that lies more than ten times outside the sizes
+trained near that budget; any budget beyond the data where that is so at the largest fitted one; and a budget more
+than a hundred times the largest or less than a hundredth of the smallest fitted one. Ten times in N is what a hundred
+times the budget changes. An optimum less far outside is given and marked (`Optimum.outside`): no run brackets it, and
+it rests on the form of the law. A ladder of sizes, each on multiples of its own tokens, has its largest budgets at
+its largest size.
 """
 
 from collections.abc import Sequence
@@ -55,7 +56,8 @@ def fit_frontiers(
         return [], []
     found, reasons = [], []
     law = surface_of(fit, draws_BP)
-    for kind in ("exact", "6nd"):
+    # Where C was computed as 6ND, there is no other count of it.
+    for kind in ("exact", "6nd") if fit.convention.flops == "exact" else ("6nd",):
         try:
             found.append(make_frontier(law, cost_of(fit, kind), kind, budgets))
         except FitError as error:
@@ -146,8 +148,9 @@ def _outside(law: Surface, cost: TokenCost, spent_R: Array, budget: float, best_
     if outside > LARGEST_OUTSIDE:
         raise FitError(
             f"the optimum lies {outside:.3g} times outside the sizes tried near {nearest:.4g}"
-            f" ({sizes.min():.4g} to {sizes.max():.4g}): the runs do not bracket it, and beyond {LARGEST_OUTSIDE:g} times"
-            f" none is given. Train {'smaller' if best_n < sizes.min() else 'larger'} sizes at this budget."
+            f" ({sizes.min():.4g} to {sizes.max():.4g}): the runs do not bracket it, and beyond"
+            f" {LARGEST_OUTSIDE:g} times none is given."
+            f" Train {'smaller' if best_n < sizes.min() else 'larger'} sizes at this budget."
         )
     return outside
 
