@@ -6,13 +6,14 @@ file that may be remote.
 
 import contextlib
 import errno
+import io
 import json
 import os
 import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -144,6 +145,49 @@ def read_bytes(uri: str) -> bytes:
     fs, path = filesystem(uri)
     with failures_named(uri, "read"):
         return cast(bytes, fs.cat_file(path))
+
+
+def open_for_reading(fs: fsspec.AbstractFileSystem, path: str) -> IO[bytes]:
+    """A file that is read in pieces. What its store raises then, at any piece, is StorageError."""
+    if isinstance(fs, LocalFileSystem):
+        return cast(IO[bytes], fs.open(path, "rb"))
+    name = str(fs.unstrip_protocol(path))
+    with failures_named(name, "read"):
+        return io.BufferedReader(_Reading(fs.open(path, "rb"), name), _PIECE)
+
+
+_PIECE = 1 << 20
+
+
+class _Reading(io.RawIOBase):
+    """A file of fsspec, of which every failure is named."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file, self._name = file, name
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def readinto(self, buffer: Any) -> int:
+        with failures_named(self._name, "read"):
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with failures_named(self._name, "read"):
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 def read_text(uri: str) -> str:

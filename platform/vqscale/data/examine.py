@@ -1,6 +1,6 @@
 """A look at every file of a source before long work begins, so that all that cannot be read are named at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 from vqscale.data.archives import damage_named, forward_stream, is_archive
@@ -23,21 +23,26 @@ class _Problem(NamedTuple):
     reason: str
 
 
-def examine(source: FileSource, files: list[SourceFile], *, by_time: bool, most: float) -> None:
+def examine(
+    source: FileSource, files: list[SourceFile], report: Callable[[int], None], *, by_time: bool, most: float
+) -> None:
     """Raise CorpusError that names every file of which the beginning cannot be read as the source's options say.
 
-    `most`: the share of records that may lack a text.
+    `most`: the share of records that may lack a text. `report` is called with the number of files examined.
     """
     require_encoding(source.encoding)
+    if source.errors != "strict" and source.encoding == BINARY:
+        raise CorpusError(f"errors: {source.errors!r} has no meaning for --encoding binary. Leave it out.")
     problems: list[_Problem] = []
     kinds: set[Format] = set()
     unseen, seen = False, 0
-    for file in files:
+    for number, file in enumerate(files):
+        report(number)
         if is_archive(file.path) and file.size > _LARGEST_PACKED:
             unseen = True
             continue
         try:
-            with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
+            with damage_named(file.path), file.open() as raw:
                 for name, stream in source.members(file, raw):
                     seen += 1
                     kinds.add(source.format_of(name))
@@ -46,11 +51,20 @@ def examine(source: FileSource, files: list[SourceFile], *, by_time: bool, most:
             problems.append(_Problem(file.path, str(error)))
     if problems:
         raise CorpusError(_report(problems, max(seen, len(files))))
-    if source.text_column != FileSource.text_column and kinds == {"text"} and not unseen:
-        raise CorpusError(
-            f"text_column: {source.text_column!r} names a column, but {source.uri} is read as plain text, by its name. "
-            "Set --format jsonl, json, csv or parquet, or leave the column out."
-        )
+    report(len(files))
+    if kinds == {"text"} and not unseen:
+        _refuse_columns(source)
+
+
+def _refuse_columns(source: FileSource) -> None:
+    """Columns that are named for plain text would be ignored."""
+    for option in ("text_column", "time_column"):
+        column = getattr(source, option)
+        if column != getattr(FileSource, option):
+            raise CorpusError(
+                f"{option}: {column!r} names a column, but {source.uri} is read as plain text, by its name. "
+                "Set --format jsonl, json, csv or parquet, or leave the column out."
+            )
 
 
 def _report(problems: list[_Problem], files: int) -> str:

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from vqscale import storage
 from vqscale.data.archives import damage_named, inner_name, is_archive, is_hidden
 from vqscale.errors import CorpusError
+from vqscale.storage_failures import failures_named, is_absence
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class SourceFile:
 
     def identity(self) -> list[str | int]:
         return [self.path, self.size, self.stamp]
+
+    def open(self) -> IO[bytes]:
+        """The file for reading. What its store raises meanwhile is StorageError."""
+        return storage.open_for_reading(self.fs, self.path)
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,8 @@ def list_files(uri: str, pick: Pick | None = None) -> list[SourceFile]:
     """
     fs, path = storage.filesystem(uri)
     _require_repeatable(fs, uri, path)
-    fs.invalidate_cache()
-    with damage_named(uri):
-        found = _found(fs, path)
+    with damage_named(uri), failures_named(uri, "read"):
+        found = _found(fs, path) if isinstance(fs, LocalFileSystem) else _found_remote(fs, path)
     if not found:
         raise CorpusError(
             f"source: {uri} is no file, no folder with files and no pattern that matches any. Check the path."
@@ -87,17 +91,25 @@ def _is_plain(path: str) -> bool:
 
 
 def _found(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
-    """Path and facts of every file."""
-    local = isinstance(fs, LocalFileSystem)
+    """Path and facts of every file on this machine."""
     if fs.isfile(path):
-        return {path: _facts(path) if local else fs.info(path)}
+        return {path: _facts(path)}
     if not fs.isdir(path):
+        return {name: _facts(name) for name in fs.glob(path) if os.path.isfile(name)}  # noqa: PTH113
+    return {name: _facts(name) for name in _below(path)}
+
+
+def _found_remote(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
+    """As `_found`. `isfile` and `isdir` would take a store that does not answer for one that has no such file."""
+    try:
+        info = fs.info(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not is_absence(error):
+            raise
         matches = fs.glob(path, detail=True)
-        if local:
-            return {name: _facts(name) for name in matches if os.path.isfile(name)}  # noqa: PTH113
         return {name: info for name, info in matches.items() if info["type"] == "file"}
-    if local:
-        return {name: _facts(name) for name in _below(path)}
+    if info["type"] == "file":
+        return {path: info}
     everything = fs.find(path, detail=True)
     return {name: info for name, info in everything.items() if not is_hidden(name[len(path) :])}
 

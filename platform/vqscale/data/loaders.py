@@ -135,7 +135,7 @@ class WikiText103:
         done = 0
         lines: Counter[str] = Counter()
         for file in self.files():
-            with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
+            with damage_named(file.path), file.open() as raw:
                 for name, stream in archive_members(file.path, raw):
                     split = _wikitext_split(name)
                     if split is not None:
@@ -223,7 +223,7 @@ class ImageNet64:
         done = 0
         images: Counter[str] = Counter()
         for file in self.files():
-            with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
+            with damage_named(file.path), file.open() as raw:
                 for name, stream in archive_members(file.path, raw):
                     official = _imagenet_split(name)
                     for image in _images(name, stream) if official else ():

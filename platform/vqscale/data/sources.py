@@ -104,6 +104,8 @@ class FileSource:
     errors: Errors = "strict"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    apart: str | None = None
+    """A folder that is not read: where the corpus goes, which may be inside of the source."""
     split: SplitName | None = None
     split_rule: SplitRule = "document-hash"
     counts_words: bool = False
@@ -120,7 +122,10 @@ class FileSource:
         return Columns(self.text_column, self.time_column)
 
     def files(self) -> list[SourceFile]:
-        return list_files(self.uri, self.pick)
+        return [file for file in list_files(self.uri, self.pick) if not self._is_apart(file)]
+
+    def _is_apart(self, file: SourceFile) -> bool:
+        return self.apart is not None and file.path.startswith(f"{self.apart}/")
 
     def identity(self) -> dict[str, Any]:
         options = [self.format, self.text_column, self.time_column, self.encoding, self.errors, self.split]
@@ -142,7 +147,7 @@ class FileSource:
         require_encoding(self.encoding)
         done = 0
         for file in self.files():
-            with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
+            with damage_named(file.path), file.open() as raw:
                 for name, stream in self.members(file, raw):
                     for piece in self._documents(name, stream):
                         yield piece._replace(split=self.split, read=done + min(raw.tell(), file.size))

@@ -128,7 +128,7 @@ class RawFiles:
         """
         done = 0
         for file in self.files:
-            with damage_named(file.path), file.fs.open(file.path, "rb") as raw:
+            with damage_named(file.path), file.open() as raw:
                 for name, stream in archive_members(file.path, raw):
                     for found in read_file(name, stream):
                         yield found, done + min(raw.tell(), file.size)
