@@ -101,6 +101,13 @@ def test_computed_flops_give_no_frontier_by_exact_flops(table):
     assert fit["convention"]["flops"] == "exact"
 
 
+def test_optima_are_printed_by_budget_also_where_flops_are_computed(table):
+    done = run("fit", table({"N": N, "D": D, "loss": LOSS}), "--law", "chinchilla", "--bootstrap", "0")
+    assert done.exit_code == 0, done.output
+    assert "D*/N*" in done.output
+    assert "exact" not in done.output
+
+
 def test_size_with_embeddings_alone_is_fitted_as_that(table):
     (fit,) = fitted(table({"total_params": N, "D": D, "loss": LOSS}), "--law", "chinchilla")[0]["fits"]
     assert fit["axes"] == ["parameters", "tokens"]
@@ -140,7 +147,7 @@ def test_recipe_takes_a_sweep_with_names_of_its_own(table):
     rates, sizes = np.array([1e-3, 2e-3, 4e-3, 8e-3, 16e-3]), np.array([1e6, 4e6, 16e6])
     rows = [
         {
-            "model_type": "transformer",
+            "model_type": "gpt",
             "n_params": size,
             "learning_rate": rate,
             "train_tokens": "20M",
@@ -153,7 +160,7 @@ def test_recipe_takes_a_sweep_with_names_of_its_own(table):
     done = run("recipe", table(rows), "--json")
     assert done.exit_code == 0, done.output
     (rule,) = json.loads(done.stdout)["rules"]
-    assert rule["lr"]["exponent"] == pytest.approx(-0.2, abs=1e-3)
+    assert rule["lr"]["powers"]["N"]["exponent"] == pytest.approx(-0.2, abs=1e-3)
 
 
 @pytest.mark.parametrize(
