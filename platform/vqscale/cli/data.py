@@ -5,6 +5,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+
+from vqscale.cli import data_generate
+from vqscale.cli.console import make_console
+from vqscale.cli.data_view import Bar, print_manifest, stopped_in_order
 from vqscale.data.corpora import corpora_folder, corpus_folder, list_corpora, resolve_corpus
 from vqscale.data.decoding import Errors
 from vqscale.data.labelled.format import LabelledManifest
@@ -15,10 +19,6 @@ from vqscale.data.prepare import prepare
 from vqscale.data.sources import Format, SplitRule
 from vqscale.data.tasks.catalogue import LABELLED_LOADERS, raw_files_loader
 from vqscale.data.tokenize import TokenizerName
-
-from vqscale.cli import data_generate
-from vqscale.cli.console import make_console
-from vqscale.cli.data_view import Bar, print_manifest, stopped_in_order
 from vqscale.errors import CorpusError
 
 app = typer.Typer(no_args_is_help=True, help="Make corpora of text and of labelled examples, and see them.")

@@ -123,6 +123,7 @@ def prepare(
         errors=errors,
         include=tuple(include),
         exclude=tuple(exclude),
+        apart=storage.absolute(out),
     )
     source = _source(source, loader, files, partial)
     options = checked(
@@ -238,12 +239,18 @@ class _Preparation:
 
     def run(self) -> Manifest:
         if isinstance(self._source, FileSource):
-            options = self._options
-            examine(self._source, self._files, by_time=options.split == "time", most=self._max_skipped)
+            self._examine(self._source)
         self._measure()
         tokenizer = self._tokenizer()
         self._write(tokenizer)
         return self._manifest(tokenizer)
+
+    def _examine(self, source: FileSource) -> None:
+        def report(done: int) -> None:
+            self._report("examine", done, len(self._files))
+
+        by_time = self._options.split == "time"
+        examine(source, self._files, report, by_time=by_time, most=self._max_skipped)
 
     def _measure(self) -> None:
         """Read the source once for splits that depend on the whole of it."""

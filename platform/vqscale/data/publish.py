@@ -14,9 +14,10 @@ from vqscale.data.shards import MANIFEST, SPLITS, TOKENIZER, Manifest
 from vqscale.errors import CorpusError, StorageError
 from vqscale.study.fingerprint import fingerprint
 
-PreparationStage = Literal["complete", "measure", "train tokenizer", "write"]
+PreparationStage = Literal["complete", "examine", "measure", "train tokenizer", "write"]
 ProgressCallback = Callable[[PreparationStage, int, int | None], None]
-"""Called with a stage, how much of it is done (bytes of a source; examples of a generator) and the total if known."""
+"""Called with a stage, how much of it is done (bytes of a source; files that are examined; examples of a generator) and
+the total if known."""
 
 AnyKind = TypeVar("AnyKind", Manifest, LabelledManifest)
 

@@ -186,7 +186,8 @@ _KINDS = {
 def json_record(place: str, value: Any, columns: Columns, decoder: Decoder) -> Record:
     """The record of a parsed value."""
     if not isinstance(value, dict):
-        return Record(place, fault=f"is {_KINDS[type(value)]}, not an object")
+        hint = " (a file that is one list is read with --format json)" if isinstance(value, list) else ""
+        return Record(place, fault=f"is {_KINDS[type(value)]}, not an object{hint}")
     text = lookup(value, columns.text)
     if text is MISSING:
         return Record(place, lack=f"has no {columns.text!r}; it has {named(leaf_names(value))}")

@@ -18,6 +18,15 @@ _OFFICE = {
     ".epub": ("an e-book", "Convert it to plain text"),
     ".npz": ("an archive of arrays", "Export its text as .jsonl, .csv or .parquet"),
 }
+_MEMBERS = (
+    (b"xl/workbook", ".xlsx"),
+    (b"xl/worksheets", ".xlsx"),
+    (b"word/document", ".docx"),
+    (b"ppt/presentation", ".pptx"),
+    (b"mimetypeapplication/epub", ".epub"),
+    (b"mimetypeapplication/vnd.oasis.opendocument.spreadsheet", ".ods"),
+    (b"mimetypeapplication/vnd.oasis.opendocument.text", ".odt"),
+)
 _IMAGE, _SOUND, _PACKED = ("an image", "It holds no text"), ("sound or video", "It holds no text"), "Unpack it"
 _EXPORT = "Export its text as .jsonl, .csv or .parquet"
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
@@ -69,10 +78,16 @@ def foreign(name: str, head: bytes) -> tuple[str, str] | None:
     """(what it is, remedy) of a file that is no text, from its first bytes; None for what may be text."""
     for pattern, kind, remedy in _COMPILED:
         if pattern.match(head) and (kind not in _WEAK or _holds_no_text(head)):
-            if kind.startswith(("a zip", "a document of an older")):
-                kind, remedy = _OFFICE.get(posixpath.splitext(name)[1].lower(), (kind, remedy))
-            return kind, remedy
+            return _office(name, head) or (kind, remedy)
     return None
+
+
+def _office(name: str, head: bytes) -> tuple[str, str] | None:
+    """The document that a zip archive, or a file of an older office suite, is: by its members, then by its name."""
+    if head.startswith(b"PK"):
+        found = next((suffix for member, suffix in _MEMBERS if member in head), None)
+        return _OFFICE[found] if found else _OFFICE.get(posixpath.splitext(name)[1].lower())
+    return _OFFICE.get(posixpath.splitext(name)[1].lower()) if head.startswith(b"\xd0\xcf\x11\xe0") else None
 
 
 def _holds_no_text(head: bytes) -> bool:

@@ -102,6 +102,13 @@ def test_json_list_longer_than_a_piece_is_read_in_pieces(tmp_path):
     assert texts(tmp_path / "a.json") == [record["text"].encode() for record in records]
 
 
+def test_json_list_named_as_lines_is_told_how_to_be_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text('[{"text": "one"}, {"text": "two"}]')
+    with pytest.raises(CorpusError, match=r"line 1 is a list, not an object \(.*--format json\)"):
+        texts(tmp_path / "a.jsonl")
+    assert texts(tmp_path / "a.jsonl", format="json") == [b"one", b"two"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -33,6 +33,12 @@ def zipped(target) -> None:
         archive.writestr("word/document.xml", "<xml/>" * 100)
 
 
+def workbook(target) -> None:
+    with zipfile.ZipFile(target, "w") as archive:
+        for name in ("[Content_Types].xml", "_rels/.rels", "xl/workbook.xml"):
+            archive.writestr(name, "<xml/>")
+
+
 def tarred(target) -> None:
     with tarfile.open(fileobj=target, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("a.txt"), io.BytesIO(b""))
@@ -46,8 +52,12 @@ TABLE = pa.table({"text": ["a text"] * 9})
 FILES = {
     "a.pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "a PDF document.*pdftotext"),
     "a.docx": (made_by(zipped), "a Word document.*plain text"),
-    "a.xlsx": (made_by(zipped), "a spreadsheet.*CSV"),
-    "a.jar": (made_by(zipped), "a zip archive.*name it .zip"),
+    "a.xlsx": (made_by(workbook), "a spreadsheet.*CSV"),
+    "renamed.csv": (made_by(workbook), "a spreadsheet.*CSV"),
+    "a.jar": (
+        made_by(lambda target: zipfile.ZipFile(target, "w").writestr("a.class", "x")),
+        "a zip archive.*name it .zip",
+    ),
     "a.doc": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "an older office suite"),
     "a.rtf": (b"{\\rtf1\\ansi text}", "an RTF document"),
     "a.png": (image("png"), "an image.*no text"),

@@ -170,3 +170,23 @@ def test_table_of_one_class_is_refused(tmp_path):
         (tmp_path / f"basic_{split}.tsv").write_text("Source\tTarget\n" + "7\t7\n" * 20)
     with pytest.raises(CorpusError, match=r"all training examples of listops .* are of the class '7'"):
         prepared("listops", tmp_path, tmp_path / "out", partial=True)
+
+
+def test_files_that_are_no_text_are_left_out_of_labelled_texts(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for number in range(20):
+            (tmp_path / "in" / name / f"{number}.txt").write_text(f"{name} {number}")
+    (tmp_path / "in" / "cat" / "photo.png").write_bytes(WHOLE)
+    left_out = prepared("labelled-text", tmp_path / "in", tmp_path / "out").source.left_out
+    assert (left_out.unreadable, left_out.first) == (1, (f"{tmp_path}/in/cat/photo.png: an image, not text",))
+    for number in range(5):
+        (tmp_path / "in" / "dog" / f"{number}.jpg").write_bytes(WHOLE)
+    with pytest.raises(CorpusError, match=r"6 of 46 examples .* an image, not text"):
+        prepared("labelled-text", tmp_path / "in", tmp_path / "again")
+
+
+def test_log_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "b.log").write_bytes(b"\x1f\x8b\x08 packed\n" * 5)
+    with pytest.raises(CorpusError, match=r"b.log is gzip-compressed, not a log. Let its name end in .gz"):
+        prepared("labelled-logs", tmp_path / "b.log", tmp_path / "out")

@@ -10,6 +10,7 @@ import numpy as np
 from vqscale.data.labelled.format import BYTES, Example, Layout
 from vqscale.data.labelled.source import Labelled
 from vqscale.data.shards import SPLITS, SplitName
+from vqscale.data.signatures import HEAD, foreign
 from vqscale.data.tasks.raw_files import FEWEST, RawFiles
 from vqscale.data.tokenize import ByteTokenizer
 from vqscale.errors import CorpusError
@@ -83,6 +84,8 @@ class LabelledLogs(RawFiles):
 
     def _lines(self, name: str, stream: IO[bytes]) -> Iterator[_Line]:
         for number, line in enumerate(stream, start=1):
+            if number == 1 and (wrong := foreign(name, line[:HEAD])) is not None:
+                raise CorpusError(f"source: {name} is {wrong[0]}, not a log. {wrong[1]}, or leave it out.")
             tag, space, text = line.rstrip(b"\r\n").partition(b" ")
             if not line.strip():
                 continue

@@ -8,7 +8,9 @@ from typing import IO, ClassVar, Final
 
 from vqscale.data.decoding import PIECE
 from vqscale.data.labelled.format import BYTES, Example, Layout
+from vqscale.data.labelled.source import Unreadable
 from vqscale.data.shards import SplitName
+from vqscale.data.signatures import HEAD, foreign
 from vqscale.data.tasks.raw_files import FEWEST, SPLIT_FOLDERS, RawFiles
 from vqscale.data.tokenize import ByteTokenizer
 from vqscale.errors import CorpusError
@@ -85,12 +87,15 @@ class LabelledText(RawFiles):
     def _splits(self) -> set[SplitName | None]:
         return {split for _, split in self._places}
 
-    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example]]:
+    def examples(self, name: str, stream: IO[bytes]) -> Iterator[tuple[SplitName, Example] | Unreadable]:
         place = self._place(name)
         if place is None:
             return
         label, split = place
         text = self.read(stream)
+        if (wrong := foreign(name, text[:HEAD])) is not None:
+            yield Unreadable(name, f"{wrong[0]}, not text")
+            return
         if split is None:
             split = self.by_hash(text[:PIECE])
         elif split == "train" and "validation" not in self._splits:
