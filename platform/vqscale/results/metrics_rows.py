@@ -20,15 +20,15 @@ def metrics_uri(folder: str) -> str:
     return storage.join(folder, METRICS_FILE)
 
 
-def read_rows(folder: str, warn: Callable[[str], None] | None = None) -> list[Row]:
-    """The metric rows of a trial, oldest first, each step once; empty before its first checkpoint.
+def read_rows(folder: str, warn: Callable[[str], None] | None = None, by: str = "step") -> list[Row]:
+    """The metric rows of a trial in the order of `by`, each value once; empty before its first checkpoint.
 
     With `warn`, a damaged file is reported in a sentence that names its lines, and what can be read of it is returned.
     Without, it raises DamagedFileError. Raises StorageError where the store does not give it.
     """
     uri = metrics_uri(folder)
     try:
-        rows, fault = _parse(read_content(uri))
+        rows, fault = _parse(read_content(uri), by)
     except MissingFileError:
         return []
     except DamagedFileError as error:
@@ -46,29 +46,29 @@ def write_rows(folder: str, rows: Iterable[Row]) -> None:
     replace_text(metrics_uri(folder), "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _parse(content: bytes) -> tuple[list[Row], str]:
-    """Rows in the order of their steps, and what is wrong with the file, if anything."""
+def _parse(content: bytes, by: str) -> tuple[list[Row], str]:
+    """Rows in the order of `by`, and what is wrong with the file, if anything."""
     rows: dict[int, Row] = {}
     faults: list[str] = []
     last = 0
     for number, line in enumerate(content.splitlines(), 1):
         try:
-            row = _row(line)
+            row = _row(line, by)
         except (ValueError, RecursionError) as error:
             faults.append(f"line {number}: {error}")
             continue
-        step = int(row["step"])
+        step = int(row[by])
         if step in rows:
-            faults.append(f"line {number}: step {step} once more; the first one counts")
+            faults.append(f"line {number}: {by} {step} once more; the first one counts")
         elif step < last:
-            faults.append(f"line {number}: step {step} after step {last}")
+            faults.append(f"line {number}: {by} {step} after {last}")
         rows.setdefault(step, row)
         last = max(last, step)
     more = f"; {len(faults)} faults in all" if len(faults) > FAULTS_NAMED else ""
     return [rows[step] for step in sorted(rows)], "; ".join(faults[:FAULTS_NAMED]) + more
 
 
-def _row(line: bytes) -> Row:
+def _row(line: bytes, by: str) -> Row:
     """Raises ValueError that says what is wrong."""
     try:
         row = json.loads(line)
@@ -79,7 +79,7 @@ def _row(line: bytes) -> Row:
     for name, value in row.items():
         if type(value) not in (int, float) or (type(value) is int and abs(value) > LARGEST):
             raise ValueError(f"{name} is no number")
-    for name in ("step", "tokens"):
+    for name in (by, "tokens"):
         if not isinstance(row.get(name), int) or row[name] < 1:
             raise ValueError(f"{name} is missing" if name not in row else f"{name} is no whole number above 0")
     return row
