@@ -38,6 +38,13 @@ class Target:
         """The study's folder, with its trials and its plan; None for a table from elsewhere."""
         return self.table.rsplit("/", 1)[0] if self.table.endswith(f"/{TABLE}") else None
 
+    def require_writable(self) -> None:
+        """Raise StorageError, before any work, unless the analysis can be written to its folder."""
+        try:
+            storage.require_writable(self.folder)
+        except StorageError as error:
+            raise StorageError(f"{str(error).removeprefix('storage: ')} Or name one with --out.") from error
+
 
 def locate(target: str | Study, out: str | None = None) -> Target:
     """The table of `target`; `out` replaces the folder of the analysis.

@@ -60,6 +60,7 @@ def fit_target(target: str | Study, options: FitOptions, *, out: str | None = No
     found, FitError for options that do not fit the table.
     """
     place = locate(target, out)
+    place.require_writable()
     runs = runs_of(
         place, columns=options.columns, units=options.units, metric=options.metric, n_column=options.n_column
     )

@@ -23,6 +23,7 @@ def report_target(target: str | Study, *, out: str | None = None, events: StudyE
     if speed:
         return make_page(*speed, out or speed[1])
     place = locate(target, out)
+    place.require_writable()
     written = make_report(place, events)
     mirror(place, written, fits_of(place), events)
     return written
