@@ -59,7 +59,7 @@ def test_ui_on_a_store_prints_the_experiment_and_leaves_nothing_behind(store, tm
         stuck = threading.Timer(200, process.terminate)
         stuck.start()
         try:
-            assert f"http://127.0.0.1:{port}/#/experiments/{experiment}" in process.stdout.readline()
+            assert f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs?" in process.stdout.readline()
             assert requests.get(f"http://127.0.0.1:{port}/health", timeout=30).text == "OK"
             family = psutil.Process(process.pid).children(recursive=True)
             assert family

@@ -156,11 +156,32 @@ class NoTracking(StudyEvents):
 
 
 @pytest.fixture
-def train_by_records(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingRun]:
+def records_driver(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Call it to let every study train by the records that a function of a stage writes.
+
+    `on_event`: called with the number of every event before it is handed on.
+    """
+
+    def use(write_records: Callable[[Stage], None], on_event: Callable[[int], None] = lambda _: None) -> None:
+        class Driver(RecordsDriver):
+            def train(self, stage: Stage) -> Iterator[dict[str, Any]]:
+                for number, event in enumerate(super().train(stage)):
+                    on_event(number)
+                    yield event
+
+        monkeypatch.setattr(training, "RayDriver", lambda *_: Driver(write_records))
+
+    return use
+
+
+@pytest.fixture
+def train_by_records(
+    monkeypatch: pytest.MonkeyPatch, records_driver: Callable[..., None]
+) -> Callable[..., TrainingRun]:
     """`train_study`, with trials that end by the records that a function of a stage writes, and without MLflow."""
 
     def train(study: Study, write_records: Callable[[Stage], None], **options: Any) -> TrainingRun:
-        monkeypatch.setattr(training, "RayDriver", lambda *_: RecordsDriver(write_records))
+        records_driver(write_records)
         monkeypatch.setattr(training, "TrackingObserver", NoTracking)
         monkeypatch.setattr(training, "open_tracker", lambda _: None)
         return training.train_study(study, **({"events": StudyEvents()} | options))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,7 +29,7 @@ def ui(
 ) -> None:
     """Open MLflow's own user interface on a study's runs; Ctrl-C ends it.
 
-    With a tracking server (tracking.uri: http://...) it prints the address of the study's experiment.
+    With a tracking server (tracking.uri: http://...) it prints the address of the study's runs there.
 
     Example: vqscale ui study.yaml --port 5001
     """
@@ -53,7 +54,10 @@ def ui(
 
 
 def runs_address(server: Address, study: str, target: str) -> str:
-    """The page of a study's runs on an MLflow server: the experiment's own page is one of traces, which it has none of.
+    """The page of a study's runs on an MLflow server, with MLflow's menu for model training.
+
+    The page of the experiment itself is one of prompts and traces, of which it has none: since MLflow 3.17 a browser's
+    last choice decides that, not the tag of the experiment's kind.
 
     `target`: the study as the user named it. Raises TrackingError where the server has no such experiment.
     """
@@ -70,7 +74,8 @@ def runs_address(server: Address, study: str, target: str) -> str:
         raise TrackingError(f"{server}: holds no runs of study {study!r} yet. Make some: vqscale run {target}")
     if answer.status_code != 200:
         raise TrackingError(f"{server}: answers {answer.status_code} to a question for study {study!r}")
-    return f"{str(server).rstrip('/')}/#/experiments/{answer.json()['experiment']['experiment_id']}/runs"
+    shown = re.sub(r"://.*@", "://", str(server)).rstrip("/")  # a browser asks for the login itself
+    return f"{shown}/#/experiments/{answer.json()['experiment']['experiment_id']}/runs?workflowType=machine_learning"
 
 
 def _require_runs(store: Address, target: str) -> None:
