@@ -62,6 +62,7 @@ NONE = {
     "Infinity": "is Infinity",
     "-Infinity": "is -Infinity",
     "1e400": "is 1e400",
+    "1.7976931348623157e+308": "is 1.7976931348623157e+308, which MLflow keeps for infinity",
     "0": "is 0, not a positive number",
     "-5": "is -5, not a positive number",
     "\u22125": "is -5, not a positive number",

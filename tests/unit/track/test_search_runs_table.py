@@ -18,7 +18,7 @@ STATES = ("FAILED", "KILLED", "RUNNING", "SCHEDULED")
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """Four finished runs, one that diverged, and one of every other state; parameters are texts, as MLflow's are."""
+    """Four finished runs, two that diverged, and one of every other state; parameters are texts, as MLflow's are."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
     client = MlflowClient(uri)
     experiment = client.create_experiment("sweep")
@@ -34,6 +34,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     for index, (n, d, loss) in enumerate(zip(N, D, LOSS, strict=True)):
         log(f"run-{index}", "FINISHED", f"{int(n):,}" if index % 2 else str(int(n)), d, loss)
     log("diverged", "FINISHED", "20.2M", 1e9, float("nan"))
+    log("overflowed", "FINISHED", "20.2M", 1e9, float("inf"))
     for status in STATES:
         assert RunStatus.from_string(status)
         log(status.lower(), status, "20.2M", 1e9, 9.0)
@@ -78,6 +79,8 @@ def test_search_runs_table_is_read_whoever_wrote_it(name: str, found: pd.DataFra
     assert table["status"].to_dict() == {
         **{f"run-{index}": "finished" for index in range(4)},
         "diverged": "finished",
+        "overflowed": "finished",
         **{status.lower(): status.lower() for status in STATES},
     }
-    assert table["cell_problems"].to_dict()["diverged"].keys() == {"loss"}
+    problems = table["cell_problems"].to_dict()
+    assert problems["diverged"].keys() == problems["overflowed"].keys() == {"loss"}

@@ -24,6 +24,8 @@ UNITS = {
 """What may follow a count, in lower case. `m` is a million here, as in pythia-70m."""
 PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
 """Of FLOPs."""
+MLFLOW_INFINITY = 1.79e308
+"""MLflow stores an infinite metric as the largest number of its database."""
 LONGEST = 40
 """Characters of a cell that a message quotes."""
 PETAFLOP_DAY = 1e15 * 86_400
@@ -174,6 +176,8 @@ def _positive(value: float, text: str) -> tuple[float, str | None]:
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     if math.isinf(value):
         return math.nan, f"is {text}"
+    if value >= MLFLOW_INFINITY:
+        return math.nan, f"is {text}, which MLflow keeps for infinity"
     if value <= 0:
         return math.nan, f"is {text}, not a positive number"
     return value, None
