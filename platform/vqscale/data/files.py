@@ -1,6 +1,7 @@
 """The files of a source: one file, a folder or a glob, at any fsspec URI."""
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ class SourceFile:
     path: str
     size: int
     stamp: str
+    root: int = 0
+    """Length of the part of `path` that is the source's own address rather than a name within it."""
 
     @property
     def inner(self) -> str:
@@ -42,7 +45,8 @@ class SourceFile:
 class Pick:
     """Patterns of the files that are read: all if `include` is empty, and none that `exclude` matches.
 
-    A pattern is compared with the whole path and with its end: `*.txt`, `docs/*`. Members of archives are files too.
+    A pattern is compared with the path within the source and with its end: `*.txt`, `docs/*`. Members of archives are
+    files too.
     """
 
     include: tuple[str, ...] = ()
@@ -73,10 +77,20 @@ def list_files(uri: str, pick: Pick | None = None) -> list[SourceFile]:
         raise CorpusError(
             f"source: {uri} is no file, no folder with files and no pattern that matches any. Check the path."
         )
-    wanted = [name for name in sorted(found) if pick is None or pick.wants_file(name)]
+    root = len(_folder_of(path, found))
+    wanted = [name for name in sorted(found) if pick is None or pick.wants_file(name[root:])]
     if not wanted:
         raise CorpusError(f"include: none of the {len(found):,} files of {uri} is left. Check --include and --exclude.")
-    return [_source_file(fs, name, found[name]) for name in wanted]
+    return [_source_file(fs, name, found[name], root) for name in wanted]
+
+
+def _folder_of(path: str, found: Iterable[str]) -> str:
+    """The folder that names within the source are relative to, with its last slash; `found` are its files."""
+    folder = f"{path.rstrip('/')}/"
+    if all(name.startswith(folder) for name in found):
+        return folder
+    fixed = re.split(r"[*?\[]", path)[0]
+    return fixed[: fixed.rfind("/") + 1]
 
 
 def _require_repeatable(fs: fsspec.AbstractFileSystem, uri: str, path: str) -> None:
@@ -142,7 +156,7 @@ def _raise(error: OSError) -> None:
     ) from error
 
 
-def _source_file(fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any]) -> SourceFile:
+def _source_file(fs: fsspec.AbstractFileSystem, path: str, info: dict[str, Any], root: int) -> SourceFile:
     stamps = (info.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "created"))
     stamp = next((str(value) for value in stamps if value is not None), "")
-    return SourceFile(fs, path, int(info["size"] or 0), stamp)
+    return SourceFile(fs, path, int(info["size"] or 0), stamp, root)

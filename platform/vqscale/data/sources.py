@@ -140,7 +140,7 @@ class FileSource:
     def members(self, file: SourceFile, raw: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
         """The members of one file that are read; a plain file is its only one."""
         for name, stream in archive_members(file.path, raw):
-            if not is_archive(file.path) or self.pick.wants(name):
+            if not is_archive(file.path) or self.pick.wants(name[file.root :]):
                 yield name, stream
 
     def pieces(self) -> Iterator[Piece]:

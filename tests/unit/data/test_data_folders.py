@@ -85,6 +85,15 @@ def test_patterns_pick_files_by_name_and_folder(mixed, options, expected):
     assert relative(mixed, **options) == expected
 
 
+@pytest.mark.parametrize("uri", ["logs", "logs/*.txt", "logs/a.txt"])
+def test_patterns_are_relative_to_the_source(tmp_path, uri):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.txt").write_text("text")
+    with pytest.raises(CorpusError, match="include: none of the 1 files"):
+        FileSource(uri=str(tmp_path / uri), include=("logs/*",)).files()
+    assert len(FileSource(uri=str(tmp_path / uri), include=("a.*",)).files()) == 1
+
+
 def test_patterns_that_leave_nothing_are_refused(mixed):
     with pytest.raises(CorpusError, match="include: none of the 8 files"):
         relative(mixed, include=("*.docx",))
