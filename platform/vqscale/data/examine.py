@@ -28,7 +28,7 @@ def examine(
 ) -> None:
     """Raise CorpusError that names every file of which the beginning cannot be read as the source's options say.
 
-    `most`: the share of records that may lack a text. `report` is called with the number of files examined.
+    `most`: the share of records that may lack a text. `report` is called with the bytes of the files examined.
     """
     require_encoding(source.encoding)
     if source.errors != "strict" and source.encoding == BINARY:
@@ -36,8 +36,10 @@ def examine(
     problems: list[_Problem] = []
     kinds: set[Format] = set()
     unseen, seen = False, 0
-    for number, file in enumerate(files):
-        report(number)
+    done = 0
+    for file in files:
+        report(done)
+        done += file.size
         if is_archive(file.path) and file.size > _LARGEST_PACKED:
             unseen = True
             continue
@@ -51,7 +53,7 @@ def examine(
             problems.append(_Problem(file.path, str(error)))
     if problems:
         raise CorpusError(_report(problems, max(seen, len(files))))
-    report(len(files))
+    report(done)
     if kinds == {"text"} and not unseen:
         _refuse_columns(source)
 

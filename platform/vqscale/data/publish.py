@@ -16,8 +16,7 @@ from vqscale.study.fingerprint import fingerprint
 
 PreparationStage = Literal["complete", "examine", "measure", "train tokenizer", "write"]
 ProgressCallback = Callable[[PreparationStage, int, int | None], None]
-"""Called with a stage, how much of it is done (bytes of a source; files that are examined; examples of a generator) and
-the total if known."""
+"""Called with a stage, how much of it is done (bytes of a source; examples of a generator) and the total if known."""
 
 AnyKind = TypeVar("AnyKind", Manifest, LabelledManifest)
 
