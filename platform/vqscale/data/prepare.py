@@ -42,6 +42,7 @@ from vqscale.data.tokenize import (
 from vqscale.data.verify import file_sha256
 from vqscale.data.writer import SplitWriter, WorkFolder
 from vqscale.errors import CorpusError
+from vqscale.masking import masked
 from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
 
@@ -247,7 +248,7 @@ class _Preparation:
 
     def _examine(self, source: FileSource) -> None:
         def report(done: int) -> None:
-            self._report("examine", done, len(self._files))
+            self._report("examine", done, self._size)
 
         by_time = self._options.split == "time"
         examine(source, self._files, report, by_time=by_time, most=self._max_skipped)
@@ -370,7 +371,7 @@ class _Preparation:
         met, source, times = self._met, self._source, self._state.times
         skips = _skips(source)
         return SourceRecord(
-            description=source.describe(),
+            description=masked(source.describe()),
             files=len(self._files),
             bytes=self._size,
             split_by=self._options.split,
