@@ -198,7 +198,8 @@ def _ranged(value: float | None, found: Interval | None) -> TableCell:
 
 def _table(table: pd.DataFrame, columns: dict[str, tuple[str, Callable[[Any], str]]]) -> Table:
     shown = [name for name in columns if name in table and table[name].notna().any()]
-    rows = [[_cell(row[name], columns[name][1]) for name in shown] for _, row in table.iterrows()]
+    cells = [[_cell(value, columns[name][1]) for value in table[name]] for name in shown]
+    rows = [list(row) for row in zip(*cells, strict=True)]
     return Table(headers=[columns[name][0] for name in shown], rows=rows)
 
 

@@ -88,4 +88,4 @@ def test_folder_without_results_is_named(tmp_path):
     for command in ("fit", "report"):
         result = run(command, str(tmp_path))
         assert isinstance(result.exception, StorageError)
-        assert "no results yet" in str(result.exception)
+        assert "holds no study.yaml. Name a study file (.yaml)" in str(result.exception)

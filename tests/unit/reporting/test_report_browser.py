@@ -40,6 +40,9 @@ class Browser:
         metrics = {"width": width, "height": PAGE_HEIGHT, "deviceScaleFactor": 1, "mobile": width < 600}
         self.post("goog/cdp/execute", cmd="Emulation.setDeviceMetricsOverride", params=metrics)
         self.post("url", url=f"file://{path}")
+        until = time.monotonic() + 60
+        while not self.ask("document.documentElement.dataset.ready === 'yes'"):  # plotly.js is unpacked by then
+            assert time.monotonic() < until, "the page did not draw its charts"
 
     def ask(self, expression):
         return self.post("execute/sync", script=f"return {expression}", args=[])

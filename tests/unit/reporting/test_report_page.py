@@ -1,3 +1,5 @@
+import base64
+import gzip
 import json
 import re
 
@@ -41,7 +43,8 @@ def test_page_loads_nothing_from_elsewhere(page):
     text = without_scripts(page)
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", page[:5000])
     assert "http" not in text
-    assert page.count("plotly.js v") == 1
+    (packed,) = re.findall(r'<script type="application/gzip" id="plotly">(.*?)</script>', page)
+    assert gzip.decompress(base64.b64decode(packed))[:40].decode().startswith("/**\n* plotly.js v")
 
 
 def test_page_escapes_what_users_and_errors_say(page):

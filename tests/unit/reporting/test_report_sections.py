@@ -167,7 +167,7 @@ def test_training_curves_are_thinned_means_of_finished_trials(isoflop_table, tmp
     trial = str(isoflop_table["trial_id"][0])
     folder = tmp_path / "trials" / trial
     folder.mkdir(parents=True)
-    rows = [{"tokens": 1024 * step, "loss": 5 / step, "bpb": 7 / step} for step in range(1, 401)]
+    rows = [{"step": step, "tokens": 1024 * step, "loss": 5 / step, "bpb": 7 / step} for step in range(1, 401)]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     (curve,) = training_curves(str(tmp_path), isoflop_table)
     assert curve.trial_id == trial

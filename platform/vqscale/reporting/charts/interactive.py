@@ -3,6 +3,7 @@
 Colours of text and grid follow the page.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from functools import singledispatch
@@ -28,11 +29,16 @@ _SYMBOLS: dict[MarkerSymbol, str] = {
     "circle": "circle", "square": "square", "diamond": "diamond", "triangle": "triangle-up", "cross": "x",
     "star": "star",
 }  # fmt: skip
+MOST_POINTS = 1000
+"""Points of one chart in the page: a browser draws more only slowly, and they hide one another."""
+FEW_POINTS = 20
+"""Layers of so few points are drawn whole."""
 _DIGITS = 6
 """Significant digits in the page: more than any screen shows."""
 
 
 def plotly_chart(panel: Panel) -> Chart:
+    panel, note = _thinned(panel)
     named = {layer.group or layer.label for layer in panel.layers if layer.label}
     layout: Chart = {
         "xaxis": _axis(panel.x, ticks(panel, "x")),
@@ -42,7 +48,31 @@ def plotly_chart(panel: Panel) -> Chart:
     if panel.levels:
         layout |= _levels(panel.levels)
     data = [_named(layer) for layer in panel.layers]
-    return {"title": panel.title, "tab": panel.tab, "switch": panel.switch, "data": data, "layout": layout}
+    return {"title": panel.title + note, "tab": panel.tab, "switch": panel.switch, "data": data, "layout": layout}
+
+
+def _thinned(panel: Panel) -> tuple[Panel, str]:
+    """The panel with fewer points where it has very many, and what its title says of that."""
+    total = sum(len(layer.x) for layer in panel.layers if isinstance(layer, PointsLayer))
+    if total <= MOST_POINTS:
+        return panel, ""
+    share = MOST_POINTS / total
+    layers = [_fewer(layer, share) if isinstance(layer, PointsLayer) else layer for layer in panel.layers]
+    left = sum(len(layer.x) for layer in layers if isinstance(layer, PointsLayer))
+    return dataclasses.replace(panel, layers=layers), f"; {left:,} of {total:,} points are drawn, evenly over x"
+
+
+def _fewer(points: PointsLayer, share: float) -> PointsLayer:
+    """About a `share` of the points, evenly over x, the first, last, lowest and highest among them; all of a few."""
+    most = max(round(share * len(points.x)), FEW_POINTS)
+    if len(points.x) <= most:
+        return points
+    order = sorted(range(len(points.x)), key=lambda place: (points.x[place], points.y[place]))
+    ends = (pick(range(len(points.y)), key=points.y.__getitem__) for pick in (min, max))
+    kept = sorted({*order[:: -(-len(order) // most)], order[-1], *ends})
+    columns = ("x", "y", "low", "high", "texts")
+    thinned = {name: [values[place] for place in kept] for name in columns if (values := getattr(points, name))}
+    return dataclasses.replace(points, **thinned)
 
 
 def _named(layer: ChartLayer) -> Chart:

@@ -12,7 +12,7 @@ def section(data: ReportData) -> Section | None:
     blocks: list[Block] = []
     if len(data.table):
         listed = tables.trial_table(data.table)
-        blocks.append(TableBlock(table=listed, fold=f"All {len(listed.rows)} runs" if len(listed.rows) > LONG else ""))
+        blocks.append(TableBlock(table=listed, fold=f"{len(listed.rows):,} runs" if len(listed.rows) > LONG else ""))
     return Section(id="runs", title="Every run", nav="Runs", blocks=blocks) if blocks else None
 
 

@@ -5,15 +5,13 @@ from typing import Any
 import pandas as pd
 
 from vqscale.formatting import short_count
-from vqscale.reporting.charts.curves import TrainingCurve
+from vqscale.reporting.charts.curves import CURVES_PER_ARCHITECTURE, TrainingCurve, by_architecture
 from vqscale.reporting.charts.panel import Axis, LineLayer, Panel
 from vqscale.reporting.charts.style import architecture, shade
 from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.section import Block, Charts, Prose, Section
 from vqscale.results.metrics_rows import METRICS_FILE
 
-CURVES_PER_ARCHITECTURE = 40
-"""More could not be distinguished."""
 _TEXT = "Training loss, means over short windows. Paler curves are smaller models; a curve ends at its token budget."
 
 
@@ -23,20 +21,15 @@ def section(data: ReportData) -> Section | None:
     rows = data.table.drop_duplicates("trial_id").set_index("trial_id")
     panels: list[Panel] = []
     notes = []
-    for arch, members in rows.loc[[one.trial_id for one in data.curves]].groupby("arch"):
-        shown = _spread(members)
+    trained = by_architecture(data.table)
+    for arch, shown in rows.loc[[one.trial_id for one in data.curves]].groupby("arch"):
         panels.append(_panel(data, str(arch), shown, len(panels)))
-        if len(shown) < len(members):
-            notes.append(f"{len(shown)} of {len(members)} runs of {architecture(arch)} are drawn, evenly over C.")
+        total = len(trained[str(arch)])
+        if total > CURVES_PER_ARCHITECTURE:
+            notes.append(f"{len(shown)} of {total} runs of {architecture(arch)} are drawn, evenly over C.")
     notes += [text for text in data.damages if METRICS_FILE in text]
     blocks: list[Block] = [Prose(text=" ".join([_TEXT, *notes])), Charts(panels=panels)]
     return Section(id="training", title="Training curves", nav="Training", blocks=blocks)
-
-
-def _spread(members: pd.DataFrame) -> pd.DataFrame:
-    ordered = members.sort_values("flops")
-    step = -(-len(ordered) // CURVES_PER_ARCHITECTURE)
-    return ordered.iloc[::-1].iloc[::step]
 
 
 def _panel(data: ReportData, arch: str, members: pd.DataFrame, place: int) -> Panel:
