@@ -9,7 +9,8 @@ from vqscale import storage
 from vqscale.laws import read_fits
 from vqscale.results import Target, convert_table, read_table
 from vqscale.results.foreign import Runs, TableReading, read_runs
-from vqscale.results.foreign.reading import CELL_PROBLEMS, SOURCE_ROW, rename_columns
+from vqscale.results.foreign.options import rename_columns
+from vqscale.results.foreign.reading import CELL_PROBLEMS, SOURCE_ROW
 from vqscale.sweep.events import StudyEvents
 
 
@@ -57,7 +58,7 @@ def copy_runs(place: Target, uri: str) -> None:
         table.to_csv(buffer, index=False)
     else:
         # A column of numbers and text has no type in Parquet.
-        text = {name: table[name].map(str, na_action="ignore") for name in table if table[name].dtype == object}
+        text = {str(name): table[name].map(str, na_action="ignore") for name in table if table[name].dtype == object}
         table.assign(**text).to_parquet(buffer, index=False)
     storage.write_bytes(uri, buffer.getvalue())
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Array = NDArray[np.float64]
+
 MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nil", "nat", "-", "--", "?", "missing"})
 """Texts, in lower case, that say that there is no value."""
 INFINITE = frozenset({"inf", "+inf", "-inf", "infinity", "+infinity", "-infinity", "∞", "-∞"})
@@ -49,7 +51,7 @@ _SPACES = str.maketrans(
 class Numbers:
     """A column of cells as numbers [R], NaN where a cell holds none, and then why: `missing` or what it says."""
 
-    values: NDArray[np.float64]
+    values: Array
     problems: list[str | None]
 
 

@@ -14,16 +14,16 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vqscale.errors import FitError
-from vqscale.results.foreign.cells import PETAFLOP_DAY, PREFIXES, UNITS
+from vqscale.results.foreign.cells import PETAFLOP_DAY, PREFIXES, UNITS, Array
 from vqscale.results.result import Result
 
+N, D, C = "parameters_non_embedding", "tokens", "flops"
 LETTERS = {
-    "N": "parameters_non_embedding",
-    "D": "tokens",
-    "C": "flops",
+    "N": N,
+    "D": D,
+    "C": C,
     "L": "loss",
     "S": "codebook_size",
     "T": "context",
@@ -156,7 +156,7 @@ class Match:
     note: str | None = None
 
 
-Values = Callable[[str, bool], NDArray[np.float64] | None]
+Values = Callable[[str, bool], Array | None]
 """The numbers of a column, which is one of counts or not; None where it holds none."""
 
 
@@ -266,7 +266,7 @@ def _level(role: str, name: str) -> tuple[int, float] | None:
 
 def _measure(role: str, columns: Iterable[str], values: Values) -> Match | None:
     """The column of a measure. Raises FitError where several of equal certainty differ."""
-    found: dict[int, list[tuple[Match, NDArray[np.float64]]]] = {}
+    found: dict[int, list[tuple[Match, Array]]] = {}
     for name in columns:
         level = _level(role, name)
         numbers = None if level is None else values(name, role in COUNTED)
@@ -284,7 +284,7 @@ def _measure(role: str, columns: Iterable[str], values: Values) -> Match | None:
     return replace(first, note=note)
 
 
-def _equal(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+def _equal(a: Array, b: Array) -> bool:
     """Whether two columns hold the same numbers, within a thousandth, wherever both hold one."""
     both = np.isfinite(a) & np.isfinite(b)
     return bool(both.any() and np.allclose(a[both], b[both], rtol=1e-3, atol=0))

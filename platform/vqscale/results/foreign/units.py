@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqscale.results.foreign.cells import PETAFLOP_DAY as PF_DAY
+from vqscale.results.foreign.cells import Array
+from vqscale.results.foreign.names import C, D, N
 
-Array = NDArray[np.float64]
-
-N, D, C = "parameters_non_embedding", "tokens", "flops"
 LETTER_OF = {N: "N", "parameters": "N", D: "D", C: "C"}
 FORMULAS = {C: "6 N D", D: "C / (6 N)", N: "C / (6 D)"}
 _MOST_NAMED = 3
