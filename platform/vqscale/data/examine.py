@@ -136,9 +136,8 @@ def _examine_lines(source: FileSource, name: str, text: bytes, is_whole: bool, m
     faults = [fault for record in found if (fault := source.fault(record))]
     if faults and source.errors != "skip":
         raise CorpusError(faults[0])
-    lacks = [record for record in found if record.text is None and record.fault is None]
-    if found and len(lacks) == len(found) and all(" has no " in f" {record.lack}" for record in lacks) and most < 1:
+    if found and all(record.lacks_column for record in found) and most < 1:
         raise CorpusError(
-            f"text_column: {lacks[0].place} {lacks[0].lack}, and no other of its first {len(found):,} records has it. "
+            f"text_column: {found[0].place} {found[0].lack}, and no other of its first {len(found):,} records has it. "
             "Name the column with --text-column."
         )

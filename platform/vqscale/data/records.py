@@ -29,6 +29,7 @@ class Record(NamedTuple):
     text: bytes | None = None
     fault: str | None = None
     lack: str = ""
+    lacks_column: bool = False
     time: object = None
 
 
@@ -190,7 +191,8 @@ def json_record(place: str, value: Any, columns: Columns, decoder: Decoder) -> R
         return Record(place, fault=f"is {_KINDS[type(value)]}, not an object{hint}")
     text = lookup(value, columns.text)
     if text is MISSING:
-        return Record(place, lack=f"has no {columns.text!r}; it has {named(leaf_names(value))}")
+        lack = f"has no {columns.text!r}; it has {named(leaf_names(value))}"
+        return Record(place, lack=lack, lacks_column=True)
     if text is None:
         return Record(place, lack=f"has null in {columns.text!r}")
     if not isinstance(text, str):

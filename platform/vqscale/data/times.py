@@ -116,7 +116,8 @@ _NEAR = 64
 """A line's own time begins within its first bytes; later ones belong to its message."""
 _LINES = tuple(re.compile(rb"^[^\n]{0,%d}?" % _NEAR + form.pattern, re.MULTILINE) for form in _FORMS)
 _WHOLE = tuple(re.compile(rb"\s*" + form.pattern + rb"\s*") for form in _FORMS)
-_EXAMINED = 1 << 16
+_FIRST_LINES = 20
+_EXAMINED = 1 << 15
 """Bytes at the start of a file from which the form of its times is recognised."""
 
 
@@ -178,10 +179,8 @@ class LogClock:
 
     def start(self, head: bytes, place: str) -> None:
         """Begin the document that starts with `head`. CorpusError if no line of it has a time."""
-        counts = [sum(1 for _ in pattern.finditer(head[:_EXAMINED])) for pattern in _LINES]
-        self._form = max(range(len(counts)), key=counts.__getitem__)
-        stamps = self._stamps(head[:_EXAMINED]) if counts[self._form] else iter(())
-        first = next(stamps, None)
+        self._form = self._recognised(head)
+        first = next(self._stamps(head[:_EXAMINED]), None) if self._form >= 0 else None
         if first is None:
             raise CorpusError(
                 f"split: {place} has no line that begins with a time in a form such as {EXAMPLES}. "
@@ -198,6 +197,14 @@ class LogClock:
                 "cannot be compared. Prepare them apart, or use --split contiguous."
             )
         self._require_one_year()
+
+    def _recognised(self, head: bytes) -> int:
+        """The form that most lines of `head` have; that of the document before if half of its first lines have it."""
+        lines = head[:_EXAMINED].split(b"\n", _FIRST_LINES)[:_FIRST_LINES]
+        if self._form >= 0 and 2 * sum(bool(_LINES[self._form].match(line)) for line in lines) >= len(lines):
+            return self._form
+        counts = [sum(1 for _ in pattern.finditer(head[:_EXAMINED])) for pattern in _LINES]
+        return max(range(len(counts)), key=counts.__getitem__) if any(counts) else -1
 
     @property
     def mixes_zones(self) -> bool:

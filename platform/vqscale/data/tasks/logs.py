@@ -40,7 +40,8 @@ class LabelledLogs(RawFiles):
     """Lines whose first word is `-` (normal) or the tag of an alert; the model reads the rest of each line.
 
     A sequence holds as many whole lines as fit into `length` bytes, in order; every line end has a label. A longer line
-    is cut, its line end kept. Splits are in order of time: the first lines for training, the last ones for testing.
+    is cut, its line end kept. Splits are in order of files and lines, which in one log is that of time: the first lines
+    for training, the last ones for testing.
     """
 
     name: ClassVar[str] = "labelled-logs"
