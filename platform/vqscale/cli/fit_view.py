@@ -40,8 +40,8 @@ def print_fits(fits: StudyFits, console: Console, written: Sequence[str]) -> Non
     in_full = _largest(leaders)
     for fit in leaders:
         shown = fit.frontiers if fit.id in in_full else fit.frontiers[:1]
-        for frontier in shown:
-            _print_frontier(fit, frontier, console, in_full=fit.id in in_full and frontier.cost == "exact")
+        for frontier in shown:  # by exact FLOPs first, where they are known
+            _print_frontier(fit, frontier, console, in_full=fit.id in in_full and frontier is shown[0])
     for selection in fits.selections:
         console.print(_selection(selection))
         for reason, names in _by_reason((one.reason, one.law) for one in selection.candidates if one.reason):
@@ -132,6 +132,7 @@ def _print_frontier(fit: Fit, frontier: Frontier, console: Console, *, in_full: 
     for one in _thinned(frontier.optima):
         budget = _with_distance(f"{one.flops:.4g}", one.beyond)
         counts = [with_interval(each, short) for each in (one.parameters, one.tokens, one.tokens_per_parameter)]
+        counts[0] = _with_outside(counts[0], one.outside)
         span = f"{short(one.parameters_low)}-{short(one.parameters_high)}"
         table.add_row(budget, *counts, with_interval(one.loss, _four), span)
     console.print(table)
@@ -143,6 +144,11 @@ def _print_frontier(fit: Fit, frontier: Frontier, console: Console, *, in_full: 
 def _with_distance(budget: str, beyond: float) -> Text:
     """A budget, and how far it lies beyond the data."""
     return styled("{}\n[yellow]{} x the data[/yellow]", budget, f"{beyond:.3g}") if beyond > 1 else Text(budget)
+
+
+def _with_outside(size: Text, outside: float) -> Text:
+    """An optimal N, and how far outside the sizes tried it lies."""
+    return size + styled("\n[yellow]{} x outside the sizes[/yellow]", f"{outside:.3g}") if outside > 1 else size
 
 
 def _refused(text: str) -> Text:
