@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
 from vqscale.errors import MissingFileError, StorageError
+from vqscale.masking import masked
 from vqscale.storage_failures import failures_named, is_absence
 
 WEB = {"http", "https"}
@@ -36,6 +37,10 @@ _ONE_SLASH = re.compile(r"(?!file:|local:|data:)([a-z][a-z0-9+.-]+):(?!//|:)")
 """`s3:/bucket`, which fsspec takes for a local path, and would make the folder `s3:`."""
 
 
+_NO_LOGIN = {"git", "github", "file", "local", "data"}
+"""Protocols in whose addresses an @ does not end a login."""
+_LOGIN = re.compile(r"[^/@]*:(?!\d+/).*@")
+"""A name, a colon and a password, which may hold slashes (keys of AWS do); a colon, a port and a path are none."""
 _NAMED_BY_HOST = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oss", "http", "https"}
 """Protocols whose addresses begin with a bucket or a host."""
 
@@ -64,6 +69,8 @@ def check_address(uri: str, *, writing: bool = False) -> None:
         raise StorageError(f"{uri}: is no address. Write {match[1]}:// with two slashes, or ./{uri} for a local path.")
     if "\0" in uri:  # Python's functions disagree on such a path: some raise, some say that it is absent
         raise StorageError(f"{uri!r}: is no address: it holds a null byte.")
+    for part in uri.split("::"):
+        _require_no_password(part)
     scheme, slashes, rest = uri.rpartition("::")[2].partition("://")
     if not slashes:
         return
@@ -71,6 +78,21 @@ def check_address(uri: str, *, writing: bool = False) -> None:
         raise StorageError(f"{uri}: is no address: it names no bucket or host. Write it after the two slashes.")
     if writing and scheme in WEB:
         raise _only_read(uri)
+
+
+def _require_no_password(uri: str) -> None:
+    """Raise StorageError for an address with a password: addresses of files are in records, tables and reports."""
+    protocol, slashes, rest = uri.partition("://")
+    if not slashes or not _LOGIN.match(rest) or protocol in _NO_LOGIN:
+        return
+    if protocol in ("s3", "s3a"):
+        names = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    else:
+        names = f"FSSPEC_{protocol.upper()}_USERNAME and FSSPEC_{protocol.upper()}_PASSWORD"
+    raise StorageError(
+        f"{masked(uri)}: holds a password, which would be in the records, tables and reports of a study. Leave it out,"
+        f" and set {names} in the environment."
+    )
 
 
 def _only_read(uri: str) -> StorageError:

@@ -48,7 +48,7 @@ def submit(
         return
     typer.echo(f"submitted  {done.id}")
     typer.echo(f"uploaded   {done.upload_files} files, {done.upload_bytes / 1024:,.0f} KiB (platform and study)")
-    typer.echo(f"watch it   vqscale logs {done.id} --address {address} --follow")
+    typer.echo(f"watch it   vqscale logs {done.id} --address {done.address} --follow")
 
 
 def status(

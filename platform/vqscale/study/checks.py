@@ -101,7 +101,8 @@ def tracking_address(uri: Address) -> Address:
             "is no tracking store. Use sqlite:///FILE, http(s)://HOST:PORT of an MLflow server, or a database address"
             " such as postgresql://USER@HOST/NAME"
         )
-    if kind != "sqlite" and not re.match(r"[\w+]+://[^/]", str(uri)):
+    local = r"|[\w+]+:///." if kind not in ("http", "https") else ""  # a database may be reached by a local socket
+    if kind != "sqlite" and not re.match(rf"[\w+]+://[^/]{local}", str(uri)):
         raise ValueError("names no host. Write it after the two slashes")
     return uri
 

@@ -7,11 +7,12 @@ counts is what that child has reported and the records that the trials left, not
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import IO, Any
 
@@ -42,8 +43,11 @@ class DriverDiedError(WorkFailedError):
 class RayDriver:
     """A driver process, which trains the stages of one study one after another. A context, or `open` and `close`."""
 
-    def __init__(self, address: str | None, resources: Resources) -> None:
+    def __init__(self, address: str | None, resources: Resources, withheld: Iterable[str] = ()) -> None:
+        """`withheld`: environment variables that Ray and its trials do not get, beside those of MLflow, which they
+        never talk to."""
         self._connect = Connect(address=address, resources=resources)
+        self._withheld = set(withheld)
         self._closing_seconds = CLOSE_SECONDS
         self._writing = threading.Lock()
 
@@ -61,6 +65,7 @@ class RayDriver:
             start_new_session=True,  # a terminal's signals reach neither the driver nor Ray's daemons
             encoding="utf-8",
             bufsize=1,
+            env=self._environment(),
         )
         try:
             for _ in self._exchange(self._connect, "connected"):
@@ -69,6 +74,10 @@ class RayDriver:
             self.close(seconds=0.0)  # nothing trains yet: there is nothing to wait for
             raise
         return self
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name for name in os.environ if not name.startswith("MLFLOW_")} - self._withheld
+        return {name: os.environ[name] for name in kept}
 
     def __enter__(self) -> "RayDriver":
         return self.open()

@@ -302,7 +302,8 @@ class _Stages:
             self._events.phase(
                 f"connecting to the Ray cluster at {masked(at)}" if at else "starting Ray on this machine"
             )
-            self._driver = RayDriver(self._address, self.planned.study.resources).open()
+            study = self.planned.study
+            self._driver = RayDriver(self._address, study.resources, study.tracking.uri.variables).open()
         return self._driver
 
     def _disconnect(self) -> None:

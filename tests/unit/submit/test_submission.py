@@ -1,6 +1,7 @@
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -188,3 +189,36 @@ def test_submitting_a_study_that_runs_names_the_command_that_watches_it():
 
     with pytest.raises(StudyError, match="vqscale logs s-1 --address http://head:8265 --follow"):
         jobs._free_id(Client(), "s-1", "http://head:8265", False)
+
+
+class Cluster:
+    """A job client that keeps what it is given: everything that Ray's dashboard and its nodes would see."""
+
+    def __init__(self) -> None:
+        self.seen = ""
+
+    def list_jobs(self) -> list[object]:
+        return []
+
+    def submit_job(self, **request: object) -> None:
+        folder = Path(request["runtime_env"]["working_dir"])
+        self.seen = repr(request) + "".join(file.read_text() for file in folder.iterdir())
+
+
+def test_submitted_job_shows_no_password_of_its_study(study_file, monkeypatch):
+    cluster = Cluster()
+    monkeypatch.setattr(jobs, "_client", lambda *_: cluster)
+    monkeypatch.setenv("DATABASE_PASSWORD", "CANARY")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "CANARY")
+    address = "http://user:CANARY@head:8265"
+    written = "tracking:\n  uri: postgresql://mlflow:%s@db/runs\n"
+    Path(study_file).write_text(STUDY + written % "CANARY")
+    with pytest.raises(StudyError, match=r"\*\*\*@db.*every node.*\$\{NAME\}") as caught:
+        jobs.submit(study_file, address, shared_storage=True)
+    assert "CANARY" not in str(caught.value)
+    assert cluster.seen == ""
+
+    Path(study_file).write_text(STUDY + written % "${DATABASE_PASSWORD}")
+    done = jobs.submit(study_file, address, shared_storage=True)
+    assert "mlflow:${DATABASE_PASSWORD}@db" in cluster.seen
+    assert "CANARY" not in cluster.seen + repr(done)

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from vqscale.address import Address
 from vqscale.errors import ClusterError, StudyInterruptedError
 from vqscale.study.spec import Resources, parse_study
 from vqscale.sweep import client
@@ -31,11 +33,11 @@ STAGE = "stage = read()\nassert stage['kind'] == 'stage'\n"
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A `RayDriver` whose process runs a program of the test's."""
 
-    def make(program: str) -> RayDriver:
+    def make(program: str, withheld: Sequence[str] = ()) -> RayDriver:
         (tmp_path / "fake_driver.py").write_text(program, encoding="utf-8")
         monkeypatch.setattr(client, "DRIVER", "fake_driver")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        return RayDriver(None, Resources())
+        return RayDriver(None, Resources(), withheld)
 
     return make
 
@@ -174,3 +176,18 @@ def test_real_driver_refuses_to_be_started_by_hand() -> None:
     done = subprocess.run([sys.executable, "-m", DRIVER], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 1
     assert "is started by `vqscale run`" in done.stderr
+
+
+def test_secrets_of_tracking_stay_in_the_studys_own_process(
+    driver: Any, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_URI", "DATABASE_PASSWORD"):
+        monkeypatch.setenv(name, "CANARY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "kept")  # workers write to the storage themselves
+    uri = "postgresql://u:CANARY@h/${DATABASE_PASSWORD}"
+    study = stage.study.model_copy(update={"tracking": stage.study.tracking.model_copy(update={"uri": Address(uri)})})
+    reply = "tell(kind='trained', environment=dict(os.environ), stage=stage)\n"
+    with driver(CONNECTED + STAGE + reply, study.tracking.uri.variables) as connected:
+        (event,) = connected.train(stage.model_copy(update={"study": study}))
+    assert "CANARY" not in str(event)
+    assert event["environment"]["AWS_SECRET_ACCESS_KEY"] == "kept"

@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from vqscale import storage
 from vqscale.cli.main import app
 from vqscale.costing.facts import failed_result
+from vqscale.errors import UserError
 from vqscale.results.metrics_rows import metrics_uri
 from vqscale.results.records import write_result
 from vqscale.sweep import observer
@@ -38,20 +39,20 @@ class Server:
             self.port = probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
         self.with_password = f"http://user:CANARY@127.0.0.1:{self.port}"
-        self._folder = folder
+        self.folder = folder
 
     def start(self) -> None:
-        store = ["--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
-        place = ["--artifacts-destination", str(self._folder / "artifacts"), "--host", "127.0.0.1"]
+        store = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        place = ["--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1"]
         command = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", *store, *place, "--workers", "1"]
         quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self._folder / "server.log").open("ab") as log:
+        with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--port", str(self.port)], env=quiet, stdout=log, stderr=log, start_new_session=True
             )
         until = time.monotonic() + 180
         while not self._answers():
-            assert self._process.poll() is None, (self._folder / "server.log").read_text()
+            assert self._process.poll() is None, (self.folder / "server.log").read_text()
             assert time.monotonic() < until, "the server does not answer"
             time.sleep(0.1)
 
@@ -166,3 +167,41 @@ def test_server_that_dies_in_a_run_gets_everything_from_the_next(
             512 * step for step in range(1, ROWS + 1)
         ]
     assert len(client.search_logged_models([experiment.experiment_id], max_results=1000)) == TRIALS
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_password_of_the_study_file_is_nowhere_else(
+    study: Any, server: Server, tmp_path: Path, records_driver: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records_driver(leave_records)
+    file, silent, folder = str(tmp_path / "study.yaml"), str(tmp_path / "silent.yaml"), str(study.folder)
+    text = Path(file).read_text()
+    assert "CANARY" in text
+    Path(silent).write_text(text.replace(f":{server.port}", ":9"))
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(text + "\ntracking: {uri: [http://user:CANARY@host")
+    unknown = tmp_path / "unknown.yaml"
+    unknown.write_text(text.replace("tracking:\n  uri: ", "tracking: "))
+    expected = [
+        *((0, ["plan", file]), (0, ["run", file]), (0, ["status", file]), (2, ["fit", file]), (0, ["report", file])),
+        *((0, ["ui", file]), (2, ["ui", folder]), (2, ["run", folder]), (2, ["run", silent]), (2, ["ui", silent])),
+        *((2, ["plan", str(broken)]), (2, ["plan", str(unknown)])),
+        (2, ["submit", file, "--address", "http://user:CANARY@127.0.0.1:9", "--shared-storage"]),
+        (2, ["status", file, "--address", "http://user:CANARY@127.0.0.1:9"]),
+    ]
+    for code, words in expected:
+        done = call(*words)
+        told = done.output + str(done.exception)
+        assert isinstance(done.exception, UserError) if code else done.exit_code == 0, (words, told)
+        assert "CANARY" not in told, words
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.with_password)
+    done = call("run", folder)  # the copy beside the results, with the address from the environment
+    assert done.exit_code == 0, done.output
+    held = [name for name, data in files_of(tmp_path).items() if b"CANARY" in data]
+    assert sorted(held) == sorted([file, silent, str(broken), str(unknown)])
+    assert "CANARY" not in pd.read_parquet(f"{folder}/results.parquet").to_csv()
+    assert [name for name, data in files_of(server.folder).items() if b"CANARY" in data] == []
