@@ -35,7 +35,7 @@ def _fraction(digits: bytes | None) -> float:
 def _offset(zone: bytes | None) -> float:
     if zone is None or zone in b"Zz":
         return 0.0
-    hours, minutes = int(zone[1:3]), int(zone[-2:])
+    hours, minutes = int(zone[1:3]), int(zone[-2:]) if len(zone) > 3 else 0
     return (-1 if zone[:1] == b"-" else 1) * (3600 * hours + 60 * minutes)
 
 
@@ -48,6 +48,11 @@ def _access(match: re.Match[bytes]) -> float:
     day, month, year, hour, minute, second, zone = match.groups()
     at = _seconds(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second))
     return at - _offset(zone)
+
+
+def _dotted(match: re.Match[bytes]) -> float:
+    day, month, year, *clock, digits = match.groups()
+    return _seconds(int(year), int(month), int(day), *(int(field) for field in clock)) + _fraction(digits)
 
 
 def _ctime(match: re.Match[bytes]) -> float:
@@ -92,8 +97,8 @@ class _Form(NamedTuple):
 _FORMS = (
     _Form(
         "2024-01-31 23:59:59",
-        rb"(?<!\d)(\d{4})[-/.]?([01]\d)[-/.]?([0-3]\d)[T _-]([0-2]\d)[:.]?([0-5]\d)[:.]?([0-6]\d)(?:[.,:](\d{1,9}))?"
-        rb"(?: ?(Z|[+-]\d\d:?\d\d)(?!\d))?",
+        rb"(?<!\d)(\d{4})[-/.]?([01]\d)[-/.]?([0-3]\d)[T -]([0-2]\d)[:.]?([0-5]\d)[:.]?([0-6]\d)(?:[.,:](\d{1,9}))?"
+        rb"(?!\d| ?[AaPp]\.?[Mm]\b)(?: ?(Z|[+-]\d\d:?\d\d|(?<! )[+-]\d\d)(?!\d))?",
         _iso,
         has_zone=True,
     ),
@@ -102,6 +107,9 @@ _FORMS = (
         rb"(\d\d)/" + _MONTH + rb"/(\d{4}):" + _CLOCK + rb"(?: ([+-]\d{4}))?",
         _access,
         has_zone=True,
+    ),
+    _Form(
+        "31.01.2024 23:59:59", rb"(?<!\d)(\d{1,2})\.(\d{1,2})\.(\d{4}) +" + _CLOCK + rb"(?:[.,](\d+))?(?!\d)", _dotted
     ),
     _Form("Jan 31 23:59:59 2024", _MONTH + rb" +(\d{1,2}) " + _CLOCK + rb"(?:\.(\d+))? (\d{4})(?!\d)", _ctime),
     _Form("1706745599", rb"(?<![\w.:-])(1\d{9})(\d{3}|\d{6}|\d{9})?(?:\.(\d+))?(?![\w:-])", _epoch),

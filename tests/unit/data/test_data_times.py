@@ -71,6 +71,11 @@ def test_moment_of_a_record_is_read_in_utc(value, expected):
         ("20240131-23:59:58:250|Step_LSC|30002312", AT + 0.25),
         ('{"time": "2024-01-31T23:59:58Z", "msg": "x"}', AT),
         ("1706745598.250 12 TCP_MISS/200", AT + 0.25),
+        ("2024-02-01 00:59:58.5+01 LOG:  checkpoint complete", AT + 0.5),
+        ("2024-01-31 23:59:58 -12 dBm measured", AT),
+        ("api.log.1.2017-05-16_13:53:08 2024-01-31 23:59:58.008 25746 INFO", AT + 0.008),
+        ("31.01.2024 23:59:58 Dienst gestartet", AT),
+        ("- 1706745598 2024.01.31 dn228 Jan 31 23:59:58 dn228/dn228 crond", AT),
     ],
 )
 def test_log_line_has_the_time_at_its_beginning(line, expected):
@@ -78,6 +83,15 @@ def test_log_line_has_the_time_at_its_beginning(line, expected):
     data = f"{line}\n".encode()
     clock.start(data, "a.log")
     assert list(clock.runs(data)) == [(pytest.approx(expected, abs=1e-6), 0, len(data))]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["01/02/2024 10:00:00 x", "17/06/09 20:10:40 INFO", "2024-01-31 11:59:58 PM x", "x" * 80 + "2024-01-31 10:00:00"],
+)
+def test_log_line_whose_time_could_mean_two_things_or_is_far_is_not_guessed(line):
+    with pytest.raises(CorpusError, match="has no line that begins with a time"):
+        LogClock().start(f"{line}\n".encode(), "a.log")
 
 
 def test_log_line_without_a_time_belongs_to_the_line_before():
