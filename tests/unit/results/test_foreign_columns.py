@@ -25,6 +25,7 @@ NAMES = [
     ("params.n_params", "params.tokens", "params.flops", "metrics.val_loss"),
     ("params.n_params", "params.train_tokens", "metrics.flops", "metrics.final/loss"),
     ("config.n_params", "config.tokens", "summary.flops", "summary.val_loss"),
+    ("config.n_params.value", "config.tokens.value", "summary.flops", "summary.val_loss"),
     ("config/n_params", "config/tokens", "flops", "eval/loss"),
     ("model.num_parameters", "data.train_tokens", "flops", "validation/loss"),
     ("Model Size", "Training Tokens", "Training FLOP", "Validation Loss"),
@@ -162,7 +163,7 @@ def test_column_that_looks_like_a_measure_gets_a_hint(column, letter, read):
 def test_column_of_a_measures_name_without_numbers_is_noted(read):
     runs = read({"params": ["small", "base", "large", "xl"], "tokens": D, "loss": LOSS})
     assert "parameters_non_embedding" not in runs.reading.columns
-    assert "N is not params: no cell of it is a positive number" in runs.reading.notes
+    assert "params is not taken as N: no cell of it is a positive number" in runs.reading.notes
 
 
 @pytest.mark.parametrize(

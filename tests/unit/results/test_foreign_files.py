@@ -62,6 +62,10 @@ LAYOUTS = {
     "separator_line.csv": "sep=;\n" + csv(sep=";"),
     "comments.csv": "# made by a script\n# on a day\n" + csv(),
     "savetxt.csv": "# " + csv(),
+    "savetxt.txt": "# " + csv(sep=" "),
+    "aligned.txt": TABLE.to_string(index=False),
+    "markdown.txt": "| N | D | C | loss |\n|---|--:|:-:|---|\n| "
+    + BODY.replace(",", " | ").replace("\n", " |\n| ")[:-2],
     "upper_case.CSV": csv(),
     "pandas_index.csv": TABLE.to_csv(),
     "row_names_without_header.csv": with_header("".join(f"r{i},{line}\n" for i, line in enumerate(BODY.splitlines()))),
@@ -163,3 +167,8 @@ def test_file_without_a_table_is_refused_by_name(name, content, said, tmp_path):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"runs\.csv: no such table"):
         read_runs(str(tmp_path / "runs.csv"))
+
+
+def test_row_that_is_too_short_is_left_out_and_named(tmp_path):
+    runs = read(tmp_path, "runs.csv", csv() + "Source: the paper\n")
+    assert runs.reading.notes == ["left out line 5 (1): not the 4 cells of the header."]

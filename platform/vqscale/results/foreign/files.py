@@ -9,7 +9,7 @@ import lzma
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,9 @@ SUFFIXES = (*TEXT, *JSON, "parquet")
 _OPENERS = {"gz": gzip.decompress, "bz2": bz2.decompress, "xz": lzma.decompress}
 _BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _SEPARATORS = (",", ";", "\t", "|")
+_BLANKS = " "
+"""Any number of blanks, where no other separator cuts the lines: the usual one of numpy.savetxt."""
+_RULE = re.compile(r"\s*(?::?-{2,}:?|:-:)\s*")
 _SAMPLE = 50
 """Lines by which a separator is recognised."""
 _LONGEST_CELL = 2**31 - 1
@@ -118,7 +121,7 @@ def _from_text(text: str, kind: str) -> RawTable:
     if skipped and lines[skipped - 1].startswith("#"):  # a comment, or a header as numpy.savetxt writes it
         named = lines[skipped - 1]
         named = named if "#" in named[1:] else named.lstrip("# ")
-        if separator in named and named.count(separator) == body[0].count(separator):
+        if len(_cells(named, separator)) == len(_cells(body[0], separator)) > 1:
             body, skipped = [named, *body], skipped - 1
     records = _records(body, separator, skipped)
     number, header = next(records)
@@ -127,18 +130,27 @@ def _from_text(text: str, kind: str) -> RawTable:
     return _rectangular([cell.strip() for cell in header], list(records), separator)
 
 
-def _records(lines: Sequence[str], separator: str, skipped: int) -> Any:
-    """(line number, cells) of every record that is not blank."""
+def _records(lines: Sequence[str], separator: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of every record that is neither blank nor a rule."""
+    if separator == _BLANKS:
+        yield from ((skipped + start, line.split()) for start, line in enumerate(lines, start=1) if line.strip())
+        return
     before = csv.field_size_limit(_LONGEST_CELL)
     try:
         reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
         start = 1
         for cells in reader:
-            if any(cell.strip() for cell in cells):
+            if separator == "|" and len(cells) > 2 and not cells[0].strip() and not cells[-1].strip():
+                cells = cells[1:-1]  # Markdown
+            if any(cell.strip() for cell in cells) and not all(_RULE.fullmatch(cell) for cell in cells):
                 yield skipped + start, cells
             start = reader.line_num + 1
     finally:
         csv.field_size_limit(before)
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    return line.split() if separator == _BLANKS else line.split(separator)
 
 
 def _separator(lines: Sequence[str], kind: str) -> str:
@@ -155,7 +167,8 @@ def _separator(lines: Sequence[str], kind: str) -> str:
             continue
         agreeing = sum(width == widths[0] for width in widths)
         best, found = max((best, found), ((agreeing, widths[0]), separator))
-    return found
+    blanks = {len(line.split()) for line in sample if line.strip()}
+    return _BLANKS if best[0] == 0 and len(blanks) == 1 and blanks != {1} else found
 
 
 def _is_number(cell: str) -> bool:
@@ -177,7 +190,8 @@ def _rectangular(header: list[str], records: list[tuple[int, list[str]]], separa
     kept = [(number, cells) for number, cells in records if len(cells) == width]
     notes = []
     if wrong:
-        hint = " A number with commas needs quotes where commas separate cells." if separator == "," else ""
+        hint = " A number with commas needs quotes where commas separate cells."
+        hint = hint if separator == "," and any(count > width for _, count in wrong) else ""
         named = ", ".join(f"line {number} ({count})" for number, count in wrong[:3])
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         text = f"{named}{more}: not the {width} cells of the header.{hint}"

@@ -222,7 +222,7 @@ def _forms(name: str, sections: bool) -> tuple[str, ...]:
     for prefixes in (_TRACKER, _SECTION) if sections else (_TRACKER,):
         while prefix := prefixes.match(text):
             text = text[prefix.end() :]
-        forms.append(text)
+        forms.append(re.sub(r"[./]value$", "", text))  # the API of Weights & Biases: {"n_params": {"value": 3}}
     return tuple(form if len(form) == 1 else normal(form) for form in dict.fromkeys(forms) if form)
 
 

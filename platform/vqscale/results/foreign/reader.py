@@ -212,7 +212,7 @@ class Reader:
             for column in candidates(self.raw.columns, [name])
             if self._any_number(column, name in COUNTED) is None
         ]
-        return [f"{letter} is not {column}: no cell of it is a positive number" for column in named]
+        return [f"{column} is not taken as {letter}: no cell of it is a positive number" for column in named]
 
     def _compute(
         self, values: dict[str, Array], problems: Sequence[dict[str, str]], near: Mapping[str, Sequence[str]]
