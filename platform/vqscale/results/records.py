@@ -64,19 +64,27 @@ def read_results(folder: str) -> Records:
 
     A record of another trial than its folder's (copied there by mistake) is damaged.
     """
-    records = Records()
-    for name in storage.listdir(folder):
-        uri = storage.join(folder, name, RESULT)
-        try:
-            found = _read(uri)
-            if found and found[0].trial_id != name:
-                raise DamagedFileError(uri, f"the record of another trial, {found[0].trial_id}")
-        except DamagedFileError as error:
-            found, records.damaged[name] = None, str(error)
+    records, names = Records(), storage.listdir(folder)
+    for name, found in zip(names, storage.for_each(folder, names, lambda name: _of_trial(folder, name)), strict=True):
+        if isinstance(found, DamagedFileError):
+            records.damaged[name] = str(found)
+            found = None
         records.results[name] = found[0] if found else None
         if found and found[1]:
             records.unknown[name] = found[1]
     return records
+
+
+def _of_trial(folder: str, name: str) -> tuple[Result, list[str]] | DamagedFileError | None:
+    """As `_read`, of the trial of that name; what is wrong with a damaged record is returned, not raised."""
+    uri = storage.join(folder, name, RESULT)
+    try:
+        found = _read(uri)
+        if found and found[0].trial_id != name:
+            raise DamagedFileError(uri, f"the record of another trial, {found[0].trial_id}")
+    except DamagedFileError as error:
+        return error
+    return found
 
 
 def _read(uri: str) -> tuple[Result, list[str]] | None:
