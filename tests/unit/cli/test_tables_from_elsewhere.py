@@ -70,6 +70,14 @@ def test_bad_cells_and_unfinished_runs_are_named_and_the_rest_is_fitted(table):
     }
 
 
+@pytest.mark.parametrize("form", ["{} bits", "-{}", "{}%"])
+def test_loss_that_holds_no_number_is_said_and_refused(form, table):
+    done = run("fit", table({"N": N, "D": D, "loss": [form.format(loss) for loss in LOSS]}), "--bootstrap", "0")
+    assert isinstance(done.exception, FitError)
+    assert "loss is not taken as loss: no cell of it is a positive number" in " ".join(done.output.split())
+    assert "column 'loss' is missing" in str(done.exception)
+
+
 def test_run_without_a_name_is_named_by_its_line_once(table):
     loss = [*LOSS[:-1], "oops"]
     found, _ = fitted(table({"N": N, "D": D, "loss": loss}), "--law", "chinchilla")

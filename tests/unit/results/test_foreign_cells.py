@@ -114,7 +114,12 @@ def test_cell_of_another_type_says_what_it_is(cell, problem):
     assert found == problem
 
 
-def test_loss_takes_no_unit():
+@pytest.mark.parametrize("text", ["3.25 nats", "3.25 nats/token", "3.25 ± 0.01", "3.25+/-0.01", "3,25 +- 0,01"])
+def test_loss_with_its_own_unit_or_an_uncertainty_is_its_value(text):
+    assert parse_number(text, counts=False) == (3.25, None)
+
+
+def test_loss_takes_no_other_unit():
     value, problem = parse_number("3.2M", counts=False)
     assert math.isnan(value)
     assert problem == "is '3.2M', a number with a unit where a plain one is due"

@@ -117,6 +117,8 @@ def _from_text(cell: str, *, counts: bool, mark: str) -> tuple[float, str | None
         return math.nan, f"is {text}" if text else "is empty"
     if plain in INFINITE:
         return math.nan, f"is {text}"
+    if not counts:
+        plain = re.split(r"\s*(?:±|\+/?-)\s*", plain)[0] or plain  # the uncertainty of a measured value
     value, problem = _finite(plain, counts=counts, mark=mark)
     return (math.nan, f"is {shortened(cell)}, {problem}") if problem else _positive(value, text)
 
@@ -165,7 +167,7 @@ def _factor(unit: str, *, counts: bool) -> float | None:
     if not unit:
         return 1.0
     if not counts:
-        return None
+        return 1.0 if re.fullmatch(r"nats?(?:\s?(?:/|per)\s?token)?", unit) else None
     if flops := re.fullmatch(r"([kmgtpezy]?)flops?", unit):
         return PREFIXES[flops[1]]
     if re.fullmatch(r"(?:pf|petaflops?(?:/s)?|pflops?(?:/s)?)[- ]?days?", unit):

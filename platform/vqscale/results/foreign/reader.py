@@ -235,8 +235,9 @@ class Reader:
     ) -> "pd.DataFrame":
         import pandas as pd
 
-        # A column under two names would look like a second property of the runs.
-        used = {one.column for one in matches.values()} - set(values)
+        # A column under two names would look like a second property of the runs; one of a measure's name that holds no
+        # number would be taken for the measure.
+        used = {*(one.column for one in matches.values()), *KINDS} - set(values)
         columns: dict[str, Any] = {
             name: plain_column(name, cells) for name, cells in self.raw.columns.items() if name not in used
         }
