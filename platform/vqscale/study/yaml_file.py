@@ -32,7 +32,7 @@ _KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "nu
 class _FaultError(Exception):
     """What is wrong, where, and in which keys."""
 
-    def __init__(self, mark: yaml.Mark, text: str) -> None:
+    def __init__(self, mark: Any, text: str) -> None:
         super().__init__(text)
         self.line, self.column = mark.line + 1, mark.column + 1
         self.keys: list[str] = []
@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) and event.anchor in self._open:
             raise _FaultError(
                 event.start_mark, f"*{event.anchor} is a part of what &{event.anchor} names: it has no end"

@@ -69,7 +69,7 @@ FAILURES: list[tuple[BaseException, str]] = [
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> str:
     fsspec.register_implementation("failing", Failing, clobber=True)
-    return "failing://user:secret@host/file"
+    return "failing://host/file"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -81,8 +81,7 @@ def test_storage_failure_of_any_kind_names_address_and_reason(
     (tmp_path / "local").write_text("")
     with pytest.raises(StorageError, match=told) as caught:
         OPERATIONS[operation](failing, str(tmp_path / "local"))
-    assert "user:***@host" in str(caught.value)
-    assert "secret" not in str(caught.value)
+    assert "failing://host/file: cannot be " in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
