@@ -14,7 +14,7 @@ from vqscale.inference.score import TextScore, score_tokens
 from vqscale.models.base import LanguageModel
 from vqscale.models.build import build
 from vqscale.results.locate import locate_folder
-from vqscale.results.records import RESULT, read_result
+from vqscale.results.records import RESULT, intact_result, read_result
 from vqscale.results.result import Result
 from vqscale.study.model import ModelConfig
 from vqscale.study.spec import Study
@@ -81,7 +81,7 @@ def trial_folder(run: str | Study, trial: str | None) -> str:
         if trial is None and storage.exists(storage.join(folder, RESULT)):
             return folder
         raise StorageError(f"{folder}: is neither a study's folder nor that of a trial with a result.")
-    found = {name: read_result(storage.join(trials, name)) for name in storage.listdir(trials)}
+    found = {name: intact_result(storage.join(trials, name)) for name in storage.listdir(trials)}
     named = {name: result.name for name, result in found.items() if result is not None}
     matching = [name for name, title in named.items() if trial == title]
     if len(matching) == 1:

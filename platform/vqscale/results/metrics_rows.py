@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from vqscale import storage
 from vqscale.errors import MissingFileError
-from vqscale.results.own_files import DamagedFileError, read_content, replace_text
+from vqscale.results.own_files import DamagedFileError, json_kind, read_content, replace_text
 
 Row = dict[str, float | int]
 """One row of training metrics: `step`, `tokens`, `loss`, `tokens_per_second`, ..."""
@@ -37,7 +37,7 @@ def read_rows(folder: str, warn: Callable[[str], None] | None = None, by: str = 
         damaged = DamagedFileError(uri, fault)
         if warn is None:
             raise damaged
-        warn(f"{damaged} {len(rows)} of its rows are kept.")
+        warn(f"{damaged} {len(rows)} of its rows can be read.")
     return rows
 
 
@@ -75,7 +75,7 @@ def _row(line: bytes, by: str) -> Row:
     except ValueError as error:
         raise ValueError("empty" if not line.strip() else "no JSON") from error
     if not isinstance(row, dict):
-        raise ValueError(f"{type(row).__name__}, not an object")
+        raise ValueError(f"{json_kind(row)}, not an object")
     for name, value in row.items():
         if type(value) not in (int, float) or (type(value) is int and abs(value) > LARGEST):
             raise ValueError(f"{name} is no number")

@@ -50,8 +50,14 @@ def read_object(uri: str, remedy: str = "") -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(uri, f"no JSON: {error}" if content.strip() else "empty", remedy) from error
     if not isinstance(value, dict):
-        raise DamagedFileError(uri, f"holds {type(value).__name__}, not an object", remedy)
+        raise DamagedFileError(uri, f"{json_kind(value)}, not an object", remedy)
     return value
+
+
+def json_kind(value: object) -> str:
+    """What a value of JSON is, in JSON's words."""
+    kinds = {list: "a list", dict: "an object", str: "text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
 
 
 def first_fault(error: ValidationError) -> str:

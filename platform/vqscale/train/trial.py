@@ -15,6 +15,7 @@ from vqscale.errors import CorpusError
 from vqscale.models.build import build
 from vqscale.models.transformer_vq import attention_backend
 from vqscale.results.metrics_rows import Row, write_rows
+from vqscale.results.own_files import replace_bytes
 from vqscale.study.shared_prefix import SharedPrefix
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
@@ -156,4 +157,4 @@ def _write_outputs(
     write_rows(folder, rows)
     if with_weights:
         data = safetensors.torch.save(weights, metadata={"config": trial.model.model_dump_json()})
-        storage.write_bytes(storage.join(folder, "model.safetensors"), data)
+        replace_bytes(storage.join(folder, "model.safetensors"), data)

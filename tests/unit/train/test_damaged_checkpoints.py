@@ -1,6 +1,7 @@
 """Damaged checkpoints and metrics: the trial resumes from what is whole, says what is not, and ends the same."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from local_host import LocalHost
 
 from vqscale import storage
@@ -18,6 +20,7 @@ from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
 from vqscale.train import checkpoint
 from vqscale.train.checkpoint_files import CHECKPOINT_MANIFEST
+from vqscale.train.engine import import_deepspeed
 from vqscale.train.trial import TrialOutcome, run_trial
 
 OPTIONS = RunOptions(log_every=2, checkpoint_every=4)
@@ -188,7 +191,6 @@ class RefusedError(Exception):
 @pytest.fixture
 def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Exception], None]:
     """Let a store refuse every read of addresses that hold a text, for ever."""
-    from fsspec.implementations.local import LocalFileSystem
 
     def start(text: str, error: Exception) -> None:
         for name in ("cat_file", "get_file", "info"):
@@ -354,7 +356,7 @@ def test_damaged_metrics_are_read_as_far_as_they_can_be_or_refused(cut: Any, tmp
     said: list[str] = []
     rows: list[Row] = read_rows(str(folder), said.append)
     assert [row["step"] for row in rows] == [2, 4, 6]
-    assert "3 of its rows" in said[0]
+    assert "3 of its rows can be read" in said[0]
 
 
 def test_branch_off_checkpoint_that_is_damaged_counts_as_absent(cut: Any, tmp_path: Path) -> None:
@@ -364,3 +366,44 @@ def test_branch_off_checkpoint_that_is_damaged_counts_as_absent(cut: Any, tmp_pa
     assert not checkpoint.holds(str(folder), 8, cut[0].fingerprint)
     assert not checkpoint.holds(str(folder), 12, cut[0].fingerprint)
     assert storage.exists(str(folder / "step-00000008"))
+
+
+def _resume_on_two_ranks(rank: int, trial: Trial, folder: str, refused: str) -> tuple[list[str], float, int]:
+    """Train, then resume from what is left while rank 1 alone cannot read a file; its warnings, the difference that it
+    makes to the held-out loss, and the update that the trial ended with."""
+    os.environ["LOCAL_RANK"] = str(rank)  # a launcher sets it
+    import_deepspeed()
+    whole = run(trial, Path(folder), LocalHost(device=CPU, rank=rank, world=2))
+    usual = LocalFileSystem.get_file
+
+    def get_file(self: Any, path: str, *args: Any, **more: Any) -> Any:
+        if rank == 1 and refused in str(path):
+            raise PermissionError(13, "Permission denied")
+        return usual(self, path, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalFileSystem, "get_file", get_file)
+        resumed = LocalHost(device=CPU, rank=rank, world=2)
+        outcome = run(trial, Path(folder), resumed)
+    assert outcome.held_out is not None
+    assert whole.held_out is not None
+    return resumed.warnings, outcome.held_out.nats - whole.held_out.nats, outcome.step
+
+
+def test_checkpoint_that_one_rank_cannot_read_is_passed_over_by_both(
+    make_trial: Any, two_ranks: Any, tmp_path: Path
+) -> None:
+    trial = make_trial(engine="deepspeed", zero=2, segment=16)
+    both = two_ranks.run(_resume_on_two_ranks, trial, str(tmp_path), "step-00000008/rank-00001.pt")
+    for warnings, difference, step in both:
+        assert len(warnings) == 1
+        assert "step-00000008 is not used: " in warnings[0]
+        assert "Permission denied" in warnings[0]
+        assert (difference, step) == (0.0, 12)
+
+
+def test_weights_are_written_over_a_folder_in_their_place(cut: Any, tmp_path: Path) -> None:
+    folder = copy(cut, tmp_path)
+    (folder / "model.safetensors").mkdir()
+    (folder / "model.safetensors" / "something").write_text("else")
+    assert_same_trial(cut, folder, run(cut[0], folder))
