@@ -1,26 +1,20 @@
 """A look at every file of a source before long work begins, so that all that cannot be read are named at once."""
 
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from typing import IO
 
 from vqscale.data.archives import damage_named, forward_stream, is_archive
 from vqscale.data.decoding import BINARY, Decoder, not_text, require_encoding
-from vqscale.data.files import SourceFile
+from vqscale.data.files import SourceFile, unreadable
 from vqscale.data.records import json_line
 from vqscale.data.signatures import HEAD
 from vqscale.data.sources import FileSource, Format
 from vqscale.data.times import LogClock
 from vqscale.errors import CorpusError
 
-_SHOWN = 20
 _LARGEST_PACKED = 256 << 20
 """Bytes of an archive above which its members are not examined: a compressed tar has to be unpacked for that."""
 _RECORDS = 100
-
-
-class _Problem(NamedTuple):
-    name: str
-    reason: str
 
 
 def examine(
@@ -33,7 +27,7 @@ def examine(
     require_encoding(source.encoding)
     if source.errors != "strict" and source.encoding == BINARY:
         raise CorpusError(f"errors: {source.errors!r} has no meaning for --encoding binary. Leave it out.")
-    problems: list[_Problem] = []
+    problems: list[str] = []
     kinds: set[Format] = set()
     unseen, seen = False, 0
     done = 0
@@ -50,9 +44,9 @@ def examine(
                     kinds.add(source.format_of(name))
                     problems += _problems(source, name, stream, by_time, most)
         except CorpusError as error:
-            problems.append(_Problem(file.path, str(error)))
+            problems.append(str(error))
     if problems:
-        raise CorpusError(_report(problems, max(seen, len(files))))
+        raise CorpusError(unreadable(problems, max(seen, len(files))))
     report(done)
     if kinds == {"text"} and not unseen:
         _refuse_columns(source)
@@ -69,22 +63,10 @@ def _refuse_columns(source: FileSource) -> None:
             )
 
 
-def _report(problems: list[_Problem], files: int) -> str:
-    if len(problems) == 1:
-        return problems[0].reason
-    shown = "\n".join(f"  {problem.reason}" for problem in problems[:_SHOWN])
-    more = f"\n  and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
-    return (
-        f"source: {len(problems):,} of {files:,} files cannot be read:\n{shown}{more}\n"
-        "Leave files out with --exclude 'PATTERN', or name those to take with --include 'PATTERN'."
-    )
-
-
-def _problems(source: FileSource, name: str, stream: IO[bytes], by_time: bool, most: float) -> Iterator[_Problem]:
+def _problems(source: FileSource, name: str, stream: IO[bytes], by_time: bool, most: float) -> Iterator[str]:
     kind = source.format_of(name)
     if by_time and kind != "text" and source.time_column is None:
-        reason = f"time_column: {name} holds records. Name the column of their time with --time-column."
-        yield _Problem(name, reason)
+        yield f"time_column: {name} holds records. Name the column of their time with --time-column."
         return
     try:
         if kind == "parquet":
@@ -92,7 +74,7 @@ def _problems(source: FileSource, name: str, stream: IO[bytes], by_time: bool, m
         else:
             _examine_text(source, kind, name, stream.read(HEAD), by_time, most)
     except CorpusError as error:
-        yield _Problem(name, str(error))
+        yield str(error)
 
 
 def _examine_parquet(source: FileSource, name: str, stream: IO[bytes]) -> None:

@@ -93,6 +93,21 @@ def _folder_of(path: str, found: Iterable[str]) -> str:
     return fixed[: fixed.rfind("/") + 1]
 
 
+_SHOWN = 20
+
+
+def unreadable(reasons: list[str], files: int) -> str:
+    """The message for files that cannot be read: the reason of one, or a list; `files`: how many there are in all."""
+    if len(reasons) == 1:
+        return reasons[0]
+    shown = "\n".join(f"  {reason}" for reason in reasons[:_SHOWN])
+    more = f"\n  and {len(reasons) - _SHOWN:,} more" if len(reasons) > _SHOWN else ""
+    return (
+        f"source: {len(reasons):,} of {files:,} files cannot be read:\n{shown}{more}\n"
+        "Leave files out with --exclude 'PATTERN', or name those to take with --include 'PATTERN'."
+    )
+
+
 def _require_repeatable(fs: fsspec.AbstractFileSystem, uri: str, path: str) -> None:
     """Refuse a stream: a source is read more than once (to measure, to train a tokenizer, to resume)."""
     if uri == "-" or (isinstance(fs, LocalFileSystem) and os.path.exists(path) and not _is_plain(path)):  # noqa: PTH110

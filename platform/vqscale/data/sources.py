@@ -13,7 +13,7 @@ from typing import IO, Any, Literal, NamedTuple, Protocol
 
 from vqscale.data.archives import archive_members, damage_named, is_archive
 from vqscale.data.decoding import PIECE, Decoder, Errors, require_encoding
-from vqscale.data.files import Pick, SourceFile, list_files
+from vqscale.data.files import Pick, SourceFile, list_files, unreadable
 from vqscale.data.records import (
     Columns,
     Record,
@@ -35,6 +35,10 @@ _SUFFIXES: dict[str, Format] = {
     **dict.fromkeys((".csv", ".tsv", ".tab", ".psv"), "csv"),
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
 }
+
+
+_READ_AFTER_AN_ERROR = 1 << 30
+"""Bytes of files that are read after one that cannot be, to name all of those at once."""
 
 
 class LeftOut(NamedTuple):
@@ -146,12 +150,34 @@ class FileSource:
     def pieces(self) -> Iterator[Piece]:
         require_encoding(self.encoding)
         done = 0
-        for file in self.files():
-            with damage_named(file.path), file.open() as raw:
-                for name, stream in self.members(file, raw):
-                    for piece in self._documents(name, stream):
-                        yield piece._replace(split=self.split, read=done + min(raw.tell(), file.size))
+        files = self.files()
+        for number, file in enumerate(files):
+            try:
+                yield from self._pieces_of(file, done)
+            except CorpusError as error:
+                reasons = [str(error), *self._reasons(files[number + 1 :])]
+                raise CorpusError(unreadable(reasons, len(files))) from error
             done += file.size
+
+    def _pieces_of(self, file: SourceFile, done: int) -> Iterator[Piece]:
+        """The pieces of one file; `done`: bytes of the files before it."""
+        with damage_named(file.path), file.open() as raw:
+            for name, stream in self.members(file, raw):
+                for piece in self._documents(name, stream):
+                    yield piece._replace(split=self.split, read=done + min(raw.tell(), file.size))
+
+    def _reasons(self, files: list[SourceFile]) -> Iterator[str]:
+        """Why further files cannot be read, so that one try names them all. Long sources are not read to their end."""
+        left = _READ_AFTER_AN_ERROR
+        for file in files:
+            left -= file.size
+            if left < 0:
+                return
+            try:
+                for _ in self._pieces_of(file, 0):
+                    pass
+            except CorpusError as error:
+                yield str(error)
 
     def _documents(self, name: str, stream: IO[bytes]) -> Iterator[Piece]:
         decoder = Decoder(self.encoding, self.errors)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -60,6 +61,18 @@ def test_mixed_folder_names_every_file_that_cannot_be_read_before_it_begins(mixe
     assert "notes.txt" not in message
     assert set(stages) == {"examine"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mixed"]
+
+
+def test_files_that_turn_unreadable_later_are_named_together(tmp_path):
+    for name in ("a.txt", "c.txt", "d.txt"):
+        (tmp_path / name).write_bytes(b"fine\n" * 30_000 + (b"" if name == "c.txt" else b"caf\xe9\n"))
+    (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n' * 6000 + "broken\n")
+    with pytest.raises(CorpusError, match="3 of 4 files cannot be read") as refused:
+        prepare(str(tmp_path), str(tmp_path / "out"))
+    found = re.findall(
+        r"/(\w\.\w+) (is not utf-8 at byte 150003, line 30001|line 6001 is not JSON)", str(refused.value)
+    )
+    assert [name for name, _ in found] == ["a.txt", "b.jsonl", "d.txt"]
 
 
 def test_mixed_folder_is_read_without_what_is_excluded(mixed, tmp_path):
