@@ -5,8 +5,7 @@ the address that it was written at, and counts as a study in that folder, of tha
 """
 
 import re
-from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from vqscale import storage
 from vqscale.errors import StudyError
@@ -26,19 +25,21 @@ _AnyStudy = TypeVar("_AnyStudy", bound=Study | ThroughputStudy)
 def open_any(target: str) -> Study | ThroughputStudy:
     """The study, of any kind, of a study file, of a study's folder or of the table in it. Raises StudyError."""
     file = study_file(target)
-    return _at_home(_loaded(load_any, file), file)
+    return _at_home(_loaded(file), file)
 
 
 def open_study(target: str) -> Study:
     """As `open_any`, for what works on a study that trains."""
     file = study_file(target)
-    return _at_home(_loaded(load_study, file), file)
+    found = _loaded(file)
+    # Of the other kind `load_study` says so: that is no damage of the file.
+    return _at_home(load_study(file) if isinstance(found, ThroughputStudy) else found, file)
 
 
-def _loaded(load: Callable[[str], _AnyStudy], file: str) -> _AnyStudy:
+def _loaded(file: str) -> Study | ThroughputStudy:
     """The study in a file. Raises StudyError, for a study's own copy of its file with the way to write it again."""
     try:
-        return load(file)
+        return load_any(file)
     except StudyError as error:
         folder = storage.absolute(file).rpartition("/")[0]
         if not file.endswith(f"/{STUDY_FILE}") or not any(storage.exists(storage.join(folder, name)) for name in OWN):
@@ -105,4 +106,4 @@ def _at_home(study: _AnyStudy, file: str) -> _AnyStudy:
             f"{folder}: {name!r} is no name for a study, and a study's folder has its name. Rename the folder: letters,"
             " digits, and . _ - after the first."
         )
-    return study.model_copy(update={"storage": parent, "study": name})
+    return cast(_AnyStudy, study.model_copy(update={"storage": parent, "study": name}))

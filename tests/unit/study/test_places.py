@@ -95,3 +95,10 @@ def test_place_without_a_study_says_what_to_name(tmp_path: Path, name: str, mess
         (tmp_path / file).write_text("loss\n1\n")
     with pytest.raises(StudyError, match=message):
         study_file(str(tmp_path / name))
+
+
+def test_folder_of_a_study_of_the_other_kind_is_not_called_damaged(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path / "speed", tmp_path, SPEED, holds="throughput.parquet")
+    with pytest.raises(StudyError, match="kind: throughput trains nothing") as refused:
+        open_study(str(folder))
+    assert "copy" not in str(refused.value)

@@ -54,7 +54,8 @@ def spread(members: pd.DataFrame) -> pd.DataFrame:
     FLOPs, the longest one among them, then the others."""
     ordered = members.sort_values("flops").iloc[::-1]
     first = np.arange(len(ordered)) % -(-len(ordered) // CURVES_PER_ARCHITECTURE) == 0
-    return pd.concat([ordered[first], ordered[~first]])
+    both: pd.DataFrame = pd.concat([ordered[first], ordered[~first]])
+    return both
 
 
 def _read(home: str, run: Mapping[Hashable, Any], warn: Callable[[str], None] | None) -> TrainingCurve | None:

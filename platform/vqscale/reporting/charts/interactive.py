@@ -71,7 +71,9 @@ def _fewer(points: PointsLayer, share: float) -> PointsLayer:
     ends = (pick(range(len(points.y)), key=points.y.__getitem__) for pick in (min, max))
     kept = sorted({*order[:: -(-len(order) // most)], order[-1], *ends})
     columns = ("x", "y", "low", "high", "texts")
-    thinned = {name: [values[place] for place in kept] for name in columns if (values := getattr(points, name))}
+    thinned: dict[str, Any] = {
+        name: [values[place] for place in kept] for name in columns if (values := getattr(points, name))
+    }
     return dataclasses.replace(points, **thinned)
 
 
