@@ -1,5 +1,6 @@
 """One local Ray cluster for all integration tests that do not bring their own, and studies small enough for it."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def ray_cluster(object_store: str) -> Iterator[str]:
     os.environ.pop("RAY_ADDRESS", None)
     for name, value in {**cluster.ENVIRONMENT, **cluster.LOCAL_ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
-    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield context.address_info["address"]
     ray.shutdown()
 
@@ -52,24 +53,32 @@ def train(ray_cluster: str) -> Callable[[Study], TrainingRun]:
     return lambda study: train_study(study, address=ray_cluster, events=StudyEvents())
 
 
+def small_study(
+    corpus_uri: str, folder: Path, name: str = "small", *, train: dict[str, Any] | None = None, **sections: Any
+) -> Study:
+    recipe = {
+        "context": 64, "tokens": 64 * 8 * 12, "batch_tokens": 64 * 8, "lr": 0.01,
+    } | ({} if "task" in sections else {"evaluation_tokens": 2048}) | (train or {})  # fmt: skip
+    values = {
+        "study": name,
+        "question": "Does it work?",
+        "data": {"corpus": corpus_uri},
+        "model": {"arch": "transformer_vq", "preset": "pico", "codebook_size": 16, "block_length": 16},
+        "train": recipe,
+        "run": {"log_every": 2, "checkpoint_every": 4},
+        "storage": str(folder / "runs"),
+        "tracking": {"uri": f"sqlite:///{folder}/mlflow.db"},
+    } | sections
+    return parse_study(values, source="test")
+
+
 @pytest.fixture
 def make_study(corpus_uri: str, tmp_path: Path) -> MakeStudy:
     """A study of pico models on the small corpus: twelve updates unless a test says otherwise."""
+    return functools.partial(small_study, corpus_uri, tmp_path)
 
-    def make(name: str = "small", *, train: dict[str, Any] | None = None, **sections: Any) -> Study:
-        recipe = {
-            "context": 64, "tokens": 64 * 8 * 12, "batch_tokens": 64 * 8, "lr": 0.01,
-        } | ({} if "task" in sections else {"evaluation_tokens": 2048}) | (train or {})  # fmt: skip
-        values = {
-            "study": name,
-            "question": "Does it work?",
-            "data": {"corpus": corpus_uri},
-            "model": {"arch": "transformer_vq", "preset": "pico", "codebook_size": 16, "block_length": 16},
-            "train": recipe,
-            "run": {"log_every": 2, "checkpoint_every": 4},
-            "storage": str(tmp_path / "runs"),
-            "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
-        } | sections
-        return parse_study(values, source="test")
 
-    return make
+@pytest.fixture(scope="session")
+def make_study_once(corpus_uri: str, tmp_path_factory: pytest.TempPathFactory) -> MakeStudy:
+    """The same in a folder that outlives a test."""
+    return functools.partial(small_study, corpus_uri, tmp_path_factory.mktemp("studies"))
