@@ -47,7 +47,7 @@ def require_encoding(encoding: str) -> None:
         return
     try:
         "".encode(encoding)
-    except LookupError as error:
+    except (LookupError, UnicodeError) as error:  # the second: the codec `undefined`
         raise CorpusError(
             f"encoding: {encoding!r} is not known. Name one such as utf-8, latin-1, utf-16; or {BINARY}."
         ) from error

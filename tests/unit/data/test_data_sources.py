@@ -197,7 +197,7 @@ def test_source_named_encoding_becomes_utf8(tmp_path, encoding):
     assert documents(FileSource(uri=str(tmp_path / "a.txt"), encoding=encoding)) == [text.encode()]
 
 
-@pytest.mark.parametrize("encoding", ["utf-99", "rot13"])
+@pytest.mark.parametrize("encoding", ["utf-99", "rot13", "undefined"])
 def test_source_unknown_encoding_is_refused(tmp_path, encoding):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(CorpusError, match=r"encoding: .* is not known"):
