@@ -141,7 +141,8 @@ def resolve(
         first = error.errors()[0]
         where = ".".join(["model", *map(str, first["loc"])])
         given = f"{first.get('input')!r}: " if first["loc"] else ""
-        raise StudyError(f"{where}: {given}{first['msg']}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise StudyError(f"{where}: {given}{message}") from error
 
 
 _ARCHS: dict[str, Arch] = {

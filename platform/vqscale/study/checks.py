@@ -13,8 +13,8 @@ from vqscale.study.yaml_file import shown
 
 LONGEST_NAME = 128
 """Bytes of a study's name. It names a folder, of which file systems allow 255 bytes, and parts are added to it."""
-RESERVED = ("artifacts",)
-"""Folders of `storage` that no study has: MLflow's files of all studies are in `artifacts`."""
+RESERVED = ("artifacts", "mlflow.db")
+"""Names beside the studies in `storage`: MLflow's files of all studies, and by default its database."""
 LARGEST_SEED = 2**32 - 1
 MOST_GRID_POINTS = 100_000
 """Of one grid; with ten times as many, planning alone would take many minutes."""
@@ -72,7 +72,7 @@ def name(text: str) -> str:
     if len(text.encode()) > LONGEST_NAME:
         raise ValueError(f"has {len(text.encode())} characters; a name has at most {LONGEST_NAME}: it names a folder")
     if text in RESERVED:
-        raise ValueError(f"is reserved: the folder {text} of storage holds files of all studies. Choose another name")
+        raise ValueError(f"is reserved: {text} in storage holds what MLflow keeps of all studies. Choose another name")
     return text
 
 

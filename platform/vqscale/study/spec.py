@@ -70,7 +70,7 @@ class Resources(Frozen):
     """Trials at once; None: as many as the cluster holds."""
     memory_gib_per_worker: float | None = Field(default=None, gt=0)
     """Trials that are estimated to need more are dropped from a design and refused in a sweep; None: no limit."""
-    flops_per_second: float | None = Field(default=None, gt=0)
+    flops_per_second: float | None = Field(default=None, ge=1)
     """FLOP/s that one worker is expected to reach in training, for estimates before any trial was measured."""
     price_per_device_hour: float | None = Field(default=None, gt=0)
     """Price of one worker's devices per hour: its GPU, or its CPUs."""
@@ -310,7 +310,7 @@ def parse_study(value: dict[str, Any], *, source: str) -> Study:
 
 def load_recipe(path: str) -> Recipe:
     """The recipe in the file that `vqscale recipe` wrote to `path`, a local path or a URI. Raises StudyError."""
-    values = read_mapping(path)
+    values = read_mapping(path, what="recipe")
     try:
         return Recipe.model_validate(integers(values))
     except ValidationError as error:

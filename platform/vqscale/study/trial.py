@@ -33,7 +33,7 @@ class TrainConfig(Frozen):
     """Tokens of one optimiser update, over all workers."""
     accumulation: int = Field(default=1, gt=0)
     """Micro-batches of one update."""
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, le=1e3)
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Linear warm-up, as a share of the training tokens."""
     warmup_tokens: int | None = Field(default=None, gt=0)
@@ -47,7 +47,8 @@ class TrainConfig(Frozen):
     """The decay ends at this share of `lr` (0.1 in the Transformer-VQ recipes)."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.98, ge=0, lt=1)
-    adam_eps: float = Field(default=1e-9, gt=0)
+    adam_eps: float = Field(default=1e-9, ge=1e-30)
+    """Not below what fp32 holds apart from zero."""
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float | None = Field(default=1.0, gt=0)
     """Largest global gradient norm; None: no clipping."""

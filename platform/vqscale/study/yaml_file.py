@@ -144,18 +144,21 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
 
 
-def read_mapping(path: str) -> dict[str, Any]:
-    """The plain values of a YAML file. Raises StudyError for a file that is absent, or no mapping in strict YAML."""
+def read_mapping(path: str, *, what: str = "study file") -> dict[str, Any]:
+    """The plain values of a YAML file. Raises StudyError for a file that is absent, or no mapping in strict YAML.
+
+    `what`: the kind of file that is asked for, in messages.
+    """
     try:
         text = storage.read_text(path)
     except StorageError as error:
-        raise StudyError(f"{error} Name a study file.") from error
+        raise StudyError(f"{error} Name a {what}.") from error
     if len(text) > LARGEST_FILE:
-        raise StudyError(f"{path}: holds {len(text):,} characters; a study file has at most {LARGEST_FILE:,}.")
+        raise StudyError(f"{path}: holds {len(text):,} characters; a {what} has at most {LARGEST_FILE:,}.")
     value = _parsed(text, path)
     if not isinstance(value, dict):
         held = {list: "a list", type(None): "nothing"}.get(type(value), f"the value {shown(value)}")
-        raise StudyError(f"{path}: holds {held}, not a mapping of keys such as `study:` and `model:`")
+        raise StudyError(f"{path}: holds {held}, not a mapping of keys as in a {what}")
     return value
 
 

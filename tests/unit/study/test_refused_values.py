@@ -35,8 +35,8 @@ NO_POSITIVE_NUMBER = [0, -1.5, True, "3", [1], NAN, INF, -INF]
 
 REFUSED: dict[str, list[Any]] = {
     "kind": ["trains", None, 1],
-    "study": ["", " a", "a ", "a/b", "../a", ".a", "-a", "a\n", "a\0", "a b", "é", "[/b]", "a" * 129, "artifacts", 7,
-              None],
+    "study": ["", " a", "a ", "a/b", "../a", ".a", "-a", "a\n", "a\0", "a b", "é", "[/b]", "a" * 129,
+              "artifacts", "mlflow.db", 7, None],
     "question": [7, None, True, ["a"], "bell \a", "\x1b[31mred", "line\u2028separator"],
     "task": ["speech", None, ""],
     "data": [None, [], "text", {}, {"corpus": "text", "more": 1}],
@@ -61,7 +61,7 @@ REFUSED: dict[str, list[Any]] = {
     "resources.gpus_per_worker": [-1, True, 0.5, "all", None, NAN],
     "resources.max_concurrent": NO_OPTIONAL_COUNT,
     "resources.memory_gib_per_worker": NO_POSITIVE_NUMBER,
-    "resources.flops_per_second": NO_POSITIVE_NUMBER,
+    "resources.flops_per_second": [*NO_POSITIVE_NUMBER, 1e-300],
     "resources.price_per_device_hour": NO_POSITIVE_NUMBER,
     "resources.currency": ["", " ", "U SD", "E" * 13, None, 3, "\a"],
     "run.log_every": NO_COUNT,
