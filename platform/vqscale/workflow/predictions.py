@@ -75,8 +75,13 @@ def scored_registry(folder: str, table: pd.DataFrame) -> Registry:
 
 def still_open(known: Sequence[Prediction], scores: Sequence[PredictionScore]) -> list[Prediction]:
     """The predictions whose runs have not finished."""
-    scored = [one.prediction for one in scores]
-    return [one for one in known if one not in scored]
+    scored = {_key(one.prediction) for one in scores}
+    return [one for one in known if _key(one) not in scored]
+
+
+def _key(one: Prediction) -> tuple[object, ...]:
+    """What tells registered predictions apart, without comparing each with every other."""
+    return one.trial_id, one.name, one.fit, one.metric, one.registered_at, tuple(sorted(one.x.items()))
 
 
 def keep_predictions(

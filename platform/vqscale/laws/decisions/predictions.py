@@ -5,6 +5,7 @@ that it rests on: what was known when it was made.
 """
 
 import datetime
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -143,14 +144,19 @@ def register(folder: str, predictions: Sequence[Prediction], table: "pd.DataFram
     Raises FitError where a run is in the table already, with any status, or where the same fit has a prediction for it
     already; nothing is written then.
     """
-    known = read_predictions(folder)
+    known, runs = read_predictions(folder), _Runs(table)
+    with_id = {(one.trial_id, one.fit) for one in known if one.trial_id is not None}
+    without_id = [one for one in known if one.trial_id is None]
     for prediction in predictions:
-        if (run := _run_of(prediction, table)) is not None:
+        if (run := runs.of(prediction)) is not None:
             raise FitError(
-                f"{prediction.name}: the table already holds this run ({names_of(table)[run]}); a prediction is "
+                f"{prediction.name}: the table already holds this run ({runs.names[run]}); a prediction is "
                 "registered before its run. Compare with the hold-out of the fit instead."
             )
-        if any(_same(prediction, other) and prediction.fit == other.fit for other in known):
+        others = without_id if prediction.trial_id is None else []
+        if (prediction.trial_id, prediction.fit) in with_id or any(
+            _same(prediction, other) and prediction.fit == other.fit for other in others
+        ):
             raise FitError(f"{prediction.name}: fit {prediction.fit} has a registered prediction for it already")
     uri = storage.join(folder, PREDICTIONS_FILE)
     everything = PredictionRegistry(predictions=[*known, *predictions])
@@ -171,14 +177,14 @@ def read_predictions(folder: str) -> list[Prediction]:
 
 def score_predictions(predictions: Sequence[Prediction], table: "pd.DataFrame") -> list[PredictionScore]:
     """Every prediction whose run has finished, beside what was measured; the others are pending."""
-    found = []
+    found, runs = [], _Runs(table)
     for prediction in predictions:
-        row = _run_of(prediction, table)
+        row = runs.of(prediction)
         if row is None or not _finished(table, row) or prediction.metric not in table:
             continue
         measured = float(table[prediction.metric].iloc[row])
         if np.isfinite(measured) and measured > 0:
-            found.append(_scored(prediction, names_of(table)[row], measured, _started(table, row)))
+            found.append(_scored(prediction, runs.names[row], measured, _started(table, row)))
     return found
 
 
@@ -204,11 +210,31 @@ def _losses(fit: Fit, names: Sequence[str], rows_BP: Array, x: Mapping[str, floa
     return total_B
 
 
-def _run_of(prediction: Prediction, table: "pd.DataFrame") -> int | None:
-    """Row of the prediction's run: by its id, where both have one, otherwise by its axes."""
-    if prediction.trial_id is not None and "trial_id" in table:
-        found = np.flatnonzero((table["trial_id"] == prediction.trial_id).to_numpy())
-        return int(found[0]) if len(found) else None
+class _Runs:
+    """The rows of a table, looked up once for all predictions."""
+
+    def __init__(self, table: "pd.DataFrame") -> None:
+        self._table = table
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        return names_of(self._table)
+
+    @functools.cached_property
+    def _row_of(self) -> dict[str, int]:
+        """The first row of every id."""
+        ids = list(self._table["trial_id"])
+        return {trial: row for row, trial in reversed(list(enumerate(ids)))}
+
+    def of(self, prediction: Prediction) -> int | None:
+        """Row of the prediction's run: by its id, where both have one, otherwise by its axes."""
+        if prediction.trial_id is not None and "trial_id" in self._table:
+            return self._row_of.get(prediction.trial_id)
+        return _like(prediction, self._table)
+
+
+def _like(prediction: Prediction, table: "pd.DataFrame") -> int | None:
+    """The first row with the axes of the prediction."""
     near = np.zeros(len(table), dtype=bool)
     for where, rows in split_table(table.reset_index(drop=True), list(prediction.where)):
         if where.items() <= prediction.where.items():
@@ -223,8 +249,7 @@ def _run_of(prediction: Prediction, table: "pd.DataFrame") -> int | None:
 
 
 def _same(first: Prediction, second: Prediction) -> bool:
-    if first.trial_id is not None or second.trial_id is not None:
-        return first.trial_id == second.trial_id
+    """Whether two predictions without an id are of the same run."""
     shared = first.x.keys() & second.x.keys()
     return bool(shared) and all(abs(first.x[key] / second.x[key] - 1) <= SAME_RUN for key in shared)
 
