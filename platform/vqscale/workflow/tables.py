@@ -1,4 +1,4 @@
-"""The runs of a target, whoever wrote its table: as an analysis begins, and as its fits were made."""
+"""The runs of a target, of its own or from elsewhere: as an analysis begins, and as its fits were made."""
 
 import io
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Synthetic tables from L = 1.82 + 482 N^-.348 + 2085 D^-.366 with .3 % noise, each written as somebody writes tables.
+"""Synthetic tables from L = 1.82 + 482 N^-.348 + 2085 D^-.366 with .3 % noise, each written as some program writes it.
 
 The true exponent of N*(C) is .513; the interval that holds for the clean table holds for the same runs in any dress.
 """

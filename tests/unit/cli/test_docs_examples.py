@@ -37,13 +37,19 @@ PAGES = [page.name for page in sorted(HOW_TO.glob("*.md")) if examples(page.name
 def workspace(
     corpus_uri: str, tmp_path: Path, write_study: Any, finished_study: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """study.yaml and its finished runs in runs/books, a table of runs from elsewhere, a throughput study."""
+    """study.yaml and its finished runs in runs/books, tables of runs from elsewhere, a throughput study."""
     study = write_study(tmp_path / "study.yaml", corpus_uri, resources={"price_per_device_hour": 0.5})
     shutil.copytree(finished_study.folder, study.folder)
     shutil.copy(tmp_path / "study.yaml", Path(study.folder) / "study.yaml")
     n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5)))
     runs = {"N": n, "D": d, "final": 1.8 + 480 * n**-0.35 + 2100 * d**-0.37}
-    pd.DataFrame(runs).to_csv(tmp_path / "published.csv", index=False)
+    web, code = {"dataset": "web"}, {"dataset": "code", "final": runs["final"] - 1}
+    pd.concat([pd.DataFrame(runs | web), pd.DataFrame(runs | code)]).to_csv(tmp_path / "published.csv", index=False)
+    exported = {"config.n_params": n, "config.tokens": d, "train/loss": runs["final"] - 0.1, "val/loss": runs["final"]}
+    named = {"Name": [f"run-{row}" for row in range(len(n))], "State": ["finished"] * len(n)}
+    pd.DataFrame(named | exported).to_csv(tmp_path / "runs.csv", index=False)
+    points = {"size_of_model": n / 1e6, "D": d / 1e9, "c4_loss": runs["final"]}
+    pd.DataFrame(points).to_csv(tmp_path / "points.csv", index=False)
     (tmp_path / "speed.yaml").write_text(blocks("measure-throughput.md", "yaml")[0].replace("cuda", "cpu"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -52,6 +58,13 @@ def workspace(
 def test_pages_that_plan_and_decide_have_examples() -> None:
     assert {"plan-a-scaling-study.md", "decide-with-a-fit.md", "measure-throughput.md"} <= set(PAGES)
     assert {line.split()[1] for page in PAGES for line in examples(page)} == set(COMMANDS)
+
+
+@pytest.mark.usefixtures("workspace")
+def test_page_of_foreign_tables_shows_what_is_printed() -> None:
+    done = CliRunner().invoke(app, ["fit", "runs.csv", "--law", "chinchilla", "--bootstrap", "0"])
+    (shown,) = (block for block in blocks("tables-from-elsewhere.md", "") if block.startswith("runs.csv"))
+    assert " ".join(shown.split()) in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize("page", PAGES)

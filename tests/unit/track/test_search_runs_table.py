@@ -59,7 +59,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_search_runs_table_is_read_whoever_wrote_it(name: str, found: pd.DataFrame, tmp_path: Path) -> None:
+def test_search_runs_table_is_read_in_every_format(name: str, found: pd.DataFrame, tmp_path: Path) -> None:
     WRITERS[name](found, str(tmp_path / name))
     runs = read_runs(str(tmp_path / name))
     assert runs.reading is not None
