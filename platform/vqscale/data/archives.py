@@ -26,7 +26,8 @@ from vqscale.errors import CorpusError
 
 _BLOCK = 1 << 17
 _LONG_TAR = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
-_DAMAGE = (
+DAMAGE = (
+    OSError,
     EOFError,
     zlib.error,
     gzip.BadGzipFile,
@@ -189,10 +190,10 @@ def damage_named(name: str) -> Iterator[None]:
     """Turn any error of a damaged or unreadable file within the block into a CorpusError that names the file."""
     try:
         yield
-    except _DAMAGE as error:
+    except DAMAGE as error:
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+            raise CorpusError(f"source: {name} cannot be read ({error.strerror or error}).") from error
         reason = str(error) or type(error).__name__
         raise CorpusError(
             f"source: {name} is damaged or incomplete ({reason}). Download it again or leave it out."
         ) from error
-    except OSError as error:
-        raise CorpusError(f"source: {name} cannot be read ({error.strerror or error}).") from error

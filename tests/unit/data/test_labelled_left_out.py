@@ -1,5 +1,6 @@
 """Labelled raw data of the user's own: unreadable examples are counted, and labels that are none are refused."""
 
+import gzip
 import io
 import struct
 import wave
@@ -190,3 +191,28 @@ def test_log_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "b.log").write_bytes(b"\x1f\x8b\x08 packed\n" * 5)
     with pytest.raises(CorpusError, match=r"b.log is gzip-compressed, not a log. Let its name end in .gz"):
         prepared("labelled-logs", tmp_path / "b.log", tmp_path / "out")
+
+
+def test_file_of_one_example_that_cannot_be_opened_is_left_out(pathfinder, tmp_path):
+    """A link to nothing stands for a failing disk: root may read everything."""
+    folder = pathfinder({})
+    (folder / "imgs" / "0" / "sample_7.png").unlink()
+    (folder / "imgs" / "0" / "sample_7.png").symlink_to(tmp_path / "nowhere")
+    left_out = prepared("pathfinder", folder, tmp_path / "out").source.left_out
+    assert left_out.unreadable == 1
+    assert "sample_7.png: " in left_out.first[0]
+    (folder / "metadata" / "1.npy").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CorpusError, match=r"1\.npy cannot be read"):
+        prepared("pathfinder", folder, tmp_path / "again")
+
+
+def test_packed_text_that_is_cut_short_is_left_out(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for number in range(30):
+            (tmp_path / "in" / name / f"{number}.txt.gz").write_bytes(gzip.compress(f"{name} {number}".encode()))
+    whole = (tmp_path / "in" / "cat" / "0.txt.gz").read_bytes()
+    (tmp_path / "in" / "cat" / "0.txt.gz").write_bytes(whole[:-9])
+    made = prepared("labelled-text", tmp_path / "in", tmp_path / "out")
+    assert made.source.left_out.unreadable == 1
+    assert sum(sum(record.class_counts) for record in made.splits.values()) == 59

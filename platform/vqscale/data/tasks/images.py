@@ -159,6 +159,9 @@ class PathfinderRelease(RawFiles):
         classes = ("different", "same")
         return Layout(classes=classes, labels="sequence", vocabulary=PIXELS, real_inputs=self.real_inputs)
 
+    def is_one_example(self, path: str) -> bool:
+        return self._IMAGE.search(path) is not None
+
     @cached_property
     def _labels(self) -> dict[str, int]:
         """Label of every image by folder and file."""

@@ -11,7 +11,7 @@ from typing import IO, Any, ClassVar, TypeVar
 
 from pydantic import Field, field_validator
 
-from vqscale.data.archives import archive_members, damage_named
+from vqscale.data.archives import DAMAGE, archive_members, damage_named
 from vqscale.data.files import SourceFile, list_files
 from vqscale.data.labelled.format import Example, Layout
 from vqscale.data.labelled.source import Labelled, Unreadable
@@ -106,12 +106,14 @@ class RawFiles:
 
     def walk(self) -> Iterator[Labelled | Unreadable]:
         counts: Counter[SplitName] = Counter()
-        for found, read in self.each(self.examples):
+        damaged: list[Unreadable] = []
+        for found, read in self.each(self.examples, damaged):
             if isinstance(found, Unreadable):
                 yield found._replace(read=read)
                 continue
             counts[found[0]] += 1
             yield Labelled(*found, read)
+        yield from damaged
         self._require_whole(counts)
 
     def _require_whole(self, counts: Counter[SplitName]) -> None:
@@ -121,18 +123,30 @@ class RawFiles:
             counts["train"] += counts["validation"]
         require_whole(self.uri, self.name, "examples", counts, self.published)
 
-    def each(self, read_file: Callable[[str, IO[bytes]], Iterator[Found]]) -> Iterator[tuple[Found, int]]:
+    def each(
+        self, read_file: Callable[[str, IO[bytes]], Iterator[Found]], damaged: list[Unreadable] | None = None
+    ) -> Iterator[tuple[Found, int]]:
         """Everything that `read_file` finds in each file, archives opened, with the bytes read so far.
 
-        A damaged file is a CorpusError that names it.
+        A damaged file is a CorpusError that names it; if it is one example, it is passed over, and added to `damaged`.
         """
         done = 0
         for file in self.files:
-            with damage_named(file.path), file.open() as raw:
-                for name, stream in archive_members(file.path, raw):
-                    for found in read_file(name, stream):
-                        yield found, done + min(raw.tell(), file.size)
+            try:
+                with damage_named(file.path), file.open() as raw:
+                    for name, stream in archive_members(file.path, raw):
+                        for found in read_file(name, stream):
+                            yield found, done + min(raw.tell(), file.size)
+            except CorpusError as error:
+                if not isinstance(error.__cause__, DAMAGE) or not self.is_one_example(file.path):
+                    raise
+                if damaged is not None:
+                    damaged.append(Unreadable(file.path, str(error.__cause__) or "it ends early", done))
             done += file.size
+
+    def is_one_example(self, path: str) -> bool:
+        """Whether a file is one example of many, so that the others can do without it."""
+        return False
 
     def names(self) -> list[str]:
         """The names of all files, archives opened."""

@@ -46,6 +46,9 @@ class SpeechCommands35(RawFiles):
     def layout(self) -> Layout:
         return Layout(classes=self.words, labels="sequence", vocabulary=SAMPLES, real_inputs=True)
 
+    def is_one_example(self, path: str) -> bool:
+        return _WAVE.search(path) is not None
+
     @cached_property
     def _split_of(self) -> dict[str, SplitName]:
         """Split of every recording of the official lists, by word and file name."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import IO, ClassVar, Final
 
+from vqscale.data.archives import is_archive
 from vqscale.data.decoding import PIECE
 from vqscale.data.labelled.format import BYTES, Example, Layout
 from vqscale.data.labelled.source import Unreadable
@@ -31,6 +32,9 @@ class LabelledText(RawFiles):
 
     name: ClassVar[str] = "labelled-text"
     uses: ClassVar[frozenset[str]] = frozenset({"length", "validation", "fractions", "seed"})
+
+    def is_one_example(self, path: str) -> bool:
+        return not is_archive(path)
 
     @cached_property
     def _names(self) -> list[str]:
