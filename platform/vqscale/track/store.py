@@ -17,8 +17,9 @@ from urllib.parse import unquote
 
 import requests
 
+from vqscale import storage
 from vqscale.address import Address
-from vqscale.errors import AddressError, TrackingError
+from vqscale.errors import AddressError, StorageError, TrackingError
 from vqscale.masking import secret_spans
 from vqscale.track.failures import as_tracking_error
 
@@ -172,6 +173,10 @@ def _local_database(address: Address) -> Address:
     held = path if path.exists() else folder
     if path.is_dir() or not folder.is_dir() or not os.access(held, os.W_OK):
         raise TrackingError(f"tracking.uri: {address}: {path} cannot be written. Name a file in a writable folder.")
+    try:  # the database, its lock and its journal are made in this folder: permissions do not say that they can be
+        storage.require_writable(str(folder))
+    except StorageError as error:
+        raise TrackingError(f"tracking.uri: {address}: {error}") from error
     return _sqlite_address(path, options)
 
 

@@ -67,6 +67,7 @@ def test_tracker_keeps_files_as_artifacts(uri: str, tmp_path: Path) -> None:
         ("runs/mlflow", "no tracking store"),
         ("sqlite:////dev/null/mlflow.db", "cannot be written"),
         ("sqlite:////tmp", "cannot be written"),
+        ("sqlite:////proc/new/mlflow.db", "cannot be written"),  # permissions allow it, and the file system does not
     ],
 )
 def test_tracking_store_that_cannot_serve_is_refused(address: str, words: str) -> None:
