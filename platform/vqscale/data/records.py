@@ -333,14 +333,15 @@ def _rows(name: str, rows: Any, before: int, columns: Columns, decoder: Decoder)
     try:
         names = [cell.strip() for cell in next(rows)]
     except csv.Error as error:
-        raise CorpusError(f"source: {name} has no readable header ({error}). {_QUOTES}") from error
+        raise CorpusError(f"source: {name} has no readable header ({error}). Correct it.") from error
     places = {column: _position(name, names, column, option) for option, column in columns.options}
     while True:
         place = f"{name} line {before + rows.line_num + 1}"
         try:
             row = next(rows, None)
         except csv.Error as error:
-            yield Record(place, fault=f"is no row of a table ({error})")
+            hint = f"; {_PLAIN_QUOTES}" if rows.dialect.delimiter == "\t" else ""
+            yield Record(place, fault=f"is no row of a table ({error}{hint})")
             continue
         if row is None:
             return
@@ -348,7 +349,7 @@ def _rows(name: str, rows: Any, before: int, columns: Columns, decoder: Decoder)
             yield _row(place, row, names, columns, places, decoder)
 
 
-_QUOTES = "If quotes are plain text there, set --format tsv."
+_PLAIN_QUOTES = "if quotes are plain text there, set --format tsv"
 
 
 def _position(name: str, names: list[str], column: str, option: str) -> int:

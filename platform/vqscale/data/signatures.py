@@ -47,7 +47,7 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (rb"RIFF.{4}WEBP|.{4}ftyp(avif|heic)", *_IMAGE),
     (rb"RIFF.{4}(WAVE|AVI )|OggS\x00|fLaC|ID3[\x02-\x04]|\xff[\xfb\xf3\xf2]|\x1a\x45\xdf\xa3|.{4}ftyp", *_SOUND),
     (rb"PAR1", "a Parquet file", "Let its name end in .parquet, or set --format parquet"),
-    (rb"ARROW1|FEA1", "an Arrow file", _EXPORT),
+    (rb"ARROW1|FEA1|\xff\xff\xff\xff.{3}\x00\x10\x00\x00\x00", "an Arrow file", _EXPORT),
     (rb"Obj\x01", "an Avro file", _EXPORT),
     (rb"ORC", "an ORC file", _EXPORT),
     (rb"\x89HDF\r\n", "an HDF5 file", _EXPORT),

@@ -44,6 +44,11 @@ def tarred(target) -> None:
         archive.addfile(tarfile.TarInfo("a.txt"), io.BytesIO(b""))
 
 
+def streamed(target) -> None:
+    with pa.ipc.new_stream(target, TABLE.schema) as writer:
+        writer.write_table(TABLE)
+
+
 def image(kind: str) -> bytes:
     return made_by(lambda target: Image.new("RGB", (9, 9)).save(target, kind))
 
@@ -79,6 +84,7 @@ FILES = {
     "a.npy": (made_by(lambda target: np.save(target, np.zeros(9))), "an array of NumPy"),
     "table": (made_by(lambda target: pq.write_table(TABLE, target)), "a Parquet file.*--format parquet"),
     "a.feather": (made_by(lambda target: pyarrow.feather.write_feather(TABLE, target)), "an Arrow file.*jsonl"),
+    "data-00000-of-00001.arrow": (made_by(streamed), "an Arrow file.*jsonl"),
     "a.h5": (b"\x89HDF\r\n\x1a\n" + bytes(64), "an HDF5 file"),
     "a.avro": (b"Obj\x01\x04\x14avro.codec", "an Avro file"),
     "a.so": (b"\x7fELF\x02\x01\x01" + bytes(64), "a program"),
