@@ -16,8 +16,10 @@ from vqscale.track.tracker import Tracker
 folder, name, *uris = sys.argv[1:]
 for index, uri in enumerate(uris):
     Path(folder, f"{{index}}-{{name}}").touch()
+    until = time.monotonic() + 120
     while not all(Path(folder, f"{{index}}-{{one}}").exists() for one in {STUDIES}):
         time.sleep(0.001)
+        assert time.monotonic() < until, "another study has ended before it came here"
     opened = Tracker(uri, name, artifacts=None)
     run = opened.trial_run(opened.study_run(), "trial-" + name, {{"lr": 0.1}}, {{}})
     for step in range({ROWS}):
