@@ -141,7 +141,8 @@ class RawFiles:
                 if not isinstance(error.__cause__, DAMAGE) or not self.is_one_example(file.path):
                     raise
                 if damaged is not None:
-                    damaged.append(Unreadable(file.path, str(error.__cause__) or "it ends early", done))
+                    reason = getattr(error.__cause__, "strerror", None) or str(error.__cause__) or "it ends early"
+                    damaged.append(Unreadable(file.path, reason, done))
             done += file.size
 
     def is_one_example(self, path: str) -> bool:
