@@ -97,6 +97,7 @@ def _serve(rank: int, connection: Connection, meeting: str) -> None:
     import torch
     import torch.distributed as dist
 
+    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it; a launcher sets it
     torch.set_num_threads(1)
     limit = timedelta(seconds=COLLECTIVE_SECONDS)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD, timeout=limit)

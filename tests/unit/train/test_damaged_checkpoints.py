@@ -1,7 +1,6 @@
 """Damaged checkpoints and metrics: the trial resumes from what is whole, says what is not, and ends the same."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -371,7 +370,6 @@ def test_branch_off_checkpoint_that_is_damaged_counts_as_absent(cut: Any, tmp_pa
 def _resume_on_two_ranks(rank: int, trial: Trial, folder: str, refused: str) -> tuple[list[str], float, int]:
     """Train, then resume from what is left while rank 1 alone cannot read a file; its warnings, the difference that it
     makes to the held-out loss, and the update that the trial ended with."""
-    os.environ["LOCAL_RANK"] = str(rank)  # a launcher sets it
     import_deepspeed()
     whole = run(trial, Path(folder), LocalHost(device=CPU, rank=rank, world=2))
     usual = LocalFileSystem.get_file

@@ -1,6 +1,5 @@
 """An update whose gradient is not finite: it leaves no trace, on every engine, and it is counted and reported."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,6 @@ def test_first_update_that_is_skipped_leaves_a_fresh_trial(make_trial: Any) -> N
 
 def _two_ranks_skip(rank: int, trial: Trial, kind: str) -> tuple[list[bool], bool, list[float]]:
     """Both ranks train; in the third update one micro-batch of rank 1 alone is bad."""
-    os.environ["LOCAL_RANK"] = str(rank)  # a launcher sets it
     import_deepspeed()
     skipping, never = Updates(trial, rank=rank, world=2), Updates(trial, rank=rank, world=2)
     updates = skipping.run([0, 1]) + skipping.run([2], kind, here=rank == 1) + skipping.run([3])
