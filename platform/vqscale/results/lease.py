@@ -1,8 +1,8 @@
 """One owner a study: a lease in the study's folder, renewed by a heartbeat, at any fsspec URI.
 
-Owners are numbered: whoever wants the study writes the next number's file, which only one can create, and the highest
-number owns. So two that find a dead owner at once cannot both take over, and an owner that was away for too long (a
-machine that slept, a network that was down) learns from a higher number that it has been replaced.
+Owners are numbered: a process that wants the study writes the next number's file, which only one can create, and the
+highest number owns. So two that find a dead owner at once cannot both take over, and an owner that was away for too
+long (a machine that slept, a network that was down) learns from a higher number that it has been replaced.
 """
 
 import contextlib

@@ -14,7 +14,7 @@ from vqscale.study.throughput_study import ThroughputStudy, load_any
 
 STUDY_FILE = "study.yaml"
 OWN = ("trials", "throughput.parquet")
-"""What only a study's own folder holds; a folder that somebody keeps a study file in has neither."""
+"""What only a study's own folder holds; a folder where a user keeps a study file has neither."""
 TABLES = ("results.parquet", "results.csv", "throughput.parquet", "throughput.csv")
 """Tables in a study's own folder."""
 SHOWN = 5

@@ -210,7 +210,7 @@ def test_recipe_names_a_missing_column_and_refuses_two_corpora() -> None:
     assert only(fit_recipe(table, study="lr", group={"corpus_fingerprint": "c"})).references[0].runs == 4
 
 
-def horizons(multiples: Any = (8, 20, 50), sizes: Any = (6e7, 2.7e8, 1.1e9), noise: float = 0.0) -> pd.DataFrame:
+def token_budgets(multiples: Any = (8, 20, 50), sizes: Any = (6e7, 2.7e8, 1.1e9), noise: float = 0.0) -> pd.DataFrame:
     """Sizes at several token budgets, whose best rate is that of the step law: 1.79 N^-0.713 D^0.307."""
     rng = np.random.default_rng(0)
     rows = []
@@ -225,7 +225,7 @@ def horizons(multiples: Any = (8, 20, 50), sizes: Any = (6e7, 2.7e8, 1.1e9), noi
 
 
 def test_recipe_of_several_token_budgets_is_a_law_in_size_and_tokens() -> None:
-    rule = only(fit_recipe(horizons(noise=0.01), study="published"))
+    rule = only(fit_recipe(token_budgets(noise=0.01), study="published"))
     assert rule.lr is not None
     assert rule.lr.letters == ["N", "D"]
     assert rule.lr.powers["N"].exponent == pytest.approx(-0.713, abs=0.02)
@@ -240,7 +240,7 @@ def test_recipe_of_several_token_budgets_is_a_law_in_size_and_tokens() -> None:
 
 
 def test_recipe_in_compute_is_fitted_where_it_is_asked_for() -> None:
-    table = horizons(multiples=(20,), sizes=(6e7, 2.7e8, 1.1e9, 3e9))
+    table = token_budgets(multiples=(20,), sizes=(6e7, 2.7e8, 1.1e9, 3e9))
     rule = only(fit_recipe(table.assign(arch="llama"), study="published", letters=("C",)))
     assert rule.lr is not None
     assert rule.lr.letters == ["C"]
@@ -251,7 +251,7 @@ def test_recipe_in_compute_is_fitted_where_it_is_asked_for() -> None:
 def test_recipe_of_batches_takes_its_own_letters() -> None:
     parts = []
     for batch in 2.0 ** np.arange(17, 24):
-        part = horizons()
+        part = token_budgets()
         best = 0.58 * part["tokens"] ** 0.571
         parts.append(part.assign(batch_tokens=batch, loss=part["loss"] + 0.01 * np.log(batch / best) ** 2))
     table = pd.concat(parts, ignore_index=True)
@@ -265,13 +265,15 @@ def test_recipe_of_batches_takes_its_own_letters() -> None:
 
 
 def test_sizes_and_tokens_that_move_together_determine_no_two_exponents() -> None:
-    rule = only(fit_recipe(horizons(multiples=(20,), sizes=(6e7, 1e8, 2.7e8, 1.1e9)), study="p", letters=("N", "D")))
+    rule = only(
+        fit_recipe(token_budgets(multiples=(20,), sizes=(6e7, 1e8, 2.7e8, 1.1e9)), study="p", letters=("N", "D"))
+    )
     assert "N and D rise and fall together in all points" in str(rule.refused)
-    assert only(fit_recipe(horizons(multiples=(20,)), study="p")).lr is not None
+    assert only(fit_recipe(token_budgets(multiples=(20,)), study="p")).lr is not None
 
 
 def test_tokens_that_differ_by_rounding_are_one_token_budget() -> None:
-    table = horizons(multiples=(20,))
+    table = token_budgets(multiples=(20,))
     table["tokens"] *= 1 + 5e-4 * np.arange(len(table)) / len(table)
     rule = only(fit_recipe(table, study="p"))
     assert rule.lr is not None
@@ -293,7 +295,7 @@ def test_recipe_whose_exponent_may_be_anything_is_refused_with_its_reason() -> N
 
 
 def test_recipe_of_two_datasets_asks_for_one() -> None:
-    table = horizons()
+    table = token_budgets()
     both = pd.concat([table.assign(dataset="web"), table.assign(dataset="code", loss=table["loss"] * 0.8)])
     with pytest.raises(FitError, match=r"of 2 dataset \(code, web\).* name it with --group dataset=code"):
         fit_recipe(both, study="p")

@@ -109,7 +109,7 @@ def test_designs_take_the_rate_from_the_recipe(make: Any) -> None:
     assert len(planned.trials) == 4
 
 
-def horizons() -> pd.DataFrame:
+def token_budgets() -> pd.DataFrame:
     """A sweep at three sizes and three token budgets whose best rate is 0.004 (N / 31,104)^-1 (D / 8,192)^0.5."""
     parts = []
     for n in (31_104, 65_024, 130_048):
@@ -122,7 +122,7 @@ def horizons() -> pd.DataFrame:
 
 def test_law_in_size_and_tokens_sets_the_rate_of_every_token_budget(make: Any) -> None:
     axes = {"model.preset": ["pico", "nano"], "train.tokens": [8_192, 32_768]}
-    planned = plan(make(recipe=recipe_of(horizons()), train=TRAIN, sweep=[axes]))
+    planned = plan(make(recipe=recipe_of(token_budgets()), train=TRAIN, sweep=[axes]))
     rates = {(one.trial.preset, one.trial.train.tokens): one.trial.train.lr for one in planned.trials}
     assert rates == {
         ("pico", 8_192): 0.004, ("pico", 32_768): 0.008, ("nano", 8_192): 0.001913, ("nano", 32_768): 0.003827
@@ -134,7 +134,7 @@ def test_law_in_size_and_tokens_sets_the_rate_of_every_token_budget(make: Any) -
 
 def test_design_takes_the_rate_at_the_tokens_that_it_solves(make: Any) -> None:
     design = {"type": "isoflop", "budgets": [1e10, 2e10], "sizes": ["pico", "nano"]}
-    planned = plan(make(recipe=recipe_of(horizons()), train=TRAIN, design=[design]))
+    planned = plan(make(recipe=recipe_of(token_budgets()), train=TRAIN, design=[design]))
     for one in planned.trials:
         n, tokens = one.cost.parameters_non_embedding, one.trial.train.tokens
         expected = 0.004 * (n / 31_104) ** -1 * (tokens / 8_192) ** 0.5
@@ -156,11 +156,11 @@ def test_law_in_compute_counts_exact_flops(make: Any) -> None:
 def test_law_in_tokens_needs_the_tokens_of_the_study(make: Any) -> None:
     train = {key: value for key, value in TRAIN.items() if key != "tokens"}
     with pytest.raises(StudyError, match=r"train\.tokens: None is no positive whole number, and the recipe's law"):
-        plan(make(recipe=recipe_of(horizons()), train=train))
+        plan(make(recipe=recipe_of(token_budgets()), train=train))
 
 
 def test_token_budget_beyond_those_tuned_is_noted(make: Any) -> None:
-    notes = plan(make(recipe=recipe_of(horizons()), train=TRAIN | {"tokens": 262_144})).notes
+    notes = plan(make(recipe=recipe_of(token_budgets()), train=TRAIN | {"tokens": 262_144})).notes
     assert any(
         "D = 262k is 2 times above the largest token budget tuned (131k): its lr is extrapolated" in n for n in notes
     )
