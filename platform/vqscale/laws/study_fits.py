@@ -33,6 +33,7 @@ from vqscale.laws.fitting.run_filter import (
     best_recipe,
     columns_of,
     data_hash,
+    named_column,
     names_of,
     split_table,
     subset_label,
@@ -126,6 +127,7 @@ def fit_study(
         convention = convention.model_copy(update={"flops": "6nd"})
     named = [named_law(name, n_column=n_column) for name in laws]
     metric = metric or default_metric(table)
+    group = None if group is None else [named_column(table, column) for column in group]
     _require(table, [metric, *(group or ()), *(["flops"] if hold_out_from is not None else [])])
     settings = FitSettings(
         bootstrap=bootstrap,
@@ -137,8 +139,6 @@ def fit_study(
         sensitivity=sensitivity,
     )
     found = runs_of_table(table, metric, [n_column, "tokens", "flops"], _OWN_SPLIT)
-    if group is not None:
-        _require(table, list(group))
     request = _Request(metric=metric, group=group, conditions=found.conditions.columns, settings=settings)
     table = _with_segment_share(found.table)
     # On matrices this small BLAS threads gain nothing, and waiting for each other on a busy machine they cost seconds.

@@ -232,3 +232,21 @@ def test_row_with_impossible_flops_is_left_out_with_its_value_in_plain_numbers()
     found = fit_study(table, ["chinchilla"], bootstrap=0)
     assert found.fits[0].n_runs == 19
     assert found.excluded[0].reason == "flops is -8.2e+18, not a positive number"
+
+
+def test_runs_that_the_file_calls_run_name_are_logged_curves_however_they_are_spaced():
+    """The reading calls the column `name`, which alone would need rows at even distances."""
+    table = curves(iso20(), steps=10).rename(columns={"run_name": "name"})
+    table = table[(table.groupby("name").cumcount() + 1).isin([1, 2, 5, 10])].reset_index(drop=True)
+    assert only(table, bootstrap=0).n_runs == 80
+    table.attrs["sources"] = {"name": "run_name"}
+    found = fit_study(table, ["chinchilla"], bootstrap=0)
+    assert [fit.n_runs for fit in found.fits] == [20]
+    assert found.notes[0].endswith("--column shared_prefix=run_name")
+
+
+def test_group_is_found_by_its_name_in_the_file():
+    table = pd.concat([iso20().assign(dataset="web"), iso20(seed=1).assign(dataset="code")], ignore_index=True)
+    table.attrs["sources"] = {"dataset": "config.dataset"}
+    fits = fit_study(table, ["chinchilla"], bootstrap=0, sensitivity=False, group=["config.dataset"]).fits
+    assert [fit.where["dataset"] for fit in fits] == ["code", "web"]

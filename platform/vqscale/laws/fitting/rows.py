@@ -5,6 +5,7 @@ copied by a merge, a row for every logged step, a row for every evaluation set. 
 left out, and what differs at the same N and D under a column of the table is fitted apart. All of it is reported.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from vqscale.laws.fitting.run_filter import (
     numbers_of,
     plain_name,
     rows_named,
+    source_of,
     split_table,
 )
 from vqscale.laws.io.schema import Exclusion
@@ -134,10 +136,11 @@ def _last_of_runs(
         (keep if whole else cut).append(rows.index[last])
     kept = table.loc[table.index.isin(keep)]
     excluded = _exclusions(table, keep, cut, metric)
+    shown = source_of(table, identity)
     note = (
-        f"{len(table)} rows are {table[identity].nunique()} runs by {identity}, logged along their training: the last"
+        f"{len(table)} rows are {table[identity].nunique()} runs by {shown}, logged along their training: the last"
         f" row of each run is kept. If every row is the end of a decay of its own, name the run as shared_prefix:"
-        f" --column shared_prefix={identity}"
+        f" --column shared_prefix={shlex.quote(shown)}"
     )
     return kept, excluded, [note]
 

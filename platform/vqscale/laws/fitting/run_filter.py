@@ -11,7 +11,7 @@ import numpy as np
 from vqscale.laws.fitting.points import LARGEST_ROUNDING, SAME_POINT, budgets_of, level_values, levels
 from vqscale.laws.forms.catalogue import Array, Law
 from vqscale.laws.io.schema import Exclusion, Where
-from vqscale.results.foreign.reading import CELL_PROBLEMS, SOURCE_ROW
+from vqscale.results.foreign.reading import CELL_PROBLEMS, SOURCE_ROW, SOURCES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,9 +108,22 @@ def identity_column(table: "pd.DataFrame") -> str | None:
         column = by_name.get(name)
         if column is None or not table[column].notna().all() or not table[column].duplicated().any():
             continue
-        if _one_size_each(table, column) and (name in IDENTITIES or _logged_evenly(table, column)):
+        of_runs = name in IDENTITIES or plain_name(source_of(table, column)) in IDENTITIES
+        if _one_size_each(table, column) and (of_runs or _logged_evenly(table, column)):
             return column
     return None
+
+
+def source_of(table: "pd.DataFrame", column: str) -> str:
+    """What a column is called in the file that the table was read from."""
+    return str(table.attrs.get(SOURCES, {}).get(column, column))
+
+
+def named_column(table: "pd.DataFrame", name: str) -> str:
+    """The column of the table that is called `name`, here or in its file."""
+    if name in table:
+        return name
+    return next((own for own, source in table.attrs.get(SOURCES, {}).items() if source == name), name)
 
 
 def columns_of(table: "pd.DataFrame") -> list[str]:

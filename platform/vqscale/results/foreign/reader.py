@@ -27,7 +27,7 @@ from vqscale.results.foreign.names import (
     state_of,
 )
 from vqscale.results.foreign.options import MOST_COLUMNS, named_columns, no_column, rename_columns, unit_factors
-from vqscale.results.foreign.reading import CELL_PROBLEMS, SOURCE_ROW, Runs, TableReading
+from vqscale.results.foreign.reading import CELL_PROBLEMS, SOURCE_ROW, SOURCES, Runs, TableReading
 from vqscale.results.foreign.units import FORMULAS, LETTER_OF, computed_measure, odd_rows_note, unit_notes
 from vqscale.results.table import parse_table
 
@@ -254,4 +254,6 @@ class Reader:
             columns["name"] = pd.Series(self.raw.rows, dtype=object)
         columns[SOURCE_ROW] = pd.Series(self.raw.rows, dtype=object)
         columns[CELL_PROBLEMS] = pd.Series(list(problems), dtype=object)
-        return pd.DataFrame(columns)
+        frame = pd.DataFrame(columns)
+        frame.attrs[SOURCES] = {name: one.column for name, one in matches.items()}
+        return frame

@@ -12,6 +12,8 @@ from vqscale.study.frozen import Frozen
 if TYPE_CHECKING:
     import pandas as pd
 
+SOURCES = "sources"
+"""Attribute of the table: the platform's name of a column -> its name in the file, which messages quote."""
 SOURCE_ROW = "source_row"
 """Column with the place of a row in its file: `line 5`."""
 CELL_PROBLEMS = "cell_problems"
