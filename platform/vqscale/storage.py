@@ -399,6 +399,9 @@ def _is_there(fs: fsspec.AbstractFileSystem, path: str) -> bool:
     return True
 
 
+_PROBE = 4096
+
+
 def require_writable(uri: str) -> None:
     """Raise StorageError unless a file can be created under `uri`; leaves nothing behind, not even folders."""
     fs, path = _writable(uri)
@@ -407,7 +410,12 @@ def require_writable(uri: str) -> None:
             if isinstance(fs, LocalFileSystem):  # the nearest folder that exists decides: those below it can be created
                 path = str(next(parent for parent in (Path(path), *Path(path).parents) if parent.exists()))
             probe = f"{path.rstrip('/')}/.write-probe-{uuid.uuid4().hex[:8]}"
-            fs.pipe_file(probe, b"")
+            try:
+                fs.pipe_file(probe, bytes(_PROBE))  # an empty file can be made on a full disk
+            except OSError:
+                with contextlib.suppress(OSError):
+                    fs.rm_file(probe)
+                raise
             fs.rm_file(probe)
     except StorageError as error:
         raise StorageError(f"storage: {error} Name a folder or URI that you can write.") from error.__cause__

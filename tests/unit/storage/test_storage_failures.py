@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import fsspec
 import pytest
 import s3fs
+from fsspec.implementations.local import LocalFileSystem
 
 from vqscale import storage
 from vqscale.errors import MissingFileError, StorageError
@@ -151,6 +152,18 @@ def test_storage_local_failures_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "json").write_text("[" * 100_000)
     with pytest.raises(StorageError, match="json: is damaged"):
         storage.read_json(str(tmp_path / "json"))
+
+
+def test_storage_full_disk_is_no_place_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Any, path: str, data: bytes) -> None:
+        Path(path).touch()  # what a full disk still does
+        if data:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(LocalFileSystem, "pipe_file", full)
+    with pytest.raises(StorageError, match=r"No space left on device.*Name a folder"):
+        storage.require_writable(str(tmp_path / "new"))
+    assert list(tmp_path.iterdir()) == []
 
 
 class Pages(http.server.BaseHTTPRequestHandler):
