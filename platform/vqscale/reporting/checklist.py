@@ -52,6 +52,11 @@ def _hypothesis(fits: StudyFits) -> list[Entry]:
         ("What was fitted", _joined({f"{fit.metric} in {fit.unit}" for fit in fits.fits}) or "nothing"),
         ("N", _joined({f"{fit.convention.parameters} ({_n_column(fit)})" for fit in fits.fits}) or "not used"),
         ("D", "training tokens, each as often as it was read"),
+        *(
+            [("Columns of the table", "; ".join([fits.reading.describe(), *fits.reading.notes]))]
+            if fits.reading
+            else []
+        ),
         ("C", _foreign_flops(fits) or _joined({_flops(fit) for fit in fits.fits}) or "training FLOPs, counted exactly"),
     ]
 

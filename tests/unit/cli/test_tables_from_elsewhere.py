@@ -142,6 +142,15 @@ def test_later_commands_read_the_table_as_the_fit_did(table, tmp_path):
         assert "cell_problems" not in copy
 
 
+def test_report_says_which_columns_were_taken_for_what(table, tmp_path):
+    path = table({"n_params": N, "tokens": D, "train/loss": LOSS - 0.1, "val/loss": LOSS})
+    fitted(path, "--law", "chinchilla")
+    assert run("report", path).exit_code == 0
+    page = (tmp_path / "runs.analysis" / "report.html").read_text()
+    assert "N = n_params, D = tokens, loss = val/loss, C = 6 N D (computed); loss is val/loss, not train/loss" in page
+    assert "counted exactly by group" not in page
+
+
 def test_group_and_metric_take_names_of_the_file(table):
     twice = {"params.arch": ["a"] * 20 + ["b"] * 20, "params": [*N, *N], "tokens": [*D, *D]}
     path = table(twice | {"loss_c4": [*LOSS, *(LOSS + 0.5)], "loss_web": [*LOSS, *LOSS]})
