@@ -188,7 +188,9 @@ def _sqlite_address(path: Path, options: str) -> Address:
 def _check_server(address: Address) -> None:
     try:
         answer = requests.get(address.reveal().rstrip("/") + "/health", timeout=TIMEOUT_SECONDS, **login())
-    except (requests.RequestException, ValueError) as error:  # ValueError: a port that is no number
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader):
+        raise TrackingError(f"tracking.uri: {address}: is no address. Write http(s)://HOST:PORT.") from None
+    except requests.RequestException as error:
         raise TrackingError(
             f"tracking.uri: {address} does not answer within {TIMEOUT_SECONDS} s ({type(error).__name__}). Start the"
             " MLflow server, or use tracking: {uri: sqlite:///runs/mlflow.db}."

@@ -63,6 +63,7 @@ def test_tracker_keeps_files_as_artifacts(uri: str, tmp_path: Path) -> None:
     ("address", "words"),
     [
         ("http://127.0.0.1:9", "does not answer"),
+        ("http://127.0.0.1:port", r"is no address. Write http\(s\)://HOST:PORT"),
         ("ftp://host", "no tracking store"),
         ("runs/mlflow", "no tracking store"),
         ("sqlite:////dev/null/mlflow.db", "cannot be written"),
