@@ -29,7 +29,7 @@ HELD_OUT = ("loss", "bpb", "perplexity", "accuracy", "balanced_accuracy", "macro
 TEST = ("test_loss", "test_accuracy")
 MEASURED = (
     *("tokens_per_second", "flops_per_second", "peak_memory_bytes", "flops"),
-    *("code_perplexity", "dead_codes", "quantisation_error", "seconds_training", "seconds_overhead"),
+    *("code_perplexity", "dead_codes", "quantisation_error", "skipped_updates", "seconds_training", "seconds_overhead"),
     "seconds_evaluation",
 )
 FINAL = (*HELD_OUT, *TEST, *MEASURED)

@@ -146,7 +146,7 @@ def restore(
             # Checked on all ranks before any loads: an engine's load is a collective, and half-loaded is not undone.
             faults = [fault for fault in _gather(fault, group) if fault]
             if part is not None and not faults:
-                engine.load(local)
+                _load(engine, local, uri)
                 found.manifest, found.extra = part
                 return found
             useless = [text for text, for_good in faults if for_good]
@@ -155,6 +155,18 @@ def restore(
         finally:
             shutil.rmtree(local, ignore_errors=True)
     return found
+
+
+def _load(engine: Engine, local: Path, uri: str) -> None:
+    """Raises StorageError that names the checkpoint: it is whole, and half-loaded it cannot be passed over here."""
+    try:
+        engine.load(local)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise StorageError(
+            f"checkpoint {uri}: its files are whole, and the engine cannot load them ({reason}). If it fails again,"
+            " remove this folder: the trial resumes from the checkpoint before it."
+        ) from error
 
 
 Part = tuple[CheckpointManifest, dict[str, Any]]

@@ -297,18 +297,41 @@ def test_damaged_metrics_are_written_again_as_the_checkpoint_holds_them(
     assert_same_trial(cut, folder, outcome)
 
 
+def rewritten_part(place: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Another content of a checkpoint's file, with the manifest to it."""
+    path = place / name
+    torch.save(change(torch.load(path, weights_only=True)), path)
+    manifest = json.loads((place / CHECKPOINT_MANIFEST).read_text())
+    for record in manifest["files"]:
+        if record["name"] == name:
+            record |= {"size": path.stat().st_size, "sha256": checkpoint.sha256_file(path)}
+    (place / CHECKPOINT_MANIFEST).write_text(json.dumps(manifest))
+
+
 def without_rows(folder: Path) -> None:
     """As an earlier version wrote its checkpoints."""
     for step in (4, 8):
         place = folder / "checkpoints" / f"step-{step:08d}"
-        rank = place / "rank-00000.pt"
-        extra = torch.load(rank, weights_only=True)
-        torch.save({name: value for name, value in extra.items() if name != "rows"}, rank)
-        manifest = json.loads((place / CHECKPOINT_MANIFEST).read_text())
-        for record in manifest["files"]:
-            if record["name"] == rank.name:
-                record |= {"size": rank.stat().st_size, "sha256": checkpoint.sha256_file(rank)}
-        (place / CHECKPOINT_MANIFEST).write_text(json.dumps(manifest))
+        rewritten_part(place, "rank-00000.pt", lambda extra: {k: v for k, v in extra.items() if k != "rows"})
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"states": None}, None])
+def test_workers_part_of_another_kind_is_passed_over(content: Any, cut: Any, tmp_path: Path) -> None:
+    folder = copy(cut, tmp_path)
+    rewritten_part(folder / "checkpoints" / "step-00000008", "rank-00000.pt", lambda _: content)
+    host = LocalHost(device=CPU)
+    assert_same_trial(cut, folder, run(cut[0], folder, host))
+    assert "rank-00000.pt does not hold" in host.warnings[0]
+
+
+def test_whole_checkpoint_that_the_engine_cannot_load_is_named(cut: Any, tmp_path: Path) -> None:
+    folder = copy(cut, tmp_path)
+    place = folder / "checkpoints" / "step-00000008"
+    rewritten_part(place, "engine.pt", lambda saved: saved | {"module": {}})
+    with pytest.raises(StorageError, match="step-00000008: its files are whole, and the engine cannot load them"):
+        run(cut[0], folder)
+    shutil.rmtree(place)
+    assert_same_trial(cut, folder, run(cut[0], folder))
 
 
 @pytest.mark.parametrize("damage", (METRICS | EMPTY).values(), ids=(METRICS | EMPTY).keys())
