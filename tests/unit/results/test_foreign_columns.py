@@ -250,8 +250,9 @@ def test_names_of_runs_and_sets_are_brought_along(read):
 
 
 def test_bits_per_byte_are_a_loss_of_their_own(read):
-    runs = read({"N": N, "D": D, "val/bpb": LOSS / 3})
+    runs = read({"N": N, "D": D, "val/bpb": LOSS / 3, "train/loss": LOSS - 0.1})
     np.testing.assert_allclose(runs.table["bpb"], LOSS / 3)
+    assert "loss" not in runs.table
     assert runs.reading.notes == []
 
 

@@ -15,8 +15,8 @@ PF_DAY = 8.64e19
 
 @pytest.fixture
 def read(tmp_path):
-    def write_and_read(columns, **options):
-        pd.DataFrame({"loss": LOSS} | columns).to_csv(tmp_path / "runs.csv", index=False)
+    def write_and_read(measured, **options):
+        pd.DataFrame({"loss": LOSS} | measured).to_csv(tmp_path / "runs.csv", index=False)
         return read_runs(str(tmp_path / "runs.csv"), **options)
 
     return write_and_read
@@ -128,3 +128,22 @@ def test_units_are_judged_by_finished_runs(read):
 def test_row_in_other_units_than_the_others_is_named(changed, said, read):
     (note,) = read({"N": N, "D": D, "C": C} | changed).reading.notes
     assert note.startswith(said)
+
+
+def test_unit_of_a_header_that_cannot_be_is_noted_with_the_option_against_it(read):
+    (note,) = read({"N": N, "tokens_B": D, "C": C}).reading.notes
+    assert note.endswith("--unit D=1 takes the numbers as they are")
+    runs = read({"N": N, "tokens_B": D, "C": C}, units=["D=1"])
+    np.testing.assert_allclose(runs.table["tokens"], D)
+    assert runs.reading.notes == []
+
+
+@pytest.mark.parametrize(("options", "factor"), [([], 1e9), (["D=1"], 1), (["D=M"], 1e6)])
+def test_table_is_read_again_as_it_was_read(options, factor, read):
+    columns = {"N": N, "tokens_B": D / factor, "C": C}
+    first = read(columns, units=options)
+    assert first.reading.factors.get("tokens", 1) == factor
+    again = read(columns, columns=first.reading.column_options, units=first.reading.unit_options)
+    np.testing.assert_allclose(again.table["tokens"], D)
+    stated = read(columns, columns=["D=tokens_B"], units=options)
+    np.testing.assert_allclose(stated.table["tokens"], D)

@@ -134,9 +134,11 @@ LOOK_ALIKES = {
     "parameters_non_embedding": "param|weights|size|model|scale",
     "tokens": "tok|data|sample|example|words",
     "flops": "flop|compute|budget|flos|pf_?day",
-    "loss": "loss|nll|entropy|perplexity|ppl|bpb|bits|bpc|xent|_ce|ce_",
+    "loss": "^l$|loss|nll|entropy|perplexity|ppl|bpb|bits|bpc|xent|_ce|ce_",
 }
-_NOT_ALIKE = re.compile(r"per_|_per|_id$|name|path|rate|time|runtime|version|upper|lower|std|err|second|batch|vocab")
+_NOT_ALIKE = re.compile(
+    r"per_|_per|_id$|name|path|rate|time|runtime|version|upper|lower|std|err|second|batch|vocab|mfu|hfu|^[kmgtpezy]flops?$"
+)
 _MEASURES = {"parameters_non_embedding": "N", "parameters": "N", "tokens": "D", "flops": "C"}
 STATUS = {
     **dict.fromkeys(("finished", "success", "successful", "succeeded", "completed", "complete", "done"), "finished"),
@@ -176,6 +178,8 @@ def match_columns(columns: Mapping[str, Sequence[Any]], values: Values, *, skip:
     for role in KINDS:
         if role not in skip and (found := _measure(role, columns, values)):
             known[role] = found
+    if "bpb" in known and "loss" in known and _level("loss", known["loss"].column) == (TRAINING, 1.0):
+        del known["loss"]  # the bits per byte are held-out
     if "parameters" in known:  # said once, of N
         known["parameters"] = replace(known["parameters"], note=None)
     taken = {match.column for match in known.values()}
@@ -195,6 +199,11 @@ def _own_export(columns: Iterable[str]) -> dict[str, Match]:
         own = {name.removeprefix(prefix): name for name in columns if name.startswith(prefix)}
         found |= {name: Match(column=column) for name, column in own.items() if name in Result.model_fields}
     return found
+
+
+def stated_match(role: str, column: str) -> Match:
+    """The column that the user names for a role, in the unit of its header."""
+    return Match(column=column, factor=_unit_of(column)[1] if role in COUNTED else 1.0)
 
 
 def look_alikes(role: str, columns: Iterable[str], taken: Iterable[str]) -> list[str]:

@@ -25,6 +25,7 @@ from vqscale.results.foreign.names import (
     look_alikes,
     match_columns,
     state_of,
+    stated_match,
 )
 from vqscale.results.foreign.options import MOST_COLUMNS, named_columns, no_column, rename_columns, unit_factors
 from vqscale.results.foreign.reading import CELL_PROBLEMS, SOURCE_ROW, SOURCES, Runs, TableReading
@@ -119,7 +120,7 @@ class Reader:
 
     def _match(self, pairs: Mapping[str, str], asked: Sequence[str], metric: str | None) -> dict[str, Match]:
         """The columns that are stated, and those that are recognised beside them."""
-        named = {name: Match(column=self._existing(name, own)) for name, own in pairs.items()}
+        named = {name: stated_match(name, self._existing(name, own)) for name, own in pairs.items()}
         self._settle_mark([*(one.column for one in named.values()), *asked, *candidates(self.raw.columns)])
         for name, one in named.items():
             self._require_numbers(name, pairs[name], one.column)
@@ -139,7 +140,14 @@ class Reader:
     def _note_units(self, matches: Mapping[str, Match], values: Mapping[str, Array]) -> None:
         finished_R = self._finished(matches)
         seen = {name: np.where(finished_R, found, np.nan) for name, found in values.items() if name in COUNTED}
-        self.notes += unit_notes(seen, {name: one.column for name, one in matches.items()})
+        found = unit_notes(seen, {name: one.column for name, one in matches.items()})
+        stated = [LETTER_OF[name] for name, one in matches.items() if one.factor != 1]
+        if found and stated:
+            options = " ".join(f"--unit {letter}=1" for letter in stated)
+            found = [
+                f"{note}. The units of headers were applied; {options} takes the numbers as they are" for note in found
+            ]
+        self.notes += found
         self.notes += odd_rows_note(seen, self.raw.rows)
 
     def _existing(self, name: str, own: str) -> str:

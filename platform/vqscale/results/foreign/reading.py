@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from vqscale.results.foreign.names import LETTERS, N
+from vqscale.results.foreign.names import COUNTED, LETTERS, N
 from vqscale.study.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class TableReading(Frozen):
 
     @property
     def unit_options(self) -> list[str]:
-        """NAME=FACTOR, likewise."""
-        return [f"{name}={factor!r}" for name, factor in self.factors.items()]
+        """NAME=FACTOR of every count, likewise: also 1, against the unit of a header."""
+        return [f"{name}={self.factors.get(name, 1.0)!r}" for name in self.columns if name in COUNTED]
 
     def describe(self) -> str:
         """The mapping in one line."""
