@@ -22,10 +22,10 @@ from vqscale.errors import FitError
 from vqscale.laws.fitting.identifiability import INDEPENDENT_SHARE
 from vqscale.laws.fitting.points import level_values, levels
 from vqscale.laws.fitting.rows import runs_of_table
-from vqscale.laws.fitting.run_filter import data_hash, split_table, usual_form
+from vqscale.laws.fitting.run_filter import data_hash, named_column, split_table, usual_form
 from vqscale.laws.forms.catalogue import N_COLUMN, Array
 from vqscale.laws.io.schema import Where
-from vqscale.laws.study_fits import default_metric
+from vqscale.laws.study_fits import default_metric, require_columns
 from vqscale.study.recipe import (
     Recipe,
     RecipeLaw,
@@ -46,6 +46,8 @@ anything within a factor of a thousand."""
 SPANS_ANYTHING = (-1.0, 1.0)
 """An interval that holds both does not say whether the value rises or falls, nor how fast."""
 NEEDED = (N_COLUMN, "lr")
+APART = 0.05
+"""1 - correlation of log N and log D from which on they vary separately: sizes at equal budgets, not on a ladder."""
 RULE_COLUMNS = ("arch", "head")
 """Columns that split a sweep into rules."""
 HELD_EQUAL = (
@@ -74,11 +76,11 @@ def fit_recipe(
     architecture without a law gets its reason in place of one. Raises FitError for a table that is no such sweep.
     """
     metric = metric or default_metric(table)
+    group = {named_column(table, column): value for column, value in (group or {}).items()}
     asked = dict.fromkeys((*(letters or ()), *(batch_letters or ())))
-    needed = (*NEEDED, *(COLUMN_OF[letter] for letter in asked if letter != "N"), metric, *(group or ()))
-    if missing := [column for column in needed if column not in table]:
-        raise FitError(f"column {missing[0]!r} is missing; the table has {', '.join(map(str, table.columns))}.")
-    runs = _rows_of_group(table, group or {})
+    needed = (*NEEDED, *(COLUMN_OF[letter] for letter in asked if letter != "N"), metric, *group)
+    require_columns(table, needed)
+    runs = _rows_of_group(table, group)
     runs = _one_condition(runs, metric)
     runs = runs[runs["status"].isin(["finished", "diverged"])] if "status" in runs else runs
     runs = usual_form(runs) if "arch" in runs else runs  # ablations take the rate of the architecture they vary
@@ -281,17 +283,24 @@ def _law(
             f"{len(points)} of {tuned} sizes have a best rate inside their sweep; an exponent needs at least 2. Tune"
             " more sizes, or widen the sweeps of the refused ones."
         )
-    try:
-        used = letters or _usual_letters(points)
-        return fit_power_law({letter: [one.value(letter) for one in points] for letter in used}, values), None
-    except FitError as error:
-        return None, str(error)
+    refused = ""
+    for used in [letters] if letters else _usual_letters(points):
+        try:
+            return fit_power_law({letter: [one.value(letter) for one in points] for letter in used}, values), None
+        except FitError as error:
+            refused = refused or str(error)
+    return None, refused
 
 
-def _usual_letters(points: Sequence[TunedPoint]) -> Letters:
-    """N and D where a size was tuned at several token budgets, else N."""
-    sizes = levels(np.array([one.n for one in points]))
-    return ("N", "D") if len(set(sizes.tolist())) < len(points) else ("N",)
+def _usual_letters(points: Sequence[TunedPoint]) -> list[Letters]:
+    """N and D where a size was tuned at several token budgets; where D differs otherwise, N and D or else N."""
+    n_P = np.array([one.n for one in points])
+    d_P = np.array([np.nan if one.d is None else one.d for one in points])
+    if len(np.unique(levels(n_P))) < len(points):
+        return [("N", "D")]
+    known = bool(np.isfinite(d_P).all()) and len(np.unique(levels(d_P))) > 1
+    apart = known and 1 - abs(np.corrcoef(np.log(n_P), np.log(d_P))[0, 1]) >= APART
+    return [("N", "D"), ("N",)] if apart else [("N",)]
 
 
 def _median(runs: "pd.DataFrame", column: str) -> float | None:

@@ -128,7 +128,7 @@ def fit_study(
     named = [named_law(name, n_column=n_column) for name in laws]
     metric = metric or default_metric(table)
     group = None if group is None else [named_column(table, column) for column in group]
-    _require(table, [metric, *(group or ()), *(["flops"] if hold_out_from is not None else [])])
+    require_columns(table, [metric, *(group or ()), *(["flops"] if hold_out_from is not None else [])])
     settings = FitSettings(
         bootstrap=bootstrap,
         seed=seed,
@@ -179,7 +179,8 @@ def default_metric(table: "pd.DataFrame") -> str:
     return "bpb" if "bpb" in table and "loss" not in table else "loss"
 
 
-def _require(table: "pd.DataFrame", columns: Sequence[str]) -> None:
+def require_columns(table: "pd.DataFrame", columns: Sequence[str]) -> None:
+    """Raises FitError, with the remedy, for the first of `columns` that the table lacks."""
     missing = [column for column in columns if column not in table]
     if missing:
         names = [str(name) for name in table if name not in (SOURCE_ROW, CELL_PROBLEMS)]
@@ -199,7 +200,7 @@ def _with_segment_share(table: "pd.DataFrame") -> "pd.DataFrame":
 
 def _fit_law(table: "pd.DataFrame", law: Law, request: _Request) -> _Outcome:
     try:
-        _require(table, law.axes)
+        require_columns(table, law.axes)
     except FitError as error:
         return _Outcome(refusals=[_impossible(law, len(table), str(error))])
     metric, settings = request.metric, request.settings

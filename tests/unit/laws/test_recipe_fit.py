@@ -272,6 +272,21 @@ def test_sizes_and_tokens_that_move_together_determine_no_two_exponents() -> Non
     assert only(fit_recipe(token_budgets(multiples=(20,)), study="p")).lr is not None
 
 
+def test_sizes_at_equal_budgets_give_a_law_in_size_and_tokens() -> None:
+    parts = [
+        token_budgets(multiples=(budget / 6 / n**2,), sizes=(n,))
+        for budget in (1e18, 1e19)
+        for n in (1e8, 2.1e8, 4.3e8)
+    ]
+    parts = [
+        part.assign(parameters_non_embedding=part["parameters_non_embedding"] * 1.1**place)
+        for place, part in enumerate(parts)
+    ]
+    rule = only(fit_recipe(pd.concat(parts, ignore_index=True), study="p"))
+    assert rule.lr is not None
+    assert rule.lr.letters == ["N", "D"]
+
+
 def test_tokens_that_differ_by_rounding_are_one_token_budget() -> None:
     table = token_budgets(multiples=(20,))
     table["tokens"] *= 1 + 5e-4 * np.arange(len(table)) / len(table)
