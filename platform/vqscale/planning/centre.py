@@ -57,15 +57,18 @@ def best_size(losses: Mapping[float, float]) -> float:
     return sizes[best] * math.exp(-slope / (2 * curvature)) if curvature > 0 else sizes[best]
 
 
-def extrapolated(budget: float, trained: Mapping[float, Mapping[float, float]]) -> Centre | None:
-    """The optimum of `budget` from the smaller budgets in `trained` (budget -> N -> loss); None where there is none.
+def best_sizes(trained: Mapping[float, Mapping[float, float]]) -> dict[float, float]:
+    """The best size of every budget in `trained` (budget -> N -> loss) with enough sizes, by budget, ascending."""
+    return {c: best_size(losses) for c, losses in sorted(trained.items()) if len(losses) >= MINIMUM_RUNGS}
+
+
+def extrapolated(budget: float, best_by_budget: Mapping[float, float]) -> Centre | None:
+    """The optimum of `budget` from the `best_sizes` of smaller budgets; None where there is none.
 
     A line through their best sizes in log N and log C; through the largest budget's, with exponent 0.5, where there is
     only one or the line's exponent is outside 0.2 to 0.8.
     """
-    best = {
-        c: best_size(losses) for c, losses in sorted(trained.items()) if c < budget and len(losses) >= MINIMUM_RUNGS
-    }
+    best = {c: n for c, n in best_by_budget.items() if c < budget}
     if not best:
         return None
     last = max(best)

@@ -14,7 +14,7 @@ from typing import Any
 
 from vqscale.costing.counts import flops_per_token, parameters_non_embedding
 from vqscale.errors import StudyError
-from vqscale.planning.centre import Centre, exact, extrapolated, guessed
+from vqscale.planning.centre import Centre, best_sizes, exact, extrapolated, guessed
 from vqscale.planning.check import GridPointError
 from vqscale.planning.grid_points import GridPoint, Resolver, grid_point, grid_settings, seeds_of, where
 from vqscale.planning.task import training_tokens
@@ -233,8 +233,9 @@ def _around_optimum(
     for one in candidates:
         rows.setdefault((one.family, one.request.budget or 0.0), []).append(one)
         families.setdefault(one.family, []).append(one)
+    known = {family: _family(design, members, results) for family, members in families.items()}
     for (family, budget), row in rows.items():
-        centre = _centre(design, budget, families[family], results)
+        centre = known[family].centre(design, budget)
         nearest = sorted(row, key=lambda one: abs(math.log(one.parameters / centre.parameters)))[: design.per_budget]
         selected_sizes = {id(one) for one in nearest}
         notes.append(
@@ -251,21 +252,28 @@ def _around_optimum(
     return Expanded(selected=selected, dropped=dropped, notes=notes)
 
 
-def _centre(
-    design: IsoflopDesign, budget: float, same_family: list[_Candidate], results: Mapping[str, Result | None]
-) -> Centre:
-    """The expected optimum of one budget; `same_family`: the grid points of its family at every budget."""
-    if design.recentre:
-        trained: dict[float, dict[float, float]] = {}
-        for one in same_family:
-            loss = _mean_loss(one, results)
-            if loss is not None:
-                trained.setdefault(one.request.budget or 0.0, {})[float(one.parameters)] = loss
-        centre = extrapolated(budget, trained)
-        if centre is not None:
-            return centre
-    rungs = {(float(one.parameters), one.flops_per_token) for one in same_family}
-    return guessed(budget, sorted(rungs), design.tokens_per_parameter)
+@dataclass(frozen=True, kw_only=True)
+class _Family:
+    """What the grid points of one family say about its optima, the same at every budget."""
+
+    best: dict[float, float]
+    """Best size by budget, of those that are trained; empty for a design that is not re-centred."""
+    rungs: list[tuple[float, float]]
+    """(N, FLOPs per token) of its sizes."""
+
+    def centre(self, design: IsoflopDesign, budget: float) -> Centre:
+        """The expected optimum of one budget."""
+        return extrapolated(budget, self.best) or guessed(budget, self.rungs, design.tokens_per_parameter)
+
+
+def _family(design: IsoflopDesign, members: list[_Candidate], results: Mapping[str, Result | None]) -> _Family:
+    trained: dict[float, dict[float, float]] = {}
+    for one in members if design.recentre else ():
+        loss = _mean_loss(one, results)
+        if loss is not None:
+            trained.setdefault(one.request.budget or 0.0, {})[float(one.parameters)] = loss
+    rungs = {(float(one.parameters), one.flops_per_token) for one in members}
+    return _Family(best=best_sizes(trained), rungs=sorted(rungs))
 
 
 def _mean_loss(one: _Candidate, results: Mapping[str, Result | None]) -> float | None:

@@ -39,13 +39,20 @@ def around_optima(count: int) -> dict[str, Any]:
     return {"design": [design | {"axes": {"train.lr": rates}}]}
 
 
+def many_budgets(count: int) -> dict[str, Any]:
+    """One family at very many budgets, of which every other trial is trained."""
+    budgets = [2e10 * 1.01**index for index in range(count // len(SIZES))]
+    design = {"type": "isoflop", "budgets": budgets, "sizes": SIZES, "per_budget": 4, "minimum_steps": 1, "hold_out": 0}
+    return {"design": [design]}
+
+
 def held_out_ladder(count: int) -> dict[str, Any]:
     rates = [0.001 + 0.00001 * index for index in range(count // len(SIZES))]
     design = {"type": "ladder", "sizes": SIZES, "tokens_per_parameter": [20], "hold_out": 1, "minimum_steps": 1}
     return {"design": [design | {"axes": {"train.lr": rates}}]}
 
 
-DESIGNS = [swept, token_budgets, around_optima, held_out_ladder]
+DESIGNS = [swept, token_budgets, around_optima, many_budgets, held_out_ladder]
 
 
 def record(planned: Plan, every: int) -> None:
