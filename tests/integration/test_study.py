@@ -58,7 +58,7 @@ def test_study_trains_every_trial_once_and_mlflow_shows_the_same_numbers(make_st
     table = read_table(storage.join(study.folder, "results.parquet"))
     assert list(table["bpb"]) == [result.bpb for result in outcome.results]
 
-    client = MlflowClient(study.tracking.uri)
+    client = MlflowClient(study.tracking.uri.reveal())
     experiment = client.get_experiment_by_name(study.study)
     runs = client.search_runs([experiment.experiment_id])
     children = {run.data.tags["vqscale.trial_id"]: run for run in runs if "mlflow.parentRunId" in run.data.tags}
@@ -260,7 +260,7 @@ def test_study_of_classifiers_runs_from_its_file_to_its_report(
     assert all(result.test_accuracy is not None for result in results)
     assert "accuracy" in capsys.readouterr().out
     assert "Confusion matrix" in Path(study.folder, "report.html").read_text()
-    client = MlflowClient(study.tracking.uri)
+    client = MlflowClient(study.tracking.uri.reveal())
     experiment = client.get_experiment_by_name("classes")
     children = [one for one in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in one.data.tags]
     shown = {one.data.tags["vqscale.trial_id"]: one for one in children}
@@ -269,3 +269,12 @@ def test_study_of_classifiers_runs_from_its_file_to_its_report(
         assert run_of_trial.data.metrics["final/accuracy"] == result.accuracy
         names = {artifact.path for artifact in client.list_artifacts(run_of_trial.info.run_id)}
         assert {"confusion.csv", "accuracy_by_length.csv"} <= names
+        inputs = run_of_trial.inputs.dataset_inputs
+        assert sorted(tag.value for one in inputs for tag in one.tags) == ["test", "training", "validation"]
+        (model,) = client.search_logged_models(
+            [experiment.experiment_id], f"source_run_id = '{run_of_trial.info.run_id}'"
+        )
+        measured = {
+            metric.key: metric.dataset_name.rpartition("/")[2] for metric in model.metrics if metric.dataset_name
+        }
+        assert (measured["final/accuracy"], measured["final/test_accuracy"]) == ("validation", "test")
