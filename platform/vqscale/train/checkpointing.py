@@ -20,6 +20,7 @@ from vqscale.train import checkpoint
 from vqscale.train.checkpoint_files import CheckpointManifest, ProgressNumbers, checkpoints_folder
 from vqscale.train.engine import Engine
 from vqscale.train.host import Host
+from vqscale.train.metrics import revived_codes
 from vqscale.train.trial_progress import TrialProgress
 
 LAST_SECONDS = 10.0
@@ -171,7 +172,7 @@ class Checkpointing:
             trial=fingerprint,
             step=progress.step,
             zero=self._trial.train.zero,
-            progress=_numbers(progress),
+            progress=_numbers(progress, revived_codes(self._engine.module.codebooks())),  # type: ignore[operator]
             group=self._host.group,
         )
         # An engine may draw random numbers while it saves. This attempt must see the same draws afterwards as one that
@@ -198,12 +199,12 @@ class Checkpointing:
         )
 
 
-def _numbers(progress: TrialProgress) -> ProgressNumbers:
-    """What a manifest says of the progress."""
+def _numbers(progress: TrialProgress, revived: float) -> ProgressNumbers:
+    """What a manifest says of the progress. `revived`: codes revived by this attempt, those since the last row too."""
     return ProgressNumbers(
         first_loss=progress.first_loss,
         seconds=progress.seconds,
-        revived=progress.revived,
+        revived=progress.revived_before + revived,
         peak_memory=progress.peak_memory,
         shared_steps=progress.shared_steps,
         skipped_updates=progress.skipped_updates,

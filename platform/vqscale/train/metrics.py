@@ -93,8 +93,13 @@ def codebook_telemetry(codebooks: list[Any]) -> dict[str, float]:
         key: torch.stack([_scalar(layer[key]) for layer in layers]).mean()
         for key in ("perplexity", "dead_share", "quantisation_error", "threshold")
     }
-    revived = torch.stack([_scalar(layer["revived"]) for layer in layers]).sum()
-    return {f"codebook/{key}": float(value) for key, value in {**mean, "revived": revived}.items()}
+    values = {f"codebook/{key}": float(value) for key, value in mean.items()}
+    return {**values, "codebook/revived": revived_codes(codebooks)}
+
+
+def revived_codes(codebooks: list[Any]) -> float:
+    """Codes revived in all layers since the model was built; 0 for a model without codebooks."""
+    return float(sum(_scalar(codebook.telemetry()["revived"]) for codebook in codebooks))
 
 
 def _scalar(value: Tensor) -> Tensor:

@@ -47,8 +47,10 @@ def measured(folder: Path) -> list[tuple[float, ...]]:
 def test_trial_that_leaves_between_rows_and_resumes_is_bitwise_the_one_that_stayed(
     settings: dict[str, Any], cuts: tuple[int, ...], make_trial: Any, tmp_path: Path, process_group: None
 ) -> None:
-    trial = make_trial(**settings, model={"dropout_residual": 0.2})
+    reviving = {"codebook_size": 64, "codebook_decay": 0.5, "revive_below": 0.9}  # codes in every update
+    trial = make_trial(**settings, model={"dropout_residual": 0.2} | reviving)
     whole = run(trial, tmp_path / "whole")
+    assert whole.revived > 0
     at = 0
     for updates in cuts:
         with pytest.raises(StudyInterruptedError):
