@@ -106,6 +106,7 @@ def _runs(table: pd.DataFrame, fits: StudyFits) -> list[Entry]:
         ("Training FLOPs C", _range(table, "flops", power)),
         ("Seeds", _values(table, "seed")),
         ("Which checkpoints", "the last of every finished run: the learning-rate schedule ends there"),
+        *([("Rows of the table", " ".join(fits.notes))] if fits.notes else []),
         ("Left out", f"{plural(left_out, 'run')}, listed above with reasons"),
     ]
 
@@ -115,6 +116,7 @@ def _fitting(fits: StudyFits) -> list[Entry]:
         ("Objective", _joined({_objective(fit.method) for fit in fits.fits}) or "no law was fitted"),
         ("Optimiser", _optimiser(fits)),
         ("Uncertainty", _uncertainty(fits)),
+        *([("Resampled", resampled)] if (resampled := _joined({one.resampled for one in fits.fits} - {""})) else []),
         ("Hold-out", _joined({_held_out(fit) for fit in fits.fits}) or "no law was fitted"),
         ("Sensitivity", _sensitivity(fits)),
         ("Refused", f"{plural(len(fits.refusals), 'subset')}, listed above with reasons"),

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from vqscale.laws.fitting.points import SAME_POINT
 from vqscale.reporting.charts.style import present
 
 AT_EQUAL = {"compute": "flops", "tokens": "tokens"}
@@ -65,8 +66,8 @@ def equal_groups(runs: pd.DataFrame, column: str, metric: str, equal: Equal) -> 
 
 
 def _levels(rows: pd.DataFrame, level: str) -> Iterator[pd.DataFrame]:
-    """Rows within `EQUAL_COMPUTE` of the smallest of them, then the next; equal tokens are equal to the token."""
-    near = EQUAL_COMPUTE if level == "flops" else 0.0
+    """Rows within `EQUAL_COMPUTE` of the smallest of them, then the next; tokens are equal within whole updates."""
+    near = EQUAL_COMPUTE if level == "flops" else SAME_POINT
     ordered = rows.sort_values(level)
     values, first = ordered[level].to_numpy(dtype=np.float64), 0
     while first < len(values):

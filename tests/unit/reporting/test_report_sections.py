@@ -8,7 +8,7 @@ import pytest
 
 from vqscale.laws import StudyFits
 from vqscale.laws.decisions.predictions import predict_run, register
-from vqscale.laws.io.schema import Estimate, Interval
+from vqscale.laws.io.schema import Estimate, Interval, Optimum
 from vqscale.reporting import figures, gather
 from vqscale.reporting.charts.curves import POINTS_PER_CURVE, training_curves
 from vqscale.reporting.charts.panel import Axis, LineLayer, Panel, PointsLayer, round_numbers, ticks
@@ -16,6 +16,7 @@ from vqscale.reporting.charts.style import power, shade
 from vqscale.reporting.checklist import checklist
 from vqscale.reporting.equal import equal_groups, seed_noise
 from vqscale.reporting.page import make_sections
+from vqscale.reporting.sections.compute import optima_layers
 from vqscale.reporting.summary.summary import summarise
 
 STUDY = {"study": "books", "question": "", "resources": {"price_per_device_hour": 2.0, "currency": "EUR"}}
@@ -197,3 +198,20 @@ def test_ticks_of_a_linear_axis_are_left_to_the_drawer():
 def test_shades_run_from_pale_to_the_colour_itself():
     assert shade("#0f78bf", 1.0) == "#0f78bf"
     assert shade("#0f78bf", 0.0) != shade("#0f78bf", 0.5) != "#0f78bf"
+
+
+def test_optima_outside_the_sizes_are_dotted_at_either_end():
+    def at(flops, outside=1.0, beyond=1.0):
+        size = Estimate(value=flops**0.5)
+        return Optimum(
+            flops=flops, parameters=size, tokens=size, loss=size, tokens_per_parameter=size, parameters_low=1.0,
+            parameters_high=1.0, beyond=beyond, outside=outside,
+        )  # fmt: skip
+
+    optima = [at(1.0, outside=2.0), at(2.0), at(3.0), at(4.0, outside=3.0), at(5.0, beyond=2.0)]
+    layers = list(optima_layers(optima, [(one.flops, None) for one in optima], "", "#000"))
+    assert [(layer.dash, layer.x) for layer in layers] == [
+        ("solid", [2.0, 3.0]),
+        ("dotted", [1.0, 2.0]),
+        ("dotted", [3.0, 4.0, 5.0]),
+    ]

@@ -128,10 +128,12 @@ def optima_layers(optima: list[Optimum], estimates: list[Any], group: str, tint:
     points = [(one.flops, value) for one, (value, _) in zip(optima, estimates, strict=True)]
     inside = [place for place, one in enumerate(optima) if one.beyond <= 1 and one.outside <= 1]
     first, last = (inside[0], inside[-1]) if inside else (0, 0)
-    parts = ((points[: first + 1], "dotted"), (points[first : last + 1], "solid"), (points[last:], "dotted"))
-    for part, dash in parts:
+    if first < last:
+        part = points[first : last + 1]
+        yield LineLayer(group=group, shade=tint, x=[x for x, _ in part], y=[y for _, y in part])
+    for part in (points[: first + 1], points[last:]):
         if len(part) > 1:
-            yield LineLayer(group=group, shade=tint, x=[x for x, _ in part], y=[y for _, y in part], dash=dash)
+            yield LineLayer(group=group, shade=tint, x=[x for x, _ in part], y=[y for _, y in part], dash="dotted")
 
 
 def describe(row: "pd.Series[Any]", metric: str) -> str:
