@@ -61,7 +61,7 @@ def check_trial(trial: Trial, study: Study) -> None:
     check_memory(trial, study)
     if train.engine == "plain" and (workers > 1 or train.deepspeed):
         raise StudyError("train.engine: plain serves one worker without DeepSpeed settings. Use engine: deepspeed.")
-    check_deepspeed(train.deepspeed)
+    check_deepspeed(train.deepspeed, train.zero)
 
 
 def check_memory(trial: Trial, study: Study) -> None:
@@ -102,7 +102,7 @@ def check_backend(trial: Trial, study: Study) -> None:
         raise StudyError(f"train.{error}{hint}") from error
 
 
-def check_deepspeed(overrides: dict[str, Any]) -> None:
+def check_deepspeed(overrides: dict[str, Any], stage: int) -> None:
     """Check that overrides change nothing that the training loop relies on. Raises StudyError with the key to use."""
     try:
         check_deepspeed_keys(overrides)
@@ -120,6 +120,13 @@ def check_deepspeed(overrides: dict[str, Any]) -> None:
         place, _, name = key.rpartition(".")
         if (value := (overrides.get(place, {}) if place else overrides).get(name, True)) is not True:
             raise StudyError(f"train.deepspeed: {key}: {value!r} cannot be set: the training loop {use}. Leave it out.")
+    # DeepSpeed's 16-bit optimisers of stage 0 keep the gradients where they can be neither clipped nor skipped.
+    for name in ("bf16", "bfloat16", "fp16"):
+        if stage == 0 and overrides.get(name, {}).get("enabled", False):
+            raise StudyError(
+                f"train.deepspeed: {name}: 16-bit parameters at train.zero: 0 would be neither clipped nor skipped."
+                " Use train.precision: bf16, or train.zero: 1."
+            )
 
 
 def check_length(train: TrainConfig, corpus: Corpus) -> None:

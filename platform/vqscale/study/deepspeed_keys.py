@@ -24,6 +24,8 @@ KEYS: dict[str, frozenset[str]] = {
         " partition_activations profile synchronize_checkpoint_boundary",
         "aio": "block_size intra_op_parallelism overlap_events queue_depth single_submit use_gds",
         "bf16": "enabled immediate_grad_update check_grad_overflow bf16_master_weights_and_grads bf16_optimizer_states",
+        "bfloat16": "enabled immediate_grad_update check_grad_overflow bf16_master_weights_and_grads "
+        "bf16_optimizer_states",
         "checkpoint": "checkpoint_serialization load_universal parallel_write tag_validation use_node_local_storage"
         " writer",
         "data_types": "buffer_dtype grad_accum_dtype keep_in_fp32_modules param_dtype",

@@ -119,6 +119,13 @@ def test_plan_refuses_deepspeed_settings_that_the_loop_owns(make: Any, overrides
         plan(make(sweep=[{"train.deepspeed": [overrides]}]))
 
 
+def test_plan_refuses_16_bit_parameters_at_stage_0_only(make: Any) -> None:
+    axes = {"train.deepspeed": [{"bf16": {"enabled": True}}]}
+    with pytest.raises(StudyError, match=r"train\.deepspeed: bf16: .*train\.zero: 1"):
+        plan(make(sweep=[axes | {"train.zero": [0]}]))
+    assert len(plan(make(sweep=[axes | {"train.zero": [1, 2, 3]}])).trials) == 3
+
+
 def test_plan_takes_other_deepspeed_settings(make: Any) -> None:
     overrides = {"zero_optimization": {"reduce_bucket_size": 1000}, "steps_per_print": 10}
     (planned,) = plan(make(sweep=[{"train.deepspeed": [overrides]}])).trials
