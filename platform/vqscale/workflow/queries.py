@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -102,6 +102,7 @@ def predict_target(
     ask = partial(_ask, table=table, place=place)
     if not stored.fits:
         raise FitError(f"{name}: no law was fitted, so that nothing can be predicted. {_first_refusal(stored)}")
+    selection = replace(selection, group=_by_own_names(selection.group, stored))
     check_question(question, stored.fits, selection, _example(name, fits, stored.fits, ask))
     asked = matching_fits(stored.fits, selection, question=question, every=place.study is None)
     outcomes = [(fit, ask(fit, question, selection.fixed)) for fit in asked]
@@ -111,6 +112,12 @@ def predict_target(
         example = _example(name, fits, stored.fits, ask)
         raise FitError(" ".join([f"{name}: nothing can be predicted. {'; '.join(reasons)}.", *notes, example]).strip())
     return Predicted(table=table, outcomes=outcomes, notes=notes)
+
+
+def _by_own_names(group: Mapping[str, str], stored: StudyFits) -> dict[str, str]:
+    """The groups by the platform's names of their columns, which a table from elsewhere may call otherwise."""
+    own = {source: name for name, source in stored.reading.columns.items()} if stored.reading else {}
+    return {own.get(column, column): value for column, value in group.items()}
 
 
 def matching_fits(

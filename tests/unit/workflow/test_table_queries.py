@@ -66,6 +66,16 @@ def test_subset_is_chosen_by_its_name(tables, selection):
     assert answer.optimum.loss.value == pytest.approx(surface(n, 1e19 / 6 / n), rel=0.01)
 
 
+def test_subset_is_chosen_by_the_name_of_its_column_in_the_file(tmp_path):
+    table = budgets().rename(columns={"arch": "config.architecture"})
+    other = table.assign(**{"config.architecture": "RWKV"}, loss=1.05 * table["loss"])
+    pd.concat([table, other]).to_csv(tmp_path / "runs.csv", index=False)
+    fit_target(str(tmp_path / "runs.csv"), FitOptions(bootstrap=0, laws=["chinchilla"]), events=StudyEvents())
+    chosen = Selection(group={"config.architecture": "RWKV"})
+    ((fit, _),) = predict_target(str(tmp_path / "runs.csv"), {"compute": 1e19}, chosen).outcomes
+    assert fit.label == "RWKV"
+
+
 def test_numbers_that_name_a_subset_are_compared_as_numbers():
     where = {"vocab_size": 32000, "dataset": "32000"}
     assert Selection(group={"vocab_size": "32e3"}).agrees(where)
