@@ -244,18 +244,22 @@ def _conclusions(table: pd.DataFrame) -> list[str]:
         f" {'met' if met else 'missed'}, {last['cpu_seconds']:.1f} s and {last['peak_mib']:.0f} MiB."
     ]
     for name, rows in whole.groupby("checkout", sort=False):
-        if len(rows) > 1:
-            (a, b) = (rows.iloc[-2], rows.iloc[-1])
-            power = math.log(b["cpu_seconds"] / a["cpu_seconds"]) / math.log(b["records"] / a["records"])
+        if len(rows) < 3:
+            continue
+        start, a, b = rows.iloc[0], rows.iloc[-2], rows.iloc[-1]
+        # Above the smallest count, which is mostly start-up: otherwise that would hide how the rest grows.
+        above = [one["cpu_seconds"] - start["cpu_seconds"] for one in (a, b)]
+        power = math.log(above[1] / above[0]) / math.log(b["records"] / a["records"])
+        said.append(
+            f"From {a['records']:,} to {b['records']:,} records the time of {name} above that of {start['records']:,}"
+            f" records grows with power {power:.2f}."
+        )
+        if b["records"] < last["records"]:
+            far = start["cpu_seconds"] + above[1] * (last["records"] / b["records"]) ** power
             said.append(
-                f"From {a['records']:,} to {b['records']:,} records the time of {name} grows with power {power:.2f}."
+                f"Extrapolated with that power, not measured: {far / 3600:.1f} CPU hours of {name} at"
+                f" {last['records']:,} records, {far / last['cpu_seconds']:,.0f} times as long."
             )
-            if b["records"] < last["records"]:
-                extrapolated = b["cpu_seconds"] * (last["records"] / b["records"]) ** power
-                said.append(
-                    f"Extrapolated with that power, not measured: {extrapolated / 3600:.1f} CPU hours of {name} at"
-                    f" {last['records']:,} records, {extrapolated / last['cpu_seconds']:,.0f} times as long."
-                )
     return said
 
 

@@ -26,13 +26,13 @@ def costs(checkout: str, count: int, seconds: float, mib: float = 100.0) -> dict
 
 
 def test_page_gives_ratios_growth_and_an_extrapolation_that_is_named_one() -> None:
-    rows = [costs("baseline", 100, 1.0), costs("this", 100, 0.5), costs("baseline", 200, 8.0), costs("this", 200, 1.0)]
-    page = as_markdown(pd.DataFrame([*rows, costs("this", 2000, 10.0)]), 3, "python -m benchmarks.bookkeeping")
-    assert "| 200 | all | this | 1.00 [1.00, 1.00] | 100 MiB | 8.0 |" in page
-    assert "From 100 to 200 records the time of baseline grows with power 3.00." in page
-    assert "Extrapolated with that power, not measured: 2.2 CPU hours of baseline at 2,000 records, 800 times" in page
-    assert "From 200 to 2,000 records the time of this grows with power 1.00." in page
-    assert "at 2,000 records: met, 10.0 s and 100 MiB." in page
+    rows = [costs("baseline", 100, 1.0), costs("baseline", 200, 9.0), costs("baseline", 400, 65.0)]
+    rows += [costs("this", count, 0.5 + count / 200) for count in (100, 200, 400, 4000)]
+    page = as_markdown(pd.DataFrame(rows), 3, "python -m benchmarks.bookkeeping")
+    assert "| 200 | all | this | 1.50 [1.50, 1.50] | 100 MiB | 6.0 |" in page
+    assert "From 200 to 400 records the time of baseline above that of 100 records grows with power 3.00." in page
+    assert "not measured: 17.8 CPU hours of baseline at 4,000 records, 3,122 times as long." in page
+    assert "at 4,000 records: missed, 20.5 s and 100 MiB." in page
 
 
 @pytest.mark.parametrize(("seconds", "mib"), [(20.1, 100.0), (1.0, 1025.0)])
