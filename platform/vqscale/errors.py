@@ -3,14 +3,14 @@
 from vqscale.masking import without_passwords
 
 
-class _Masked(Exception):
+class _MaskedError(Exception):
     """An error whose message shows no password of an address in it."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(without_passwords(str(message)))
 
 
-class UserError(_Masked):
+class UserError(_MaskedError):
     """The request was wrong; nothing was started and nothing written. Exit code 2."""
 
 
@@ -46,9 +46,9 @@ class FitError(UserError):
     """A law that the data cannot identify."""
 
 
-class StudyInterruptedError(_Masked):
+class StudyInterruptedError(_MaskedError):
     """The user stopped the work; what was done is kept. Exit code 130."""
 
 
-class WorkFailedError(_Masked):
+class WorkFailedError(_MaskedError):
     """The request was right but part of the work failed. Exit code 1."""

@@ -37,7 +37,7 @@ PAGES = [page.name for page in sorted(HOW_TO.glob("*.md")) if examples(page.name
 def workspace(
     corpus_uri: str, tmp_path: Path, write_study: Any, finished_study: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """study.yaml and its finished runs in runs/books, tables of runs from elsewhere, a throughput study."""
+    """study.yaml and its finished runs in runs/books, tables of runs from elsewhere, a throughput study, one of logs."""
     study = write_study(tmp_path / "study.yaml", corpus_uri, resources={"price_per_device_hour": 0.5})
     shutil.copytree(finished_study.folder, study.folder)
     shutil.copy(tmp_path / "study.yaml", Path(study.folder) / "study.yaml")
@@ -51,6 +51,8 @@ def workspace(
     points = {"size_of_model": n / 1e6, "D": d / 1e9, "c4_loss": runs["final"]}
     pd.DataFrame(points).to_csv(tmp_path / "points.csv", index=False)
     (tmp_path / "speed.yaml").write_text(blocks("measure-throughput.md", "yaml")[0].replace("cuda", "cpu"))
+    logs = blocks("logs.md", "yaml")[0].replace("corpora/logs", corpus_uri)
+    (tmp_path / "logs.yaml").write_text(logs.replace(", evaluation_tokens: 65_536", ""))  # a small corpus has fewer
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -115,7 +115,8 @@ def test_listed_keys_are_those_that_deepspeed_reads() -> None:
         DeepSpeedConfig(copy.copy(_Asked(config, asked)) if not section else config | {section: _Asked({}, asked)})
         return asked
 
-    assert read("") - REMOVED == KEYS[""]
+    # Read only where a process group exists, as it does after other tests; it would divide the workers of a trial.
+    assert read("") - REMOVED - {"sequence_parallel_size"} == KEYS[""]
     for section in ("activation_checkpointing", "data_types", "checkpoint", "torch_autocast", "aio", FLOPS_PROFILER):
         assert read(section) == KEYS[section], section
     models = {

@@ -151,7 +151,8 @@ def test_trial_that_breaks_ends_as_diverged_with_its_last_checkpoint(
     lr: float, message: str, make_trial: Any, tmp_path: Path
 ) -> None:
     # Without clipping and warm-up such a rate destroys the weights at once; the first checkpoint is whole.
-    trial = make_trial("transformer", lr=lr, clip=None, warmup=0.0)
+    trial = make_trial("transformer", clip=None, warmup=0.0)
+    trial = trial.model_copy(update={"train": trial.train.model_copy(update={"lr": lr})})  # beyond what a study may say
     host = LocalHost(device=torch.device("cpu"))
     outcome = run_trial(trial, str(tmp_path), RunOptions(log_every=1, checkpoint_every=1), host)
     assert outcome.status == "diverged"
