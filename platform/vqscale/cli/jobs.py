@@ -130,6 +130,7 @@ def _study_status(target: str, as_json: bool) -> None:
                 "folder": one.folder,
                 one.unit: one.total,
                 "states": one.states,
+                "owner": one.owner,
                 "damaged": one.damaged,
             }
             for one in found
@@ -141,5 +142,7 @@ def _study_status(target: str, as_json: bool) -> None:
         console.print(f"{one.study}: {one.total} {one.unit} in {one.folder}", markup=False, soft_wrap=True)
         for state, number in one.states.items():
             console.print(f"  {state:<9} {number}")
+        if one.owner is not None:
+            console.print(f"  run by    {one.owner}", markup=False, soft_wrap=True)
         for sentence in one.damaged:
             console.print(sentence, style="yellow", markup=False, soft_wrap=True)

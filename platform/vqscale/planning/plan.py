@@ -126,7 +126,7 @@ def plan(study: Study, *, source: str = "study", allow_changed: bool = False) ->
         raise StudyError(
             f"{source}: study {study.study!r} in {study.folder} has {len(unrecognised)} finished trials that this file"
             f" no longer describes (such as {unrecognised[0]}): the study was changed under the same name. Give it"
-            " another name, or add --allow-changed to continue without them."
+            " another name, or continue without them by `vqscale run --allow-changed`."
         )
     measured = MeasuredSpeeds(result for name, result in results.items() if result and name in known)
     speed_of, speed_source = _speeds(study, measured)

@@ -109,12 +109,10 @@ class Lease:
         return held is not None and held.token == self._own.token
 
     def _is_free(self, number: int, held: Owner) -> bool:
-        if held.released or _is_copy(held.folder, self._folder):
-            return True
-        if held.machine == self._own.machine:
-            return not _lives(held)
-        if _age(held) < STALE_SECONDS:
+        if _holds(held, self._folder):
             return False
+        if held.released or held.machine == self._own.machine or _is_copy(held.folder, self._folder):
+            return True
         self._on_wait(
             f"{_who(held)} ran this study until {held.heartbeat}; waiting {WATCH_SECONDS:.0f} s to see whether it"
             " still does."
@@ -145,6 +143,12 @@ class Lease:
         now = self._own.model_copy(update={"heartbeat": utc_now(), "released": released})
         with contextlib.suppress(StorageError):  # the next beat tries again; at the end it turns stale by itself
             storage.write_text(_uri(self._folder, self._number), now.model_dump_json(indent=2))
+
+
+def owner_now(folder: str) -> str | None:
+    """Who runs the study in `folder` as far as its lease says without being watched, as text for the user."""
+    _, held = newest(folder)
+    return f"{_who(held)} since {held.since}" if held is not None and _holds(held, folder) else None
 
 
 def newest(folder: str) -> tuple[int, Owner | None]:
@@ -186,6 +190,13 @@ def _machine() -> str:
         return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return f"{socket.gethostname()} {psutil.boot_time():.0f}"
+
+
+def _holds(owner: Owner, folder: str) -> bool:
+    """Whether the owner is known to run the study: its process lives, or its heartbeat is fresh."""
+    if owner.released or _is_copy(owner.folder, folder):
+        return False
+    return _lives(owner) if owner.machine == _machine() else _age(owner) < STALE_SECONDS
 
 
 def _lives(owner: Owner) -> bool:

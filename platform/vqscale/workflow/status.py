@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from vqscale import storage
 from vqscale.planning.plan import plan
+from vqscale.results.lease import owner_now
 from vqscale.study.places import STUDY_FILE, is_study_file, open_any, studies_in, study_file
 from vqscale.study.throughput_study import ThroughputStudy
 
@@ -17,6 +18,8 @@ class StudyState:
     """What is counted: trials, or the cells of a throughput study."""
     states: dict[str, int]
     """How many are in which state; `pending` where there is no record."""
+    owner: str | None = None
+    """Who runs it at present, as text for the user."""
     damaged: list[str] = field(default_factory=list)
     """Records and measurements that cannot be read or not as a whole, as text for the user."""
 
@@ -48,6 +51,7 @@ def _state(target: str) -> StudyState:
         folder=study.folder,
         unit="trials",
         states=dict(counts.most_common()),
+        owner=owner_now(study.folder),
         damaged=planned.damaged,
     )
 

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from typer.testing import CliRunner
@@ -6,6 +7,7 @@ from typer.testing import CliRunner
 from vqscale.cli.main import app
 from vqscale.data.prepare import prepare
 from vqscale.errors import ClusterError, StudyError
+from vqscale.results.lease import Lease
 
 STUDY = """
 study: tiny
@@ -26,9 +28,13 @@ def test_status_of_a_study_that_was_not_run_counts_its_trials_and_makes_nothing(
         "folder": str(tmp_path / "runs/tiny"),
         "trials": 2,
         "states": {"pending": 2},
+        "owner": None,
         "damaged": [],
     }
     assert not (tmp_path / "runs").exists()
+    with Lease(str(tmp_path / "runs/tiny"), on_lost=print):
+        shown = CliRunner().invoke(app, ["status", str(tmp_path / "study.yaml")], catch_exceptions=False).stdout
+    assert f"(process {os.getpid()}) since" in shown
 
 
 def test_status_of_a_job_without_an_address_says_that_it_needs_one():
@@ -63,6 +69,7 @@ def test_status_of_a_throughput_study_counts_its_cells(tmp_path):
         "folder": str(tmp_path / "speed"),
         "cells": 2,
         "states": {"pending": 2},
+        "owner": None,
         "damaged": [],
     }
 
