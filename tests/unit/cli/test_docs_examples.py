@@ -37,7 +37,7 @@ PAGES = [page.name for page in sorted(HOW_TO.glob("*.md")) if examples(page.name
 def workspace(
     corpus_uri: str, tmp_path: Path, write_study: Any, finished_study: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """study.yaml and its finished runs in runs/books, tables of runs from elsewhere, a throughput study, one of logs."""
+    """study.yaml, its finished runs in runs/books, tables from elsewhere, a throughput study, a study of logs."""
     study = write_study(tmp_path / "study.yaml", corpus_uri, resources={"price_per_device_hour": 0.5})
     shutil.copytree(finished_study.folder, study.folder)
     shutil.copy(tmp_path / "study.yaml", Path(study.folder) / "study.yaml")
