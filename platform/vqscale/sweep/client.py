@@ -22,6 +22,7 @@ from vqscale.study.frozen import Frozen
 from vqscale.study.spec import Resources
 from vqscale.sweep.processes import end_session
 from vqscale.sweep.protocol import DRIVER, Close, Connect, Request, Stage, Stop
+from vqscale.sweep.reachable import require_listener
 
 Event = dict[str, Any]
 STOP_SECONDS = 60.0
@@ -56,6 +57,8 @@ class RayDriver:
 
         Raises ClusterError when the cluster cannot be reached or is too small, before anything is trained.
         """
+        if address := self._connect.address or os.environ.get("RAY_ADDRESS"):
+            require_listener(address)
         self._log = tempfile.TemporaryFile(prefix="vqscale-driver-")  # noqa: SIM115 (closed by `close`)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", DRIVER],  # -P: a ray.py beside the study must not shadow Ray

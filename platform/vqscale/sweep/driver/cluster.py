@@ -27,6 +27,11 @@ LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # the machine is the user's own; saves a process per worker group
 }
 """For a cluster of this process's own."""
+JOINED_ENVIRONMENT = {
+    # Attempts at a cluster that does not answer, each of 41 s; Ray's own 20 keep a user waiting for 14 minutes.
+    "RAY_gcs_server_port_wait_time_s": "1",
+}
+"""For a cluster that is joined."""
 LOCAL_OBJECT_STORE_BYTES = 256 * 2**20
 """Trials pass messages of a few kilobytes; data and checkpoints never go through the object store."""
 
@@ -36,7 +41,7 @@ def connected(address: str | None) -> Iterator[None]:
     """A Ray connection: to `address` (or `RAY_ADDRESS`), else to a cluster of this process's own. Ended at exit."""
     address = address or os.environ.get("RAY_ADDRESS")
     local: dict[str, object] = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
-    for name, value in {**ENVIRONMENT, **(LOCAL_ENVIRONMENT if address is None else {})}.items():
+    for name, value in {**ENVIRONMENT, **(JOINED_ENVIRONMENT if address else LOCAL_ENVIRONMENT)}.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
