@@ -5,6 +5,7 @@ they are called, so that `--help` and usage errors load neither torch nor Ray no
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -81,6 +82,7 @@ def main() -> None:
         _complain("[red]failed:[/red] {}", error)
         sys.exit(1)
     except StudyInterruptedError as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends: one more Ctrl-C would only add a traceback
         _complain("Stopped. {}", error)
         sys.exit(130)
     except BrokenPipeError:

@@ -11,7 +11,7 @@ _HOST_AND_PORT = re.compile(r"(?:ray://)?([\w.-]+):(\d+)")
 
 
 def require_listener(address: str) -> None:
-    """Raise ClusterError where nothing listens at `HOST:PORT`; other addresses, such as `auto`, are Ray's to resolve."""
+    """Raise ClusterError where nothing listens at `HOST:PORT`; other forms, such as `auto`, are Ray's to resolve."""
     found = _HOST_AND_PORT.fullmatch(address)
     if found is None:
         return

@@ -61,3 +61,26 @@ def test_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
     wait_for(started)
     process.send_signal(signal.SIGHUP)
     assert process.wait(30) == 0
+
+
+PRINTING = """
+import os, signal, sys
+import rich.console
+from vqscale.cli.main import main
+real = rich.console.Console.print
+def printed(self, *arguments, **options):
+    real(self, *arguments, **options)
+    os.kill(os.getpid(), signal.SIGINT)
+rich.console.Console.print = printed
+sys.argv = ["vqscale", "fit", sys.argv[1]]
+main()
+"""
+
+
+def test_ctrl_c_while_a_table_is_printed_ends_without_a_traceback(tmp_path: Path) -> None:
+    table = tmp_path / "runs.csv"
+    table.write_text("N,D,loss\n" + "".join(f"{n}e6,{20 * n}e6,{4 - 0.1 * n}\n" for n in range(1, 7)))
+    done = subprocess.run([sys.executable, "-c", PRINTING, str(table)], capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert done.stdout
+    assert "Traceback" not in done.stderr
