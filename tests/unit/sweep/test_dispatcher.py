@@ -74,6 +74,24 @@ def test_dispatcher_fails_the_trial_of_a_group_that_died() -> None:
     assert order == {"trial_id": "a", "payload": None, "attempt": 2}
 
 
+def test_dispatcher_gives_the_trial_of_a_failed_group_to_another_one() -> None:
+    async def scenario() -> tuple[Any, Any, Any]:
+        dispatcher = Dispatcher()
+        await dispatcher.submit("a", None)
+        await dispatcher.take("lost", "i", 0)
+        await dispatcher.group_failed("lost")
+        (event,) = await dispatcher.events("a", 0)
+        await dispatcher.submit("a", None)
+        taken = await dispatcher.take("other", "i", 0)
+        late = await dispatcher.publish("a", 1, {"kind": "metrics", "row": {}})
+        return event, taken, late
+
+    event, taken, late = play(scenario())
+    assert event["kind"] == "failed"
+    assert "its node was lost" in event["error"]
+    assert (taken["attempt"], late) == (2, "leave")
+
+
 def test_dispatcher_keeps_the_first_cause_of_a_failure() -> None:
     async def scenario() -> list[Any]:
         dispatcher = Dispatcher()

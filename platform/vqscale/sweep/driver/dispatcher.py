@@ -162,6 +162,15 @@ class Dispatcher:
                     self._end(self._queue.pop(0), {"kind": "failed", "error": error})
             self._changed.notify_all()
 
+    async def group_failed(self, group: str) -> None:
+        """A process of a group died or raised: the trial it held has failed, and another group may take it at once.
+
+        The group itself may come back at any time, or never, where its node is lost.
+        """
+        async with self._changed:
+            if state := self._groups.get(group):
+                self._abandon(state)
+
     async def expect(self, group: str) -> None:
         """Announce a group before it is started, so that losing another one is not losing the last."""
         self._groups.setdefault(group, _Group())
@@ -187,7 +196,10 @@ class Dispatcher:
     def _abandon(self, group: _Group) -> None:
         for order in group.turns:
             if order is not None and not order.ended:
-                self._end(order, {"kind": "failed", "error": "a worker process died (killed, or out of memory)"})
+                self._end(
+                    order,
+                    {"kind": "failed", "error": "a worker process died (killed, out of memory, or its node was lost)"},
+                )
         self._changed.notify_all()
 
     def _end(self, order: _Order, event: dict[str, Any]) -> None:

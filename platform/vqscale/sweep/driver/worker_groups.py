@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.fs
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from vqscale import storage
@@ -53,6 +53,16 @@ class WorkerGroups:
                 )
 
 
+class _Losses(UserCallback):  # type: ignore[misc]
+    """Says at once that a group has failed: Ray Train says nothing while it waits for nodes that may never come."""
+
+    def __init__(self, dispatcher: Any, group: str) -> None:
+        self._dispatcher, self._group = dispatcher, group
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        self._dispatcher.group_failed.remote(self._group)
+
+
 def _trainer(study: Study, dispatcher: Any, group: str, gpus: int, failures: int) -> TorchTrainer:
     resources = study.resources
     per_worker = {"CPU": float(resources.cpus_per_worker), **({"GPU": float(gpus)} if gpus else {})}
@@ -71,5 +81,6 @@ def _trainer(study: Study, dispatcher: Any, group: str, gpus: int, failures: int
             # Retries belong to the trials, and Ray Tune counts them; a group is started again for each of those.
             failure_config=FailureConfig(max_failures=failures, controller_failure_limit=3),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=[_Losses(dispatcher, group)],
         ),
     )
