@@ -16,6 +16,8 @@ Directive = Literal["continue", "stop", "leave"]
 LEFT = {"kind": "cancelled"}
 """Last event of a trial that nobody wants any more and that has no record."""
 
+DIED = "a worker process died (killed, out of memory, or its node was lost)"
+
 
 @dataclass
 class _Order:
@@ -198,7 +200,7 @@ class Dispatcher:
             if order is not None and not order.ended:
                 self._end(
                     order,
-                    {"kind": "failed", "error": "a worker process died (killed, out of memory, or its node was lost)"},
+                    {"kind": "failed", "error": DIED},
                 )
         self._changed.notify_all()
 
