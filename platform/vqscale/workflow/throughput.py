@@ -10,6 +10,7 @@ from vqscale import storage
 from vqscale.address import Address
 from vqscale.errors import StudyInterruptedError, TrackingError
 from vqscale.reporting import write_throughput_figures, write_throughput_report
+from vqscale.results.lease import Lease
 from vqscale.study.places import STUDY_FILE
 from vqscale.study.spec import Study
 from vqscale.study.throughput_study import ThroughputStudy
@@ -74,16 +75,21 @@ def measure(
 ) -> tuple[pd.DataFrame, int]:
     """The table of a plan, written to `folder`, and how many of its cells were measured now.
 
-    Raises StudyInterruptedError on Ctrl-C; what was measured by then is kept.
+    Raises StudyOwnedError where another process measures into this folder, StudyInterruptedError on Ctrl-C or when
+    another process has taken over; what was measured by then is kept.
     """
+    lost: list[str] = []
 
     def next_round(one: Round, done: int, total: int) -> None:
+        if lost:
+            raise StudyInterruptedError(f"{lost[0]} What was measured is kept.")
         first = one.cells[0]
         progress(f"{first.preset}, {first.precision}, {first.device}, T = {first.context}", done, total)
 
     try:
         warn = functools.partial(events.message, level="warning")
-        measured = load_or_measure(plan, folder, again=again, on_round=next_round, warn=warn)
+        with Lease(folder, on_lost=lost.append, on_wait=events.message):
+            measured = load_or_measure(plan, folder, again=again, on_round=next_round, warn=warn)
     except KeyboardInterrupt as error:
         raise StudyInterruptedError("What was measured is kept: the same command resumes from there.") from error
     table = make_table(plan, measured.by_cell)

@@ -16,6 +16,7 @@ from vqscale.cli.throughput import throughput
 from vqscale.cli.throughput_view import kept_in_words, speeds
 from vqscale.data.prepare import prepare
 from vqscale.errors import StorageError, StudyError
+from vqscale.results.lease import Lease, StudyOwnedError
 from vqscale.study.spec import ThroughputSpec, parse_study
 from vqscale.throughput.assemble import cost_per_billion, kwh_per_billion, make_table
 from vqscale.throughput.measure import MeasurementTools, load_or_measure
@@ -388,7 +389,8 @@ def test_throughput_command_without_study_writes_everything_and_remembers(tmp_pa
     assert "transformer_vq trains" in first.stdout
     assert "nothing follows for a GPU" in first.stdout
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"throughput", "throughput.parquet", "throughput.csv", "figures", "report.html", "study.yaml"}
+    tables = {"throughput.parquet", "throughput.csv"}
+    assert names == {"throughput", "figures", "report.html", "study.yaml", "owner"} | tables
     assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
     second = json.loads(CliRunner().invoke(command, [*options, "--json"], catch_exceptions=False).stdout)
     assert second["measured_now"] == 0
@@ -420,3 +422,10 @@ def test_throughput_command_contexts_no_numbers_are_refused(tmp_path, command):
     with pytest.raises(StudyError, match="--contexts"):
         CliRunner().invoke(command, ["--contexts", "many", "--out", str(tmp_path)], catch_exceptions=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_measurement_that_another_process_makes_is_not_disturbed(tmp_path, command):
+    options = ["--preset", "pico", "--contexts", "64", "--repeats", "1", "--tokens", "64", "--out", str(tmp_path)]
+    with Lease(str(tmp_path), on_lost=print), pytest.raises(StudyOwnedError, match="is being run by"):
+        CliRunner().invoke(command, options, catch_exceptions=False)
+    assert not (tmp_path / "throughput.parquet").exists()
