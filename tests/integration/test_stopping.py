@@ -65,6 +65,8 @@ class Terminal:
         if not self.pid:
             os.chdir(folder)
             os.environ.pop("RAY_ADDRESS", None)
+            for number in (signal.SIGHUP, signal.SIGINT):  # ignored under nohup, and in the background of a script
+                signal.signal(number, signal.SIG_DFL)
             os.execv(sys.executable, [sys.executable, "-m", "vqscale", *command])
 
     def read_until(self, pattern: str) -> None:

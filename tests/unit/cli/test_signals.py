@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+for number in (signal.SIGHUP, signal.SIGINT):  # tests may run under nohup or in the background of a script
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 from pathlib import Path
 from vqscale.cli.signals import terminated_as_interrupted
 try:
@@ -56,7 +58,7 @@ def test_closed_terminal_is_an_interrupt_and_nothing_is_printed_to_it(tmp_path: 
 
 def test_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
     started = tmp_path / "started"
-    program = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + PROGRAM.replace("1000", "20")
+    program = PROGRAM.replace("signal.SIG_DFL", "signal.SIG_IGN").replace("1000", "20")
     process = subprocess.Popen([sys.executable, "-c", program, str(started)])
     wait_for(started)
     process.send_signal(signal.SIGHUP)
@@ -66,6 +68,7 @@ def test_ignored_hangup_stays_ignored(tmp_path: Path) -> None:
 PRINTING = """
 import os, signal, sys
 import rich.console
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from vqscale.cli.main import main
 real = rich.console.Console.print
 def printed(self, *arguments, **options):
