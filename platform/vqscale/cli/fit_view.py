@@ -132,7 +132,7 @@ def _print_frontier(fit: Fit, frontier: Frontier, console: Console, *, in_full: 
     for one in _thinned(frontier.optima):
         budget = _with_distance(f"{one.flops:.4g}", one.beyond)
         counts = [with_interval(each, short) for each in (one.parameters, one.tokens, one.tokens_per_parameter)]
-        counts[0] = _with_outside(counts[0], one.outside)
+        counts[0] = _with_outside(counts[0], one)
         span = f"{short(one.parameters_low)}-{short(one.parameters_high)}"
         table.add_row(budget, *counts, with_interval(one.loss, _four), span)
     console.print(table)
@@ -146,9 +146,12 @@ def _with_distance(budget: str, beyond: float) -> Text:
     return styled("{}\n[yellow]{} x the data[/yellow]", budget, f"{beyond:.3g}") if beyond > 1 else Text(budget)
 
 
-def _with_outside(size: Text, outside: float) -> Text:
-    """An optimal N, and how far outside the sizes tried it lies."""
-    return size + styled("\n[yellow]{} x outside the sizes[/yellow]", f"{outside:.3g}") if outside > 1 else size
+def _with_outside(size: Text, one: Optimum) -> Text:
+    """An optimal N, and how far outside the sizes tried it lies: beyond the data, how far that of the last budget did."""
+    if one.outside <= 1:
+        return size
+    where = " at the last budget" if one.beyond > 1 else ""
+    return size + styled("\n[yellow]{} x outside the sizes{}[/yellow]", f"{one.outside:.3g}", where)
 
 
 def _refused(text: str) -> Text:
