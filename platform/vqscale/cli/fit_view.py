@@ -147,10 +147,10 @@ def _with_distance(budget: str, beyond: float) -> Text:
 
 
 def _with_outside(size: Text, one: Optimum) -> Text:
-    """An optimal N, and how far outside the sizes tried it lies: beyond the data, how far that of the last budget did."""
+    """An optimal N, and how far outside the sizes tried it lies; beyond the data, that of the last budget."""
     if one.outside <= 1:
         return size
-    where = " at the last budget" if one.beyond > 1 else ""
+    where = "\nat the last budget" if one.beyond > 1 else ""
     return size + styled("\n[yellow]{} x outside the sizes{}[/yellow]", f"{one.outside:.3g}", where)
 
 
