@@ -225,6 +225,8 @@ class _Stages:
         deaths = 0
         while True:
             before = len(ended)
+            if self._lost:  # while it connected, when there was no driver to stop
+                raise StudyInterruptedError(self._lost)
             try:
                 for event in self._connect().train(_request(stage, self._stopping, ended)):
                     self._take(event, stage, listeners, ended)

@@ -36,10 +36,15 @@ def test_address_that_cannot_be_is_refused(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["auto", "local"])
-def test_address_that_ray_resolves_is_left_to_it(address: str) -> None:
+def test_address_that_ray_resolves_is_left_to_it(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(socket, "create_connection", lambda *where: asked.append(where))
     require_listener(address)
+    assert asked == []
 
 
 def test_address_with_a_listener_is_accepted() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(5)
         require_listener(f"127.0.0.1:{server.getsockname()[1]}")
+        server.accept()[0].close()  # it was asked

@@ -34,6 +34,7 @@ HEAD_RESOURCES = {"node:__internal_head__": 0.001}
 on, and leave every CPU to the worker groups. An actor that needs nothing is put on any node, and dies with it."""
 LEAVE_SECONDS = 45.0
 """How long trials may take to write their checkpoints at a stop."""
+POLL_SECONDS = 0.2
 QUEUE_LOST = {"kind": "queue lost"}
 
 
@@ -169,7 +170,8 @@ def train(stage: Stage, emit: Emit, stopping: threading.Event) -> None:
     gpus = cluster.gpus_per_worker(study.resources)
     count = cluster.group_count(study.resources, gpus, len(stage.orders))
     dispatcher = ray.remote(Dispatcher).options(num_cpus=0, resources=HEAD_RESOURCES).remote()
-    threading.Thread(target=_stop_when_asked, args=(stopping, dispatcher, emit), daemon=True).start()
+    over = threading.Event()
+    threading.Thread(target=_stop_when_asked, args=(stopping, over, dispatcher, emit), daemon=True).start()
     attempts = len(stage.orders) * (study.run.max_retries + 1)
     groups = WorkerGroups(study, dispatcher, count=count, gpus_per_worker=gpus, failures=attempts)
     groups.start()
@@ -180,6 +182,7 @@ def train(stage: Stage, emit: Emit, stopping: threading.Event) -> None:
         if not bridge.queue_lost and not stopping.is_set():
             _await_stopped(dispatcher, bridge)
     finally:
+        over.set()
         with contextlib.suppress(RayActorError):
             ray.get(dispatcher.close.remote())
         groups.join(timeout=LEAVE_SECONDS if bridge.queue_lost else GROUP_STOP_SECONDS)
@@ -191,12 +194,17 @@ def train(stage: Stage, emit: Emit, stopping: threading.Event) -> None:
     storage.remove(storage.join(study.folder, "ray"))
 
 
-def _stop_when_asked(stopping: threading.Event, dispatcher: Any, emit: Emit) -> None:
+def _stop_when_asked(stopping: threading.Event, over: threading.Event, dispatcher: Any, emit: Emit) -> None:
     """Close the queue as soon as a stop is asked for, and say when every trial has left.
 
-    Not by way of Tune: ending it takes ten seconds in which nothing is saved.
+    Not by way of Tune: ending it takes ten seconds in which nothing is saved. Ends with its stage (`over`): the queue
+    of an earlier one has nothing to wait for, and would say so while trials of the present one still save.
     """
-    stopping.wait()
+    while not stopping.wait(POLL_SECONDS):
+        if over.is_set():
+            return
+    if over.is_set():
+        return
     try:
         ray.get(dispatcher.close.remote())
         ray.get(dispatcher.left.remote(), timeout=LEAVE_SECONDS)
