@@ -216,7 +216,7 @@ def _point(
     # Rows pair the fits (row 0) and their refits one by one; where one side has fewer, the rest is left out.
     pairs = min(len(loss_B), len(base_B))
     loss_B, base_B = loss_B[:pairs], base_B[:pairs]
-    multiplier, reason = _multiplier(first, cost, budget, base_B, table)
+    multiplier, reason = multiplier_of(first.law, first.fit.label, cost, budget, base_B, table)
     return ComparedPoint(
         kind=kind,
         budget=budget,
@@ -230,21 +230,24 @@ def _point(
     )
 
 
-def _multiplier(
-    first: Side, cost: TokenCost, budget: float, base_B: Array, table: tuple[Array, Array]
+def multiplier_of(
+    law: Surface, label: str, cost: TokenCost, budget: float, base_B: Array, table: tuple[Array, Array]
 ) -> tuple[Estimate | None, str | None]:
-    """The ratio of budgets for the loss `base_B`, or why it is none."""
+    """How many times `budget` the law needs for the losses `base_B`, those of the baseline at it, or why it is none.
+
+    `base_B` [1 + B or fewer]: the baseline's value, then its refits. `table`: `law.least_losses(cost)`.
+    """
     rows = len(base_B)
-    needed_B = first.law.budgets_for(cost, base_B, (table[0], table[1][:rows])) / budget
-    largest = float(first.law.spent(cost).max())
+    needed_B = law.budgets_for(cost, base_B, (table[0], table[1][:rows])) / budget
+    largest = float(law.spent(cost).max())
     if not np.isfinite(needed_B[0]):
-        return None, f"{first.fit.label} does not reach {base_B[0]:.4g} within the range of its law"
+        return None, f"{label} does not reach {base_B[0]:.4g} within the range of its law"
     if needed_B[0] * budget > LARGEST_EXTRAPOLATION * largest:
         times = needed_B[0] * budget / largest
-        return None, f"{base_B[0]:.4g} would need {times:.3g} times the largest budget that {first.fit.label} trained"
+        return None, f"{base_B[0]:.4g} would need {times:.3g} times the largest budget that {label} trained"
     never = float(np.mean(~np.isfinite(needed_B[1:]))) if len(needed_B) > 1 else 0.0
     if never > SHARE_WITHOUT:
-        return None, f"in {never:.0%} of the paired refits {first.fit.label} never reaches it: no upper limit"
+        return None, f"in {never:.0%} of the paired refits {label} never reaches it: no upper limit"
     return estimate(needed_B[np.isfinite(needed_B)]), None
 
 
