@@ -60,9 +60,18 @@ def trial_facts(study: str, trial: Trial) -> dict[str, Any]:
         "state_bytes": decode_state_bytes(model, train.context, 4 if train.precision == "fp32" else 2)
         if model.carries_state
         else None,
+        "evaluation_text": evaluation_text(trial),
         "corpus": trial.corpus,
         "corpus_fingerprint": trial.corpus_fingerprint,
     }
+
+
+def evaluation_text(trial: Trial) -> str:
+    """What the trial is evaluated on: `TrainConfig.evaluation_text`, or the examples of a classifier."""
+    if trial.task == "language":
+        return trial.train.evaluation_text
+    drawn = trial.train.evaluation_examples
+    return "all examples" if drawn is None else f"{drawn} examples"
 
 
 def failed_result(study: str, trial: Trial, *, error: str, attempts: int, workers: int, started_at: str) -> Result:

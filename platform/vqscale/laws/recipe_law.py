@@ -52,7 +52,7 @@ RULE_COLUMNS = ("arch", "head")
 """Columns that split a sweep into rules."""
 HELD_EQUAL = (
     "context", "segment", "codebook_size", "block_length", "precision", "d_model", "n_layer", "preset", "schedule",
-    "decay", "variant",
+    "decay", "variant", "evaluation_text",
 )  # fmt: skip
 """Columns in which runs that are compared by their rate may not differ."""
 COLUMN_OF: dict[RecipeLetter, str] = {"N": N_COLUMN, "D": "tokens", "C": "flops"}

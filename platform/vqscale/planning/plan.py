@@ -2,16 +2,17 @@
 
 import functools
 import os
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 
 from vqscale import storage
+from vqscale.costing.facts import evaluation_text
 from vqscale.costing.machine_peak import processor_peak_flops
 from vqscale.costing.measured_speeds import MeasuredSpeeds
 from vqscale.costing.trial_cost import UNMEASURED_SHARE, TrialCost, trial_cost
 from vqscale.errors import StudyError
 from vqscale.planning.designs import DONE, Dropped
-from vqscale.planning.expand import expand
+from vqscale.planning.expand import Expansion, expand
 from vqscale.planning.shared_prefixes import Sharing, sharing, warmup_notes
 from vqscale.results.records import Records, read_results
 from vqscale.results.result import Result
@@ -127,6 +128,7 @@ def plan(study: Study, *, source: str = "study", allow_changed: bool = False) ->
             f"{source}: study {study.study!r} in {study.folder} has {len(unrecognised)} finished trials that this file"
             f" no longer describes (such as {unrecognised[0]}): the study was changed under the same name. Give it"
             " another name, or continue without them by `vqscale run --allow-changed`."
+            f"{_as_before(study, found, unrecognised)}"
         )
     measured = MeasuredSpeeds(result for name, result in results.items() if result and name in known)
     speed_of, speed_source = _speeds(study, measured)
@@ -134,7 +136,7 @@ def plan(study: Study, *, source: str = "study", allow_changed: bool = False) ->
         PlannedTrial(
             trial=one.trial,
             cost=trial_cost(one.trial, study, speed_of(one.trial) * study.resources.workers),
-            result=results.get(one.trial.id),
+            result=_of_known_text(results.get(one.trial.id), one.trial),
             origins=one.origins,
             budget=one.budget,
             stage=one.stage,
@@ -150,6 +152,34 @@ def plan(study: Study, *, source: str = "study", allow_changed: bool = False) ->
         notes=[*found.notes, *warmup_notes(found.trials)],
         damaged=_damages(records, known),
     )
+
+
+def _of_known_text(result: Result | None, trial: Trial) -> Result | None:
+    """A record with the text that its trial was evaluated on, which older records do not hold, but the trial's identity
+    does."""
+    if result is None or result.evaluation_text is not None:
+        return result
+    return result.model_copy(update={"evaluation_text": evaluation_text(trial)})
+
+
+def _as_before(study: Study, found: Expansion, unrecognised: Sequence[str]) -> str:
+    """The remedy where the trials were evaluated on the start of the split, which was the only way once."""
+    if "evaluation_sample" in study.train:
+        return ""
+    before = {_from_the_start(one).id for one in found.trials}
+    if before.isdisjoint(unrecognised):
+        return ""
+    return (
+        " They were evaluated on the first tokens of the held-out split, as an earlier version did: with"
+        " `evaluation_sample: start` under `train` the study describes them and goes on as it began."
+    )
+
+
+def _from_the_start(trial: Trial) -> Trial:
+    """The same trial, evaluated on the first tokens of the split."""
+    train = trial.train.model_copy(update={"evaluation_sample": "start", "evaluation_block": None})
+    # Not by `model_copy`: that takes over the identity that may have been computed.
+    return Trial(**{name: getattr(trial, name) for name in Trial.model_fields} | {"train": train})
 
 
 def _damages(records: Records, known: Container[str]) -> list[str]:

@@ -32,6 +32,27 @@ class AccuracyBucket(Frozen):
     accuracy: float = Field(ge=0, le=1)
 
 
+class LossParts(Frozen):
+    """Sums over held-out documents, in the order of the text; classifiers: over examples, in that of their split.
+
+    Neighbours are added up where there are more than `MOST_PARTS`: parts of equally many, which are as independent of
+    one another as documents are. Trials that were evaluated on the same text have the same parts.
+    """
+
+    units: list[int]
+    """Documents or examples of every part."""
+    tokens: list[int]
+    """Predicted tokens; classifiers: labels."""
+    bytes: list[int] | None = None
+    """Of text; None for classifiers."""
+    nats: list[float]
+    right: list[int] | None = None
+    """Correctly predicted labels; None for language models."""
+
+
+MOST_PARTS = 64
+
+
 class Result(Frozen):
     """One row of a study's table.
 
@@ -88,17 +109,34 @@ class Result(Frozen):
     """language or classification; records from before this column all have the default."""
     loss: float | None
     """Held-out nats per token; for a classifier, per label."""
+    loss_error: float | None = None
+    """Standard error of `loss` over held-out documents (classifiers: examples), weighted by their tokens; None for a
+    single one, and in records from before this column. What another seed would change is not in it."""
     bpb: float | None
+    bpb_error: float | None = None
+    """As `loss_error`, of `bpb`."""
     perplexity: float | None
     """Like bpb, of language models only."""
     word_perplexity: float | None = None
     """exp(total nats / words) of a corpus that counts words, as PG-19 is reported."""
     word_perplexity_eol: float | None = None
     """The same with every line end counted as a word, as WikiText-103 is reported."""
+    evaluation_text: str | None = None
+    """What of the held-out split was evaluated, and how it was cut (`TrainConfig.evaluation_text`); None in records
+    from before this column, all of which are of the start of the split."""
+    evaluation_tokens: int | None = None
+    """Held-out tokens that were predicted; classifiers: labels."""
+    evaluation_bytes: int | None = None
+    """Of text, that those tokens are."""
+    evaluation_documents: int | None = None
+    """That those tokens are of."""
+    loss_by_document: LossParts | None = None
     train_loss: float | None
     loss_by_position: list[PositionLoss]
     accuracy: float | None = Field(default=None, ge=0, le=1)
     """Of classifiers, on the validation split, as are all columns up to `accuracy_by_distance`."""
+    accuracy_error: float | None = None
+    """Standard error over examples, as `loss_error`."""
     balanced_accuracy: float | None = Field(default=None, ge=0, le=1)
     """Mean recall of the classes that occur."""
     macro_f1: float | None = Field(default=None, ge=0, le=1)
@@ -116,6 +154,8 @@ class Result(Frozen):
     test_loss: float | None = None
     """As `loss`, on the test split, evaluated once, at the end."""
     test_accuracy: float | None = Field(default=None, ge=0, le=1)
+    test_accuracy_error: float | None = None
+    """As `accuracy_error`, of `test_accuracy`."""
     tokens_per_second: float | None
     flops_per_second: float | None
     peak_flops: float | None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # pandas and pyarrow are loaded inside functions: planning re
     import pyarrow as pa
 
 RESULT_JSON_COLUMNS = (
-    *("parameter_groups", "flops_groups", "loss_by_position", "confusion", "class_names"),
+    *("parameter_groups", "flops_groups", "loss_by_position", "loss_by_document", "confusion", "class_names"),
     *("accuracy_by_length", "accuracy_by_distance", "versions"),
 )
 """Columns that hold JSON text in the file."""

@@ -1,7 +1,8 @@
 """A trial: one training run as a complete, frozen value with a readable name and an identity."""
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,9 +16,15 @@ Precision = Literal["fp32", "bf16"]
 EngineName = Literal["plain", "deepspeed"]
 Task = Literal["language", "classification"]
 Schedule = Literal["cosine", "linear", "wsd"]
+EvaluationSample = Literal["spread", "start"]
 _SHORT = {"transformer_vq": "vq", "transformer_full": "full", "transformer_window": "window"}
 TOKEN_BUDGET_FIELDS = ("tokens", "warmup", "warmup_tokens", "decay")
 """Fields in which trials of one shared prefix may differ, as long as their warm-ups take equally many updates."""
+NOT_IN_PREFIX = (*TOKEN_BUDGET_FIELDS, "evaluation_sample", "evaluation_block")
+"""What the updates of a shared prefix do not depend on. Other keys of the evaluation entered its fingerprint before."""
+LARGEST_BLOCK = 2048
+"""Tokens of a held-out block, unless a sequence is longer."""
+LEAST_BLOCKS = 16
 
 
 class TrainConfig(Frozen):
@@ -62,6 +69,13 @@ class TrainConfig(Frozen):
     """isolated: nothing is seen across a document's end; packed: attention runs across it, as in the paper."""
     evaluation_tokens: int = Field(default=65536, gt=0)
     """Held-out tokens of a language model's final evaluation (all of the split when it holds fewer)."""
+    evaluation_sample: EvaluationSample = "spread"
+    """spread: `evaluation_tokens` drawn from all of the split, in blocks, or in whole documents where those are
+    evaluated; the draw is the same for every trial. start: the first tokens of the split, as all trials before this
+    field were evaluated."""
+    evaluation_block: int | None = Field(default=None, gt=0)
+    """spread: tokens of a block; None: `evaluation_block_tokens` says how many. Trials with blocks of the same size are
+    evaluated on the same text at every context length."""
     evaluation_context: int | None = Field(default=None, gt=0)
     """Length of the held-out sequences, evaluated with carried state; None: the training context. Classifiers: tokens
     to which held-out examples are cut."""
@@ -72,7 +86,8 @@ class TrainConfig(Frozen):
     deepspeed: dict[str, object] = Field(default_factory=dict)
     """Overrides of the generated DeepSpeed configuration, by its own keys."""
 
-    ADDED: ClassVar[frozenset[str]] = frozenset({"evaluation_examples"})
+    ADDED: ClassVar[frozenset[str]] = frozenset({"evaluation_examples", "evaluation_block"})
+    BEFORE: ClassVar[Mapping[str, Any]] = {"evaluation_sample": "start"}
 
     @property
     def segment_length(self) -> int:
@@ -98,6 +113,30 @@ class TrainConfig(Frozen):
         return max(1, round(self.decay * self.steps)) if self.schedule == "wsd" else self.steps - self.warmup_steps
 
     @property
+    def evaluation_length(self) -> int:
+        """Tokens of a held-out sequence."""
+        return self.evaluation_context or self.context
+
+    @property
+    def evaluation_block_tokens(self) -> int:
+        """Tokens of a block of the spread evaluation: 2,048, but a sixteenth of the tokens where they are few, so that
+        the blocks remain spread, and never less than a sequence; powers of two, so that lengths of sequences divide
+        them."""
+        if self.evaluation_block is not None:
+            return self.evaluation_block
+        few = 1 << max(0, (self.evaluation_tokens // LEAST_BLOCKS).bit_length() - 1)
+        return max(1 << (self.evaluation_length - 1).bit_length(), min(LARGEST_BLOCK, few))
+
+    @property
+    def evaluation_text(self) -> str:
+        """What of a held-out split is evaluated, and how it is cut, in a few words: trials that agree in it and in
+        their corpus are evaluated on the same text."""
+        documents = self.evaluation_by == "documents"
+        block = self.evaluation_block_tokens
+        cut = " by document" if documents else f" by {block}" if self.evaluation_sample == "spread" else ""
+        return f"{self.evaluation_sample} {self.evaluation_tokens}{cut}"
+
+    @property
     def decay_start(self) -> int:
         """Updates before the decay: under wsd they do not depend on the token budget."""
         return self.steps - self.decay_steps
@@ -113,12 +152,26 @@ class TrainConfig(Frozen):
             )
         if self.tokens < self.batch_tokens:
             raise ValueError(f"tokens {self.tokens} is less than one update of batch_tokens {self.batch_tokens}")
+        if self.evaluation_block is not None:
+            self._check_block(self.evaluation_block)
         if self.warmup_steps + max(self.decay_steps, 0) > self.steps:
             raise ValueError(
                 f"a warm-up of {self.warmup_steps} and a decay of {self.decay_steps} updates do not fit the"
                 f" {self.steps} updates of train.tokens: shorten warmup_tokens or decay"
             )
         return self
+
+    def _check_block(self, block: int) -> None:
+        if self.evaluation_sample != "spread" or self.evaluation_by != "contiguous":
+            raise ValueError(
+                f"evaluation_block {block} has no meaning with evaluation_sample {self.evaluation_sample} and"
+                f" evaluation_by {self.evaluation_by}: only contiguous text that is spread is cut into blocks"
+            )
+        if block < self.evaluation_length:
+            raise ValueError(
+                f"evaluation_block {block} is less than the {self.evaluation_length} tokens of a held-out sequence:"
+                f" raise it to {self.evaluation_length} or more, or shorten evaluation_context"
+            )
 
 
 class Trial(Frozen):
@@ -133,12 +186,12 @@ class Trial(Frozen):
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint({"model": self.model, "train": self.train, "corpus": self.corpus_fingerprint})
+        return fingerprint({"model": self.model, "train": self._recipe, "corpus": self.corpus_fingerprint})
 
     @cached_property
     def setup(self) -> str:
         """Fingerprint of everything except the seed: runs that share it are repetitions of one another."""
-        train = {key: value for key, value in self.train.identity().items() if key != "seed"}
+        train = {key: value for key, value in self._recipe.items() if key != "seed"}
         return fingerprint({"model": self.model, "train": train, "corpus": self.corpus_fingerprint})
 
     @cached_property
@@ -146,9 +199,17 @@ class Trial(Frozen):
         """Fingerprint of the updates before the decay, the same for all wsd trials that have them; None for others."""
         if self.train.schedule != "wsd":
             return None
-        common = {key: value for key, value in self.train.identity().items() if key not in TOKEN_BUDGET_FIELDS}
+        common = {key: value for key, value in self._recipe.items() if key not in NOT_IN_PREFIX}
         common |= {"warmup_steps": self.train.warmup_steps}
         return fingerprint({"model": self.model, "train": common, "corpus": self.corpus_fingerprint})
+
+    @property
+    def _recipe(self) -> dict[str, Any]:
+        """What of `train` enters the identity: a classifier is evaluated on examples, which no text is drawn from."""
+        recipe = self.train.identity()
+        if self.task == "classification":
+            recipe.pop("evaluation_sample", None)
+        return recipe
 
     @property
     def examples_per_update(self) -> int:

@@ -1,6 +1,6 @@
 """Held-out classification on whole examples: cross-entropy per label, accuracy, and accuracy by class and length.
 
-Letters: B examples of a pass, Q sequences of one, T tokens, C classes, N labels.
+Letters: B examples of a pass, Q sequences of one, T tokens, C classes, N labels, U examples that are evaluated.
 """
 
 from dataclasses import dataclass, field
@@ -17,9 +17,10 @@ from vqscale.data.labelled.stream import NO_LABEL, LabelledBatch, collate, padde
 from vqscale.data.permutation import Permutation
 from vqscale.data.shards import SplitName
 from vqscale.models.layers import at_least_float32
-from vqscale.results.result import AccuracyBucket
+from vqscale.results.loss_difference import mean_error
+from vqscale.results.result import AccuracyBucket, LossParts
 from vqscale.study.trial import TrainConfig
-from vqscale.train.evaluate import ROW_TOKENS, rank_of, total
+from vqscale.train.evaluate import ROW_TOKENS, loss_parts, rank_of, total
 from vqscale.train.metrics import world_size
 from vqscale.train.objective import labelled_inputs
 
@@ -36,7 +37,12 @@ class Classified:
     nats: float
     """Mean cross-entropy, nats per label."""
     examples: int
+    labels: int
     accuracy: float
+    loss_error: float | None
+    """Standard error of `nats` over examples; None for a single one."""
+    accuracy_error: float | None
+    parts: LossParts
     balanced_accuracy: float
     """Mean recall of the classes that occur."""
     macro_f1: float
@@ -56,7 +62,9 @@ class _Tally:
 
     names: tuple[str, ...]
     """Of all classes."""
-    nats: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
+    examples: int
+    by_example: Tensor = field(init=False)
+    """Nats, labels and correctly predicted ones by example, [3, U]."""
     by_class: Tensor = field(init=False)
     """True labels, predictions and correct predictions by class, [3, C]."""
     confusion: Tensor = field(init=False)
@@ -65,6 +73,7 @@ class _Tally:
     distance: Tensor = field(default_factory=lambda: torch.zeros(2, _BUCKETS, dtype=torch.float64))
 
     def __post_init__(self) -> None:
+        self.by_example = torch.zeros(3, self.examples, dtype=torch.float64)
         self.by_class = torch.zeros(3, self.classes, dtype=torch.float64)
         kept = self.classes if self.classes <= MOST_CONFUSED else 0
         self.confusion = torch.zeros(kept, kept, dtype=torch.float64)
@@ -74,10 +83,17 @@ class _Tally:
         return len(self.names)
 
     def add(
-        self, true_N: Tensor, predicted_N: Tensor, nats_N: Tensor, length_N: Tensor, distance_N: Tensor | None
+        self,
+        true_N: Tensor,
+        predicted_N: Tensor,
+        nats_N: Tensor,
+        length_N: Tensor,
+        distance_N: Tensor | None,
+        unit_N: Tensor,
     ) -> None:
         right_N = true_N == predicted_N
-        self.nats += nats_N.double().sum()
+        for row, values in zip(self.by_example, (nats_N, torch.ones_like(nats_N), right_N), strict=True):
+            row += torch.bincount(unit_N, values.double(), minlength=self.examples)
         for row, ids in zip(self.by_class, (true_N, predicted_N, true_N[right_N]), strict=True):
             row += torch.bincount(ids, minlength=self.classes)
         if len(self.confusion):
@@ -88,17 +104,22 @@ class _Tally:
         if distance_N is not None:
             _add_buckets(self.distance, distance_N, right_N)
 
-    def result(self, examples: int, device: torch.device, group: ProcessGroup | None) -> Classified:
+    def result(self, device: torch.device, group: ProcessGroup | None) -> Classified:
         """Over all ranks."""
-        parts = (self.nats, self.by_class, self.confusion, self.length, self.distance)
-        nats, by_class, confusion, length, distance = (total(part, device, group) for part in parts)
+        parts = (self.by_example, self.by_class, self.confusion, self.length, self.distance)
+        by_example, by_class, confusion, length, distance = (total(part, device, group) for part in parts)
+        nats_U, labels_U, right_U = by_example.numpy()
         true_C, predicted_C, right_C = by_class
         # Classes without a label have no recall; F1 is 2 tp / (true + predicted), 0 / 0 where a class has neither.
         labels, occurs, known = float(true_C.sum()), true_C > 0, true_C + predicted_C > 0
         return Classified(
-            nats=float(nats) / labels,
-            examples=examples,
+            nats=float(nats_U.sum()) / labels,
+            examples=self.examples,
+            labels=int(labels),
             accuracy=float(right_C.sum()) / labels,
+            loss_error=mean_error(nats_U, labels_U),
+            accuracy_error=mean_error(right_U, labels_U),
+            parts=loss_parts(nats_U, labels_U, right_U=right_U),
             balanced_accuracy=float((right_C / true_C)[occurs].mean()),
             macro_f1=float((2 * right_C / (true_C + predicted_C))[known].mean()),
             confusion=confusion.long().tolist() if len(confusion) else None,
@@ -125,9 +146,10 @@ def classify(
     """
     held_out, context = corpus.split(split), train.evaluation_context or train.context
     drawn = _drawn(held_out, train.evaluation_examples)
+    units = np.sort(drawn)
     was_training = model.training
     model.eval()
-    tally, world, rank = _Tally(corpus.classes), world_size(group), rank_of(group)
+    tally, world, rank = _Tally(corpus.classes, len(drawn)), world_size(group), rank_of(group)
     # Every rank runs the same passes, of the same number of segments: ZeRO-3 gathers parameters in each of them.
     for passed in _passes(held_out, drawn, context, world):
         width = padded_length(held_out, passed, context)
@@ -136,9 +158,9 @@ def classify(
         batch = collate(held_out, own if len(own) else passed[:1], context=context, length=width)
         predicted, nats = _predict(model, batch, train, device)
         if len(own):
-            _add(tally, batch, predicted, nats)
+            _add(tally, batch, predicted, nats, units)
     model.train(was_training)
-    return tally.result(len(drawn), device, group)
+    return tally.result(device, group)
 
 
 def _drawn(split: LabelledSplit, limit: int | None) -> np.ndarray:
@@ -186,13 +208,16 @@ def _score(logits: Tensor, label: np.ndarray, device: torch.device) -> tuple[Ten
     return logits_NC.argmax(-1).view(label.shape).cpu(), nats_N.view(label.shape).cpu()
 
 
-def _add(tally: _Tally, batch: LabelledBatch, predicted: Tensor, nats: Tensor) -> None:
+def _add(tally: _Tally, batch: LabelledBatch, predicted: Tensor, nats: Tensor, examples: np.ndarray) -> None:
+    """`examples`: numbers of all that are evaluated, ascending."""
     true = torch.from_numpy(batch.label)
     real = true != NO_LABEL
     length_B = torch.from_numpy(batch.mask_BQT.sum(2).max(1))  # of a pair, the longer sequence
     length = length_B if true.ndim == 1 else length_B[:, None].expand(true.shape)
     distance = None if batch.distance_BT is None else torch.from_numpy(batch.distance_BT)[real]
-    tally.add(true[real], predicted[real], nats[real], length[real], distance)
+    unit_B = torch.from_numpy(np.searchsorted(examples, batch.index_B))
+    unit = unit_B if true.ndim == 1 else unit_B[:, None].expand(true.shape)
+    tally.add(true[real], predicted[real], nats[real], length[real], distance, unit[real])
 
 
 def _add_buckets(counts: Tensor, size_N: Tensor, right_N: Tensor) -> None:

@@ -1,9 +1,13 @@
-"""Held-out loss on whole documents or contiguous text, with carried state, in total and by position."""
+"""Held-out loss on whole documents or contiguous text, with carried state: in total, by position and by document.
+
+Letters: B sequences of a pass, T positions, W vocabulary, U documents that are evaluated.
+"""
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from vqscale.data.evaluation import TextCounts, documents, sequences, text_counts
-from vqscale.results.result import PositionLoss
+from vqscale.data.evaluation import HeldOutText, Piece, TextCounts, text_counts
+from vqscale.results.loss_difference import mean_error
+from vqscale.results.result import MOST_PARTS, LossParts, PositionLoss
 from vqscale.study.trial import TrainConfig
 from vqscale.train.metrics import world_size
 from vqscale.train.objective import document_starts
@@ -33,6 +38,12 @@ class HeldOut:
     tokens: int
     text_bytes: int
     """Bytes of text that the predicted tokens stand for."""
+    documents: int
+    """That these tokens are of."""
+    loss_error: float | None
+    """Standard error of `nats` over documents; None for a single one."""
+    bpb_error: float | None
+    parts: LossParts
     by_position: list[PositionLoss]
     counts: TextCounts | None
     """Words and line ends of that text, of a corpus that counts words."""
@@ -72,70 +83,86 @@ def evaluate_text(
     device: torch.device,
     group: ProcessGroup | None = None,
 ) -> HeldOut:
-    """Evaluate on the first `evaluation_tokens` of a split, in sequences of `evaluation_context`.
+    """Evaluate on `evaluation_tokens` of a split, in sequences of `evaluation_context`, or in whole documents.
 
     A sequence is read in segments of the training context with the state carried between them, so that a model with
     constant state can be evaluated on any length. Ranks divide the sequences among them; all return the same result.
     """
-    context = train.evaluation_context or train.context
     tokens = corpus.split(split)
-    if train.evaluation_by == "documents":
-        held_out = documents(tokens, limit_tokens=train.evaluation_tokens)
-    else:
-        held_out = sequences(tokens, context, limit_tokens=train.evaluation_tokens)
-    longest = max(length for _, length in held_out)
-    # float64 sums: float32 loses digits after some 10^7 tokens, and ranks must add up to what one rank would have.
-    nats_T = torch.zeros(longest, dtype=torch.float64)
-    count_T = torch.zeros(longest, dtype=torch.float64)
-    text_bytes = torch.zeros(1, dtype=torch.float64)
+    text = HeldOutText(tokens, train)
+    longest = max(length for _, length in text.pieces)
+    sums = _Sums.zeros(longest, len(text.documents))
     segment = min(train.context, longest)
     rows = max(1, ROW_TOKENS // segment)
     was_training = model.training
     model.eval()
     world, rank = world_size(group), rank_of(group)
     # Every rank runs the same passes, of the same number of segments: ZeRO-3 gathers parameters in each of them.
-    for first in range(0, len(held_out), rows * world):
-        chunk = held_out[first : first + rows * world]
+    for first in range(0, len(text.pieces), rows * world):
+        chunk = text.pieces[first : first + rows * world]
         width = max(length for _, length in chunk) + 1
-        batch = [_read(tokens, *sequence) for sequence in chunk[rank::world]]
-        _add_batch(model, batch, width, segment, train, device, nats_T, count_T)
-        text_bytes += sum(int(corpus.token_bytes[row[1:]].sum()) for row in batch)
+        batch = _batch(corpus, tokens, text, chunk[rank::world], width)
+        _add_batch(model, batch, segment, train, device, sums)
     model.train(was_training)
-    counts = text_counts(tokens, train.evaluation_tokens) if tokens.record.words is not None else None
-    nats_T, count_T, text_bytes = (total(part, device, group) for part in (nats_T, count_T, text_bytes))
-    return _result(nats_T, count_T, text_bytes, counts)
+    counts = text_counts(tokens, text.pieces) if tokens.record.words is not None else None
+    return _result(_Sums(*(total(part, device, group) for part in sums)), counts)
 
 
-def _read(tokens: Any, start: int, length: int) -> np.ndarray:
-    row: np.ndarray = tokens.read(start, length + 1).astype(np.int64)
-    return row
+class _Sums(NamedTuple):
+    """Sums over predicted tokens, by position T and by document U.
 
-
-def _add_batch(
-    model: Any,
-    batch: list[np.ndarray],
-    width: int,
-    segment: int,
-    train: TrainConfig,
-    device: torch.device,
-    nats_T: Tensor,
-    count_T: Tensor,
-) -> None:
-    """Add the losses of `batch` (rows of at most `width` tokens, padded on the right) to the sums by position.
-
-    An empty batch runs one row of padding: the other ranks' passes may contain collectives.
+    In float64: float32 loses digits after some 10^7 tokens, and ranks must add up to what one rank would have.
     """
-    padded = np.full((max(len(batch), 1), width), PAD, dtype=np.int64)
-    mask = np.zeros(padded.shape, dtype=bool)
-    for index, row in enumerate(batch):
-        padded[index, : len(row)] = row
-        mask[index, : len(row)] = True
-    ragged = not mask.all()
+
+    nats_T: Tensor
+    count_T: Tensor
+    nats_U: Tensor
+    count_U: Tensor
+    bytes_U: Tensor
+
+    @classmethod
+    def zeros(cls, positions: int, documents: int) -> "_Sums":
+        sizes = (positions, positions, documents, documents, documents)
+        return cls(*(torch.zeros(size, dtype=torch.float64) for size in sizes))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Sequences padded on the right; `real_BT` and `unit_BT` are those of the predicted tokens."""
+
+    tokens_BT: np.ndarray
+    """One more than are predicted: the first only prompts."""
+    real_BT: np.ndarray
+    bytes_BT: np.ndarray
+    unit_BT: np.ndarray
+    """Place of the document that a token is of."""
+
+
+def _batch(corpus: Any, tokens: Any, text: HeldOutText, pieces: Sequence[Piece], width: int) -> _Batch:
+    """`pieces` in rows of `width` tokens. Without any it is one row of padding: the other ranks' passes may contain
+    collectives.
+    """
+    padded = np.full((max(len(pieces), 1), width), PAD, dtype=np.int64)
+    shape = (len(padded), width - 1)
+    found = _Batch(padded, np.zeros(shape, dtype=bool), np.zeros(shape), np.zeros(shape, dtype=np.int64))
+    for row, (start, length) in enumerate(pieces):
+        ids = tokens.read(start, length + 1)
+        padded[row, : length + 1] = ids
+        found.real_BT[row, :length] = True
+        found.bytes_BT[row, :length] = corpus.token_bytes[ids[1:]]
+        found.unit_BT[row, :length] = text.units(start, length)
+    return found
+
+
+def _add_batch(model: Any, batch: _Batch, segment: int, train: TrainConfig, device: torch.device, sums: _Sums) -> None:
+    """Add the losses of `batch` to the sums by position and by document."""
+    padded, width = batch.tokens_BT, batch.tokens_BT.shape[1]
+    ragged = not batch.real_BT.all()
     state = None
     for start in range(0, width - 1, segment):
         stop = min(start + segment, width - 1)
         inputs, targets = padded[:, start:stop], padded[:, start + 1 : stop + 1]
-        real = mask[:, start + 1 : stop + 1]
+        real = batch.real_BT[:, start:stop]
         starts = document_starts(inputs, train.documents)
         output = model(
             torch.from_numpy(inputs.copy()).to(device),
@@ -149,8 +176,13 @@ def _add_batch(
         goal_BT = torch.from_numpy(targets.copy()).to(device)
         loss_BT = F.cross_entropy(logits_BTW.transpose(1, 2), goal_BT, reduction="none")
         weight_BT = torch.from_numpy(real.copy()).double()
-        nats_T[start:stop] += (loss_BT.double().cpu() * weight_BT).sum(0)
-        count_T[start:stop] += weight_BT.sum(0)
+        nats_BT = loss_BT.double().cpu() * weight_BT
+        sums.nats_T[start:stop] += nats_BT.sum(0)
+        sums.count_T[start:stop] += weight_BT.sum(0)
+        unit = torch.from_numpy(batch.unit_BT[:, start:stop].flatten())
+        bytes_BT = torch.from_numpy(batch.bytes_BT[:, start:stop].copy())
+        for by_unit, values_BT in ((sums.nats_U, nats_BT), (sums.count_U, weight_BT), (sums.bytes_U, bytes_BT)):
+            by_unit += torch.bincount(unit, values_BT.flatten(), minlength=len(by_unit))
 
 
 def rank_of(group: ProcessGroup | None) -> int:
@@ -165,17 +197,41 @@ def total(part: Tensor, device: torch.device, group: ProcessGroup | None) -> Ten
     return on_device.cpu()
 
 
-def _result(nats_T: Tensor, count_T: Tensor, text_bytes: Tensor, counts: TextCounts | None) -> HeldOut:
-    tokens = int(count_T.sum())
+def _result(sums: _Sums, counts: TextCounts | None) -> HeldOut:
+    nats_T, count_T, nats_U, count_U, bytes_U = (part.numpy() for part in sums)
+    tokens, text_bytes = int(count_T.sum()), int(bytes_U.sum())
     return HeldOut(
         nats=float(nats_T.sum()) / tokens,
         tokens=tokens,
-        text_bytes=int(text_bytes),
+        text_bytes=text_bytes,
+        documents=len(nats_U),
+        loss_error=mean_error(nats_U, count_U),
+        bpb_error=mean_error(nats_U / math.log(2), bytes_U) if text_bytes else None,
+        parts=loss_parts(nats_U, count_U, bytes_U=bytes_U),
         by_position=[
             PositionLoss(start=start, end=end, nats=float(nats_T[start:end].sum() / count_T[start:end].sum()))
             for start, end in position_buckets(len(count_T))
         ],
         counts=counts,
+    )
+
+
+def loss_parts(
+    nats_U: np.ndarray, count_U: np.ndarray, *, bytes_U: np.ndarray | None = None, right_U: np.ndarray | None = None
+) -> LossParts:
+    """Sums by document in at most `MOST_PARTS` parts: neighbours together, as many documents in each."""
+    borders = [part[0] for part in np.array_split(np.arange(len(nats_U)), min(MOST_PARTS, len(nats_U)))]
+
+    def whole(values: np.ndarray) -> list[int]:
+        return [round(value) for value in np.add.reduceat(values, borders).tolist()]
+
+    return LossParts(
+        units=whole(np.ones(len(nats_U))),
+        tokens=whole(count_U),
+        bytes=None if bytes_U is None else whole(bytes_U),
+        # To a millionth: a sum over thousands of fp32 losses knows no more.
+        nats=[round(value, 6) for value in np.add.reduceat(nats_U, borders).tolist()],
+        right=None if right_U is None else whole(right_U),
     )
 
 

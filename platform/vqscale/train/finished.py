@@ -1,11 +1,12 @@
 """From a trial and its outcome to its row of the study's table."""
 
+import math
 from typing import Any
 
 from vqscale.costing.facts import trial_facts
 from vqscale.provenance import git_commit, versions
 from vqscale.results.records import finite
-from vqscale.results.result import Result
+from vqscale.results.result import LossParts, Result
 from vqscale.study.trial import Trial
 from vqscale.train.classify import Classified
 from vqscale.train.trial import TrialOutcome
@@ -64,18 +65,28 @@ def _held_out(outcome: TrialOutcome) -> dict[str, Any]:
     if not isinstance(held_out, Classified):
         if held_out is None:
             return dict.fromkeys(("loss", "bpb", "perplexity"))
-        names = ("bpb", "perplexity", "word_perplexity", "word_perplexity_eol")
-        return {"loss": held_out.nats, **{name: getattr(held_out, name) for name in names}}
+        names = ("bpb", "perplexity", "word_perplexity", "word_perplexity_eol", "loss_error", "bpb_error")
+        return {
+            "loss": held_out.nats,
+            **{name: getattr(held_out, name) for name in names},
+            "evaluation_tokens": held_out.tokens,
+            "evaluation_bytes": held_out.text_bytes,
+            "evaluation_documents": held_out.documents,
+        }
     return {
         "loss": held_out.nats,
+        "loss_error": held_out.loss_error,
         "bpb": None,
         "perplexity": None,
+        "evaluation_tokens": held_out.labels,
         "accuracy": held_out.accuracy,
+        "accuracy_error": held_out.accuracy_error,
         "balanced_accuracy": held_out.balanced_accuracy,
         "macro_f1": held_out.macro_f1,
         "examples": held_out.examples,
         "test_loss": test and test.nats,
         "test_accuracy": test and test.accuracy,
+        "test_accuracy_error": test and test.accuracy_error,
     }
 
 
@@ -83,11 +94,20 @@ def _nested(outcome: TrialOutcome) -> dict[str, Any]:
     """Lists measured on the validation split."""
     held_out = outcome.held_out
     if not isinstance(held_out, Classified):
-        return {"loss_by_position": held_out.by_position if held_out else []}
+        return {
+            "loss_by_position": held_out.by_position if held_out else [],
+            "loss_by_document": _measured(held_out.parts) if held_out else None,
+        }
     return {
         "loss_by_position": [],
+        "loss_by_document": _measured(held_out.parts),
         "confusion": held_out.confusion,
         "class_names": held_out.class_names,
         "accuracy_by_length": held_out.by_length,
         "accuracy_by_distance": held_out.by_distance,
     }
+
+
+def _measured(parts: LossParts) -> LossParts | None:
+    """None where a loss is not finite: there is no measurement."""
+    return parts if all(map(math.isfinite, parts.nats)) else None

@@ -7,7 +7,7 @@ import torch
 
 from vqscale.costing.presets import resolve
 from vqscale.data.corpus import open_text
-from vqscale.data.evaluation import text_counts
+from vqscale.data.evaluation import sequences, text_counts
 from vqscale.data.prepare import prepare
 from vqscale.models import build
 from vqscale.study.trial import TrainConfig
@@ -29,13 +29,20 @@ def books(tmp_path_factory):
 
 def test_words_and_line_ends_are_those_of_the_predicted_text(books):
     # The first byte is only a prompt, so the first word lacks its first letter; it is a word all the same.
-    assert text_counts(books.split("validation")) == (2 * 9, 2 * 4)
-    assert text_counts(books.split("validation"), limit_tokens=8) == (3, 0)
+    split = books.split("validation")
+    assert text_counts(split, sequences(split, 1000)) == (2 * 9, 2 * 4)
+    assert text_counts(split, sequences(split, 1000, limit_tokens=8)) == (3, 0)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5, 7])
+def test_words_that_a_cut_goes_through_are_counted_where_they_begin(books, cut):
+    split = books.split("validation")
+    assert text_counts(split, sequences(split, cut)) == (2 * 9, 2 * 4)
 
 
 @pytest.mark.parametrize("by", ["contiguous", "documents"])
 def test_word_perplexity_is_of_total_nats_over_words(books, by):
-    train = TrainConfig(context=32, tokens=32, batch_tokens=32, lr=0.1, evaluation_by=by)
+    train = TrainConfig(context=32, tokens=32, batch_tokens=32, lr=0.1, evaluation_by=by, evaluation_tokens=60_000)
     model = build(resolve("transformer", "pico", books.vocab_size, {}), seed=0)
     held_out = evaluate_text(model, books, "validation", train, torch.device("cpu"))
     total = held_out.nats * held_out.tokens

@@ -32,7 +32,7 @@ SHARE_WITHOUT = 0.025
 """Share of paired refits without a multiplier from which the 95 % interval has no upper end, and none is given."""
 LARGEST_TIME_DEVIATION = 0.3
 """A size whose median time is further off the curve over N was measured under other conditions than the rest."""
-SHARED_COLUMNS = ("corpus_fingerprint", "context", "precision")
+SHARED_COLUMNS = ("corpus_fingerprint", "evaluation_text", "context", "precision")
 """Columns that two fits must share to be compared."""
 REFERENCE = "transformer_vq"
 """The architecture with codes that others with codes are compared with."""

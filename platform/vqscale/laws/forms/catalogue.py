@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 
 COMMON_SPLIT = (
     "corpus_fingerprint",
+    "evaluation_text",
     "arch",
     "variant",
     "head",
