@@ -50,3 +50,16 @@ def determines(formula: Formula, weight_BR: Array, x_RA: Array) -> NDArray[np.bo
         present = [(weight_BR[:, level_R == level] > 0).any(axis=1) for level in range(int(level_R.max()) + 1)]
         enough &= np.sum(present, axis=0) >= MINIMUM_DISTINCT
     return enough
+
+
+def determined_without(formula: Formula, member_R: NDArray[np.intp], x_RA: Array) -> NDArray[np.bool_]:
+    """Whether the runs without run b still have three distinct values on every axis: [B]."""
+    runs = int(member_R.max()) + 1
+    enough = np.ones(runs, dtype=bool)
+    for level_R in axis_levels(formula.letters, x_RA).T:
+        # A run takes a level away with it where it alone holds that level.
+        pairs = np.unique(np.stack([level_R, member_R]), axis=1)
+        holders_L = np.bincount(pairs[0])
+        alone_B = np.bincount(pairs[1], weights=holders_L[pairs[0]] == 1, minlength=runs)
+        enough &= len(holders_L) - alone_B >= MINIMUM_DISTINCT
+    return enough

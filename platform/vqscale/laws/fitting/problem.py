@@ -215,6 +215,22 @@ def derivatives(problem: Problem, theta_BP: Array, weight_BR: Array) -> Derivati
     )
 
 
+def per_run_derivatives(problem: Problem, theta_P: Array) -> tuple[Array, Array]:
+    """Gradient [R, P] and Hessian [R, P, P] of every run's own summand of the scaled objective."""
+    forward = forward_pass(problem, theta_P[None])
+    residual_R = scaled_residuals(problem, forward)[0]
+    jacobian_RP = _jacobian(problem, forward)[0].T / problem.unit
+    pull_R = clipped(problem, residual_R)
+    inside_R = np.ones_like(pull_R) if problem.objective.delta is None else (np.abs(residual_R) < 1).astype(np.float64)
+    # As in `derivatives`, which sums these over the runs.
+    squares_R = inside_R - (pull_R * problem.unit if problem.objective.residual == "log" else 0.0)
+    bent_IR = pull_R * forward.share[0] / problem.unit
+    slopes_PIR = problem.slopes.reshape(problem.size, 1 + problem.terms, problem.runs)
+    curvature_RPP = np.einsum("ir,pir,qir->rpq", bent_IR, slopes_PIR, slopes_PIR, optimize=True)
+    outer_RPP = jacobian_RP[:, :, None] * jacobian_RP[:, None, :]
+    return jacobian_RP * pull_R[:, None], curvature_RPP + outer_RPP * squares_R[:, None, None]
+
+
 def _jacobian(problem: Problem, forward: ForwardPass) -> Array:
     """d prediction / d theta: [B, P, R]."""
     found = np.empty((len(forward.share), problem.size, problem.runs))

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from vqscale.laws.fitting.bootstrap import run_numbers
-from vqscale.laws.fitting.fit import Minimum, refit
-from vqscale.laws.fitting.identifiability import determines
+from vqscale.laws.fitting.fit import Minimum
+from vqscale.laws.fitting.identifiability import determined_without
+from vqscale.laws.fitting.leave_out import minima_without
 from vqscale.laws.fitting.problem import natural
 from vqscale.laws.forms.catalogue import Array, Law, derived
 from vqscale.laws.io.schema import Influence
@@ -21,13 +22,11 @@ def influences(
     """
     problem = minimum.problem
     member_R = run_numbers(problem.runs, groups)
-    # One weighting per run left out: all refits start at the fit's own minimum and are one array.
-    weight_BR = (np.arange(member_R.max() + 1)[:, None] != member_R).astype(np.float64)
-    enough_B = determines(law, weight_BR, x_RA)
-    values = _exponents(law, natural(problem, refit(problem, minimum.theta, weight_BR)))
+    enough_B = determined_without(law, member_R, x_RA)
+    values = _exponents(law, natural(problem, minima_without(problem, minimum.theta, member_R)))
     whole = _exponents(law, minimum.parameters)
     changes = {name: value_B / whole[name] - 1 for name, value_B in values.items()}
-    first_row = [int(np.flatnonzero(member_R == run)[0]) for run in range(len(weight_BR))]
+    first_row = np.unique(member_R, return_index=True)[1].tolist()
     found = [
         Influence(
             name=names[row],
