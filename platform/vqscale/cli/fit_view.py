@@ -23,6 +23,7 @@ from vqscale.laws.io.schema import (
     ModelSelection,
     Optimum,
 )
+from vqscale.laws.validation.marks import freedom_of
 
 T = TypeVar("T")
 
@@ -60,7 +61,8 @@ def _exponents(fits: Sequence[Fit]) -> Table:
     used = {power for term in fits[0].terms for power in term.powers.values()} | {"a"}
     names = [name for name in fits[0].parameters | fits[0].derived if name in used]
     names += ["E"] if fits[0].parameters["E"] else []  # a law without a floor has none
-    table = plain_table(f"{fits[0].law}: {fits[0].form}, in {fits[0].unit}; 90 % intervals below the values")
+    intervals = "; 90 % intervals below the values" if any(fit.intervals for fit in fits) else ""
+    table = plain_table(f"{fits[0].law}: {fits[0].form}, in {fits[0].unit}{intervals}")
     table.add_column("runs of")
     for column in (*names, "held-out error"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -69,9 +71,17 @@ def _exponents(fits: Sequence[Fit]) -> Table:
         cells = [
             with_interval(Estimate(value=values[name], interval=fit.intervals.get(name)), _three) for name in names
         ]
-        subset = styled("{}\n[dim]{} runs, R² {}[/dim]", fit.label, fit.n_runs, f"{fit.r2_fit:.4f}")
+        subset = styled("{}\n[dim]{} runs, {}[/dim]", fit.label, fit.n_runs, _goodness(fit))
+        subset += styled("\n[yellow]marked: see below[/yellow]") if fit.marks else Text()
         table.add_row(subset, *cells, _holdout(fit.holdout))
     return table
+
+
+def _goodness(fit: Fit) -> str:
+    """R², or why it would say nothing."""
+    if fit.r2_fit is not None:
+        return f"R² {fit.r2_fit:.4f}"
+    return f"{freedom_of(fit)} degree{'' if freedom_of(fit) == 1 else 's'} of freedom"
 
 
 def with_interval(estimate: Estimate, show: Callable[[float], str]) -> Text:
@@ -229,6 +239,8 @@ def _lines(fits: StudyFits) -> Iterable[Text]:
     for text in _isoflops(fits.isoflops):
         yield styled("[dim]parabolas (a diagnostic): {}[/dim]", text)
     for fit in fits.fits:
+        for mark in fit.marks:
+            yield styled("[yellow]marked[/yellow] {}", f"{fit.law}, {fit.label}: {mark}")
         for warning in fit.warnings:
             yield _note(f"{fit.law}, {fit.label}: {warning}")
         if fit.holdout.mean_relative_error is None:

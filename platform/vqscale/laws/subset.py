@@ -19,9 +19,10 @@ from vqscale.laws.fitting.problem import Objective, make_problem
 from vqscale.laws.fitting.run_filter import groups_of, lower_envelope, names_of, told_apart
 from vqscale.laws.forms.catalogue import RUNS_PER_PARAMETER, Array, Law, derived, evaluate_law
 from vqscale.laws.forms.curves import law_curves
-from vqscale.laws.io.schema import LOSS_UNITS, Convention, Fit, Interval, Refusal, RefusalKind, Where
+from vqscale.laws.io.schema import LOSS_UNITS, Convention, Fit, Interval, Refusal, RefusalKind, Span, Where
 from vqscale.laws.validation.holdout import FittedLaw, HoldOutRuns, Refit, hold_out, r_squared, run_points
 from vqscale.laws.validation.influence import influences
+from vqscale.laws.validation.marks import MINIMUM_FREEDOM, marks_of
 from vqscale.laws.validation.variants import AxesByConvention, axes_by_convention, variants
 
 if TYPE_CHECKING:
@@ -90,6 +91,16 @@ class Subset:
     def fitted(self) -> "Subset":
         return self.take(~self.held)
 
+    @property
+    def units(self) -> int:
+        """Runs of their own, which the bootstrap draws."""
+        return len(self.losses) if self.groups is None else len(set(self.groups))
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom that the law leaves."""
+        return self.units - self.law.free_parameters
+
 
 def make_subset(
     law: Law, where: Where, label: str, runs: "pd.DataFrame", metric: str, hold_out_from: float | None = None
@@ -131,7 +142,9 @@ def fit_subset(subset: Subset, settings: FitSettings, *, digest: str) -> Fit | R
     minimum = solve(problem)
     if minimum.status is not FitStatus.CONVERGED:
         return _refusal(subset, "not supported", f"{minimum.status}: {minimum.reason}")
-    draws = bootstrap(minimum, fitted.x, settings.bootstrap, settings.seed, fitted.groups)
+    # With as many constants as runs but one, refits of resamples say nothing: see MINIMUM_FREEDOM.
+    refits = settings.bootstrap if fitted.freedom >= MINIMUM_FREEDOM else 0
+    draws = bootstrap(minimum, fitted.x, refits, settings.seed, fitted.groups)
     fit = _record(subset, minimum, draws, settings, digest)
     return _with_sensitivity(fit, subset, minimum) if settings.sensitivity else fit
 
@@ -153,7 +166,7 @@ def _resampled(subset: Subset) -> str:
     rows, points = len(subset.losses), len(np.unique(point_numbers(subset.law.letters, subset.x)))
     if subset.groups is None:
         return f"{rows} runs" if points == rows else f"{rows} runs at {points} points"
-    units = len(set(subset.groups))
+    units = subset.units
     if subset.groups[0].startswith("point ") and units == points:
         return f"{points} points, with all rows of each: no column tells the runs of its {rows} rows apart"
     return f"{units} runs, with all rows of each: {rows} rows"
@@ -259,7 +272,9 @@ def _record(subset: Subset, minimum: Minimum, draws: Draws, settings: FitSetting
         n_runs=len(fitted.losses),
         points=measured,
         curves=law_curves(law, fitted.x, values, draws.parameters),
-        r2_fit=1.0 if r2_fit is None else r2_fit,
+        exponent_spans={name: Span(low=low, high=high) for name, (low, high) in minimum.spans.items()},
+        freedom=fitted.freedom,
+        r2_fit=r2_fit if _many_enough(fitted) else None,
         r2_holdout=held.r2,
         holdout=held,
         resampled=_resampled(fitted),
@@ -273,7 +288,12 @@ def _record(subset: Subset, minimum: Minimum, draws: Draws, settings: FitSetting
         versions={package: version(package) for package in ("vqscale", "numpy", "scipy")},
     )
     found, reasons = fit_frontiers(fit, draws.parameters, settings.budgets)
-    return fit.model_copy(update={"frontiers": found, "warnings": [*fit.warnings, *reasons]})
+    return fit.model_copy(update={"frontiers": found, "warnings": [*fit.warnings, *reasons], "marks": marks_of(fit)})
+
+
+def _many_enough(fitted: Subset) -> bool:
+    """Whether there are enough runs for the law that R² and intervals are more than rough."""
+    return fitted.units >= RUNS_PER_PARAMETER * fitted.law.free_parameters
 
 
 def _with_sensitivity(fit: Fit, subset: Subset, minimum: Minimum) -> Fit:
@@ -303,14 +323,17 @@ def _intervals(law: Law, draws: Draws) -> dict[str, Interval]:
 def _warnings(fitted: Subset, minimum: Minimum, draws: Draws, settings: FitSettings) -> list[str]:
     found = []
     parameters, refits = fitted.law.free_parameters, len(draws)
-    if len(fitted.losses) < RUNS_PER_PARAMETER * parameters:
-        found.append(f"{len(fitted.losses)} runs for {parameters} parameters: the intervals are rough")
+    if fitted.freedom >= MINIMUM_FREEDOM and not _many_enough(fitted):
+        found.append(
+            f"{fitted.units} runs for {parameters} constants, {fitted.freedom} degrees of freedom: the intervals are"
+            " rough, and R² would say nothing"
+        )
     if draws.on_bound > REFITS_ON_BOUND * refits:
         found.append(
             f"{draws.on_bound} of {refits} refits ended on a bound of the search: the true uncertainty is larger "
             "than the intervals say"
         )
-    if refits < settings.bootstrap:
+    if refits < settings.bootstrap and fitted.freedom >= MINIMUM_FREEDOM:
         found.append(f"only {refits} of {settings.bootstrap} resamples determine the law: the intervals are rough")
     if difference := disagreement(minimum.method):
         found.append(difference)

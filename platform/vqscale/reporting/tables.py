@@ -184,7 +184,8 @@ def exponent_table(fits: Sequence[Fit]) -> Table | None:
         values = fit.parameters | fit.derived
         cells = [_ranged(values.get(name), fit.intervals.get(name)) for name in names]
         first: list[TableCell] = [(fit.law, fit.law), (fit.label, fit.label), (str(fit.n_runs), fit.n_runs)]
-        rows.append([*first, (f"{fit.r2_fit:.4f}", fit.r2_fit), *cells])
+        r2: TableCell = ("", "") if fit.r2_fit is None else (f"{fit.r2_fit:.4f}", fit.r2_fit)
+        rows.append([*first, r2, *cells])
     headers = ["law", "runs of", "runs", "R² of fit", *(f"{name} [90 %]" for name in names)]
     return Table(headers=headers, rows=rows) if rows else None
 

@@ -96,7 +96,7 @@ def test_request_that_names_what_is_not_there_raises(frame, options, message):
 
 def test_few_runs_carry_a_warning():
     (fit,) = fit_study(table(law_of(N[:5])), ["power_n"], bootstrap=5).fits
-    assert "5 runs for 3 parameters" in fit.warnings[0]
+    assert "5 runs for 3 constants, 2 degrees of freedom" in fit.warnings[0]
 
 
 def test_study_file_and_laws_know_the_same_names():

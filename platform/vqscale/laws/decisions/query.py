@@ -36,6 +36,8 @@ class _FitOrigin(Frozen):
     unit: str
     data_hash: str
     versions: dict[str, str]
+    marks: list[str]
+    """Reasons not to decide by the fit."""
 
 
 class OptimumResult(_FitOrigin):
@@ -110,6 +112,7 @@ def _origin(fit: Fit) -> dict[str, Any]:
         "unit": fit.unit,
         "data_hash": fit.data_hash,
         "versions": fit.versions,
+        "marks": fit.marks,
     }
 
 

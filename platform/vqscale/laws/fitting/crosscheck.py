@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqscale.laws.fitting.newton import delta_path
 from vqscale.laws.fitting.problem import Problem, bounds
@@ -20,7 +21,9 @@ STARTS = 24
 SEED = 0
 """Of the random starts: a fit repeated is the same fit."""
 SAME_MINIMUM = 0.01
-"""Starts agree whose objective is within this share of the best."""
+"""Starts agree whose objective is within this share of the best, and whose constants are the same."""
+SAME_CONSTANT = 0.05
+"""Relative difference up to which an exponent, E, or the size of a term at the centre of the runs is the same."""
 CHECK_SOLVER = "L-BFGS-B on the log-sum-exp form with analytic gradient from random starts, objective over delta^2"
 
 
@@ -41,11 +44,20 @@ def cross_check(problem: Problem) -> CheckedMinimum:
     ends = [_descend(first, start) for start in _starts(problem)]
     values = np.array([_value_and_gradient(end, first)[0] for end in ends])
     # Agreement is judged at the first delta: only the best end is followed to the problem's own.
-    agreeing = int(np.sum(values <= values.min() * (1 + SAME_MINIMUM) + problem.negligible))
     best = ends[int(values.argmin())]
+    same = np.array(ends)[values <= values.min() * (1 + SAME_MINIMUM) + problem.negligible]
+    agreeing = int(same_constants(problem, same, best).sum())
     for delta in path[1:]:
         best = _descend(problem.with_objective(replace(problem.objective, delta=delta)), best)
     return CheckedMinimum(best, _value_and_gradient(best, problem)[0], len(ends), agreeing)
+
+
+def same_constants(problem: Problem, theta_BP: Array, best_P: Array) -> NDArray[np.bool_]:
+    """Whether every constant of each row is that of `best_P`: [B]."""
+    first = 1 + problem.terms
+    difference_BP = np.abs(theta_BP - best_P)
+    difference_BP[:, first:] /= best_P[first:]  # the others are logarithms already
+    return np.asarray((difference_BP[:, problem.searched] <= SAME_CONSTANT).all(axis=1))
 
 
 def cross_check_record(problem: Problem, found: CheckedMinimum, value: float) -> CrossCheck:

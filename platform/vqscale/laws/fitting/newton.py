@@ -25,6 +25,7 @@ NEWTON_STEPS = 200
 
 Rows = NDArray[np.intp]
 Refine = Callable[[Problem, Array, Array], Array]
+Fixed = NDArray[np.bool_]
 
 
 def descend(
@@ -35,20 +36,25 @@ def descend(
     tolerance: float = 1e-13,
     steps: int = NEWTON_STEPS,
     refine: Refine | None = None,
+    fixed: Fixed | None = None,
 ) -> Array:
     """The minimum that each row's start leads to, never worse than the start: [B, P].
 
     A row ends when a Newton step would gain less than `tolerance` of its objective, or when none gains anything.
     `refine` changes a trial before it is judged: variable projection solves E and the coefficients again there.
+    `fixed` [B, P]: parameters that keep their start values.
     """
     parts = [theta_BP[:0]]
     for at in range(0, len(theta_BP), ROWS):
         rows = slice(at, at + ROWS)
-        parts.append(_Descent(problem, theta_BP[rows], weight_BR[rows], tolerance, refine).run(steps))
+        own = None if fixed is None else fixed[rows]
+        parts.append(_Descent(problem, theta_BP[rows], weight_BR[rows], tolerance, refine, own).run(steps))
     return np.concatenate(parts)
 
 
-def descend_through_deltas(problem: Problem, theta_BP: Array, weight_BR: Array, *, tolerance: float = 1e-13) -> Array:
+def descend_through_deltas(
+    problem: Problem, theta_BP: Array, weight_BR: Array, *, tolerance: float = 1e-13, fixed: Fixed | None = None
+) -> Array:
     """`descend` for any delta: a small one is reached through larger ones, each starting where the last ended.
 
     A continuation in delta: near delta = 0 the objective is a sum of absolute values, whose kinks stop every method
@@ -56,8 +62,9 @@ def descend_through_deltas(problem: Problem, theta_BP: Array, weight_BR: Array, 
     """
     for delta in delta_path(problem):
         easier = problem.with_objective(replace(problem.objective, delta=delta))
-        theta_BP = descend(easier, theta_BP, weight_BR, tolerance=1e-6)  # loose: only a start for the next delta
-    return descend(problem, theta_BP, weight_BR, tolerance=tolerance)
+        # loose: only a start for the next delta
+        theta_BP = descend(easier, theta_BP, weight_BR, tolerance=1e-6, fixed=fixed)
+    return descend(problem, theta_BP, weight_BR, tolerance=tolerance, fixed=fixed)
 
 
 def delta_path(problem: Problem, *, ratio: float = 5.0) -> list[float]:
@@ -75,8 +82,15 @@ class _Descent:
     """The rows of one chunk while they descend."""
 
     def __init__(
-        self, problem: Problem, theta_BP: Array, weight_BR: Array, tolerance: float, refine: Refine | None
+        self,
+        problem: Problem,
+        theta_BP: Array,
+        weight_BR: Array,
+        tolerance: float,
+        refine: Refine | None,
+        fixed_BP: Fixed | None,
     ) -> None:
+        self.fixed = np.zeros(theta_BP.shape, dtype=bool) if fixed_BP is None else fixed_BP
         self.problem, self.tolerance, self.refine = problem, tolerance, refine
         self.low, self.high = bounds(problem)
         self.theta = np.clip(theta_BP, self.low, self.high)
@@ -105,7 +119,7 @@ class _Descent:
         scale = 1 / np.sqrt(np.maximum(np.einsum("bpp->bp", self.known.majorant[rows]), 1e-300))
         theta = self.theta[rows]
         # A parameter on a bound whose gradient points outwards does not move (projected Newton).
-        held = ((theta <= self.low) & (gradient > 0)) | ((theta >= self.high) & (gradient < 0))
+        held = ((theta <= self.low) & (gradient > 0)) | ((theta >= self.high) & (gradient < 0)) | self.fixed[rows]
         scale = np.where(held, 0.0, scale)
         scaled = hessian * scale[:, :, None] * scale[:, None, :]
         curvature, direction = np.linalg.eigh(scaled)

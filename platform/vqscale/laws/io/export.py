@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vqscale import storage
 from vqscale.errors import StorageError
 from vqscale.laws.io.schema import Estimate, Fit, Interval, StudyFits
+from vqscale.laws.validation.marks import marks_of
 from vqscale.results.own_files import read_model, replace_text
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 CONSTANT_COLUMNS = (
     "fit", "law", "subset", "form", "metric", "unit", "constant", "cost", "budget", "value", "low90", "high90", "low95",
-    "high95", "n_runs", "r2_fit", "r2_holdout", "holdout_relative_error", "data_hash", "versions",
+    "high95", "n_runs", "r2_fit", "r2_holdout", "holdout_relative_error", "data_hash", "versions", "marks",
 )  # fmt: skip
 _FLOAT_COLUMNS = (
     "budget",
@@ -49,7 +50,13 @@ def read_fits(folder: str, command: str | None = None) -> StudyFits:
     uri = storage.join(folder, "fits.json")
     if not storage.exists(uri):
         raise StorageError(f"{uri}: no fits yet. Run `{command or f'vqscale fit {folder}'}` first.")
-    return read_model(uri, StudyFits, f"Run `{command or f'vqscale fit {folder}'}` again.")
+    found = read_model(uri, StudyFits, f"Run `{command or f'vqscale fit {folder}'}` again.")
+    # An earlier version wrote no marks: they follow from the numbers that it did write.
+    fits = [
+        fit if "marks" in fit.model_fields_set else fit.model_copy(update={"marks": marks_of(fit)})
+        for fit in found.fits
+    ]
+    return found.model_copy(update={"fits": fits})
 
 
 def fit_provenance(fit: Fit) -> str:
@@ -108,6 +115,7 @@ def _rows(fit: Fit) -> Iterator[dict[str, object]]:
         "holdout_relative_error": fit.holdout.mean_relative_error,
         "data_hash": fit.data_hash,
         "versions": versions_of(fit),
+        "marks": "; ".join(fit.marks),
     }
     for name, value in (fit.parameters | fit.derived).items():
         yield shared | {"constant": name, "value": value} | _limits(fit.intervals.get(name))

@@ -11,7 +11,7 @@ from vqscale.laws.io.schema import Estimate, Fit, Frontier, StudyFits
 _GREEK = {"alpha": r"\alpha", "beta": r"\beta", "gamma": r"\gamma", "delta": r"\delta"}
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "²": "$^2$", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
 _RowGroup = tuple[str, Sequence[Sequence[str]]]
 """Provenance of rows, and the rows."""
@@ -36,7 +36,16 @@ def _constants(fits: Sequence[Fit]) -> str:
     header = ["runs of", "constant", "value", "90\\,\\%", "95\\,\\%"]
     return _table(_title(fits[0]), f"tab:{fits[0].law}".replace("_", "-"), "llrrr", header, [
         (fit_provenance(fit), _constant_rows(fit)) for fit in fits
-    ])  # fmt: skip
+    ], _marks(fits))  # fmt: skip
+
+
+def _marks(fits: Sequence[Fit]) -> list[str]:
+    """Lines below a table: why not to decide by the fits that a dagger marks."""
+    return [
+        f"\\par\\smallskip{{\\footnotesize $\\dagger$ {escape(fit.label)}: {escape('; '.join(fit.marks))}.\\par}}"
+        for fit in fits
+        if fit.marks
+    ]
 
 
 def _title(fit: Fit) -> str:
@@ -46,7 +55,7 @@ def _title(fit: Fit) -> str:
 def _constant_rows(fit: Fit) -> list[list[str]]:
     error = fit.holdout.mean_relative_error
     held = "no hold-out" if error is None else f"held-out error {100 * error:.2f}\\,\\%"
-    beside = [escape(fit.label), f"{fit.n_runs} runs", held]
+    beside = [escape(fit.label) + ("$^\\dagger$" if fit.marks else ""), f"{fit.n_runs} runs", held]
     rows = []
     for index, (name, value) in enumerate((fit.parameters | fit.derived).items()):
         found = fit.intervals.get(name)
@@ -65,20 +74,24 @@ def _optima(fit: Fit, frontier: Frontier) -> str:
         span = f"{_short(one.parameters_low)} to {_short(one.parameters_high)}"
         rows.append([_number(one.flops), *counts, _estimate(one.loss, _number), span])
     title = f"Optima of {escape(fit.label)} ({escape(fit.law)}), $C$ counted {_cost(frontier)}; 90\\,\\% intervals."
-    return _table(title, f"tab:optima-{fit.id}-{frontier.cost}", "lrrrrr", header, [(fit_provenance(fit), rows)])
+    return _table(
+        title, f"tab:optima-{fit.id}-{frontier.cost}", "lrrrrr", header, [(fit_provenance(fit), rows)], _marks([fit])
+    )
 
 
 def _cost(frontier: Frontier) -> str:
     return "exactly" if frontier.cost == "exact" else "as $6ND$"
 
 
-def _table(title: str, label: str, columns: str, header: Sequence[str], groups: Iterable[_RowGroup]) -> str:
-    """Each group of rows below a rule and a comment with its provenance."""
+def _table(
+    title: str, label: str, columns: str, header: Sequence[str], groups: Iterable[_RowGroup], notes: Sequence[str]
+) -> str:
+    """Each group of rows below a rule and a comment with its provenance, `notes` below the last."""
     lines = ["\\begin{table}", "\\centering", "\\small", f"\\caption{{{title}}}", f"\\label{{{label}}}"]
     lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", _row(header)]
     for origin, rows in groups:
         lines += ["\\midrule", f"% {origin}", *(_row(cells) for cells in rows)]
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *notes, "\\end{table}", ""])
 
 
 def _row(cells: Sequence[str]) -> str:

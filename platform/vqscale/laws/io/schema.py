@@ -44,6 +44,13 @@ class Interval(Frozen):
     high95: float
 
 
+class Span(Frozen):
+    """The values between which a constant fits equally well."""
+
+    low: float
+    high: float
+
+
 class RunPoint(Frozen):
     """One run and the law's value for it."""
 
@@ -329,7 +336,15 @@ class Fit(Frozen):
     variants: list[Variant] = Field(default_factory=list)
     frontiers: list[Frontier] = Field(default_factory=list)
     """Of laws in N and D: by exact FLOPs and by 6ND."""
-    r2_fit: float
+    marks: list[str] = Field(default_factory=list)
+    """Reasons not to decide by this fit, a sentence each, from the numbers of this record; empty where there is none.
+    Whatever shows a number of the fit shows them."""
+    exponent_spans: dict[str, Span] = Field(default_factory=dict)
+    """Exponent -> values whose objective is within 1 % of the best, with everything else fitted again."""
+    freedom: int | None = None
+    """Degrees of freedom: what the bootstrap draws less the free constants; None in files of earlier versions."""
+    r2_fit: float | None
+    """None where the runs are fewer than two for each constant, or their losses do not vary."""
     r2_holdout: float | None
     holdout: HoldOut
     resampled: str = ""

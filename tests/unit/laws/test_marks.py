@@ -1,0 +1,115 @@
+"""What a fit's numbers do not support is said with it, and where it would be a number, there is none."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vqscale.laws import fit_study, read_fits, write_fits
+from vqscale.laws.decisions.predictions import predicted_loss
+from vqscale.laws.io.export import to_csv
+from vqscale.laws.io.latex import to_latex
+from vqscale.laws.io.schema import Span
+from vqscale.laws.validation.marks import marks_of
+
+
+def fitted(runs, law="power_d", noise=0.003, **options):
+    d = np.geomspace(1e8, 1e10, runs)
+    loss = (1.8 + 2085 * d**-0.37) * np.exp(np.random.default_rng(1).normal(0, noise, runs))
+    table = pd.DataFrame({"tokens": d, "loss": loss})
+    (fit,) = fit_study(table, [law], **({"bootstrap": 20} | options)).fits
+    return fit
+
+
+@pytest.fixture(scope="module")
+def sound():
+    return fitted(12)
+
+
+def with_errors(fit, own, **baselines):
+    errors = {"mean_relative_error": own, "baselines": {name.replace("_", " "): one for name, one in baselines.items()}}
+    return fit.model_copy(update={"holdout": fit.holdout.model_copy(update=errors)})
+
+
+def test_sound_fit_has_no_mark(sound):
+    assert sound.marks == []
+    assert sound.freedom == 9
+    assert sound.r2_fit > 0.99
+
+
+def test_law_that_loses_to_both_baselines_is_marked(sound):
+    beaten = with_errors(sound, 0.061, last_value=0.032, power_law=0.0405)
+    assert marks_of(beaten) == [
+        "off by 6.10 % on the held-out runs, where the last value by 3.20 % and the power law by 4.05 % is: no better"
+        " than no law"
+    ]
+    assert marks_of(with_errors(sound, 0.061, last_value=0.032, power_law=0.07)) == []
+    assert len(marks_of(with_errors(sound, 0.061, last_value=0.032, power_law=None))) == 1
+    assert marks_of(with_errors(sound, 0.061)) == []
+
+
+def test_law_with_a_low_r2_is_marked(sound):
+    assert marks_of(sound.model_copy(update={"r2_fit": 0.25}))[0].startswith("R² 0.25: the runs scatter")
+    assert marks_of(sound.model_copy(update={"r2_fit": 0.9})) == []
+
+
+def test_exponent_with_a_wide_span_is_marked(sound):
+    wide = sound.model_copy(update={"exponent_spans": {"alpha": Span(low=0.2, high=0.3)}})
+    assert marks_of(wide) == ["alpha from 0.2 to 0.3 fit equally well (objective within 1 %)"]
+    assert marks_of(sound.model_copy(update={"exponent_spans": {"alpha": Span(low=0.2, high=0.25)}})) == []
+
+
+def test_four_runs_for_three_constants_give_no_r2_and_no_interval():
+    fit = fitted(4)
+    assert fit.freedom == 1
+    assert fit.r2_fit is None
+    assert fit.intervals == {}
+    assert fit.bootstrap == 0
+    assert all(point.low90 is None for curve in fit.curves for point in curve.points)
+    assert predicted_loss(fit, {"D": 3e10}).interval is None
+    assert [mark.split(":")[0] for mark in fit.marks] == ["4 runs for 3 constants, 1 degree of freedom"]
+
+
+def test_five_runs_for_three_constants_give_rough_intervals_and_no_r2():
+    fit = fitted(5)
+    assert fit.freedom == 2
+    assert fit.r2_fit is None
+    assert set(fit.intervals) == {"E", "A", "alpha"}
+    assert fit.marks == []
+    assert fit.warnings[0].startswith("5 runs for 3 constants, 2 degrees of freedom: the intervals are rough")
+
+
+def test_six_runs_for_three_constants_have_an_r2():
+    assert fitted(6).r2_fit > 0.99
+
+
+def test_copies_of_four_runs_leave_one_degree_of_freedom():
+    d = np.repeat(np.geomspace(1e8, 1e10, 4), 5)
+    loss = np.round(1.8 + 2085 * d**-0.37, 2)  # two digits: no copies of each other, yet nothing tells them apart
+    (fit,) = fit_study(pd.DataFrame({"tokens": d, "loss": loss, "step": np.arange(20)}), ["power_d"], bootstrap=9).fits
+    assert fit.freedom == 1
+    assert fit.intervals == {}
+    assert fit.marks[0].startswith("4 runs (20 rows) for 3 constants")
+
+
+def test_marks_stand_in_every_file(sound, tmp_path):
+    fits = fit_study(pd.DataFrame({"tokens": [1.0], "loss": [1.0]}), ["power_d"])
+    marked = fits.model_copy(
+        update={"fits": [sound.model_copy(update={"r2_fit": 0.25, "marks": ["R² 0.25: too low"]})]}
+    )
+    assert to_csv(marked).splitlines()[1].endswith("R² 0.25: too low")
+    assert r"$\dagger$ all runs: R$^2$ 0.25: too low." in to_latex(marked)
+    assert r"all runs$^\dagger$" in to_latex(marked)
+    write_fits(marked, str(tmp_path))
+    assert read_fits(str(tmp_path)) == marked
+
+
+def test_fits_of_an_earlier_version_are_marked_by_their_numbers(sound, tmp_path):
+    old = sound.model_copy(update={"r2_fit": 0.25}).model_dump(
+        mode="json", exclude={"marks", "freedom", "exponent_spans"}
+    )
+    import json
+
+    (tmp_path / "fits.json").write_text(json.dumps({"fits": [old]}))
+    (fit,) = read_fits(str(tmp_path)).fits
+    assert fit.freedom is None
+    assert fit.marks[0].startswith("R² 0.25")
