@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from vqscale.cli.error_view import with_error
 from vqscale.workflow.autotune import CodebookChoice
 
 
@@ -20,13 +21,24 @@ def as_values(choice: CodebookChoice) -> dict[str, object]:
 
 def show(choice: CodebookChoice, console: Console) -> None:
     table = Table(title="codebook sizes", title_justify="left")
-    for title in ("S", "state", "bpb held out", "tokens/s", "decode memory", "codes in use", "Pareto", "chosen"):
+    for title in (
+        "S",
+        "state",
+        "bpb held out",
+        "above the best",
+        "tokens/s",
+        "decode memory",
+        "codes in use",
+        "Pareto",
+        "chosen",
+    ):
         table.add_column(title, justify="right")
     for row in choice.table():
         table.add_row(
             str(row["codebook_size"]),
             str(row["status"]),
-            "-" if row["bpb"] is None else f"{row['bpb']:.4f}",
+            with_error(row["bpb"], row["bpb_error"], 4),
+            "" if row["above_best"] is None else with_error(row["above_best"], row["above_best_error"], 4),
             "-" if row["tokens_per_second"] is None else f"{row['tokens_per_second']:.0f}",
             "-" if row["decode_state_bytes"] is None else f"{row['decode_state_bytes'] / 2**10:.1f} KiB",
             "-" if row["code_perplexity"] is None else f"{row['code_perplexity']:.1f}",

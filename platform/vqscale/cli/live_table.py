@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vqscale.cli.console import styled
+from vqscale.cli.error_view import with_error
 from vqscale.formatting import duration, short_count
 from vqscale.planning.plan import Plan
 from vqscale.results.metrics_rows import Row
@@ -105,7 +106,11 @@ class LiveTable(RunEvents):
         self._count_ended += 1
         done, total = self._count_ended + self._done_before, len(self._lines) + self._done_before
         known = quality(result)
-        measured = (result.error or "") if known is None else f"{known:.3f} {QUALITY[result.task]} held out"
+        measured = (
+            (result.error or "")
+            if known is None
+            else (f"{with_error(known, quality_error(result))} {QUALITY[result.task]} held out")
+        )
         speed = f", {short_count(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
         colour = {"finished": "green", "stopped": "cyan"}.get(result.status, "red")
         self._console.print(
@@ -165,6 +170,11 @@ class LiveTable(RunEvents):
 def quality(result: Result) -> float | None:
     """The trial's value of the task's `QUALITY`."""
     return result.accuracy if result.task == "classification" else result.bpb
+
+
+def quality_error(result: Result) -> float | None:
+    """Its standard error over held-out documents or examples."""
+    return result.accuracy_error if result.task == "classification" else result.bpb_error
 
 
 def last_line(text: str) -> str:

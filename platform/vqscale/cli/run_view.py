@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vqscale import storage
+from vqscale.cli.error_view import error_notes, with_error
 from vqscale.cli.fit_view import print_fits
-from vqscale.cli.live_table import QUALITY, LiveTable, quality
+from vqscale.cli.live_table import QUALITY, LiveTable, quality, quality_error
 from vqscale.cli.predict_view import print_scores
 from vqscale.cli.progress import RoundsBar
 from vqscale.cli.throughput_view import conclusions
@@ -65,7 +66,7 @@ def print_trials(outcome: TrainingRun, console: Console) -> None:
             short_count(r.parameters_non_embedding),
             short_count(r.tokens),
             f"{r.flops:.1e}",
-            "-" if (known := quality(r)) is None else f"{known:.3f}",
+            with_error(quality(r), quality_error(r)),
             "-" if r.tokens_per_second is None else short_count(r.tokens_per_second),
             "-" if r.code_perplexity is None else f"{r.code_perplexity:.0f} of {r.codebook_size}",
             "-" if r.seconds_training is None else f"{r.seconds_training:.1f} s",
@@ -74,6 +75,8 @@ def print_trials(outcome: TrainingRun, console: Console) -> None:
     console.print(table)
     if len(outcome.results) > SHOWN:
         console.print(f"{SHOWN} of {len(outcome.results)} trials: results.csv holds all.")
+    for sentence in error_notes(outcome.results):
+        console.print(sentence, markup=False, highlight=False)
 
 
 def print_places(study: Study, console: Console) -> None:

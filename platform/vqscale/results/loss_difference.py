@@ -19,6 +19,8 @@ from vqscale.results.result import LossParts, Result
 Measure = Literal["loss", "bpb", "accuracy"]
 FEW = 10
 """Documents below which their standard error is itself rough: with ten it is off by a quarter either way."""
+TWICE = 2.0
+"""Standard errors within which a difference may be chance: one in twenty differences of equals is larger."""
 _SAME_TEXT = ("corpus_fingerprint", "evaluation_text", "task")
 
 

@@ -25,8 +25,11 @@ PAUSE_SECONDS = 60.0
 """Nothing is sent for so long after a failure: each try would hold up the driver until MLflow gives up."""
 
 RUN_STATUS: dict[str, RunStatus] = {"finished": "FINISHED", "stopped": "FINISHED"}
-HELD_OUT = ("loss", "bpb", "perplexity", "accuracy", "balanced_accuracy", "macro_f1")
-TEST = ("test_loss", "test_accuracy")
+HELD_OUT = (
+    *("loss", "bpb", "perplexity", "accuracy", "balanced_accuracy", "macro_f1"),
+    *("loss_error", "bpb_error", "accuracy_error", "evaluation_documents", "evaluation_tokens"),
+)
+TEST = ("test_loss", "test_accuracy", "test_accuracy_error")
 MEASURED = (
     *("tokens_per_second", "flops_per_second", "peak_memory_bytes", "flops"),
     *("code_perplexity", "dead_codes", "quantisation_error", "skipped_updates", "seconds_training", "seconds_overhead"),

@@ -1,9 +1,11 @@
 """The codebook size for a corpus: short trials over S, then the smallest S within a tolerance of the best held out."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vqscale.errors import StudyError, WorkFailedError
+from vqscale.results.loss_difference import TWICE, Difference, loss_difference
 from vqscale.results.result import Result
 from vqscale.study.model import QUANTISED
 from vqscale.study.spec import Study
@@ -27,16 +29,22 @@ class CodebookChoice:
     tolerance: float
     corpus_fingerprint: str
     trials: list[Result]
+    above_best: dict[int, Difference]
+    """By codebook size, how far its bits per byte are above those of the best size."""
     warnings: list[str]
-    """Which trials were stopped early, or reached no held-out loss, one sentence each."""
+    """Which trials were stopped early, or reached no held-out loss, and which sizes the held-out text does not tell
+    from the tolerance, one sentence each."""
 
     def table(self) -> list[dict[str, Any]]:
-        """One row per codebook size; `pareto`: no other is at least as good in bpb, speed and decode memory."""
+        """One row per trial; `pareto`: no other is at least as good in bpb, speed and decode memory."""
         return [
             {
                 "codebook_size": result.codebook_size,
                 "status": result.status,
                 "bpb": result.bpb,
+                "bpb_error": result.bpb_error,
+                "above_best": found.value if (found := self.above_best.get(result.codebook_size or 0)) else None,
+                "above_best_error": found.error if found else None,
                 "tokens_per_second": result.tokens_per_second,
                 "decode_state_bytes": result.state_bytes,
                 "code_perplexity": result.code_perplexity,
@@ -99,26 +107,55 @@ def choose_codebook(results: list[Result], tolerance: float) -> CodebookChoice:
     A trial that was stopped early counts by the loss it had reached, which more training usually lowers. With several
     seeds a size counts by its worst; a size of which a seed diverged is never chosen.
     """
-    sizes: dict[int, float] = {}
+    sizes: dict[int, Result] = {}
+    """By size, its worst trial."""
     for result in results:
         if result.bpb is not None and result.codebook_size is not None:
-            sizes[result.codebook_size] = max(result.bpb, sizes.get(result.codebook_size, result.bpb))
+            worst = sizes.setdefault(result.codebook_size, result)
+            sizes[result.codebook_size] = max(worst, result, key=_bpb)
     for result in results:
         if result.status == "diverged":
             sizes.pop(result.codebook_size or 0, None)
     if not sizes:
         raise WorkFailedError("no trial of the codebook sweep reached a held-out loss; there is no best size")
-    best_size = min(sizes, key=lambda size: (sizes[size], size))
+    best_size = min(sizes, key=lambda size: (_bpb(sizes[size]), size))
+    best = sizes[best_size]
+    chosen = min(size for size, result in sizes.items() if _bpb(result) <= _bpb(best) + tolerance)
+    compared = {size: loss_difference(result, best, "bpb") for size, result in sizes.items() if size != best_size}
+    above = {size: found for size, found in compared.items() if found is not None}
     trials = sorted(results, key=lambda result: (result.codebook_size or 0, result.seed))
     return CodebookChoice(
-        codebook_size=min(size for size, bpb in sizes.items() if bpb <= sizes[best_size] + tolerance),
+        codebook_size=chosen,
         best_size=best_size,
-        best_bpb=sizes[best_size],
+        best_bpb=_bpb(best),
         tolerance=tolerance,
         corpus_fingerprint=results[0].corpus_fingerprint,
         trials=trials,
-        warnings=[sentence for result in trials if (sentence := _warning(result)) is not None],
+        above_best=above,
+        warnings=[
+            *(sentence for result in trials if (sentence := _warning(result)) is not None),
+            *_near_tolerance(above, chosen, tolerance),
+        ],
     )
+
+
+def _bpb(result: Result) -> float:
+    assert result.bpb is not None
+    return result.bpb
+
+
+def _near_tolerance(above: Mapping[int, Difference], chosen: int, tolerance: float) -> Iterator[str]:
+    """Sizes that another held-out text may put on the other side of the tolerance, as far as they bear on the choice:
+    the chosen one, and smaller ones."""
+    for size, found in sorted(above.items()):
+        if size > chosen:
+            continue
+        head = f"S = {size}: {found.text()} bpb above the best"
+        if found.error is None and size == chosen:
+            yield f"{head}; whether it is within {tolerance:g} on other text is not known."
+        elif found.error is not None and abs(found.value - tolerance) < TWICE * found.error:
+            side = "beyond" if size == chosen else "within"
+            yield f"{head}: on other text it may be {side} the tolerance of {tolerance:g}."
 
 
 def _warning(result: Result) -> str | None:

@@ -5,7 +5,16 @@ import pytest
 from pydantic import ValidationError
 
 from vqscale.errors import StorageError
-from vqscale.results import AccuracyBucket, PositionLoss, Result, read_table, to_results, write_table
+from vqscale.results import (
+    AccuracyBucket,
+    LossParts,
+    PositionLoss,
+    Result,
+    loss_difference,
+    read_table,
+    to_results,
+    write_table,
+)
 
 
 def make_result(**changes: object) -> Result:
@@ -153,3 +162,16 @@ def test_table_that_cannot_be_read_raises_storage_error(tmp_path, name):
 def test_result_with_a_loss_that_is_no_number_is_refused(value):
     with pytest.raises(ValidationError):
         make_result(loss=value)
+
+
+def test_rows_of_a_table_are_compared_as_records_are(tmp_path: Path) -> None:
+    parts = [LossParts(units=[2, 1], tokens=[9, 5], bytes=[9, 4], nats=nats) for nats in ([4.5, 2.0], [4.0, 2.5])]
+    text = {"evaluation_text": "spread 14", "evaluation_documents": 3, "loss": 0.4}
+    rows = [make_result(**text, loss_by_document=one) for one in parts]
+    expected = loss_difference(*rows)
+    assert expected is not None
+    assert expected.paired
+    for name in ("results.parquet", "results.csv"):
+        write_table(rows, str(tmp_path / name))
+        first, second = read_table(str(tmp_path / name)).to_dict("records")
+        assert loss_difference(first, second) == expected

@@ -1,40 +1,46 @@
 """Which codebook is chosen, and which trials are given up early."""
 
+import math
 from typing import Any
 
 import pytest
 
 from vqscale.errors import StudyError, WorkFailedError
+from vqscale.results.result import LossParts, Result
 from vqscale.study.spec import parse_study
 from vqscale.sweep.driver.stopping import WithinTolerance
 from vqscale.workflow.autotune import choose_codebook, tuning_study
 
 
-class Row:
-    """The columns of a result that the choice reads."""
-
-    def __init__(self, size: int, bpb: float | None, status: str = "finished", seed: int = 0) -> None:
-        self.codebook_size, self.bpb, self.status, self.seed = size, bpb, status, seed
-        self.tokens_per_second, self.state_bytes = 1000.0 / size, 100 * size
-        self.corpus_fingerprint, self.code_perplexity = "f", size / 2
+def row(size: int, bpb: float | None, status: str = "finished", seed: int = 0, **columns: Any) -> Result:
+    """A result with the columns that the choice reads."""
+    values = {"codebook_size": size, "bpb": bpb, "status": status, "seed": seed, "corpus_fingerprint": "f"}
+    values |= {"tokens_per_second": 1000.0 / size, "state_bytes": 100 * size, "code_perplexity": size / 2}
+    return Result.model_construct(**dict.fromkeys(Result.model_fields) | {"task": "language"} | values | columns)
 
 
-def choice(*rows: Row, tolerance: float = 0.01) -> Any:
-    return choose_codebook(list(rows), tolerance)  # type: ignore[arg-type]
+def choice(*rows: Result, tolerance: float = 0.01) -> Any:
+    return choose_codebook(list(rows), tolerance)
+
+
+def on_text(*nats: float) -> dict[str, Any]:
+    """Columns of a trial with these sums on documents of a thousand bytes."""
+    parts = LossParts(units=[1] * len(nats), tokens=[1000] * len(nats), bytes=[1000] * len(nats), nats=list(nats))
+    return {"evaluation_text": "spread", "evaluation_documents": len(nats), "loss_by_document": parts}
 
 
 def test_choice_is_the_smallest_within_tolerance() -> None:
-    found = choice(Row(16, 2.05), Row(32, 2.008), Row(64, 2.001), Row(128, 2.0))
+    found = choice(row(16, 2.05), row(32, 2.008), row(64, 2.001), row(128, 2.0))
     assert (found.codebook_size, found.best_size) == (32, 128)
 
 
 def test_choice_counts_a_size_by_its_worst_seed() -> None:
-    found = choice(Row(16, 2.0), Row(16, 2.1, seed=1), Row(32, 2.0), Row(32, 2.01, seed=1))
+    found = choice(row(16, 2.0), row(16, 2.1, seed=1), row(32, 2.0), row(32, 2.01, seed=1))
     assert found.codebook_size == 32
 
 
 def test_choice_takes_a_stopped_trial_by_its_better_held_out_loss_and_warns() -> None:
-    found = choice(Row(16, 1.98, status="stopped"), Row(32, 2.0), Row(64, 2.01))
+    found = choice(row(16, 1.98, status="stopped"), row(32, 2.0), row(64, 2.01))
     assert (found.codebook_size, found.best_size, found.best_bpb) == (16, 16, 1.98)
     assert len(found.warnings) == 1
     assert found.warnings[0].startswith("S = 16, seed 0: was stopped early")
@@ -42,12 +48,12 @@ def test_choice_takes_a_stopped_trial_by_its_better_held_out_loss_and_warns() ->
 
 
 def test_choice_warns_of_a_stopped_trial_that_is_not_chosen() -> None:
-    found = choice(Row(16, 3.0, status="stopped"), Row(32, 2.0), Row(64, 2.001))
+    found = choice(row(16, 3.0, status="stopped"), row(32, 2.0), row(64, 2.001))
     assert (found.codebook_size, len(found.warnings)) == (32, 1)
 
 
 def test_choice_names_the_trial_without_a_held_out_loss() -> None:
-    found = choice(Row(16, 2.0), Row(64, None, status="failed"))
+    found = choice(row(16, 2.0), row(64, None, status="failed"))
     assert (found.codebook_size, found.best_size) == (16, 16)
     assert found.warnings == [
         "S = 64, seed 0: has no held-out loss (failed); the size counts by its other seeds, if it has any."
@@ -55,7 +61,7 @@ def test_choice_names_the_trial_without_a_held_out_loss() -> None:
 
 
 def test_choice_never_takes_a_size_of_which_a_seed_diverged() -> None:
-    found = choice(Row(16, 2.0), Row(16, None, status="diverged", seed=1), Row(32, 2.005), Row(32, 2.006, seed=1))
+    found = choice(row(16, 2.0), row(16, None, status="diverged", seed=1), row(32, 2.005), row(32, 2.006, seed=1))
     assert (found.codebook_size, found.best_size) == (32, 32)
     assert found.warnings == ["S = 16, seed 1: diverged, so this size is not chosen."]
 
@@ -63,17 +69,16 @@ def test_choice_never_takes_a_size_of_which_a_seed_diverged() -> None:
 @pytest.mark.parametrize("status", ["failed", "diverged", "stopped"])
 def test_choice_without_any_held_out_loss_is_a_failure(status: str) -> None:
     with pytest.raises(WorkFailedError, match="no best size"):
-        choice(Row(16, None, status=status))
+        choice(row(16, None, status=status))
 
 
 def test_pareto_front_leaves_out_what_was_not_measured() -> None:
-    slow, unknown = Row(16, 2.0), Row(8, 1.0)
-    unknown.tokens_per_second = None  # type: ignore[assignment]
+    slow, unknown = row(16, 2.0), row(8, 1.0, tokens_per_second=None)
     assert [row["pareto"] for row in choice(unknown, slow).table()] == [False, True]
 
 
 def test_pareto_front_drops_what_is_worse_in_everything() -> None:
-    rows = choice(Row(16, 2.0), Row(32, 2.1), Row(64, 1.9)).table()
+    rows = choice(row(16, 2.0), row(32, 2.1), row(64, 1.9)).table()
     assert [row["pareto"] for row in rows] == [True, False, True]
 
 
@@ -124,3 +129,34 @@ def test_stopping_judges_a_report_that_passes_two_rungs_at_the_last_of_them() ->
     assert scheduler.on_trial_result(None, jumping, metrics(210, 1.9)) == "STOP"
     # ... and the best at the rung that was passed over stays 2.0, of which 2.09 is within the margin.
     assert scheduler.on_trial_result(None, later, metrics(100, 2.09)) == "CONTINUE"
+
+
+def test_choice_gives_the_paired_error_of_every_size_above_the_best() -> None:
+    # Paired, document by document: 20, 30, 40 and 30 nats in a thousand bytes each, a mean of 30 with error 4.08.
+    best = row(64, 1.0, bpb_error=0.2, **on_text(700, 600, 800, 672.6))
+    near = row(32, 1.0433, bpb_error=0.2, **on_text(720, 630, 840, 702.6))
+    found = choice(best, near, tolerance=0.05)
+    above = found.above_best[32]
+    assert (found.codebook_size, above.paired, above.documents) == (32, True, 4)
+    assert above.error == pytest.approx(4.0825 / 1000 / math.log(2), rel=1e-4)
+    (shown,) = [one for one in found.table() if one["codebook_size"] == 32]
+    assert (shown["above_best"], shown["above_best_error"]) == (above.value, above.error)
+    assert found.warnings == [
+        "S = 32: +0.0433 ± 0.0059 (4 documents) bpb above the best: on other text it may be beyond the tolerance of"
+        " 0.05."
+    ]
+
+
+def test_choice_warns_of_a_smaller_size_that_other_text_may_put_within_the_tolerance() -> None:
+    best = row(64, 1.0, **on_text(700, 600, 800, 672.6))
+    near = row(32, 1.0433, **on_text(720, 630, 840, 702.6))
+    (sentence,) = choice(best, near, tolerance=0.04).warnings
+    assert sentence.endswith("on other text it may be within the tolerance of 0.04.")
+    assert choice(best, near, tolerance=0.02).warnings == []
+
+
+def test_choice_says_that_the_error_of_older_records_is_not_known() -> None:
+    (sentence,) = choice(row(32, 2.005), row(64, 2.0)).warnings
+    assert sentence == (
+        "S = 32: +0.0050 (error unknown) bpb above the best; whether it is within 0.01 on other text is not known."
+    )
