@@ -225,12 +225,34 @@ class IsoflopRow(Frozen):
     """x: N, D. `predicted` is the parabola's."""
     parameters: float | None
     """N at the vertex; None where it is refused."""
+    vertex: Estimate | None = None
+    """The same with its interval, which knows of scatter only; without one where that leaves the vertex unbounded."""
     tokens: float | None
     loss: float | None
     reason: str | None
     """Why the row has no optimum: concave, flat, outside the runs."""
     warnings: list[str] = Field(default_factory=list)
     """Of an optimum that rests on few sizes, or lies near one end of them."""
+
+
+class ParabolaLine(Frozen):
+    """The line through the vertices: log N* and log D* over log C."""
+
+    flops: float
+    """C to which the levels belong: the middle of the budgets, in logarithms."""
+    low: float
+    high: float
+    """Smallest and largest budget with an optimum."""
+    log_parameters: float
+    """log N* at `flops`."""
+    a: float
+    log_tokens: float
+    b: float
+    covariance_parameters: list[list[float]] | None
+    """Of log N* at `flops` and a; None where the runs leave nothing to judge their scatter by."""
+    covariance_tokens: list[list[float]] | None
+    freedom: int
+    """Degrees of freedom of the covariances."""
 
 
 class IsoflopParabolas(Frozen):
@@ -243,6 +265,8 @@ class IsoflopParabolas(Frozen):
     """Slope of log N* over log C through the rows that have an optimum; None below two of them."""
     b: Estimate | None
     reason: str | None
+    line: ParabolaLine | None = None
+    """The line of those slopes; None where there is none, and in files of earlier versions."""
 
 
 class ComparedPoint(Frozen):
