@@ -73,7 +73,7 @@ FILES = {
     "a.webp": (image("webp"), "an image"),
     "a.wav": (b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(40), "sound or video"),
     "a.mp4": (b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00", "sound or video"),
-    "packed": (gzip.compress(b"text"), "gzip-compressed.*end in .gz"),
+    "packed": (gzip.compress(b"text", mtime=0), "gzip-compressed.*end in .gz"),
     "packed.txt": (bz2.compress(b"text"), "bzip2-compressed"),
     "packed.log": (lzma.compress(b"text"), "xz-compressed"),
     "packed.jsonl": (zstandard.compress(b"text"), "zstd-compressed"),

@@ -72,7 +72,7 @@ LAYOUTS = {
     "separator_at_the_end.csv": csv().replace("\n", ",\n"),
     "separator_at_the_end_of_rows.csv": with_header(BODY.replace("\n", ",\n")),
     "empty_rows.csv": csv() + ",,,\n,,,\n",
-    "packed.csv.gz": gzip.compress(csv().encode()),
+    "packed.csv.gz": gzip.compress(csv().encode(), mtime=0),
     "packed.jsonl.xz": lzma.compress(TABLE.to_json(orient="records", lines=True).encode()),
     "lines.jsonl": TABLE.to_json(orient="records", lines=True),
     "lines.json": TABLE.to_json(orient="records", lines=True),
@@ -154,7 +154,7 @@ def test_columns_of_one_name_are_told_apart_by_their_place(tmp_path):
         ("deep.json", "[" * 100_000 + "]" * 100_000, "not a readable table"),
         ("text.jsonl", "hello\nworld\n", "no line is a JSON object"),
         ("broken.csv.gz", b"\x1f\x8bnot packed", "cannot be unpacked"),
-        ("cut.csv.gz", gzip.compress(csv().encode())[:-12], "cannot be unpacked"),
+        ("cut.csv.gz", gzip.compress(csv().encode(), mtime=0)[:-12], "cannot be unpacked"),
         ("no.parquet", b"hello", "not a readable table"),
     ],
 )
