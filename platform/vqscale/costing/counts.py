@@ -151,7 +151,7 @@ def _seen(config: ModelConfig, context: int) -> tuple[Places, Places]:
         first, last = place - config.window + 1, place + config.window - 1
     elif config.global_memory is False and config.block_length is not None:
         first, last = place - config.block_length, place + config.block_length
-    elif config.block_length is not None:
+    elif config.quantised and config.block_length is not None:
         block = place // config.block_length
         first, last = (block - 1) * config.block_length, (block + 2) * config.block_length - 1
     else:
@@ -237,7 +237,7 @@ def decode_state_bytes(config: ModelConfig, context: int, bytes_per_value: int) 
     if config.window is not None:
         return config.n_layer * 2 * config.window * (G * (K + V) * bytes_per_value + 1)
     memory = config.n_layer * state_space_bytes(config) if config.arch in GATED_HYBRIDS else 0
-    if config.block_length is None:
+    if config.block_length is None or config.bias is not None:
         return memory + attention_count(config) * G * context * (K + V) * bytes_per_value
     if config.codebook_size is None:
         return memory + config.n_layer * 2 * config.block_length * (G * (K + V) * bytes_per_value + 1)

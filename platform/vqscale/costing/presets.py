@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from vqscale.costing.counts import parameter_groups, parameters_non_embedding
 from vqscale.errors import StudyError
-from vqscale.study.model import DECAY_RANK, GATED_HYBRIDS, PLAIN, STATE_DIM, Arch, Head, ModelConfig
+from vqscale.study.model import DECAY_RANK, EXACT, GATED_HYBRIDS, PLAIN, STATE_DIM, Arch, Head, ModelConfig
 
 
 class Preset(NamedTuple):
@@ -59,11 +59,11 @@ _QUANTISED = {"codebook_size", "block_length", "codebook_decay", "commit_weight"
 _HYBRID = {"structured_memory", "state_dim", "gates", "attention_function", "norm", "prenorm"}
 _OF_SOME: dict[str, set[str]] = {
     "transformer_vq": {"head", "dropout_sinusoid", *_QUANTISED},
-    "transformer_full": {"head", "dropout_sinusoid"},
+    "transformer_full": {"head", "dropout_sinusoid", "bias", "block_length"},
     "transformer": set(),
     "transformer_window": {"window"},
     "longvq": {"dropout_sinusoid", "global_memory", "local_window", *_HYBRID, *_QUANTISED},
-    "mega": {"dropout_sinusoid", *_HYBRID},
+    "mega": {"dropout_sinusoid", "bias", "block_length", *_HYBRID},
     "gla": set(),
 }
 """Settings that only some architectures have."""
@@ -71,8 +71,11 @@ _WITHOUT: list[tuple[str, Any, set[str]]] = [
     ("global_memory", False, _QUANTISED - {"block_length"}),
     ("local_window", False, {"dropout_sinusoid"}),
     ("structured_memory", "none", {"state_dim"}),
+    ("bias", "all", {"block_length"}),
 ]
 """Settings that switch others off: with this key at this value, those have no meaning."""
+_UNSET = {"bias": "all"}
+"""Which of these values a model has where a study says nothing."""
 
 
 SHAPE = re.compile(r"d([1-9][0-9]*)x([1-9][0-9]*)")
@@ -111,7 +114,7 @@ def fields_of_others(arch: str, settings: Mapping[str, Any]) -> frozenset[str]:
         return frozenset()
     own = _OF_SOME[arch]
     for key, value, names in _WITHOUT:
-        if key in own and settings.get(key) == value:
+        if key in own and settings.get(key, _UNSET.get(key)) == value:
             own = own - names
     return frozenset(set().union(*_OF_SOME.values()) - own)
 
@@ -169,6 +172,8 @@ def _derived(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dic
         values["window"] = 2 * size["block_length"]
     if arch in GATED_HYBRIDS:
         return values | _hybrid(arch, overrides, size)
+    if arch in EXACT:
+        values |= _bias(overrides, size)
     head = overrides.get("head", "shga")
     if arch in PLAIN:
         values |= {"position_base": ROTARY_BASE} if arch != "gla" else {}
@@ -194,10 +199,18 @@ def _derived(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dic
     return values
 
 
+def _bias(overrides: dict[str, Any], size: dict[str, Any]) -> dict[str, Any]:
+    """Of a model with exact keys: the bias's distances, and the block length where they end."""
+    bias = overrides.get("bias", _UNSET["bias"])
+    return {"bias": bias} | ({"block_length": size["block_length"]} if bias == "window" else {})
+
+
 def _hybrid(arch: Arch, overrides: dict[str, Any], size: dict[str, Any]) -> dict[str, Any]:
     """Dimensions of `longvq` and `mega`; the feed-forward width is smaller by the structured memory's parameters."""
     values: dict[str, Any] = {"n_head": 1, "n_kv_head": 1, "d_value": 2 * size["d_model"], "structured_memory": "ema"}
     values |= {"attention_function": "softmax", "norm": "rms", "prenorm": True, "gates": True}
+    if arch in EXACT:
+        values |= _bias(overrides, size)
     if overrides.get("structured_memory") != "none":
         values["state_dim"] = STATE_DIM
     if arch == "longvq":

@@ -1,8 +1,8 @@
 """`mega`: gated attention over exact keys of the whole context that reads a structured memory; quadratic.
 
-The counterpart of `longvq`, as `transformer_full` is that of `transformer_vq`. It differs from Mega (Ma et al. 2022) in
-its bias, which is Transformer-XL's over all distances (Mega: one learned scalar per offset, or a rotary one), and in
-the normalised z of `gated.py`.
+The counterpart of `longvq`, as `transformer_full` is that of `transformer_vq`, with the same choice of `bias`. It
+differs from Mega (Ma et al. 2022) in its bias, which is Transformer-XL's over all distances (Mega: one learned scalar
+per offset, or a rotary one), and in the normalised z of `gated.py`.
 """
 
 from vqscale.models.gated import GatedAttention, GatedHybrid

@@ -1,6 +1,7 @@
 """`transformer_full`: Transformer-VQ without quantisation, the quadratic model that the paper compares with.
 
-Every query sees the un-quantised keys of the whole document, and the relative bias covers every distance.
+Every query sees the un-quantised keys of the whole document. The relative bias covers every distance or, with
+`bias: window`, those that it covers where keys are quantised: then this is `transformer_vq` with as many codes as keys.
 
 Letters: B batch, T query position, U key position, C queries of a chunk, M relative distance, H heads, G key/value
 heads, P query heads per key/value head, K key width, V value width.
@@ -51,12 +52,14 @@ def full_attention(
 ) -> Float[Tensor, "B H T V"]:
     """softmax((q_i + u) k_j + (q_i + w) r_{i-j}) v over the keys j of the same document; queries are the last.
 
-    `causal`: over j <= i alone, and `rel_key_GMK` holds the distances 0 .. U - 1; otherwise -(U - 1) .. U - 1.
+    `causal`: over j <= i alone, and `rel_key_GMK` holds the distances 0 .. R; otherwise -R .. R. Beyond R there is no
+    second term.
     "laplace": Mega's element-wise function of (q_i + u) k_j / n + (q_i + w) r_{i-j}, where i sees n keys.
     """
     batch, kv_heads, keys, _ = k_BGUK.shape
     length = q_BHTK.shape[2]
     start = keys - length
+    reach = rel_key_GMK.shape[1] - 1 if causal else rel_key_GMK.shape[1] // 2
 
     def chunk(first: int, q_BHCK: Tensor, k: Tensor, v: Tensor, u: Tensor, w: Tensor, rel: Tensor) -> Tensor:
         queries = range(start + first, start + first + q_BHCK.shape[2])
@@ -65,8 +68,11 @@ def full_attention(
         grouped = (batch, kv_heads, -1, *q_BHCK.shape[2:])
         content, place = (q_BHCK + u[:, None]).view(grouped), (q_BHCK + w[:, None]).view(grouped)
         score = content.flatten(2, 3) @ k[:, :, :seen].transpose(-1, -2)
-        within = slice(0, seen) if causal else slice(queries.start, queries.stop + keys - 1)
-        by_row = torch.einsum("bgpck,gmk->bgpcm", place, rel[:, within].flip(1))
+        least, most = 0 if causal else queries.start - keys + 1, queries.stop - 1
+        low, high, zero = max(least, -reach), min(most, reach), 0 if causal else reach
+        by_row = torch.einsum("bgpck,gmk->bgpcm", place, rel[:, zero + low : zero + high + 1].flip(1))
+        # Scores of the distances of this chunk that have none: further back first, as `by_distance` takes them.
+        by_row = F.pad(by_row, (most - high, low - least))
         moved_BGPCU = by_distance(by_row)[..., :seen]
         allowed = visible(document_BU, queries, seen, q_BHCK.device, causal=causal).unsqueeze(-3)
         score_BGPCU = score.view(moved_BGPCU.shape)
@@ -104,7 +110,8 @@ class FullMixing(Mixing):
     ) -> Mixed:
         """Attention over all keys so far; nothing is quantised, so there is no commitment loss and no backend."""
         k_BGUK, v_BGUV = remember(state, k_BGTK, v_BGTV)
-        bias = self.bias(k_BGUK.shape[2] - 1, q_BHTK)
+        within = self.config.block_length if self.config.bias == "window" else None
+        bias = self.bias(k_BGUK.shape[2] - 1 if within is None else within, q_BHTK)
         ways: dict[str, Any] = {"causal": self.config.causal, "function": self.function}
         out_BHTV = full_attention(q_BHTK, k_BGUK, v_BGUV, **bias, document_BU=segment.document, **ways)
         return out_BHTV, out_BHTV.new_zeros(()), (), (k_BGUK, v_BGUV) if return_state else ()

@@ -7,6 +7,7 @@ from vqscale.data.corpus import Corpus
 from vqscale.data.stream import TokenStream
 from vqscale.errors import CorpusError, StudyError
 from vqscale.study.deepspeed_keys import check_deepspeed_keys
+from vqscale.study.model import QUANTISED
 from vqscale.study.spec import Study
 from vqscale.study.trial import TrainConfig, Trial
 
@@ -39,7 +40,7 @@ def check_trial(trial: Trial, study: Study) -> None:
     """
     model, train, workers = trial.model, trial.train, study.resources.workers
     block, size = model.block_length, model.codebook_size
-    if block and train.segment_length % block:
+    if block and model.arch in QUANTISED and train.segment_length % block:
         raise GridPointError(
             f"train.context: {train.segment_length} tokens per update are no multiple of model.block_length {block}:"
             f" VQ attention works in whole blocks. Use a multiple of {block}, or a block_length that divides it."

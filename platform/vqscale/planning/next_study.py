@@ -21,7 +21,7 @@ from vqscale.data.corpus import open_text
 from vqscale.errors import StudyError
 from vqscale.planning.centre import exact
 from vqscale.results.result import Result
-from vqscale.study.model import Arch, ModelConfig
+from vqscale.study.model import EXACT, WINDOW_BIAS, Arch, ModelConfig
 from vqscale.study.spec import Study, parse_study
 
 WIDTH_STEP = 4
@@ -57,6 +57,9 @@ def next_study(study: Study, runs: Sequence[Result], parameters: float, budget: 
     model = {key: value for key, value in study.model.items() if key in own} | {"arch": near.arch}
     if near.arch == "transformer_window" and near.variant is not None:
         model["window"] = int(near.variant.split("+")[0].removeprefix("w"))
+    if near.arch in EXACT:
+        model["bias"] = "window" if WINDOW_BIAS in (near.variant or "").split("+") else "all"
+        model.pop("block_length", None)  # of other architectures, unless it is among what the run had
     given = {"codebook_size": near.codebook_size, "block_length": near.block_length, "head": near.head}
     model |= {key: value for key, value in given.items() if value is not None}
     name, vocabulary = _corpus(study, near)

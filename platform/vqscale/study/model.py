@@ -1,6 +1,6 @@
 """A model as one frozen value: every dimension is set here, none by a default elsewhere."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,7 @@ from vqscale.study.frozen import Frozen
 Arch = Literal["transformer_vq", "transformer_full", "transformer", "longvq", "mega", "gla", "transformer_window"]
 Head = Literal["shga", "mqa", "mha"]
 Pooling = Literal["mean", "last", "none"]
+Bias = Literal["all", "window"]
 
 HEADED = ("transformer_vq", "transformer_full")
 """Architectures with a choice of head type."""
@@ -25,13 +26,20 @@ STATE_DIM = 16
 """State numbers per channel of the structured memory, unless a study sets another (Mega's n_dim)."""
 QUANTISED = ("transformer_vq", "longvq")
 """Architectures that may quantise keys; `ModelConfig.quantised` says whether one does."""
+EXACT = {"transformer_full": "transformer_vq", "mega": "longvq"}
+"""Architectures with exact keys over the whole context, and those with quantised keys that they are the baselines of.
+
+With the bias over all distances two things differ: the keys and the bias. With the bias within the window the keys
+alone differ (`WINDOW_BIAS`)."""
+WINDOW_BIAS = "window-bias"
+"""The variant of such a baseline whose bias ends where that of quantised keys does."""
 
 
 class ModelConfig(Frozen):
     """Architecture and dimensions of one model (Transformer-VQ, Lingle 2024, names and defaults of its reference code).
 
     `n_layer` counts as the reference does: a layer is two gated attention units for SHGA, attention + MLP otherwise.
-    `codebook_size` and `block_length` are absent for the quadratic baselines.
+    `codebook_size` is absent for the quadratic baselines, `block_length` unless their bias ends there.
     """
 
     arch: Arch
@@ -52,7 +60,10 @@ class ModelConfig(Frozen):
     """Feed-forward width; None for SHGA, which has no feed-forward layer."""
     codebook_size: int | None = Field(default=None, gt=0)
     block_length: int | None = Field(default=None, gt=0)
-    """Block length L. `longvq` without a global memory has it too: its window reaches that far back."""
+    """Block length L. Without quantised keys: the reach of `longvq`'s window, or of `bias: window`."""
+    bias: Bias | None = None
+    """`transformer_full`, `mega`: distances with a relative bias. all, as in the paper's baselines; window: up to L, as
+    where keys are quantised (not causal: and as far ahead), with none beyond."""
     tie_embeddings: bool = False
     """Tied: final norm and logits times 0.005; untied: no final norm, scale 1 (the reference's two recipes)."""
     absolute_positions: bool = False
@@ -96,8 +107,20 @@ class ModelConfig(Frozen):
 
     ADDED: ClassVar[frozenset[str]] = frozenset(
         {"structured_memory", "state_dim", "global_memory", "local_window", "gates", "attention_function", "norm"}
-        | {"prenorm", "window", "causal", "classes", "pooling", "sequences", "real_inputs"}
+        | {"prenorm", "window", "causal", "classes", "pooling", "sequences", "real_inputs", "bias"}
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before_bias(cls, values: Any) -> Any:
+        """A model written before `bias` was a choice: all distances."""
+        if isinstance(values, dict) and values.get("arch") in EXACT and "bias" not in values:
+            return values | {"bias": "all"}
+        return values
+
+    def identity(self) -> dict[str, Any]:
+        """Without the bias over all distances, which every baseline had before it was a choice."""
+        return {key: value for key, value in super().identity().items() if (key, value) != ("bias", "all")}
 
     @property
     def quantised(self) -> bool:
@@ -109,8 +132,14 @@ class ModelConfig(Frozen):
         quantised = self.arch == "transformer_vq" or (self.arch == "longvq" and self.global_memory is True)
         if quantised != (self.codebook_size is not None):
             raise ValueError(f"codebook_size belongs to models with quantised keys only, not to {self.arch}")
-        if (self.arch in QUANTISED) != (self.block_length is not None):
-            raise ValueError(f"block_length belongs to {' and '.join(QUANTISED)} only, not to {self.arch}")
+        if (self.arch in EXACT) != (self.bias is not None):
+            raise ValueError(f"bias: {self.bias} does not fit {self.arch}")
+        if (self.arch in QUANTISED or self.bias == "window") != (self.block_length is not None):
+            having = f"{', '.join(QUANTISED)} and models with bias: window"
+            raise ValueError(
+                f"block_length: {self.block_length} does not fit {self.arch}"
+                f"{f' with bias: {self.bias}' if self.bias else ''}: it belongs to {having}"
+            )
         if (self.head is None) != (self.arch not in HEADED):
             raise ValueError(f"head: {self.head} does not fit {self.arch}")
         if self.n_head % self.n_kv_head:
@@ -186,6 +215,7 @@ class ModelConfig(Frozen):
             "laplace": self.attention_function == "laplace",
             f"{self.norm}-norm": self.norm not in (None, "rms"),
             "post-norm": self.prenorm is False,
+            WINDOW_BIAS: self.bias == "window",
             f"w{self.window}": self.window is not None,
             "causal": self.classes is not None and self.pooling != "none" and self.causal,
             "last": self.pooling == "last",

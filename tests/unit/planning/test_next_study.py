@@ -124,3 +124,16 @@ def test_next_study_without_a_measured_speed_keeps_what_the_study_states(finishe
     made = next_study(study, unmeasured, float(unmeasured[0].parameters_non_embedding), 1e12, "q")
     assert made.study.resources == stated
     assert not any("FLOP/s" in note for note in made.notes)
+
+
+def test_next_study_keeps_the_bias_of_the_run_whatever_the_study_says(finished_study: Any, runs: Any) -> None:
+    def next_of(model: dict[str, Any], **columns: Any) -> dict[str, Any]:
+        study = finished_study.study.model_copy(update={"model": finished_study.study.model | model})
+        found = runs(arch="transformer_full", head="shga", **columns)
+        return next_study(study, found, float(found[0].parameters_non_embedding), 1e12, "q").study.model
+
+    window = next_of({"block_length": 64}, variant="window-bias", block_length=16)
+    assert (window["bias"], window["block_length"]) == ("window", 16)
+    every = next_of({"bias": "window", "block_length": 64}, variant=None, block_length=None)
+    assert every["bias"] == "all"
+    assert "block_length" not in every
