@@ -125,18 +125,19 @@ def predict(
     codebook: int | None = None,
     group: Mapping[str, str] | None = None,
     fits: str | None = None,
+    beyond: bool = False,
 ) -> Predicted:
     """What the fits of `target` predict at training FLOPs, parameters, training tokens, a loss or money ("50usd").
 
     Name one of them; `params` and `tokens` together ask for the loss of that run. One outcome per architecture with a
     fit, or the reason of its refusal; of a table from elsewhere one per subset. `group`: column -> value of subsets
-    that were fitted. `fits`: the folder with fits.json, where it is not the target's. Raises FitError
-    where all refuse, and where nothing was fitted yet.
+    that were fitted. `fits`: the folder with fits.json, where it is not the target's. `beyond`: answer also more than
+    a hundred times outside the runs. Raises FitError where all refuse, and where nothing was fitted yet.
     """
     given = {"compute": compute, "params": params, "tokens": tokens, "loss": loss, "money": money}
     question = {name: value for name, value in given.items() if value is not None}
     selection = Selection(law=law, arch=arch, context=context, codebook=codebook, group=group or {})
-    return predict_target(_target(target), question, selection, fits=fits)
+    return predict_target(_target(target), question, selection, fits=fits, beyond=beyond)
 
 
 def report(target: Target, *, out: str | None = None) -> list[str]:

@@ -60,6 +60,7 @@ def fit(
     """
     from vqscale.cli.fit_view import print_fits
     from vqscale.cli.messages import Messages
+    from vqscale.cli.parabolas_view import print_in_place_of_laws
     from vqscale.cli.predict_view import print_scores
     from vqscale.laws.fitting.problem import Objective
     from vqscale.workflow.fits import FitOptions, fit_target
@@ -81,9 +82,10 @@ def fit(
     if as_json:
         typer.echo(done.fits.model_dump_json(indent=2))
     else:
+        print_in_place_of_laws(done.fits.isoflops, make_console())
         print_fits(done.fits, make_console(), done.written)
         print_scores(*scored_registry(done.place.folder, done.table), make_console())
-    if not done.fits.fits:
+    if not done.fits.fits and not any(one.in_place_of for one in done.fits.isoflops):
         raise FitError(f"{target}: no law could be fitted. {_first_reason(done.fits)}")
 
 

@@ -131,37 +131,37 @@ def _largest(fits: Sequence[Fit]) -> set[str]:
 
 def _print_frontier(fit: Fit, frontier: Frontier, console: Console, *, in_full: bool) -> None:
     """A table of decisions, or the exponents in one line."""
-    exponents = f"N* ~ C^{_exponent(frontier.a)}, D* ~ C^{_exponent(frontier.b)}"
+    exponents = f"N* ~ C^{with_exponent(frontier.a)}, D* ~ C^{with_exponent(frontier.b)}"
+    count_of_c = "exact C" if frontier.cost == "exact" else "C = 6ND"
     if not in_full:
-        count_of_c = "exact C" if frontier.cost == "exact" else "C = 6ND"
         console.print(styled("[dim]{}[/dim]", f"{fit.label} ({fit.law}), {count_of_c}: {exponents}"))
         return
-    table = plain_table(f"{fit.label} ({fit.law}): {exponents}")
+    table = plain_table(f"{fit.label} ({fit.law}), {count_of_c}: {exponents}")
     for column in ("C (FLOPs)", "N*", "D*", "D*/N*", "L*", "N within 1 %"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in _thinned(frontier.optima):
-        budget = _with_distance(f"{one.flops:.4g}", one.beyond)
+        budget = with_distance(f"{one.flops:.4g}", one.beyond)
         counts = [with_interval(each, short) for each in (one.parameters, one.tokens, one.tokens_per_parameter)]
-        counts[0] = _with_outside(counts[0], one)
         span = f"{short(one.parameters_low)}-{short(one.parameters_high)}"
         table.add_row(budget, *counts, with_interval(one.loss, _four), span)
     console.print(table)
+    for one in _thinned(frontier.optima):
+        if one.extrapolation:
+            text = f"C = {one.flops:.4g}: {'; '.join(one.extrapolation)}"
+            console.print(styled("[yellow]extrapolated[/yellow] {}", text))
     for reason, budgets in _by_reason((why, float(budget)) for budget, why in frontier.refused.items()):
         text = f"no optimum at C = {', '.join(f'{budget:.4g}' for budget in budgets)}: {reason}"
         console.print(_refused(text))
 
 
-def _with_distance(budget: str, beyond: float) -> Text:
+def beyond_the_data(times: float) -> str | Text:
+    """Whether, and how far, something lies beyond the data."""
+    return "no: within it" if times <= 1 else styled("[yellow]{} x: extrapolated[/yellow]", f"{times:.3g}")
+
+
+def with_distance(budget: str, beyond: float) -> Text:
     """A budget, and how far it lies beyond the data."""
     return styled("{}\n[yellow]{} x the data[/yellow]", budget, f"{beyond:.3g}") if beyond > 1 else Text(budget)
-
-
-def _with_outside(size: Text, one: Optimum) -> Text:
-    """An optimal N, and how far outside the sizes tried it lies; beyond the data, that of the last budget."""
-    if one.outside <= 1:
-        return size
-    where = "\nat the last budget" if one.beyond > 1 else ""
-    return size + styled("\n[yellow]{} x outside the sizes{}[/yellow]", f"{one.outside:.3g}", where)
 
 
 def _refused(text: str) -> Text:
@@ -215,7 +215,7 @@ def _print_comparison(comparison: Comparison, console: Console) -> None:
     for point in _ends(comparison.points):
         table.add_row(
             point.kind,
-            _with_distance(f"{point.budget:.4g} {point.unit}", point.beyond),
+            with_distance(f"{point.budget:.4g} {point.unit}", point.beyond),
             styled("{}\n[dim]{}[/dim]", f"{point.loss.value:.4f}", f"{point.base_loss.value:.4f}"),
             with_interval(point.difference, lambda value: f"{value:+.4f}"),
             _multiplier(point),
@@ -256,7 +256,7 @@ def _isoflops(found: Sequence[IsoflopParabolas]) -> Iterable[str]:
     for one in found:
         if one.a is not None:
             placed = sum(row.reason is None for row in one.rows)
-            yield f"{one.label}: N* ~ C^{_exponent(one.a)}, optimum inside at {placed} of {len(one.rows)} budgets"
+            yield f"{one.label}: N* ~ C^{with_exponent(one.a)}, optimum inside at {placed} of {len(one.rows)} budgets"
     if without := sum(one.a is None for one in found):
         yield f"{without} subsets without a slope"
 
@@ -290,7 +290,7 @@ def _by_reason(pairs: Iterable[tuple[str, T]]) -> Iterable[tuple[str, list[T]]]:
     return groups.items()
 
 
-def _exponent(estimate: Estimate) -> str:
+def with_exponent(estimate: Estimate) -> str:
     limits = estimate.interval
     return _three(estimate.value) + (f" ({_span(limits, _three)})" if limits else "")
 

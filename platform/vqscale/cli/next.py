@@ -15,6 +15,9 @@ def next_command(
     law: Annotated[str | None, typer.Option(help="Law. Default: the first that was fitted in N and D.")] = None,
     context: Annotated[int | None, typer.Option(help="Context length T.")] = None,
     codebook: Annotated[int | None, typer.Option(help="Codebook size S.")] = None,
+    beyond: Annotated[
+        bool, typer.Option("--beyond", help="Also for a budget more than 100 times outside the runs; marked.")
+    ] = False,
     out: Annotated[str, typer.Option(help="Study file to write; an existing one is not replaced.")] = "next.yaml",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -26,7 +29,7 @@ def next_command(
     from vqscale.workflow.queries import Selection
 
     selection = Selection(law=law, arch=arch, context=context, codebook=codebook)
-    done = write_next_study(study, budget, selection, out=out)
+    done = write_next_study(study, budget, selection, out=out, beyond=beyond)
     made = done.made.study
     if as_json:
         shown = {"file": out, "study": made.study, "folder": made.folder, "notes": done.made.notes}

@@ -26,6 +26,9 @@ def predict(
     group: Annotated[
         list[str] | None, typer.Option(help="COLUMN=VALUE of a subset that was fitted, repeatable. Default: all.")
     ] = None,
+    beyond: Annotated[
+        bool, typer.Option("--beyond", help="Answer also more than 100 times outside the runs; marked.")
+    ] = False,
     register: Annotated[
         bool, typer.Option("--register", help="Register predictions of all planned trials that are not trained.")
     ] = False,
@@ -56,9 +59,11 @@ def predict(
     given = {"compute": compute, "params": params, "tokens": tokens, "loss": loss, "money": money}
     question = {name: value for name, value in given.items() if value is not None}
     selection = Selection(law=law, arch=arch, context=context, codebook=codebook, group=named_values(group))
-    predicted = predict_target(target, question, selection, fits=fits)
+    predicted = predict_target(target, question, selection, fits=fits, beyond=beyond)
     if as_json:
-        typer.echo(json.dumps([_as_value(fit, outcome) for fit, outcome in predicted.outcomes], indent=2))
+        values = [_as_value(fit, outcome) for fit, outcome in predicted.outcomes]
+        values += [one.model_dump(mode="json") for one in predicted.parabolas]
+        typer.echo(json.dumps(values, indent=2))
     else:
         _print(predicted)
 
@@ -81,6 +86,7 @@ def _keep(target: str, fits: str | None, *, register: bool, as_json: bool) -> No
 
 
 def _print(predicted: "Predicted") -> None:
+    from vqscale.cli.parabolas_view import print_parabola_answers
     from vqscale.cli.predict_view import print_answers, print_losses
     from vqscale.laws.decisions.query import LossResult, OptimumResult
 
@@ -89,6 +95,8 @@ def _print(predicted: "Predicted") -> None:
     answers = [one for one in outcomes if isinstance(one, OptimumResult)]
     if answers:
         print_answers(answers, predicted.table, console)
+    if predicted.parabolas:
+        print_parabola_answers(predicted.parabolas, console)
     print_losses([one for one in outcomes if isinstance(one, LossResult)], console)
     for note in predicted.notes:
         console.print(f"note {note}", markup=False)

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from vqscale.cli.console import styled
 from vqscale.cli.fit_view import plain_table, short, with_interval
+from vqscale.cli.parabolas_view import beside_the_law
 from vqscale.formatting import duration, percent
 from vqscale.laws.decisions.predictions import Prediction, PredictionScore
 from vqscale.laws.decisions.query import LossResult, OptimumResult
@@ -23,6 +24,7 @@ def print_answers(answers: Sequence[OptimumResult], table: pd.DataFrame, console
     rows: dict[str, Callable[[OptimumResult], str | Text]] = {
         "C (FLOPs)": lambda one: with_interval(one.flops, lambda value: f"{value:.4g}"),
         "N*": lambda one: with_interval(one.optimum.parameters, short),
+        "N* by parabolas": lambda one: beside_the_law(one.parabolas),
         "D*": lambda one: with_interval(one.optimum.tokens, short),
         "D* / N*": lambda one: with_interval(one.optimum.tokens_per_parameter, short),
         "L*": lambda one: with_interval(one.optimum.loss, lambda value: f"{value:.4f}"),
@@ -31,8 +33,7 @@ def print_answers(answers: Sequence[OptimumResult], table: pd.DataFrame, console
         "updates": lambda one: _updates(one, table),
         "training time": lambda one: "not measured" if one.seconds is None else duration(one.seconds),
         "cost": lambda one: "no price" if one.money is None else f"{one.money:.3g} {one.currency}",
-        "beyond the data": lambda one: _beyond(one.optimum.beyond),
-        "outside the sizes": lambda one: _beyond(one.optimum.outside),
+        "extrapolated": lambda one: _extrapolated(one.optimum.extrapolation),
         "fit": lambda one: f"{one.law} {one.fit}",
     }
     for name, show in rows.items():
@@ -40,6 +41,7 @@ def print_answers(answers: Sequence[OptimumResult], table: pd.DataFrame, console
     console.print(shown)
     for words in dict.fromkeys(one.cost for one in answers):
         console.print(f"FLOPs: {words}", style="dim", markup=False)
+    _print_marks(answers, console)
 
 
 def print_losses(losses: Sequence[LossResult], console: Console) -> None:
@@ -47,14 +49,21 @@ def print_losses(losses: Sequence[LossResult], console: Console) -> None:
     if not losses:
         return
     shown = plain_table("The loss of one run; 90 % intervals, with the scatter of single runs")
-    for column in ("runs of", "at", "loss", "in", "beyond the data", "fit"):
+    for column in ("runs of", "at", "loss", "in", "extrapolated", "fit"):
         shown.add_column(column)
     for one in losses:
         place = ", ".join(f"{letter} {short(value)}" for letter, value in one.x.items())
         loss = with_interval(one.loss, lambda value: f"{value:.4f}")
-        beyond = _beyond(max(one.beyond.values()))
-        shown.add_row(one.label, place, loss, one.unit, beyond, f"{one.law} {one.fit}")
+        shown.add_row(one.label, place, loss, one.unit, _extrapolated(one.extrapolation), f"{one.law} {one.fit}")
     console.print(shown)
+    _print_marks(losses, console)
+
+
+def _print_marks(results: Sequence[OptimumResult | LossResult], console: Console) -> None:
+    """Why not to decide by the fits that answered."""
+    for one in results:
+        for mark in one.marks:
+            console.print(styled("[yellow]marked[/yellow] {}", f"{one.law}, {one.label}: {mark}"))
 
 
 def print_scores(scores: Sequence[PredictionScore], open_ones: Sequence[Prediction], console: Console) -> None:
@@ -84,8 +93,8 @@ def when(one: PredictionScore) -> str:
     return "" if one.before_start is None else "before its start" if one.before_start else "while it trained"
 
 
-def _beyond(times: float) -> str | Text:
-    return "no: within it" if times <= 1 else styled("[yellow]{} x: extrapolated[/yellow]", f"{times:.3g}")
+def _extrapolated(sentences: Sequence[str]) -> str | Text:
+    return styled("[yellow]{}[/yellow]", "\n".join(sentences)) if sentences else "no: within the runs"
 
 
 def _updates(one: OptimumResult, table: pd.DataFrame) -> str:

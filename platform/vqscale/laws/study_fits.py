@@ -16,7 +16,7 @@ and always of corpus, block length, segment, precision and schedule. Seeds are p
 point differ in learning rate or batch size, the best recipe represents the point.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vqscale.errors import FitError
 from vqscale.laws.decisions.compare import Price, compare_fits
+from vqscale.laws.decisions.parabolas import check_by_parabolas, in_place_of_a_law
 from vqscale.laws.fitting.conditions import mixed_rows
 from vqscale.laws.fitting.problem import DELTA, Objective
 from vqscale.laws.fitting.rows import runs_of_table
@@ -53,6 +54,7 @@ from vqscale.laws.io.schema import (
 )
 from vqscale.laws.subset import FitSettings, Subset, fit_subset, make_subset, refitter
 from vqscale.laws.validation.isoflop import IsoflopRuns, isoflop_parabolas
+from vqscale.laws.validation.marks import marks_of
 from vqscale.laws.validation.model_selection import LEFT_OUT, CandidateForm, SelectionRuns, select_model
 from vqscale.results.foreign.reading import CELL_PROBLEMS, SOURCE_ROW
 
@@ -147,13 +149,15 @@ def fit_study(
         isoflops = _isoflops(table, named_law("chinchilla", n_column=n_column), request)
         made = list(chain.from_iterable(outcome.subsets for outcome in outcomes))
         selections = _selections(made, request.settings.objective)
-        fits = list(chain.from_iterable(outcome.fits for outcome in outcomes))
+        refusals = list(chain.from_iterable(outcome.refusals for outcome in outcomes))
+        fits = _checked(chain.from_iterable(outcome.fits for outcome in outcomes), isoflops)
+        isoflops = [_answering(one, fits, refusals, budgets) for one in isoflops]
         comparisons = compare_fits(fits, table, price)
     excluded = [*found.excluded, *chain.from_iterable(outcome.excluded for outcome in outcomes)]
     notes = [note for note in found.notes if group is None or note not in found.conditions.descriptions]
     return StudyFits(
         fits=fits,
-        refusals=list(chain.from_iterable(outcome.refusals for outcome in outcomes)),
+        refusals=refusals,
         excluded=[entry for index, entry in enumerate(excluded) if entry not in excluded[:index]],
         isoflops=isoflops,
         comparisons=comparisons,
@@ -244,8 +248,31 @@ def _isoflops(table: "pd.DataFrame", law: Law, request: _Request) -> list[Isoflo
         n, d, c, loss = (tuned[name].to_numpy(dtype=np.float64) for name in (*law.axes, "flops", request.metric))
         own = IsoflopRuns(names=names_of(tuned), n=n, d=d, c=c, loss=loss)
         parabolas = isoflop_parabolas(where, subset_label(where, runs), own)
-        found += [] if parabolas is None else [parabolas]
+        found += [] if parabolas is None else [parabolas.model_copy(update={"metric": request.metric})]
     return found
+
+
+def _checked(fits: Iterable[Fit], isoflops: Sequence[IsoflopParabolas]) -> list[Fit]:
+    """The fits with what the parabolas of the same runs say, and a mark where they disagree."""
+    found = []
+    for fit in fits:
+        own = next((one for one in isoflops if one.where == fit.where), None)
+        check = check_by_parabolas(fit, own) if own is not None and fit.letters == ["N", "D"] else None
+        if check is not None:
+            fit = fit.model_copy(update={"parabolas": check})
+            fit = fit.model_copy(update={"marks": marks_of(fit)})
+        found.append(fit)
+    return found
+
+
+def _answering(
+    found: IsoflopParabolas, fits: Sequence[Fit], refusals: Sequence[Refusal], budgets: Sequence[float] | None
+) -> IsoflopParabolas:
+    """The parabolas, with their optima where every law in N and D that was asked for is refused for their runs."""
+    if any(fit.where == found.where and fit.letters == ["N", "D"] for fit in fits):
+        return found
+    refused = [one for one in refusals if LAWS[one.law].in_size_and_tokens and one.where in (found.where, {})]
+    return in_place_of_a_law(found, f"{refused[0].law}: {refused[0].reason}", budgets) if refused else found
 
 
 def _selections(made: Sequence[Subset], objective: Objective) -> list[ModelSelection]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vqscale.laws.decisions.frontier import fit_frontiers
+from vqscale.laws.decisions.frontier import fit_frontiers, near_the_optimum
 from vqscale.laws.fitting.bootstrap import RECORDED_REFITS, Draws, bootstrap, interval
 from vqscale.laws.fitting.fit import FitStatus, Minimum, disagreement, solve
 from vqscale.laws.fitting.identifiability import too_small
@@ -23,7 +23,7 @@ from vqscale.laws.io.schema import LOSS_UNITS, Convention, Fit, Interval, Refusa
 from vqscale.laws.validation.holdout import FittedLaw, HoldOutRuns, Refit, hold_out, r_squared, run_points
 from vqscale.laws.validation.influence import influences
 from vqscale.laws.validation.marks import MINIMUM_FREEDOM, marks_of
-from vqscale.laws.validation.variants import AxesByConvention, axes_by_convention, variants
+from vqscale.laws.validation.variants import NEAR_OPTIMUM, AxesByConvention, axes_by_convention, variants
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +66,7 @@ class Subset:
     x: Array
     losses: Array
     flops: Array | None
+    """Training FLOPs, NaN where a run has none; None where no run has any."""
     order: Array
     order_name: str
     held: NDArray[np.bool_]
@@ -173,16 +174,18 @@ def _resampled(subset: Subset) -> str:
 
 
 def _flops(runs: "pd.DataFrame") -> Array | None:
-    if "flops" not in runs or not runs["flops"].notna().all():
+    if "flops" not in runs:
         return None
-    return runs["flops"].to_numpy(dtype=np.float64)
+    flops = runs["flops"].to_numpy(dtype=np.float64, na_value=np.nan)
+    known = np.where((flops > 0) & np.isfinite(flops), flops, np.nan)
+    return known if np.isfinite(known).any() else None
 
 
 def _order(law: Law, flops_R: Array | None, x_RA: Array) -> tuple[Array, str]:
     """What ranks runs by size, [R], and its name: the law's axis, or training FLOPs where it has more than one."""
     if len(law.axes) == 1:
         return x_RA[:, 0], law.letters[0]
-    if flops_R is not None:
+    if flops_R is not None and np.isfinite(flops_R).all():
         return flops_R, "training FLOPs C"
     # 6ND without its constant: the same order.
     return x_RA[:, [law.letters.index("N"), law.letters.index("D")]].prod(axis=1), "product N D"
@@ -300,7 +303,15 @@ def _with_sensitivity(fit: Fit, subset: Subset, minimum: Minimum) -> Fit:
     law, fitted = subset.law, subset.fitted
     found = {
         "influences": influences(law, minimum, fitted.x, fitted.names, fitted.groups),
-        "variants": variants(law, fitted.x, fitted.losses, fitted.order, minimum.problem.objective, fitted.other_axes),
+        "variants": variants(
+            law,
+            fitted.x,
+            fitted.losses,
+            fitted.order,
+            minimum.problem.objective,
+            fitted.other_axes,
+            near_the_optimum(fit, NEAR_OPTIMUM),
+        ),
     }
     return fit.model_copy(update=found)
 

@@ -1,6 +1,7 @@
 """From the fits of a study to the study file of the best run at a budget."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -21,7 +22,7 @@ from vqscale.results import Result, locate, read_table, to_results
 from vqscale.study.spec import Study
 from vqscale.study.yaml_file import dumped
 from vqscale.workflow.fit_options import price_of
-from vqscale.workflow.queries import Selection, matching_fits
+from vqscale.workflow.queries import Selection, answering_chains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +36,11 @@ class WrittenStudy:
     prediction: Prediction
 
 
-def write_next_study(target: str, budget: str, selection: Selection, *, out: str) -> WrittenStudy:
+def write_next_study(target: str, budget: str, selection: Selection, *, out: str, beyond: bool = False) -> WrittenStudy:
     """Write the study file of the best run at `budget` to `out`, and register the loss that is predicted for it.
 
-    `budget`: training FLOPs (1e13) or money in the study's currency (50usd). Raises StudyError where `out` exists, for
+    `budget`: training FLOPs (1e13) or money in the study's currency (50usd). `beyond`: also one more than a hundred
+    times outside the runs. Raises StudyError where `out` exists, for
     a table without a study and for a run that cannot be trained, FitError where no fit supports the budget.
     """
     place = locate(target)
@@ -55,11 +57,9 @@ def write_next_study(target: str, budget: str, selection: Selection, *, out: str
             f"--budget {budget}: name FLOPs (1e13) or money; hours depend on the model that is to be found."
         )
     table = read_table(place.table)
-    fits = [
-        at_fixed_axes(fit, selection.fixed)
-        for fit in matching_fits(read_fits(place.folder, place.fit_command).fits, selection)
-    ]
-    fit, best = _best(fits, spend, table, price_of(place.study))
+    stored = read_fits(place.folder, place.fit_command).fits
+    chains = answering_chains(stored, selection, question={"compute": spend.amount})
+    fit, best = _best(chains, selection, spend, table, price_of(place.study), beyond)
     made = next_study(
         place.study,
         _runs(table, fit),
@@ -74,15 +74,25 @@ def write_next_study(target: str, budget: str, selection: Selection, *, out: str
     return WrittenStudy(file=out, header=header, made=made, prediction=prediction)
 
 
-def _best(fits: list[Fit], spend: Budget, table: pd.DataFrame, price: Price | None) -> tuple[Fit, OptimumResult]:
-    """The fit that predicts the lowest loss. Raises FitError where all refuse."""
+def _best(
+    chains: Sequence[Sequence[Fit]],
+    selection: Selection,
+    spend: Budget,
+    table: pd.DataFrame,
+    price: Price | None,
+    beyond: bool,
+) -> tuple[Fit, OptimumResult]:
+    """The fit that predicts the lowest loss, of every chain the first that answers. Raises FitError if none does."""
     asked: Quantity = "compute" if spend.unit == "FLOPs" else "money"
     found, refused = [], []
-    for fit in fits:
-        try:
-            found.append((fit, query_optimum(fit, asked, spend.amount, table, price)))
-        except FitError as error:
-            refused.append(f"{fit.label}: {error}")
+    for chain in chains:
+        for one in chain:
+            try:
+                fit = at_fixed_axes(one, selection.fixed)
+                found.append((fit, query_optimum(fit, asked, spend.amount, table, price, beyond=beyond)))
+                break
+            except FitError as error:
+                refused.append(f"{one.law}, {one.label}: {error}")
     if not found:
         raise FitError("nothing can be predicted at this budget. " + "; ".join(refused))
     return min(found, key=lambda pair: pair[1].optimum.loss.value)
@@ -114,24 +124,17 @@ def _register(planned: Plan, fit: Fit) -> Prediction:
     return next(one for one in known if one.trial_id == planned.trials[0].trial.id and one.fit == fit.id)
 
 
-def _outside_note(best: OptimumResult) -> list[str]:
-    """A sentence where no run brackets the optimum."""
-    outside = best.optimum.outside
-    return [f"N* is {outside:.3g} times outside the sizes tried near it: an extrapolation."] if outside > 1 else []
-
-
 def _header(command: str, fit: Fit, best: OptimumResult, made: NextStudy, prediction: Prediction) -> str:
     """What the file is, and which fit it is based on, as comments."""
     loss, limits = prediction.predicted.value, prediction.predicted.interval
     interval = f", 90 % of such runs between {limits.low90:.4f} and {limits.high90:.4f}" if limits else ""
-    beyond = best.optimum.beyond
     lines = [
         f"Written by `{command}`.",
         f"Predicted: {loss:.4f} {fit.unit}{interval}.",
         f"By fit {fit.id}: {fit.law} of {fit.label}, table sha256 {fit.data_hash}.",
-        f"The budget of {best.flops.value:.6g} FLOPs is {beyond:.3g} times the largest fitted"
-        + (": an extrapolation." if beyond > 1 else "."),
-        *_outside_note(best),
+        f"The budget is {best.flops.value:.6g} FLOPs, {best.optimum.beyond:.3g} x the largest fitted.",
+        *(f"Extrapolated: {sentence}." for sentence in best.optimum.extrapolation),
+        *(f"Marked: {mark}." for mark in fit.marks),
         *made.notes,
     ]
     return "".join(f"# {line}\n" for line in lines)

@@ -67,7 +67,7 @@ def test_predict_for_people_names_quantities_extrapolation_and_fit(fitted_study:
 @pytest.mark.parametrize(
     ("words", "error", "reason"),
     [
-        (["--compute", "1e20"], FitError, "beyond 100 times"),
+        (["--compute", "1e20"], FitError, "more than 100 times outside the runs"),
         (["--loss", "0.5"], FitError, "lies at or below E"),
         (["--tokens", "1e15"], FitError, "is optimal for no budget"),
         (["--compute", "1e11", "--loss", "2"], FitError, "Name one of"),

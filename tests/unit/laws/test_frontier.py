@@ -82,43 +82,76 @@ def test_flat_bottom_is_within_a_hundredth_of_the_optimal_loss():
     assert found.parameters_low < found.parameters.value < found.parameters_high
 
 
-@pytest.mark.parametrize(("shift", "side"), [(100.0, "smaller"), (1 / 100, "larger")])
-def test_optimum_far_outside_the_sizes_tried_is_refused(shift, side):
+@pytest.mark.parametrize(("shift", "side"), [(20.0, "smaller"), (1 / 20, "larger")])
+def test_optimum_that_no_size_tried_comes_close_to_is_refused(shift, side):
     study = law(shift=shift)
-    with pytest.raises(FitError, match=f"15 times outside .* do not bracket it, .* Train {side} sizes"):
+    with pytest.raises(FitError, match=f"do not bracket the optimum: near 1e.18 .* Train {side} sizes"):
         optimum_at(study, six_n(study.n), 1e18)
-    with pytest.raises(FitError, match="the runs do not bracket it"):
+    with pytest.raises(FitError, match=r"do not bracket the optimum: near 1e\+19 "):
         optimum_at(study, six_n(study.n), 1e20)
     found = make_frontier(study, six_n(study.n), "6nd")
     assert found.optima == []
     assert len(found.refused) == 10
 
 
-@pytest.mark.parametrize("shift", [20.0, 1 / 20])
-def test_optimum_outside_the_sizes_tried_is_given_with_its_distance(shift):
+@pytest.mark.parametrize("shift", [6.0, 1 / 6])
+def test_optimum_outside_the_sizes_is_given_where_one_of_them_has_nearly_its_loss(shift):
+    """Sizes of a budget end at a quarter and at four times its middle: the nearest is 1.5 times off."""
     study = law(shift=shift)
-    for budget in (1e17, 1e18, 1e19, 1e20):
-        found = optimum_at(study, six_n(study.n), budget)
-        assert found.parameters.value == pytest.approx(best_size(budget), rel=1e-9)
-        # The sizes of a budget end at a quarter and at four times its middle; those within a factor of four count too.
-        assert 1 < found.outside <= 5 + 1e-9
-    assert optimum_at(law(), six_n(law().n), 1e18).outside == 1
+    found = optimum_at(study, six_n(study.n), 1e17 if shift > 1 else 1e19)
+    assert found.supported
+    assert found.outside == pytest.approx(1.5)
+    assert found.parameters_low < found.parameters.value * (1.5 if shift > 1 else 1 / 1.5) < found.parameters_high
+    side = "1/1.5 x the smallest" if shift > 1 else "1.5 x the largest"
+    assert found.extrapolation[0].startswith(f"N is {side.replace('1/1.5', '0.667')} size tried near this budget")
+    inside = optimum_at(law(), six_n(law().n), 1e18)
+    assert (inside.outside, inside.supported, inside.extrapolation) == (1, True, [])
 
 
-def test_ladder_gives_the_best_size_of_its_own_largest_budget():
+def test_optimum_outside_the_sizes_is_given_where_its_interval_holds_one_of_them():
+    """The nearest size is three times off, far beyond the flat bottom: only refits that scatter by more reach it."""
+    scattered = np.array(list(TRUTH.values())) * np.exp(
+        np.random.default_rng(0).normal(0, [0, 0.5, 0, 0.5, 0], (60, 5))
+    )
+    study = law(shift=12.0, draws=scattered)
+    found = optimum_at(study, six_n(study.n), 1e17)
+    assert found.parameters_high < 3 * found.parameters.value < found.parameters.interval.high90
+    assert found.supported
+    assert not optimum_at(study.only_fit(), six_n(study.n), 1e17).supported
+
+
+LADDER = {"E": 1.82, "A": 482.0, "alpha": 0.348, "B": 2085.0, "beta": 0.366}
+"""Close to twenty tokens per parameter are best by this law at 1e20 FLOPs."""
+
+
+def ladder(values):
     """Four sizes on 1 to 10 times 20 tokens per parameter: at the largest budget there is one size only."""
     n, multiple = (grid.ravel() for grid in np.meshgrid([1.9e8, 3.7e8, 7.6e8, 1.3e9], [1, 2, 5, 10]))
     d = 20 * n * multiple
-    study = surface(
-        TERMS, list(TRUTH), np.array(list(TRUTH.values())), noisy_draws(), ["N", "D"],
-        np.stack([n, d], axis=1), loss_of(n, d),
-    )  # fmt: skip
-    largest = float((6 * n * d).max())
-    for times in (1, 10):
-        found = optimum_at(study, six_n(n), times * largest)
-        assert found.parameters.value == pytest.approx(best_size(times * largest), rel=1e-9)
-        # Sizes within a factor of four of that budget: the largest two.
-        assert found.outside == pytest.approx(7.6e8 / best_size(largest))
+    loss = values["E"] + values["A"] * n ** -values["alpha"] + values["B"] * d ** -values["beta"]
+    parameters, runs = np.array(list(values.values())), np.stack([n, d], axis=1)
+    return surface(TERMS, list(values), parameters, np.empty((0, 5)), ["N", "D"], runs, loss)
+
+
+def test_ladder_gives_the_best_size_of_its_own_largest_budget_and_beyond():
+    study = ladder(LADDER)
+    largest = float((6 * study.n * study.d).max())
+    ratio = LADDER["alpha"] * LADDER["A"] / (LADDER["beta"] * LADDER["B"])
+    total = LADDER["alpha"] + LADDER["beta"]
+    for times in (1, 10, 100):
+        best_n = ratio ** (1 / total) * (times * largest / 6) ** (LADDER["beta"] / total)
+        found = optimum_at(study, six_n(study.n), times * largest)
+        assert found.parameters.value == pytest.approx(best_n, rel=1e-6)
+        assert not found.supported
+        assert found.outside == pytest.approx(best_n / 1.3e9, rel=1e-6)
+        assert f"N is {best_n / 1.3e9:.3g} x the largest size tried" in found.extrapolation[0]
+        assert any(one.startswith("C is") for one in found.extrapolation) == (times > 1)
+
+
+def test_ladder_whose_sizes_are_all_too_large_for_its_tokens_is_refused():
+    study = ladder(TRUTH)
+    with pytest.raises(FitError, match="Train smaller sizes"):
+        optimum_at(study, six_n(study.n), 1e20)
 
 
 def test_budget_between_two_that_are_far_apart_is_judged_by_both():
@@ -129,11 +162,28 @@ def test_budget_between_two_that_are_far_apart_is_judged_by_both():
         optimum_at(apart, six_n(apart.n), 1e18)
 
 
-def test_budget_far_beyond_the_runs_is_refused():
-    study = law()
-    with pytest.raises(FitError, match="101 times the largest fitted budget"):
-        optimum_at(study, six_n(study.n), 101 * BUDGETS[-1])
-    assert optimum_at(study, six_n(study.n), 99 * BUDGETS[-1]).beyond == pytest.approx(99)
+def test_budget_far_outside_the_runs_is_refused_unless_it_is_asked_for():
+    study, cost = law(), six_n(law().n)
+    with pytest.raises(FitError, match=r"C is 101 x the largest budget tried \(1e\+19\): .* --beyond"):
+        optimum_at(study, cost, 101 * BUDGETS[-1])
+    with pytest.raises(FitError, match=r"C is 0.005 x the smallest budget tried"):
+        optimum_at(study, cost, BUDGETS[0] / 200)
+    assert optimum_at(study, cost, 100 * BUDGETS[-1]).beyond == pytest.approx(100)
+    found = optimum_at(study, cost, 1e4 * BUDGETS[-1], beyond=True)
+    assert found.parameters.value == pytest.approx(best_size(1e4 * BUDGETS[-1]), rel=1e-9)
+    assert [one.split(" tried")[0] for one in found.extrapolation] == [
+        f"N is {best_size(1e23) / best_size(1e19) / 4:.3g} x the largest size",
+        f"D is {1e23 / best_size(1e23) / 6 / study.d.max():.3g} x the largest number of tokens",
+        "C is 1e+04 x the largest budget",
+    ]
+
+
+def test_size_that_is_best_far_beyond_the_runs_is_refused_unless_it_is_asked_for():
+    study, cost = law(), six_n(law().n)
+    size = best_size(1e4 * BUDGETS[-1])
+    with pytest.raises(FitError, match="Ask further with --beyond"):
+        find_optimum(study, cost, parameters=size)
+    assert find_optimum(study, cost, parameters=size, beyond=True).compute.value == pytest.approx(1e23, rel=1e-6)
 
 
 def test_law_whose_best_size_has_no_end_is_refused():

@@ -59,7 +59,7 @@ def test_joint_law_without_its_codebook_is_refused(joint: Fit, fixed: dict[str, 
 
 
 def test_loss_far_beyond_the_runs_is_refused(joint: Fit) -> None:
-    with pytest.raises(FitError, match=r"D lies 4.17e\+06 times beyond"):
+    with pytest.raises(FitError, match=r"D is 4.17e\+06 x the largest number of tokens tried \(240M\): more than 100"):
         query_loss(joint, {"N": 1e6, "D": 1e15, "S": 64.0})
     near = query_loss(joint, {"N": 1e6, "D": 2.4e9, "S": 64.0})
     assert near.beyond["D"] == pytest.approx(10.0)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vqscale.errors import FitError
-from vqscale.laws.decisions.frontier import LARGEST_EXTRAPOLATION, exact_cost, optimum_at
+from vqscale.laws.decisions.extrapolation import LARGEST_EXTRAPOLATION
+from vqscale.laws.decisions.frontier import exact_cost, optimum_at
 from vqscale.laws.decisions.surface import Surface, estimate, surface_of
 from vqscale.laws.decisions.token_cost import TokenCost, fit_token_cost
 from vqscale.laws.fitting.run_filter import names_of
@@ -199,12 +200,12 @@ def _points(kind: BudgetKind, first: Side, base: Side) -> tuple[list[ComparedPoi
 
 
 def _require_bracketed(side: Side, kind: BudgetKind, budget: float) -> None:
-    """Raises FitError where the best size at the budget is not known, or lies outside the sizes tried."""
+    """Raises FitError where the best size at the budget is not known, or no size tried near it comes close to it."""
     best = optimum_at(side.law.only_fit(), side.costs[kind], budget)
-    if best.outside > 1:
+    if not best.supported:
         raise FitError(
-            f"the optimum of {side.fit.label} ({best.parameters.value:.4g}) lies {best.outside:.3g} times outside the"
-            " sizes tried near this budget: the runs do not bracket it"
+            f"{side.fit.label}: no size tried near this budget has a loss within 1 % of the best"
+            f" ({'; '.join(best.extrapolation)})"
         )
 
 

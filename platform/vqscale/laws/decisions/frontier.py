@@ -1,11 +1,10 @@
 """The compute-optimal frontier of a law in N and D: N*(C), D*(C), L*(C), its exponents, and its inverse.
 
-What is refused, and why: an optimum at a budget within the data that lies more than ten times outside the sizes
-trained near that budget; any budget beyond the data where that is so at the largest fitted one; and a budget more
-than a hundred times the largest or less than a hundredth of the smallest fitted one. Ten times in N is what a hundred
-times the budget changes. An optimum less far outside is given and marked (`Optimum.outside`): no run brackets it, and
-it rests on the form of the law. A ladder of sizes, each on multiples of its own tokens, has its largest budgets at
-its largest size.
+When an optimum is given. A budget is supported where a size tried near it lies in the flat bottom of the law (a loss
+within 1 % of the best) or in the 90 % interval of N*: the runs then show the loss to which N* leads. An optimum is
+given at every budget within a hundred times a supported one and within a hundred times the runs; what lies outside the
+sizes, tokens or budgets tried is said with it (`Optimum.extrapolation`). A ladder of sizes, each on multiples of its
+own tokens, has its largest budgets at its largest size: they lie a few times beyond its last supported budget.
 """
 
 from collections.abc import Sequence
@@ -14,15 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqscale.errors import FitError
+from vqscale.laws.decisions.extrapolation import (
+    LARGEST_EXTRAPOLATION,
+    describe_extrapolation,
+    require_reach,
+    times_beyond,
+)
 from vqscale.laws.decisions.surface import Surface, estimate, exact_flops_of, surface_of
 from vqscale.laws.decisions.token_cost import TokenCost, fit_token_cost, six_n
 from vqscale.laws.forms.catalogue import Array
 from vqscale.laws.io.schema import Fit, Frontier, Optimum
 
-LARGEST_EXTRAPOLATION = 100.0
-"""Furthest extrapolation of a budget, in either direction, that is given as a number."""
-LARGEST_OUTSIDE = 10.0
-"""Furthest outside the sizes tried, in either direction, that an optimal N is given as a number."""
 NEARBY_FACTOR = 4.0
 """Runs within this factor of a budget show which sizes were tried at it."""
 FLAT_SHARE = 0.01
@@ -30,6 +31,8 @@ FLAT_SHARE = 0.01
 FLAT_REACH = np.log(1e4)
 """The flat bottom is followed this far, in log N, to either side."""
 INSIDE_BUDGETS = 7
+SUPPORT_BUDGETS = 25
+"""Budgets over the runs at which support is looked for."""
 OUTSIDE_BUDGETS = (3.0, 10.0, 100.0)
 """Budgets of the table beyond the data, in units of the largest fitted one."""
 
@@ -100,16 +103,27 @@ def make_frontier(law: Surface, cost: TokenCost, kind: str, budgets: Sequence[fl
     )
 
 
-def optimum_at(law: Surface, cost: TokenCost, budget: float) -> Optimum:
-    """The best division of `budget`. Raises FitError, with the reason, where the runs do not determine it."""
+def optimum_at(law: Surface, cost: TokenCost, budget: float, *, beyond: bool = False) -> Optimum:
+    """The best division of `budget`. Raises FitError, with the reason, where the runs do not determine it.
+
+    `beyond`: also more than `LARGEST_EXTRAPOLATION` times outside the runs.
+    """
     spent = law.spent(cost)
-    _require_reach(budget, float(spent.min()), float(spent.max()))
+    if not beyond:
+        require_reach({"C": budget}, {"C": spent})
     log_n_B, loss_B = (found_BK[:, 0] for found_BK in law.best(cost, [budget]))
     if not np.isfinite(log_n_B[0]):
         raise FitError("the law has no finite optimum at this budget")
-    outside = _outside(law, cost, spent, budget, float(np.exp(log_n_B[0])))
+    nearest = float(np.clip(budget, spent.min(), spent.max()))
+    supported = _supported(law, cost, spent, nearest)
+    if not supported:
+        _require_support(law, cost, spent, nearest)
     log_d_B = np.log(budget) - cost.log_per_token(log_n_B)
     low, high = _flat_bottom(law, cost, budget, float(log_n_B[0]), float(loss_B[0]))
+    sizes = law.n[_nearby(spent, nearest)]
+    best = {"N": float(np.exp(log_n_B[0])), "D": float(np.exp(log_d_B[0])), "C": budget}
+    edge = "smallest" if nearest > budget else "largest"
+    near = " near this budget" if nearest == budget else f" near the {edge} budget"
     return Optimum(
         flops=budget,
         parameters=estimate(np.exp(log_n_B)),
@@ -119,40 +133,50 @@ def optimum_at(law: Surface, cost: TokenCost, budget: float) -> Optimum:
         parameters_low=low,
         parameters_high=high,
         beyond=budget / float(spent.max()),
-        outside=outside,
+        outside=times_beyond(best["N"], sizes),
+        supported=supported,
+        extrapolation=describe_extrapolation(best, {"N": sizes, "D": law.d, "C": spent}, near),
     )
 
 
-def _require_reach(budget: float, low: float, high: float) -> None:
-    if budget > LARGEST_EXTRAPOLATION * high:
-        raise FitError(
-            f"{budget:.4g} is {budget / high:.3g} times the largest fitted budget ({high:.4g}); "
-            f"beyond {LARGEST_EXTRAPOLATION:g} times no optimum is given. Train a larger budget first."
-        )
-    if budget < low / LARGEST_EXTRAPOLATION:
-        raise FitError(
-            f"{budget:.4g} is less than 1/{LARGEST_EXTRAPOLATION:g} of the smallest fitted budget ({low:.4g})"
-        )
+def _supported(law: Surface, cost: TokenCost, spent_R: Array, budget: float) -> bool:
+    """Whether a size tried near the budget lies in the flat bottom there, or in the 90 % interval of N*."""
+    log_n_B, loss_B = (found_BK[:, 0] for found_BK in law.best(cost, [budget]))
+    if not np.isfinite(log_n_B[0]):
+        return False
+    low, high = _flat_bottom(law, cost, budget, float(log_n_B[0]), float(loss_B[0]))
+    if limits := estimate(np.exp(log_n_B)).interval:
+        low, high = min(low, limits.low90), max(high, limits.high90)
+    sizes = law.n[_nearby(spent_R, budget)]
+    return bool(np.any((low <= sizes) & (sizes <= high)))
 
 
-def _outside(law: Surface, cost: TokenCost, spent_R: Array, budget: float, best_n: float) -> float:
-    """Factor by which the optimum at the budget, or at the nearest fitted one, lies outside the sizes tried; 1 within.
-
-    Raises FitError beyond `LARGEST_OUTSIDE`.
-    """
-    nearest = float(np.clip(budget, spent_R.min(), spent_R.max()))
-    if nearest != budget:
-        best_n = float(np.exp(law.only_fit().best(cost, [nearest])[0][0, 0]))
+def _require_support(law: Surface, cost: TokenCost, spent_R: Array, nearest: float) -> None:
+    """Raises FitError unless a budget within reach of `nearest`, a budget without support, has some."""
+    tried = np.geomspace(spent_R.min(), spent_R.max(), SUPPORT_BUDGETS)
+    reach = np.log(LARGEST_EXTRAPOLATION) + 1e-9
+    if any(_supported(law, cost, spent_R, one) for one in tried[np.abs(np.log(tried / nearest)) <= reach].tolist()):
+        return
+    best_n = float(np.exp(law.only_fit().best(cost, [nearest])[0][0, 0]))
     sizes = law.n[_nearby(spent_R, nearest)]
-    outside = max(best_n / float(sizes.max()), float(sizes.min()) / best_n, 1.0)
-    if outside > LARGEST_OUTSIDE:
-        raise FitError(
-            f"the optimum lies {outside:.3g} times outside the sizes tried near {nearest:.4g}"
-            f" ({sizes.min():.4g} to {sizes.max():.4g}): the runs do not bracket it, and beyond"
-            f" {LARGEST_OUTSIDE:g} times none is given."
-            f" Train {'smaller' if best_n < sizes.min() else 'larger'} sizes at this budget."
-        )
-    return outside
+    raise FitError(
+        f"the runs do not bracket the optimum: near {nearest:.4g} sizes of {sizes.min():.4g} to {sizes.max():.4g} were"
+        f" tried, N* is {best_n:.4g}, and no size tried at any budget within {LARGEST_EXTRAPOLATION:g} times lies in"
+        f" the interval of N* or has a loss within {100 * FLAT_SHARE:g} % of the best."
+        f" Train {'smaller' if best_n < sizes.min() else 'larger'} sizes at this budget."
+    )
+
+
+def near_the_optimum(fit: Fit, factor: float) -> NDArray[np.bool_] | None:
+    """Which runs of the fit lie within `factor` times of the best size of their own budget: [R].
+
+    None where the fit has no frontier. A run at whose budget the law has no finite optimum is near none.
+    """
+    if not fit.frontiers:
+        return None
+    law, cost = surface_of(fit).only_fit(), cost_of(fit, fit.frontiers[0].cost)
+    log_best_R = law.best(cost, law.spent(cost).tolist())[0][0]
+    return np.asarray(np.abs(np.log(law.n) - log_best_R) <= np.log(factor) * (1 + 1e-9), dtype=np.bool_)
 
 
 def _nearby(spent_R: Array, budget: float) -> NDArray[np.bool_]:

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from vqscale.errors import FitError
-from vqscale.laws.decisions.frontier import LARGEST_EXTRAPOLATION, optimum_at
+from vqscale.laws.decisions.extrapolation import LARGEST_EXTRAPOLATION
+from vqscale.laws.decisions.frontier import optimum_at
 from vqscale.laws.decisions.surface import Surface, estimate
 from vqscale.laws.decisions.token_cost import TokenCost
 from vqscale.laws.forms.catalogue import Array
@@ -16,6 +17,8 @@ from vqscale.laws.io.schema import Estimate, Optimum
 from vqscale.study.frozen import Frozen
 
 Quantity = Literal["compute", "parameters", "tokens", "loss", "money"]
+_BEYOND = 1e6
+"""How far beyond the fitted budgets a run is looked for where the caller asks for any."""
 _GRID = 241
 """Budgets between which a size or a number of tokens is interpolated, in logarithms: some thirty per decade."""
 
@@ -39,11 +42,12 @@ def find_optimum(
     parameters: float | None = None,
     tokens: float | None = None,
     loss: float | None = None,
+    beyond: bool = False,
 ) -> OptimalRun:
     """The best run for exactly one of `compute` (in the unit of `cost`), `parameters`, `tokens` and `loss`.
 
-    For a size or a number of tokens it is the run at the budget whose optimum has them. Raises FitError where not
-    exactly one is given, and where the runs do not determine the optimum.
+    For a size or a number of tokens it is the run at the budget whose optimum has them. `beyond`: as in `optimum_at`.
+    Raises FitError where not exactly one is given, and where the runs do not determine the optimum.
     """
     given: dict[Quantity, float | None] = {
         "compute": compute,
@@ -57,19 +61,19 @@ def find_optimum(
     asked, value = named[0]
     if not 0 < value < np.inf:
         raise FitError(f"{asked}: {value!r} is no positive number")
-    budget = _budget(law, cost, asked, value)
+    budget = _budget(law, cost, asked, value, _BEYOND if beyond else LARGEST_EXTRAPOLATION)
     return OptimalRun(
         asked=asked,
         value=value,
         compute=budget,
-        optimum=optimum_at(law, cost, budget.value),
+        optimum=optimum_at(law, cost, budget.value, beyond=beyond),
     )
 
 
-def _budget(law: Surface, cost: TokenCost, asked: Quantity, value: float) -> Estimate:
+def _budget(law: Surface, cost: TokenCost, asked: Quantity, value: float, reach: float) -> Estimate:
     if asked == "compute":
         return Estimate(value=value)
-    found_B = _for_loss(law, cost, value) if asked == "loss" else _for_axis(law, cost, asked, value)
+    found_B = _for_loss(law, cost, value) if asked == "loss" else _for_axis(law, cost, asked, value, reach)
     return estimate(found_B)
 
 
@@ -82,10 +86,10 @@ def _for_loss(law: Surface, cost: TokenCost, loss: float) -> Array:
     return found_B
 
 
-def _for_axis(law: Surface, cost: TokenCost, asked: Quantity, value: float) -> Array:
+def _for_axis(law: Surface, cost: TokenCost, asked: Quantity, value: float, reach: float) -> Array:
     """The budget whose best size (or tokens) is `value`; both grow with the budget, along near-straight lines."""
     spent = law.spent(cost)
-    budgets_K = np.geomspace(spent.min() / LARGEST_EXTRAPOLATION, spent.max() * LARGEST_EXTRAPOLATION, _GRID)
+    budgets_K = np.geomspace(spent.min() / reach, spent.max() * reach, _GRID)
     log_n_BK, _ = law.best(cost, budgets_K.tolist())
     log_BK = log_n_BK if asked == "parameters" else np.log(budgets_K) - cost.log_per_token(log_n_BK)
     target = np.log(value)
@@ -93,7 +97,7 @@ def _for_axis(law: Surface, cost: TokenCost, asked: Quantity, value: float) -> A
     if not np.isfinite(found_B[0]):
         low, high = np.exp(log_BK[0, [0, -1]])
         raise FitError(
-            f"{asked}: {value:.4g} is optimal for no budget within {LARGEST_EXTRAPOLATION:g} times the fitted ones "
-            f"({low:.4g} to {high:.4g} are)"
+            f"{asked}: {value:.4g} is optimal for no budget within {reach:g} times the fitted ones "
+            f"({low:.4g} to {high:.4g} are)" + ("" if reach > LARGEST_EXTRAPOLATION else ". Ask further with --beyond")
         )
     return found_B

@@ -4,13 +4,15 @@ Every result names the fit and the data that it rests on, what the run costs, an
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vqscale.errors import FitError
 from vqscale.laws.decisions.compare import Price, side_of
-from vqscale.laws.decisions.frontier import LARGEST_EXTRAPOLATION, cost_of
+from vqscale.laws.decisions.extrapolation import describe_extrapolation, require_reach, times_beyond
+from vqscale.laws.decisions.frontier import cost_of
 from vqscale.laws.decisions.optimum import Quantity, find_optimum
 from vqscale.laws.decisions.predictions import predicted_loss
 from vqscale.laws.decisions.surface import surface_of
@@ -51,6 +53,8 @@ class OptimumResult(_FitOrigin):
     """Training FLOPs; with an interval where they follow from the law."""
     optimum: Optimum
     """At that budget; its loss is the law's, about which single runs scatter."""
+    parabolas: Estimate | None = None
+    """N* at that budget by the line through the vertices of isoFLOP parabolas; None where there is none."""
     seconds: float | None
     """Of training, by the measured speed of the fit's runs; None where none was measured."""
     money: float | None
@@ -66,26 +70,28 @@ class LossResult(_FitOrigin):
     loss: Estimate
     """With the scatter of single runs about the law."""
     beyond: dict[str, float]
-    """Letter -> how many times beyond the fitted runs it lies, 1 within them; of laws in N and D also C."""
+    """Letter -> how many times above or below the fitted runs it lies, 1 within them; of laws in N and D also C."""
+    extrapolation: list[str]
+    """What of it lies outside the runs, a sentence each."""
 
 
 def query_optimum(
-    fit: Fit, asked: Quantity, amount: float, table: "pd.DataFrame", price: Price | None
+    fit: Fit, asked: Quantity, amount: float, table: "pd.DataFrame", price: Price | None, *, beyond: bool = False
 ) -> OptimumResult:
     """The compute-optimal configuration for `amount` of what is `asked`, of a law in N and D.
 
     `table`: where the speed of the fit's runs is looked up; money is divided by what a token of every size costs there.
-    Raises FitError where the runs do not determine it.
+    `beyond`: also more than a hundred times outside the runs. Raises FitError where the runs do not determine it.
     """
     side, flops = side_of(fit, table, price), cost_by(fit)
     if asked == "money" and "money" in side.missing:
         raise FitError(side.missing["money"])
     if asked == "money":
-        best = find_optimum(side.law, side.costs["money"], compute=amount).optimum
+        best = find_optimum(side.law, side.costs["money"], compute=amount, beyond=beyond).optimum
         spent = Estimate(value=flops.per_token(best.parameters.value) * best.tokens.value)
     else:
         question: dict[str, Any] = {asked: amount}
-        run = find_optimum(side.law, flops, **question)
+        run = find_optimum(side.law, flops, beyond=beyond, **question)
         best, spent = run.optimum, run.compute
     prices = {kind: cost.per_token(best.parameters.value) * best.tokens.value for kind, cost in side.costs.items()}
     return OptimumResult(
@@ -117,29 +123,39 @@ def _origin(fit: Fit) -> dict[str, Any]:
 
 
 def cost_by(fit: Fit) -> TokenCost:
-    """FLOPs of a token by exact count where the fit's runs have one, else as 6N; its description names the count."""
-    exact = all(point.flops is not None for point in fit.points)
-    return cost_of(fit, "exact" if exact else "6nd")
+    """FLOPs of a token by exact count where one follows from the fit's runs, else as 6N; its description says which."""
+    if not any(point.flops is not None for point in fit.points):
+        return cost_of(fit, "6nd")
+    try:
+        return cost_of(fit, "exact")
+    except FitError as error:
+        counted = cost_of(fit, "6nd")
+        return replace(counted, description=f"{counted.description} ({error})")
 
 
-def query_loss(fit: Fit, x: Mapping[str, float]) -> LossResult:
+def query_loss(fit: Fit, x: Mapping[str, float], *, beyond: bool = False) -> LossResult:
     """The loss of a run at `x`, a value for every letter of the law.
 
-    Raises FitError where a letter has none, and for what lies more than a hundred times beyond the fitted runs.
+    Raises FitError where a letter has none, and for what lies more than a hundred times outside the fitted runs, unless
+    `beyond`.
     """
     if missing := [letter for letter in fit.letters if letter not in x]:
         raise FitError(f"{fit.form} needs a value of {missing[0]}: {OPTIONS[missing[0]]}")
     own = {letter: float(x[letter]) for letter in fit.letters}
-    columns = dict(zip(fit.letters, np.array([point.x for point in fit.points]).T, strict=True))
-    beyond = {key: max(own[key] / float(x_R.max()), float(x_R.min()) / own[key], 1.0) for key, x_R in columns.items()}
+    tried = dict(zip(fit.letters, np.array([point.x for point in fit.points]).T, strict=True))
+    values = dict(own)
     if fit.letters == ["N", "D"]:
         cost = cost_by(fit)
-        beyond["C"] = max(cost.per_token(own["N"]) * own["D"] / float(surface_of(fit).spent(cost).max()), 1.0)
-    for key, times in beyond.items():
-        if times > LARGEST_EXTRAPOLATION:
-            limit = f"{LARGEST_EXTRAPOLATION:g} times is the most"
-            raise FitError(f"{key} lies {times:.3g} times beyond the fitted runs; {limit}.")
-    return LossResult(**_origin(fit), x=own, loss=predicted_loss(fit, own), beyond=beyond)
+        values["C"], tried["C"] = cost.per_token(own["N"]) * own["D"], surface_of(fit).spent(cost)
+    if not beyond:
+        require_reach(values, tried)
+    return LossResult(
+        **_origin(fit),
+        x=own,
+        loss=predicted_loss(fit, own),
+        beyond={letter: times_beyond(value, tried[letter]) for letter, value in values.items()},
+        extrapolation=describe_extrapolation(values, tried),
+    )
 
 
 def at_fixed_axes(fit: Fit, fixed: Mapping[str, float]) -> Fit:

@@ -199,8 +199,12 @@ class Optimum(Frozen):
     beyond: float
     """Budget over the largest budget that was fitted; above 1 it is an extrapolation."""
     outside: float = 1.0
-    """Factor by which N* lies outside the sizes tried near this budget, or near the largest one fitted; above 1 no run
-    brackets it and it is an extrapolation of the law in N."""
+    """Factor by which N* lies outside the sizes tried near this budget, or near the nearest one fitted."""
+    supported: bool = True
+    """Whether a size tried near this budget, or near the nearest one fitted, has a loss within 1 % of the best there or
+    lies in the interval of N*."""
+    extrapolation: list[str] = Field(default_factory=list)
+    """What of N, D and C lies outside the runs, and by how much, a sentence each; empty where nothing does."""
 
 
 class Frontier(Frozen):
@@ -255,6 +259,42 @@ class ParabolaLine(Frozen):
     """Degrees of freedom of the covariances."""
 
 
+class ParabolaOptimum(Frozen):
+    """The best division of one budget by the line through the vertices: no law says it."""
+
+    flops: float
+    parameters: Estimate
+    tokens: Estimate
+    tokens_per_parameter: Estimate
+    loss: float | None
+    """Interpolated between the vertices; None beyond them."""
+    beyond: float
+    """Factor by which the budget lies beyond those with a vertex; 1 within them."""
+
+
+class BudgetCheck(Frozen):
+    """N* at one budget by the law and by the parabola."""
+
+    flops: float
+    law: Estimate | None
+    """None where the law has no finite optimum."""
+    parabola: Estimate
+    apart: bool
+    """Whether their 90 % intervals miss each other."""
+
+
+class ParabolaCheck(Frozen):
+    """A law in N and D beside the isoFLOP parabolas of its runs."""
+
+    budgets: list[BudgetCheck]
+    """Those with a vertex."""
+    a_law: Estimate
+    a_parabolas: Estimate | None
+    a_apart: bool
+    text: str | None
+    """The disagreement in a sentence; None where there is no more than chance brings."""
+
+
 class IsoflopParabolas(Frozen):
     """IsoFLOP parabolas of one subset: a diagnostic, biased off centre. Optima are taken from the surface fit."""
 
@@ -267,6 +307,14 @@ class IsoflopParabolas(Frozen):
     reason: str | None
     line: ParabolaLine | None = None
     """The line of those slopes; None where there is none, and in files of earlier versions."""
+    in_place_of: str | None = None
+    """Why no law in N and D was fitted to these runs, so that the optima are the answer; None where one was."""
+    metric: str = "loss"
+    """Column of the losses."""
+    optima: list[ParabolaOptimum] = Field(default_factory=list)
+    """By the line, at the budgets of the vertices and beyond them; only where they answer in place of a law."""
+    refused: dict[str, str] = Field(default_factory=dict)
+    """Budget (exact, as text) -> why no optimum is given for it."""
 
 
 class ComparedPoint(Frozen):
@@ -360,6 +408,8 @@ class Fit(Frozen):
     variants: list[Variant] = Field(default_factory=list)
     frontiers: list[Frontier] = Field(default_factory=list)
     """Of laws in N and D: by exact FLOPs and by 6ND."""
+    parabolas: ParabolaCheck | None = None
+    """Of laws in N and D, where budgets have parabolas: N* by both, and whether they disagree."""
     marks: list[str] = Field(default_factory=list)
     """Reasons not to decide by this fit, a sentence each, from the numbers of this record; empty where there is none.
     Whatever shows a number of the fit shows them."""

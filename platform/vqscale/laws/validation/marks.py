@@ -19,7 +19,7 @@ covered the truth in 66 to 76 % with one degree, in 88 to 95 % with two or more.
 
 def marks_of(fit: Fit) -> list[str]:
     """The sentences, the gravest first."""
-    return [*_beaten(fit), *_scattered(fit), *_flat(fit), *_few(fit)]
+    return [*_beaten(fit), *_scattered(fit), *_flat(fit), *_few(fit), *_contradicted(fit)]
 
 
 def freedom_of(fit: Fit) -> int:
@@ -50,6 +50,11 @@ def _scattered(fit: Fit) -> Iterator[str]:
 def _flat(fit: Fit) -> Iterator[str]:
     if wide := describe_spans({name: (span.low, span.high) for name, span in fit.exponent_spans.items()}, WIDE_SPAN):
         yield f"{wide} fit equally well (objective within 1 %)"
+
+
+def _contradicted(fit: Fit) -> Iterator[str]:
+    if fit.parabolas is not None and fit.parabolas.text:
+        yield fit.parabolas.text
 
 
 def _few(fit: Fit) -> Iterator[str]:

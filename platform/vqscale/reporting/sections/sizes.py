@@ -111,12 +111,9 @@ def _optima(data: ReportData, fits: list[Fit]) -> Table:
             for estimate, show in _shown(one):
                 values.append((_ranged(estimate, show), estimate.value))
             span = f"{short_count(one.parameters_low)} to {short_count(one.parameters_high)}"
-            beyond = f"{number(one.beyond, 3)} x" if one.beyond > 1 else ""
-            if one.outside > 1:
-                beyond = f"{beyond}{', ' if beyond else ''}N* {number(one.outside, 3)} x outside the sizes"
-                beyond += " at the last budget" if one.beyond > 1 else ""
+            beyond = "; ".join(one.extrapolation)
             rows.append([*values, (span, one.parameters_low), (beyond, one.beyond)])
-    headers = ["runs of", "C (FLOPs)", "N* [90 %]", "D* [90 %]", "D* / N*", "loss", "N within 1 %", "over the data"]
+    headers = ["runs of", "C (FLOPs)", "N* [90 %]", "D* [90 %]", "D* / N*", "loss", "N within 1 %", "extrapolated"]
     return Table(headers=headers, rows=rows)
 
 
