@@ -7,7 +7,6 @@ every trial of a corpus is evaluated on the same text, however many workers it h
 
 import itertools
 from collections.abc import Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -32,36 +31,42 @@ class HeldOutText:
     def __init__(self, split: TokenSplit, train: TrainConfig) -> None:
         self._ends = document_ends(split)
         self.pieces = held_out_pieces(split, train, self._ends)
+        self.documents = documents_of(self.pieces, self._ends)
+        """Numbers in the split of the documents that at least one token is predicted of."""
 
     def units(self, start: int, length: int) -> Index:
         """Of every predicted token of a piece, the place of its document among those that are evaluated."""
-        return np.searchsorted(self.documents, self._documents(np.arange(start + 1, start + length + 1)))
-
-    @cached_property
-    def documents(self) -> Index:
-        """Numbers in the split of the documents that at least one token is predicted of."""
-        borders = np.array([(start + 1, start + length) for start, length in self.pieces])
-        first, last = self._documents(borders[:, 0]), self._documents(borders[:, 1])
-        return np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]))
-
-    def _documents(self, tokens: Index) -> Index:
-        return np.searchsorted(self._ends, tokens)  # an end belongs to the document that it ends
+        return np.searchsorted(self.documents, np.searchsorted(self._ends, np.arange(start + 1, start + length + 1)))
 
 
 def held_out_pieces(split: TokenSplit, train: TrainConfig, ends: Index | None = None) -> list[Piece]:
     """What is evaluated under the settings of a trial, in the order of the split; `ends`: `document_ends`, if known."""
+    found = stretches(split, train.evaluation_text, ends)
     if train.evaluation_by == "documents":
-        ends = document_ends(split) if ends is None else ends
-        whole = documents(split, ends=ends)
-        if train.evaluation_sample == "start":
-            return documents(split, limit_tokens=train.evaluation_tokens, ends=ends)
-        return drawn(whole, train.evaluation_tokens)
-    if train.evaluation_sample == "start":
-        return sequences(split, train.evaluation_length, limit_tokens=train.evaluation_tokens)
-    blocks = drawn(sequences(split, train.evaluation_block_tokens), train.evaluation_tokens)
-    if sum(length for _, length in blocks) == len(split) - 1:
-        return sequences(split, train.evaluation_length)  # all of it: nothing is cut at the borders of blocks
-    return [piece for block in blocks for piece in _cut(*block, train.evaluation_length)]
+        return found
+    return [piece for stretch in found for piece in _cut(*stretch, train.evaluation_length)]
+
+
+def stretches(split: TokenSplit, evaluation_text: str, ends: Index | None = None) -> list[Piece]:
+    """The text that `TrainConfig.evaluation_text` names, in stretches before these are cut into sequences.
+
+    Drawn blocks, whole documents, or one stretch: the start, or all of a split that holds no more than is asked for.
+    """
+    sample, asked, *cut = evaluation_text.split()
+    tokens, last = int(asked), len(split) - 1
+    if cut == ["by", "document"]:
+        every = documents(split, ends=ends)
+        return drawn(every, tokens) if sample == "spread" else documents(split, limit_tokens=tokens, ends=ends)
+    if sample == "start" or tokens >= last:
+        return _cut(0, min(tokens, last), max(1, last))
+    return drawn(sequences(split, int(cut[1])), tokens)
+
+
+def documents_of(pieces: Sequence[Piece], ends: Index) -> Index:
+    """Numbers of the documents that at least one token of `pieces` is of; an end belongs to the document it ends."""
+    borders = np.array([(start + 1, start + length) for start, length in pieces])
+    first, last = np.searchsorted(ends, borders[:, 0]), np.searchsorted(ends, borders[:, 1])
+    return np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]))
 
 
 def sequences(split: TokenSplit, context: int, limit_tokens: int | None = None) -> list[Piece]:

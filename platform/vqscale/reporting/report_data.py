@@ -15,7 +15,7 @@ from vqscale.laws.study_fits import default_metric
 from vqscale.reporting.charts.curves import TrainingCurve, training_curves
 from vqscale.reporting.charts.style import Scheme, architecture, present
 from vqscale.reporting.compare import finished
-from vqscale.reporting.references import References
+from vqscale.reporting.references import KnownReferences
 from vqscale.results.estimates import estimate_errors
 
 
@@ -27,7 +27,7 @@ class ReportData:
     """The study's values, or of a table from elsewhere its name under `study` and a `question`."""
     table: pd.DataFrame
     fits: StudyFits
-    references: References | None = None
+    references: KnownReferences | None = None
     throughput: pd.DataFrame | None = None
     curves: list[TrainingCurve] = field(default_factory=list)
     estimates: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -119,7 +119,7 @@ def gather(
     study: Mapping[str, Any],
     table: pd.DataFrame,
     fits: StudyFits,
-    references: References | None = None,
+    references: KnownReferences | None = None,
     throughput: pd.DataFrame | None = None,
     home: str | None = None,
     damages: Sequence[str] = (),

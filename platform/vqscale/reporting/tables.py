@@ -8,11 +8,13 @@ import pandas as pd
 
 from vqscale.formatting import duration, percent, short_count
 from vqscale.laws import Fit, StudyFits
+from vqscale.laws.forms.catalogue import exponents_of
 from vqscale.laws.io.schema import Interval
 from vqscale.laws.study_fits import default_metric
 from vqscale.reporting.charts.style import architecture, bytes_of, number, present, whole
 from vqscale.reporting.compare import finished
-from vqscale.reporting.references import References, levels
+from vqscale.reporting.references import KnownReferences, fair, found_for, label, text_of
+from vqscale.results.references import References
 from vqscale.throughput.measurement import OK
 
 TableCell = tuple[str, float | str]
@@ -64,10 +66,10 @@ _CODE_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 _SPEED_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "context": ("T", whole),
-    "arch": ("model", str),
+    "arch": ("architecture", architecture),
     "tokens_per_second": ("tokens/s", short_count),
-    "ratio_to_transformer_full": ("x transformer_full", lambda value: number(value, 3)),
-    "ratio_to_transformer": ("x transformer", lambda value: number(value, 3)),
+    "ratio_to_transformer_full": (f"x {architecture('transformer_full')}", lambda value: number(value, 3)),
+    "ratio_to_transformer": (f"x {architecture('transformer')}", lambda value: number(value, 3)),
     "ms_per_step": ("ms per step", number),
     "seconds_per_token": ("µs per token", lambda value: number(1e6 * value)),
     "mfu": ("MFU", percent),
@@ -75,6 +77,7 @@ _SPEED_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "cost_per_billion_tokens": ("cost of 10⁹ tokens", lambda value: number(value, 3)),
     "energy_kwh_per_billion_tokens": ("kWh of 10⁹ tokens", lambda value: number(value, 3)),
     "repeats": ("repeats", whole),
+    "processes": ("processes", whole),
     "tokens_per_second_low": ("slowest", short_count),
     "tokens_per_second_high": ("fastest", short_count),
     "batch": ("sequences", whole),
@@ -125,28 +128,39 @@ def failure_table(table: pd.DataFrame, fits: StudyFits) -> Table | None:
     return Table.of(["trial", "what", "why"], rows) if rows else None
 
 
-def reference_table(table: pd.DataFrame, known: References | None) -> Table | None:
-    """Best run of every architecture beside entropy and compressors on the same held-out text."""
+def reference_table(table: pd.DataFrame, known: KnownReferences | None) -> Table | None:
+    """Best run of every architecture beside the compressors on held-out text, and the text that each figure is of.
+
+    A run is compared only with a compressor that has read the training text, too, on the text that the run was
+    evaluated on.
+    """
     runs = finished(table)
     if not known or not {"bpb", "arch", "corpus_fingerprint"} <= set(runs.columns):
         return None
+    texts = [name for name in ("corpus", "corpus_fingerprint", "evaluation_text") if name in runs]
     rows: list[list[TableCell]] = []
-    for (corpus, fingerprint), members in runs.dropna(subset=["bpb"]).groupby(["corpus", "corpus_fingerprint"]):
-        rows += _beside_references(str(corpus), members, levels(known, fingerprint))
-    return Table(headers=["held-out text of", "by", "bits per byte", "against gzip -9"], rows=rows) if rows else None
+    for _, members in runs.dropna(subset=["bpb"]).groupby(texts, dropna=False):
+        found = found_for(known, members.iloc[0].to_dict())
+        rows += _beside_references(members, found) if found is not None else []
+    headers = ["held-out text of", "by", "bits per byte", "of the text", "best run against it"]
+    return Table(headers=headers, rows=rows) if rows else None
 
 
-def _beside_references(corpus: str, runs: pd.DataFrame, known: dict[str, float]) -> list[list[TableCell]]:
-    best = {f"{architecture(arch)}, best run": float(bpb) for arch, bpb in runs.groupby("arch")["bpb"].min().items()}
-    base = known.get("gzip -9")
-    return [
-        [(corpus, corpus), (name, name), (number(value), value), (_change(value, base), value)]
-        for name, value in sorted((known | best).items(), key=lambda pair: pair[1])
+def _beside_references(runs: pd.DataFrame, found: References) -> list[list[TableCell]]:
+    corpus, best = str(runs["corpus"].iloc[0]) if "corpus" in runs else "", float(runs["bpb"].min())
+    evaluated = f"as evaluated, {found.evaluated_bytes:,} bytes"
+    rows: list[tuple[float, str, str, str]] = [
+        (float(bpb), f"{architecture(arch)}, best run", evaluated, "")
+        for arch, bpb in runs.groupby("arch")["bpb"].min().items()
     ]
-
-
-def _change(value: float, base: float | None) -> str:
-    return f"{100 * (value / base - 1):+.1f} %" if base else ""
+    comparable = fair(found)
+    for level in found.levels:
+        change = f"{100 * (best / level.bpb - 1):+.1f} %" if level in comparable else ""
+        rows.append((level.bpb, label(level), text_of(found, level), change))
+    return [
+        [(corpus, corpus), (name, name), (number(value), value), (text, text), (change, change)]
+        for value, name, text, change in sorted(rows)
+    ]
 
 
 def throughput_cell_table(table: pd.DataFrame) -> Table:
@@ -159,10 +173,16 @@ def throughput_cell_table(table: pd.DataFrame) -> Table:
 def not_measured_table(table: pd.DataFrame) -> Table | None:
     """Cells without a speed, and why."""
     rows = [
-        [str(row["arch"]), whole(row["context"]), str(row["preset"]), str(row["precision"]), str(row["status"])]
+        [
+            architecture(row["arch"]),
+            whole(row["context"]),
+            str(row["preset"]),
+            str(row["precision"]),
+            str(row["status"]),
+        ]
         for row in table[table["status"] != OK].to_dict("records")
     ]
-    return Table.of(["model", "T", "preset", "precision", "why it has no speed"], rows) if rows else None
+    return Table.of(["architecture", "T", "preset", "precision", "why it has no speed"], rows) if rows else None
 
 
 def _constants(fit: Fit) -> list[list[str]]:
@@ -177,7 +197,7 @@ def _constants(fit: Fit) -> list[list[str]]:
 
 def exponent_table(fits: Sequence[Fit]) -> Table | None:
     """One row per fit: E and the exponents with their 90 % intervals."""
-    used = [power for fit in fits for term in fit.terms for power in term.powers.values()]
+    used = [name for fit in fits for name in exponents_of(fit)]
     names = list(dict.fromkeys(["E", *used, *(name for fit in fits for name in fit.derived)]))
     rows: list[list[TableCell]] = []
     for fit in fits:

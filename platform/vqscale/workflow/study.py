@@ -94,7 +94,7 @@ def run_study(
 
 def _after_training(study: Study, training: TrainingRun, events: RunEvents) -> StudyRun:
     fits = analyse(study)
-    measure_references(study, training.results, lambda text: events.message(text, "warning"))
+    measure_references(study, training.results, events)
     registry = scored_registry(study.folder, read_table(storage.join(study.folder, "results.parquet")))
     events.fitted(fits, registry)
     throughput = _measured(study, training, events)

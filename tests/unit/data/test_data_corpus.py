@@ -1,5 +1,3 @@
-import gzip
-import lzma
 
 import fsspec
 import numpy as np
@@ -10,7 +8,6 @@ from vqscale.data.corpora import corpus_folder, list_corpora, resolve_corpus
 from vqscale.data.corpus import open_corpus
 from vqscale.data.evaluation import documents, sequences
 from vqscale.data.prepare import prepare
-from vqscale.data.references import text_references
 from vqscale.data.tokenize import EOS
 from vqscale.errors import CorpusError
 
@@ -197,22 +194,3 @@ def test_documents_are_whole_and_prompted_by_the_end_before(texts, tmp_path):
         assert np.count_nonzero(row[1:] == EOS) == 1
     assert sum(length for _, length in found) == len(tokens) - 1
     assert sum(length for _, length in documents(tokens, limit_tokens=1000)) == 1000
-
-
-def test_references_of_known_text(tmp_path):
-    (tmp_path / "in.txt").write_bytes(b"abcd" * 25_000)
-    prepare(str(tmp_path / "in.txt"), str(tmp_path / "out"), split="contiguous")
-    found = text_references(open_corpus(str(tmp_path / "out")).split("train"), 40_000)
-    assert found["bytes"] == 40_000
-    assert found["unigram_bpb"] == pytest.approx(2.0)
-    assert 0 < found["gzip_bpb"] < 0.1
-    assert 0 < found["xz_bpb"] < 0.1
-
-
-def test_references_agree_with_the_tools(texts, tmp_path):
-    prepare(str(texts), str(tmp_path / "out"))
-    tokens = open_corpus(str(tmp_path / "out")).split("train")
-    text = tokens.corpus.tokenizer.decode(tokens.read(0, len(tokens)))
-    found = text_references(tokens, len(tokens))
-    assert found["gzip_bpb"] == 8 * len(gzip.compress(text, 9)) / len(text)
-    assert found["xz_bpb"] == 8 * len(lzma.compress(text, preset=9)) / len(text)

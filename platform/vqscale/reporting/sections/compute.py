@@ -12,7 +12,7 @@ from vqscale.laws.io.schema import Frontier, Optimum
 from vqscale.reporting import tables
 from vqscale.reporting.charts.panel import Axis, BandLayer, ChartLayer, HorizontalLine, LineLayer, Panel, PointsLayer
 from vqscale.reporting.charts.style import architecture, flops_axis, number, power, present
-from vqscale.reporting.references import only_levels
+from vqscale.reporting.references import common, fair, label
 from vqscale.reporting.report_data import ReportData, over_trained, shown_frontier
 from vqscale.reporting.section import Block, Charts, Prose, Section, TableBlock
 
@@ -51,14 +51,14 @@ def compute_panel(data: ReportData) -> Panel | None:
         layers += [_from_fit(data, fit) for fit in data.leading]
     if not any(isinstance(layer, PointsLayer) for layer in layers):
         return None
-    known = only_levels(data.references, runs) if data.metric == "bpb" else {}
+    known = fair(common(data.references, runs)) if data.metric == "bpb" else []
     return Panel(
         name="frontier",
         title=f"Held-out loss against training compute ({data.unit})",
         x=flops_axis(axis),
         y=Axis(name=data.unit),
         layers=layers,
-        levels=[HorizontalLine(y=value, label=f"{name} {value:.2f}") for name, value in known.items()],
+        levels=[HorizontalLine(y=one.bpb, label=f"{label(one)} {one.bpb:.2f}") for one in known],
         provenance="; ".join(fit_provenance(fit) for fit in data.leading),
         switch=True,
     )
