@@ -61,3 +61,20 @@ def test_sensitivity_that_was_not_asked_for_is_left_out():
     fit, found = variants_of(runs(), sensitivity=False)
     assert found == {}
     assert fit.influences == []
+
+
+def test_runs_near_the_optimum_are_a_variant_that_spoilt_wings_do_not_reach():
+    """Nine sizes a budget; the two largest, at 8 and 16 times the best one, lose 1 % as if badly tuned."""
+    alpha, beta, budgets = 0.348, 0.366, np.geomspace(1e18, 1e21, 5)
+    best = (alpha * 482 / (beta * 2085)) ** (1 / (alpha + beta)) * (budgets / 6) ** (beta / (alpha + beta))
+    factors = np.array([1 / 16, 1 / 8, 1 / 2, 2**-0.5, 1, 2**0.5, 2, 8, 16])
+    n, c = np.outer(best, factors).ravel(), np.repeat(budgets, 9)
+    loss = 1.82 + 482 * n**-alpha + 2085 * (c / 6 / n) ** -beta
+    loss *= np.tile(np.where(factors > 4, 1.01, 1.0), 5)
+    table = pd.DataFrame({"parameters_non_embedding": n, "tokens": c / 6 / n, "flops": c, "loss": loss})
+    (fit,) = fit_study(table, ["chinchilla"], bootstrap=0).fits
+    (near,) = [one for one in fit.variants if one.description == "runs within 4 x of the optimum N*(C)"]
+    assert near.kind == "runs"
+    assert near.n_runs == 5 * 5
+    assert near.derived["a"] == pytest.approx(beta / (alpha + beta), abs=1e-5)
+    assert abs(fit.derived["a"] - beta / (alpha + beta)) > 1e-3

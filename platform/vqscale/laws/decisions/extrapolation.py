@@ -36,8 +36,7 @@ def require_reach(values: Mapping[str, float], tried: Mapping[str, Array]) -> No
     far = {
         letter: value
         for letter, value in values.items()
-        # A rounding error of a budget asked for as a hundred times the largest must not decide.
-        if times_beyond(value, tried[letter]) > LARGEST_EXTRAPOLATION * (1 + 1e-9)
+        if times_beyond(value, tried[letter]) > LARGEST_EXTRAPOLATION * ROUNDING
     }
     if far:
         raise FitError(

@@ -34,6 +34,9 @@ OBJECTIVES = {
     "least squares on log residuals": Objective(delta=None),
     "delta 1e-3 on raw residuals": Objective(delta=DELTA, residual="raw"),
 }
+NEAR_OPTIMUM = 4.0
+"""Times the best size of its budget, in either direction, within which a run decides where the optimum is: further out
+the form of the law decides with it."""
 AxesByConvention = Mapping[str, Array | str]
 """Description of a convention -> x [R, A] as it counts, or the reason why the table does not hold it."""
 
@@ -83,11 +86,18 @@ class _Change(NamedTuple):
 
 
 def variants(
-    law: Law, x_RA: Array, loss_R: Array, order_R: Array, objective: Objective, conventions: AxesByConvention
+    law: Law,
+    x_RA: Array,
+    loss_R: Array,
+    order_R: Array,
+    objective: Objective,
+    conventions: AxesByConvention,
+    near_R: NDArray[np.bool_] | None = None,
 ) -> list[Variant]:
     """The sensitivity table of a fit.
 
-    `order_R` ranks runs by size. `conventions`: `axes_by_convention` of the same runs.
+    `order_R` ranks runs by size. `conventions`: `axes_by_convention` of the same runs. `near_R`: which runs lie within
+    `NEAR_OPTIMUM` times of the best size of their budget; None where no budget can be divided.
     """
     found: list[Variant] = []
     for name, x in conventions.items():
@@ -97,7 +107,10 @@ def variants(
             found.append(_fitted(law, _Change("convention", name, x, loss_R, objective)))
     others = {name: other for name, other in OBJECTIVES.items() if other != objective}
     found += [_fitted(law, _Change("objective", name, x_RA, loss_R, other)) for name, other in others.items()]
-    for name, keep_R in _fewer(law, x_RA, order_R).items():
+    fewer = _fewer(law, x_RA, order_R)
+    if near_R is not None:
+        fewer[f"runs within {NEAR_OPTIMUM:g} x of the optimum N*(C)"] = near_R
+    for name, keep_R in fewer.items():
         found.append(_fitted(law, _Change("runs", name, x_RA[keep_R], loss_R[keep_R], objective)))
     return found
 
