@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from vqscale.formatting import short_count
 from vqscale.study.fingerprint import fingerprint
 from vqscale.study.frozen import Frozen
-from vqscale.study.model import ModelConfig
+from vqscale.study.model import PLAIN, ModelConfig
 
 Documents = Literal["isolated", "packed"]
 Precision = Literal["fp32", "bf16"]
@@ -17,6 +17,11 @@ EngineName = Literal["plain", "deepspeed"]
 Task = Literal["language", "classification"]
 Schedule = Literal["cosine", "linear", "wsd"]
 EvaluationSample = Literal["spread", "start"]
+Role = Literal["matrix", "embedding", "bias", "gain", "recurrence"]
+"""What a parameter is for; `vqscale.models.roles` names that of every one."""
+DECAYED: tuple[Role, ...] = ("matrix", "embedding")
+"""Roles to which weight decay applies. It was decided by a tensor's dimensions before, which differs in all
+architectures but the plain ones: biases and gains of several heads, and recurrences, have two."""
 _SHORT = {"transformer_vq": "vq", "transformer_full": "full", "transformer_window": "window"}
 TOKEN_BUDGET_FIELDS = ("tokens", "warmup", "warmup_tokens", "decay")
 """Fields in which trials of one shared prefix may differ, as long as their warm-ups take equally many updates."""
@@ -57,6 +62,7 @@ class TrainConfig(Frozen):
     adam_eps: float = Field(default=1e-9, ge=1e-30)
     """Not below what fp32 holds apart from zero."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Of the parameters in `DECAYED`, times the learning rate (decoupled, as AdamW does)."""
     clip: float | None = Field(default=1.0, gt=0)
     """Largest global gradient norm; None: no clipping."""
     precision: Precision = "fp32"
@@ -205,8 +211,11 @@ class Trial(Frozen):
 
     @property
     def _recipe(self) -> dict[str, Any]:
-        """What of `train` enters the identity: a classifier is evaluated on examples, which no text is drawn from."""
+        """What of `train` enters the identity: a classifier is evaluated on examples, which no text is drawn from; and
+        which parameters decay, where any do and it was decided otherwise before."""
         recipe = self.train.identity()
+        if self.train.weight_decay and self.model.arch not in PLAIN:
+            recipe["decayed"] = DECAYED
         if self.task == "classification":
             recipe.pop("evaluation_sample", None)
         return recipe

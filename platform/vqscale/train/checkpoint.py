@@ -31,7 +31,7 @@ from vqscale.train.checkpoint_files import (
     read_checkpoint_manifest,
     step_of,
 )
-from vqscale.train.engine import Engine
+from vqscale.train.engine import Engine, ParameterGroups
 from vqscale.train.metrics import world_size
 
 
@@ -71,6 +71,7 @@ def save(
             step=step,
             world=world_size(group),
             zero=zero,
+            decayed=engine.parameters.fingerprint,
             progress=progress,
             files=sorted((record for records in all_records for record in records), key=lambda record: record.name),
         )
@@ -90,15 +91,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def holds(folder: str, step: int, trial: str, group: ProcessGroup | None = None) -> bool:
+def holds(folder: str, step: int, trial: str, parameters: ParameterGroups, group: ProcessGroup | None = None) -> bool:
     """Whether `folder` has a complete checkpoint of `step` that this trial could use; the same on every rank."""
     uri = storage.join(folder, checkpoint_name(step))
-    return bool(_gather(_rank(group) == 0 and _fits(uri, trial, group), group)[0])
+    return bool(_gather(_rank(group) == 0 and _fits(uri, trial, parameters, group), group)[0])
 
 
-def _fits(uri: str, trial: str, group: ProcessGroup | None) -> bool:
+def _fits(uri: str, trial: str, parameters: ParameterGroups, group: ProcessGroup | None) -> bool:
     try:
-        return _misfit(read_checkpoint_manifest(uri), uri, trial, group) is None
+        return _misfit(read_checkpoint_manifest(uri), uri, trial, parameters, group) is None
     except StorageError:  # missing, damaged or refused
         return False
 
@@ -112,7 +113,7 @@ class Restored:
     extra: dict[str, Any] = field(default_factory=dict)
     """This rank's own part of it."""
     useless: list[str] = field(default_factory=list)
-    """Checkpoints that were passed over for good: damaged, of another trial or another number of workers."""
+    """Checkpoints that were passed over for good: damaged, of another trial, number of workers or weight decay."""
     unread: list[str] = field(default_factory=list)
     """Checkpoints that the store did not give; it may give them later."""
 
@@ -132,8 +133,9 @@ def restore(
 ) -> Restored:
     """Load the newest whole checkpoint into `engine`. Every rank must call it.
 
-    `until`: the last step that may be taken; None: any. A checkpoint that is damaged, unreadable, of another trial or
-    of another number of workers is passed over with a warning in favour of the one before it.
+    `until`: the last step that may be taken; None: any. A checkpoint that is damaged, unreadable, of another trial, of
+    another number of workers or with other parameters under weight decay is passed over with a warning in favour of the
+    one before it.
     """
     found = Restored()
     # Rank 0 lists for all: object stores may show ranks different listings, and each rank must try the same candidates.
@@ -142,7 +144,7 @@ def restore(
             continue
         local = Path(tempfile.mkdtemp(prefix="vqscale-restore-"))
         try:
-            part, fault = _read_part(uri, trial, local, group)
+            part, fault = _read_part(uri, trial, local, engine.parameters, group)
             # Checked on all ranks before any loads: an engine's load is a collective, and half-loaded is not undone.
             faults = [fault for fault in _gather(fault, group) if fault]
             if part is not None and not faults:
@@ -174,11 +176,13 @@ Fault = tuple[str, bool]
 """Why a checkpoint cannot be used, and whether that is for good."""
 
 
-def _read_part(uri: str, trial: str, local: Path, group: ProcessGroup | None) -> tuple[Part | None, Fault | None]:
+def _read_part(
+    uri: str, trial: str, local: Path, parameters: ParameterGroups, group: ProcessGroup | None
+) -> tuple[Part | None, Fault | None]:
     """Copy the files of all ranks to `local`, and read the manifest and this rank's own part."""
     try:
         manifest = read_checkpoint_manifest(uri)
-        if misfit := _misfit(manifest, uri, trial, group):
+        if misfit := _misfit(manifest, uri, trial, parameters, group):
             raise _UselessError(misfit)
         _fetch(uri, manifest, local)
         return (manifest, _read_extra(local / rank_file(_rank(group)))), None
@@ -209,13 +213,20 @@ def _read_extra(path: Path) -> dict[str, Any]:
     return extra
 
 
-def _misfit(manifest: CheckpointManifest, uri: str, trial: str, group: ProcessGroup | None) -> str | None:
+def _misfit(
+    manifest: CheckpointManifest, uri: str, trial: str, parameters: ParameterGroups, group: ProcessGroup | None
+) -> str | None:
     """Why a checkpoint whose manifest can be read cannot be used here; None if it can."""
     if manifest.trial != trial:
         return "it belongs to another trial"
     if manifest.world != world_size(group):
         here = world_size(group)
         return f"it was written by {manifest.world} workers and {here} are here; the trial restarts from scratch"
+    if (manifest.decayed or parameters.fingerprint_by_dimension) != parameters.fingerprint:
+        return (
+            "weight decay applied to other parameters when it was written, and the optimiser's state is stored by them;"
+            " the trial restarts from scratch"
+        )
     return manifest.fault(uri)
 
 

@@ -49,6 +49,9 @@ class CheckpointManifest(Frozen):
     world: int = Field(gt=0)
     """Number of workers that wrote it."""
     zero: int
+    decayed: str | None = None
+    """Fingerprint of the names of the parameters with weight decay; None in older checkpoints, where it was decided by
+    a tensor's dimensions."""
     progress: ProgressNumbers
     files: list[FileRecord]
 

@@ -96,8 +96,9 @@ class Checkpointing:
         """Write the branch-off checkpoint, with the rows so far, unless another trial has left it there."""
         assert self._prefix is not None
         assert self._trial.shared_prefix is not None
-        if not checkpoint.holds(self._prefix.folder, progress.step, self._trial.shared_prefix, self._host.group):
-            self._write(progress, self._prefix.folder, self._trial.shared_prefix, {"rows": progress.rows})
+        folder, prefix = self._prefix.folder, self._trial.shared_prefix
+        if not checkpoint.holds(folder, progress.step, prefix, self._engine.parameters, self._host.group):
+            self._write(progress, folder, prefix, {"rows": progress.rows})
 
     def restore(self, started_at: str) -> TrialProgress:
         """Load the newest whole checkpoint into the engine, the trial's own or else its prefix's; without one, nothing.

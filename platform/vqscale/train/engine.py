@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from vqscale.models.roles import decayed
+from vqscale.study.fingerprint import fingerprint
 from vqscale.study.trial import TrainConfig
 
 DEEPSPEED_TAG = "engine"
@@ -26,6 +28,7 @@ class Engine(Protocol):
     """Backward, update and state of one model."""
 
     module: nn.Module
+    parameters: "ParameterGroups"
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]: ...
 
@@ -53,16 +56,28 @@ class Engine(Protocol):
         """Release what the engine holds, so that the next one starts clean."""
 
 
-def _adamw(module: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only: gains, biases and scalars are never decayed (Transformer-VQ's code).
+class ParameterGroups:
+    """The parameters of a model with and without weight decay, by role (`vqscale.models.roles`), never by shape.
 
-    torch's own class under DeepSpeed too: DeepSpeed's fused and CPU versions are compiled at run time.
+    Made before an engine takes the model: ZeRO 3 leaves parameters without a shape.
     """
-    matrices = [p for p in module.parameters() if p.ndim > 1]
-    vectors = [p for p in module.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+    def __init__(self, module: nn.Module) -> None:
+        names = set(decayed(module))
+        named = dict(module.named_parameters())
+        self.with_decay = [parameter for name, parameter in named.items() if name in names]
+        self.without_decay = [parameter for name, parameter in named.items() if name not in names]
+        self.fingerprint = fingerprint(sorted(names))
+        """Of the names of those with decay; checkpoints hold it, because optimiser state is stored by group."""
+        self.fingerprint_by_dimension = fingerprint(sorted(name for name, value in named.items() if value.ndim > 1))
+        """What it was before roles decided: that of checkpoints without one."""
+
+
+def _adamw(parameters: ParameterGroups, train: TrainConfig) -> torch.optim.AdamW:
+    """torch's own class under DeepSpeed too: DeepSpeed's fused and CPU versions are compiled at run time."""
+    shares = ((parameters.with_decay, train.weight_decay), (parameters.without_decay, 0.0))
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [{"params": share, "weight_decay": rate} for share, rate in shares if share],
         lr=train.lr,
         betas=(train.beta1, train.beta2),
         eps=train.adam_eps,
@@ -73,9 +88,9 @@ class PlainEngine:
     """One device, torch alone."""
 
     def __init__(self, module: nn.Module, train: TrainConfig) -> None:
-        self.module = module
+        self.module, self.parameters = module, ParameterGroups(module)
         self._train = train
-        self._optimizer = _adamw(module, train)
+        self._optimizer = _adamw(self.parameters, train)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         output: dict[str, Any] = self.module(*args, **kwargs)
@@ -142,10 +157,11 @@ class DeepSpeedEngine:
 
     def __init__(self, module: nn.Module, train: TrainConfig, world: int) -> None:
         deepspeed = import_deepspeed()
+        self.parameters = ParameterGroups(module)
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         with _without_deprecations():
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=module, optimizer=_adamw(module, train), config=deepspeed_config(train, world)
+                model=module, optimizer=_adamw(self.parameters, train), config=deepspeed_config(train, world)
             )
         # A user's `bf16` or `fp16` override may cast buffers along with parameters, depending on DeepSpeed's version.
         # Codebooks must stay in fp32: in bf16 a moving average with decay 0.99 ignores changes below a fifth of itself.

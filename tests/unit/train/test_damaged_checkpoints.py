@@ -14,12 +14,13 @@ from local_host import LocalHost
 
 from vqscale import storage
 from vqscale.errors import StorageError, StudyInterruptedError
+from vqscale.models.build import build
 from vqscale.results.metrics_rows import Row, read_rows
 from vqscale.study.spec import RunOptions
 from vqscale.study.trial import Trial
 from vqscale.train import checkpoint
 from vqscale.train.checkpoint_files import CHECKPOINT_MANIFEST
-from vqscale.train.engine import import_deepspeed
+from vqscale.train.engine import ParameterGroups, import_deepspeed
 from vqscale.train.trial import TrialOutcome, run_trial
 
 OPTIONS = RunOptions(log_every=2, checkpoint_every=4)
@@ -383,10 +384,11 @@ def test_damaged_metrics_are_read_as_far_as_they_can_be_or_refused(cut: Any, tmp
 
 def test_branch_off_checkpoint_that_is_damaged_counts_as_absent(cut: Any, tmp_path: Path) -> None:
     folder = copy(cut, tmp_path) / "checkpoints"
-    assert checkpoint.holds(str(folder), 8, cut[0].fingerprint)
+    parameters = ParameterGroups(build(cut[0].model, device="meta", seed=None))
+    assert checkpoint.holds(str(folder), 8, cut[0].fingerprint, parameters)
     (folder / "step-00000008" / CHECKPOINT_MANIFEST).write_text("{")
-    assert not checkpoint.holds(str(folder), 8, cut[0].fingerprint)
-    assert not checkpoint.holds(str(folder), 12, cut[0].fingerprint)
+    assert not checkpoint.holds(str(folder), 8, cut[0].fingerprint, parameters)
+    assert not checkpoint.holds(str(folder), 12, cut[0].fingerprint, parameters)
     assert storage.exists(str(folder / "step-00000008"))
 
 
