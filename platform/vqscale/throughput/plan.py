@@ -44,8 +44,11 @@ class Cell(Frozen):
         return torch.device(self.device)
 
     def identity(self) -> dict[str, Any]:
-        """With the text of `batching` that earlier versions wrote, so that their measurements stay valid."""
-        return super().identity() | {"batching": self.batching.replace("tokens per step", "tokens a step")}
+        """With the text of `batching` that earlier versions wrote, and without a model's bias where it is what theirs was,
+        so that their measurements stay valid."""
+        values = super().identity()
+        model = {key: value for key, value in values["model"].items() if key != "bias" or value == "window"}
+        return values | {"model": model, "batching": self.batching.replace("tokens per step", "tokens a step")}
 
     @property
     def round_key(self) -> tuple[Any, ...]:

@@ -55,3 +55,13 @@ def test_cell_has_the_fingerprint_that_its_measurement_was_kept_under() -> None:
         backend=None,
     )
     assert fingerprint(cell) == "0be9b39982d32e870ca02acd26cec0ccc534f787858426d4aaef8d8824e99047"
+
+
+def test_cell_of_exact_keys_has_the_fingerprint_from_before_its_bias_was_a_choice() -> None:
+    others = {"preset": "pico", "context": 128, "batch": 4, "batching": "512 tokens per step"}
+    others |= {"precision": "fp32", "device": "cpu", "backend": None}
+    every, window = (
+        Cell(model=resolve("transformer_full", "pico", 259, {"bias": bias}), **others) for bias in ("all", "window")
+    )
+    assert "bias" not in every.identity()["model"]
+    assert window.identity()["model"]["bias"] == "window"
