@@ -92,6 +92,10 @@ class ThroughputStudy(Frozen):
     """Settings that all cells share."""
     sweep: list[dict[str, list[Any]]] = Field(default=[{}], min_length=1)
     repeats: int = Field(default=5, gt=0)
+    """Timed repeats of a cell, spread over the processes (each makes equally many, rounded up)."""
+    processes: int = Field(default=3, gt=0)
+    """Processes one after another that each measure all cells; no more than `repeats`. What differs between them enters
+    the intervals."""
     seconds_per_repeat: float = Field(default=0.25, gt=0)
     """A repeat holds as many updates as take this long, at least one."""
     seconds_per_cell: float = Field(default=60.0, gt=0)
@@ -126,6 +130,14 @@ class ThroughputStudy(Frozen):
                 if not values:
                     raise ValueError(f"axis {axis!r} has no values: an empty sweep measures nothing")
         return sweep
+
+    @property
+    def process_count(self) -> int:
+        return min(self.processes, self.repeats)
+
+    @property
+    def repeats_per_process(self) -> int:
+        return -(-self.repeats // self.process_count)
 
     @property
     def folder(self) -> str:

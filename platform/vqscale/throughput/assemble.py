@@ -11,6 +11,7 @@ from vqscale.study.model import HEADED
 from vqscale.study.throughput_study import ThroughputStudy
 from vqscale.throughput.measurement import OK, Measurement
 from vqscale.throughput.plan import Cell, Refused, ThroughputPlan
+from vqscale.throughput.spread import split, spread_of
 from vqscale.throughput.table import BASELINES, ROUND_COLUMNS, ThroughputRow, throughput_frame
 
 JOULES_PER_KWH = 3.6e6
@@ -56,6 +57,8 @@ def _row(study: ThroughputStudy, cell: Cell, cell_id: str, measured: Measurement
         threads=measured.threads,
         status=measured.status,
         repeats=len(measured.step_seconds),
+        processes=max(len(measured.process_repeats), 1) if measured.step_seconds else None,
+        process_repeats=measured.process_repeats,
         updates_per_repeat=measured.updates_per_repeat,
         flops_per_token=flops,
         peak_flops=measured.peak_flops,
@@ -153,11 +156,18 @@ def _ratios(row: ThroughputRow, ran: Sequence[ThroughputRow]) -> dict[str, float
         other = _baseline(row, baseline, ran)
         if other is None or row.arch == baseline:
             continue
-        # A cell that was cut short has the first repeats of its round, so the pairs still belong to one repeat.
-        ratios = [theirs / ours for ours, theirs in zip(row.step_seconds, other.step_seconds, strict=False)]
+        found = spread_of(_ratios_by_process(row, other))
         name = f"ratio_to_{baseline}"
-        values |= {name: statistics.median(ratios), f"{name}_low": min(ratios), f"{name}_high": max(ratios)}
+        values |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return values
+
+
+def _ratios_by_process(row: ThroughputRow, other: ThroughputRow) -> list[list[float]]:
+    """A cell that was cut short has the first repeats of a process, so that pairs still belong to one repeat."""
+    sides = [split(one.step_seconds, one.process_repeats) for one in (row, other)]
+    return [
+        [theirs / ours for ours, theirs in zip(own, others, strict=False)] for own, others in zip(*sides, strict=False)
+    ]
 
 
 def _baseline(row: ThroughputRow, arch: str, ran: Sequence[ThroughputRow]) -> ThroughputRow | None:

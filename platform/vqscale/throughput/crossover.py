@@ -10,7 +10,7 @@ Outside = Literal["below", "beyond"]
 
 
 class RatioPoint(NamedTuple):
-    """Ratio of the speeds of two models at one T: median, lowest and highest of the repeats."""
+    """Ratio of the speeds of two models at one T, and between which values a second measurement would lie."""
 
     context: int
     ratio: float
@@ -24,7 +24,7 @@ class Crossover:
 
     at: float | Outside
     low: float | Outside
-    """Where the highest ratios of the repeats cross 1; `high`: where the lowest ones do."""
+    """Where the upper ends of the ratios' intervals cross 1; `high`: where the lower ones do."""
     high: float | Outside
     shortest: int
     """The shortest and the longest length at which both ran."""
@@ -33,13 +33,18 @@ class Crossover:
     def __str__(self) -> str:
         if self.at == "below":
             text = f"below the shortest T measured ({self.shortest:,})"
-            return text if self.high == "below" else f"{text}, within the spread of the repeats"
+            return text if self.high == "below" else f"{text}, though a second measurement may find one"
         if self.at == "beyond":
             text = f"none up to T = {self.longest:,}"
-            return text if self.low == "beyond" else f"{text}, within the spread of the repeats"
+            return text if self.low == "beyond" else f"{text}, though a second measurement may find one"
+        return f"T = {self.at:,.0f} [{', '.join(self.ends)}]"
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Of the interval, as text."""
         low = f"below {self.shortest:,}" if isinstance(self.low, str) else f"{self.low:,.0f}"
         high = f"beyond {self.longest:,}" if isinstance(self.high, str) else f"{self.high:,.0f}"
-        return f"T = {self.at:,.0f} [{low}, {high}]"
+        return low, high
 
 
 def crossover(points: Sequence[RatioPoint]) -> Crossover | None:

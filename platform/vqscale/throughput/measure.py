@@ -1,15 +1,16 @@
 """Training speed and peak memory of the cells of a throughput study, over architectures and context lengths.
 
-The update of `vqscale.train` itself (forward, backward, clipping, AdamW, codebooks) is timed on random tokens, in one
-process, in alternation: the models of a round (one context length, one size, one device) are warmed up, then every
-repeat goes through all of them. Compare within a round only.
+The update of `vqscale.train` itself (forward, backward, clipping, AdamW, codebooks) is timed on random tokens, in
+alternation: the models of a round (one context length, one size, one device) are warmed up, then every repeat goes
+through all of them. Compare within a round only. `vqscale.throughput.processes` does so in several processes.
 """
 
 import functools
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -24,8 +25,6 @@ from vqscale.throughput.measurement import (
     SKIPPED,
     Measurement,
     current_versions,
-    read_measurement,
-    write_measurement,
 )
 from vqscale.throughput.memory import is_out_of_memory
 from vqscale.throughput.plan import Cell, Round, ThroughputPlan, threads
@@ -53,8 +52,6 @@ class MeasurementTools(NamedTuple):
     ceiling: Callable[[str, str], float] = matmul_ceiling
 
 
-RoundCallback = Callable[[Round, int, int], None]
-"""Called before every round: the round, how many rounds are done, how many there are."""
 Slow = dict[Cell, tuple[int, int]]
 """By curve: the shortest context length that was too slow, and the tokens of its step."""
 DEFAULT_TOOLS = MeasurementTools()
@@ -64,54 +61,30 @@ COMPILING_SECONDS = 60.0
 """What kernels may take to compile during warm-up."""
 
 
-class Measured(NamedTuple):
-    by_cell: dict[str, Measurement]
-    """Every cell of the plan, by its id."""
-    now: int
-    """How many of them this call measured."""
+def measure_rounds(
+    plan: ThroughputPlan, todo: Mapping[int, Sequence[int]], slow: Slow, tools: MeasurementTools = DEFAULT_TOOLS
+) -> Iterator[tuple[int, list[Measurement]]]:
+    """Measure in this process: places of rounds, with the places of their cells that are to be timed together.
 
-
-def load_or_measure(
-    plan: ThroughputPlan,
-    folder: str,
-    *,
-    again: bool = False,
-    on_round: RoundCallback = lambda _round, _done, _total: None,
-    warn: Callable[[str], None] | None = None,
-    tools: MeasurementTools = DEFAULT_TOOLS,
-) -> Measured:
-    """The measurements of all cells: read from `folder` where it has them (unless `again`), else measured and kept.
-
-    A round is measured as a whole. After an interruption the measurements of finished rounds are kept. A damaged one is
-    reported to `warn` and measured again; without `warn`, DamagedFileError is raised.
+    Yields every round as soon as it is done, with one measurement for each of those cells.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads(plan.study))
-    found: dict[str, Measurement] = {}
-    slow: Slow = {}
-    now = 0
     try:
-        for index, one in enumerate(plan.rounds):
-            kept = None if again else _kept(one, folder, warn)
-            if kept is None:
-                on_round(one, index, len(plan.rounds))
-                kept = measure_round(one, slow, tools)
-                now += len(kept)
-                for cell, measurement in zip(one.cells, kept, strict=True):
-                    write_measurement(measurement, folder, one.id(cell))
-            for cell, measurement in zip(one.cells, kept, strict=True):
-                found[one.id(cell)] = measurement
-                if measurement.status.startswith(SKIPPED):
-                    slow.setdefault(cell.curve, (cell.context, cell.tokens_per_step))
+        for index, places in todo.items():
+            one = plan.rounds[index]
+            chosen = replace(one, cells=tuple(one.cells[place] for place in places))
+            measured = measure_round(chosen, slow, tools)
+            for cell, measurement in zip(chosen.cells, measured, strict=True):
+                note_slow(slow, cell, measurement)
+            yield index, measured
     finally:
         torch.set_num_threads(before)
-    return Measured(found, now)
 
 
-def _kept(one: Round, folder: str, warn: Callable[[str], None] | None) -> list[Measurement] | None:
-    kept = [read_measurement(folder, one.id(cell), warn) for cell in one.cells]
-    complete = [measurement for measurement in kept if measurement is not None]
-    return complete if len(complete) == len(kept) else None
+def note_slow(slow: Slow, cell: Cell, measurement: Measurement) -> None:
+    if measurement.status.startswith(SKIPPED):
+        slow.setdefault(cell.curve, (cell.context, cell.tokens_per_step))
 
 
 class _Ready:
@@ -159,8 +132,8 @@ def measure_round(one: Round, slow: Slow, tools: MeasurementTools = DEFAULT_TOOL
         _free_memory_of(cell)
 
     seconds = alternate(
-        *(timed, study.repeats, tools.clock),
-        budget=study.seconds_per_cell,
+        *(timed, study.repeats_per_process, tools.clock),
+        budget=study.seconds_per_cell / study.process_count,
         is_result=is_out_of_memory,
         on_failure=release,
     )

@@ -2,7 +2,8 @@
 
 import functools
 import importlib.metadata
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import Field
 
@@ -25,7 +26,10 @@ class Measurement(Frozen):
     status: str
     """"ok", "out of memory" (with what else was in memory), or "skipped: longer than ..."."""
     step_seconds: list[float] = Field(default_factory=list)
-    """Seconds of one update in every repeat; the n-th repeats of all cells of a round were timed together."""
+    """Seconds of one update in every repeat, process after process; the n-th repeats of a process were timed together
+    for all cells of a round."""
+    process_repeats: list[int] = Field(default_factory=list)
+    """How many of them each process made; empty for the one process of earlier versions."""
     updates_per_repeat: int | None = None
     peak_memory_bytes: int | None = None
     """Bytes of tensors alive at the peak of one update, without those of other models."""
@@ -42,17 +46,40 @@ class Measurement(Frozen):
     """ISO 8601 with time zone."""
 
 
-def write_measurement(measurement: Measurement, folder: str, cell_id: str) -> None:
-    replace_text(_uri(folder, cell_id), measurement.model_dump_json(indent=2) + "\n")
+def merge(parts: Sequence[Measurement]) -> Measurement:
+    """One measurement of what several processes measured of a cell; the first without a speed is the result."""
+    failed = next((one for one in parts if one.status != OK), None)
+    if failed is not None:
+        return failed
+    joules = [one.joules_per_token for one in parts if one.joules_per_token is not None]
+    ceilings = [one.peak_flops for one in parts if one.peak_flops is not None]
+    sizes = [one.peak_memory_bytes for one in parts if one.peak_memory_bytes is not None]
+    return parts[0].model_copy(
+        update={
+            "step_seconds": [seconds for one in parts for seconds in one.step_seconds],
+            "process_repeats": [len(one.step_seconds) for one in parts],
+            "updates_per_repeat": max((one.updates_per_repeat or 1) for one in parts),
+            "peak_memory_bytes": max(sizes, default=None),
+            "peak_flops": max(ceilings, default=None),
+            "joules_per_token": statistics.fmean(joules) if len(joules) == len(parts) else None,
+            "measured_at": parts[-1].measured_at,
+        }
+    )
 
 
-def read_measurement(folder: str, cell_id: str, warn: Callable[[str], None] | None = None) -> Measurement | None:
-    """The measurement of a cell; None before it was made.
+def write_measurement(measurement: Measurement, folder: str, cell_id: str, process: int | None = None) -> None:
+    replace_text(_uri(folder, cell_id, process), measurement.model_dump_json(indent=2) + "\n")
+
+
+def read_measurement(
+    folder: str, cell_id: str, warn: Callable[[str], None] | None = None, process: int | None = None
+) -> Measurement | None:
+    """The measurement of a cell by one process, from 1 on (None: by the only one); None before it was made.
 
     A damaged one counts as not made and is reported to `warn`; without it, DamagedFileError is raised.
     """
     try:
-        return read_model(_uri(folder, cell_id), Measurement)
+        return read_model(_uri(folder, cell_id, process), Measurement)
     except MissingFileError:
         return None
     except DamagedFileError as error:
@@ -81,5 +108,6 @@ def current_code() -> str:
     return describe_code(provenance.git_commit(), current_versions())
 
 
-def _uri(folder: str, cell_id: str) -> str:
-    return storage.join(folder, MEASUREMENTS_FOLDER, f"{cell_id}.json")
+def _uri(folder: str, cell_id: str, process: int | None) -> str:
+    name = f"{cell_id}.json" if process is None else f"{cell_id}.process{process}.json"
+    return storage.join(folder, MEASUREMENTS_FOLDER, name)

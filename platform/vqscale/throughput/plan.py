@@ -78,8 +78,10 @@ class Round:
     def _identity(self) -> dict[str, Any]:
         """How and on what it is measured. Unlike a trial's identity it includes the device, which decides the speed."""
         study, first = self.study, self.cells[0]
+        # One process is what earlier versions measured in: their measurements stay valid there.
+        several = [study.process_count] if study.process_count > 1 else []
         return {
-            "settings": [study.repeats, study.seconds_per_repeat, study.seconds_per_cell],
+            "settings": [study.repeats, study.seconds_per_repeat, study.seconds_per_cell, *several],
             "device": device_name(first.torch_device),
             "threads": threads(study),
             "cells": sorted(fingerprint(cell) for cell in self.cells),

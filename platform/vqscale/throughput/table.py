@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from vqscale import storage
 from vqscale.errors import StorageError
@@ -31,7 +32,7 @@ CURVE_COLUMNS = ["arch", "head", "codebook_size", "block_length", "backend"]
 """Columns that distinguish the curves over T of one comparison."""
 COMPARISON_COLUMNS = ["preset", "batching", "precision", "device_kind"]
 """Columns in which the curves of one comparison agree."""
-THROUGHPUT_JSON_COLUMNS = ("step_seconds", "versions")
+THROUGHPUT_JSON_COLUMNS = ("step_seconds", "process_repeats", "versions")
 """Columns that hold JSON text in the file."""
 
 
@@ -62,6 +63,8 @@ class ThroughputRow(Frozen):
     status: str
     """"ok", "out of memory ...", "skipped: longer than ...", or, from planning, "refused: ..."."""
     repeats: int
+    processes: int | None = None
+    """That measured the cell, one after another; None where nothing was measured."""
     updates_per_repeat: int | None
     tokens_per_second: float | None = None
     """Of the median repeat; `_low` and `_high` are the slowest and the fastest, `_q1` and `_q3` the quartiles."""
@@ -80,7 +83,8 @@ class ThroughputRow(Frozen):
     """`flops_per_second / peak_flops`."""
     peak_memory_bytes: int | None
     ratio_to_transformer_full: float | None = None
-    """Speed over that of the baseline at the same T: median of the ratios within a repeat; `_low`, `_high`: range."""
+    """Speed over that of the baseline at the same T, of ratios within a repeat; `_low`, `_high`: where a second
+    measurement by as many processes would lie (`vqscale.throughput.spread`)."""
     ratio_to_transformer_full_low: float | None = None
     ratio_to_transformer_full_high: float | None = None
     ratio_to_transformer: float | None = None
@@ -94,7 +98,9 @@ class ThroughputRow(Frozen):
     energy_source: str | None = None
     """The counter that measured it, or the power that the study states."""
     step_seconds: list[float]
-    """Seconds of one update in every repeat."""
+    """Seconds of one update in every repeat, process after process."""
+    process_repeats: list[int] = Field(default_factory=list)
+    """How many of them each process made."""
     machine: str | None
     versions: dict[str, str]
     git: str | None
@@ -124,16 +130,26 @@ def stored_throughput_table(folder: str) -> pd.DataFrame | None:
 def read_throughput_table(uri: str) -> pd.DataFrame:
     """The table of a .parquet or .csv file. Raises StorageError where it is no table of this version.
 
-    `batching` of earlier versions, `N tokens a step`, is read as `N tokens per step`.
+    `batching` of earlier versions, `N tokens a step`, is read as `N tokens per step`; they measured in one process.
     """
     table = read_table(uri)
+    table = _by_one_process(table)
     if missing := sorted(set(ThroughputRow.model_fields) - set(table.columns)):
         raise StorageError(
             f"{uri}: is no throughput table of this version (it lacks the column {missing[0]}). Measure again: vqscale"
             " throughput STUDY"
         )
     batching = [text.replace("tokens a step", "tokens per step") for text in table["batching"]]
-    return table.assign(batching=batching, step_seconds=[json.loads(text) for text in table["step_seconds"]])
+    lists = {name: [json.loads(text) for text in table[name]] for name in ("step_seconds", "process_repeats")}
+    return table.assign(batching=batching, **lists)
+
+
+def _by_one_process(table: pd.DataFrame) -> pd.DataFrame:
+    if "processes" in table or "repeats" not in table:
+        return table
+    counts = [[int(repeats)] if repeats else [] for repeats in table["repeats"]]
+    processes = pd.Series([len(count) or None for count in counts], index=table.index, dtype="float64")
+    return table.assign(processes=processes, process_repeats=[json.dumps(count) for count in counts])
 
 
 def crossovers(table: pd.DataFrame) -> pd.DataFrame:

@@ -17,8 +17,8 @@ from vqscale.study.throughput_study import ThroughputStudy
 from vqscale.study.yaml_file import dumped
 from vqscale.sweep.events import StudyEvents
 from vqscale.throughput.assemble import make_table
-from vqscale.throughput.measure import load_or_measure
 from vqscale.throughput.plan import Round, ThroughputPlan, plan_throughput
+from vqscale.throughput.processes import load_or_measure
 from vqscale.throughput.request import study_of_section
 from vqscale.throughput.table import THROUGHPUT_CSV, THROUGHPUT_PARQUET, write_throughput_table
 from vqscale.track.throughput_runs import track_throughput

@@ -19,9 +19,10 @@ from vqscale.errors import StorageError, StudyError
 from vqscale.results.lease import Lease, StudyOwnedError
 from vqscale.study.spec import ThroughputSpec, parse_study
 from vqscale.throughput.assemble import cost_per_billion, kwh_per_billion, make_table
-from vqscale.throughput.measure import MeasurementTools, load_or_measure
+from vqscale.throughput.measure import MeasurementTools
 from vqscale.throughput.memory import OutOfMemoryError
 from vqscale.throughput.plan import plan_throughput
+from vqscale.throughput.processes import load_or_measure
 from vqscale.throughput.request import ARCHS, default_study, study_of_section, with_options
 from vqscale.throughput.table import (
     ThroughputRow,
@@ -88,7 +89,7 @@ class FakeCell:
 
 def make_plan(axes=None, **values):
     axes = {"context": [256], "preset": ["pico"], "tokens_per_step": [512]} | (axes or {})
-    return plan_throughput(with_options(default_study(), axes, {"repeats": 3} | values))
+    return plan_throughput(with_options(default_study(), axes, {"repeats": 3, "processes": 1} | values))
 
 
 def measure(bench, folder, axes=None, *, again=False, **values):
@@ -274,7 +275,7 @@ def test_rows_of_swept_settings_can_be_distinguished_on_the_console(tmp_path):
     shown = io.StringIO()
     Console(file=shown, width=200).print(speeds(measure(Bench(), tmp_path, axes)))
     for size, block in itertools.product((16, 32), (32, 64)):
-        assert shown.getvalue().count(f"transformer_vq (S = {size}, L = {block})") == 1
+        assert shown.getvalue().count(f"Transformer-VQ (S = {size}, L = {block})") == 1
 
 
 def test_cells_of_a_round_with_new_company_are_measured_again(tmp_path):
@@ -386,7 +387,7 @@ def test_throughput_command_without_study_writes_everything_and_remembers(tmp_pa
     options = ["--preset", "pico", "--contexts", "64,128", "--repeats", "1", "--tokens", "64", "--threads", "1"]
     options += ["--out", str(tmp_path)]
     first = CliRunner().invoke(command, options, catch_exceptions=False)
-    assert "transformer_vq trains" in first.stdout
+    assert "Transformer-VQ trains" in first.stdout
     assert "nothing follows for a GPU" in first.stdout
     names = {path.name for path in tmp_path.iterdir()}
     tables = {"throughput.parquet", "throughput.csv"}
