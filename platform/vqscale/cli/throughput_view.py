@@ -15,6 +15,7 @@ from vqscale.cli.console import make_console
 from vqscale.cli.messages import Messages
 from vqscale.cli.progress import RoundsBar
 from vqscale.formatting import short_count
+from vqscale.reporting.charts.style import architecture
 from vqscale.reporting.throughput.speed_comparison import (
     break_evens,
     curve_name,
@@ -81,8 +82,8 @@ def speeds(rows: pd.DataFrame) -> Table:
     title = f"Training, preset {first['preset']}, {first['precision']}, {first['device_kind']}, {filling(rows)}"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     curves = [row for _, row in rows.drop_duplicates(CURVE_COLUMNS).iterrows()]
-    baselines = [f"x {baseline}" for baseline in BASELINES]
-    for name in ("T", "model", "tokens/s", "range", "repeats", "ms per step", "MFU", "memory", *baselines):
+    baselines = [f"x {architecture(baseline)}" for baseline in BASELINES]
+    for name in ("T", "model", "tokens/s", "range", "repeats", "processes", "ms per step", "MFU", "memory", *baselines):
         shown.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for context, cells in rows.groupby("context"):
         shown.add_section()
@@ -121,12 +122,13 @@ def _settings(values: dict[str, Any]) -> "pd.Series[Any]":
 
 def _measures(row: dict[Any, Any]) -> tuple[str, ...]:
     if row["status"] != OK:
-        return str(row["status"]), "", "", "", "", _memory(row["peak_memory_bytes"])
+        return str(row["status"]), "", "", "", "", "", _memory(row["peak_memory_bytes"])
     low, high = short_count(row["tokens_per_second_low"]), short_count(row["tokens_per_second_high"])
     return (
         short_count(row["tokens_per_second"]),
         f"{low}-{high}",
         str(row["repeats"]),
+        str(int(row["processes"])) if pd.notna(row["processes"]) else "",
         f"{row['ms_per_step']:.4g}",
         "" if pd.isna(row["mfu"]) else f"{row['mfu']:.0%}",
         _memory(row["peak_memory_bytes"]),

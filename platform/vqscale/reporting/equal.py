@@ -14,8 +14,13 @@ from vqscale.reporting.charts.style import present
 AT_EQUAL = {"compute": "flops", "tokens": "tokens"}
 EQUAL_COMPUTE = 0.05
 """Relative distance in FLOPs within which runs count as equal in compute: token budgets are whole updates."""
-_FIXED = ("corpus_fingerprint", "arch", "variant", "head", "d_model", "n_layer", "preset", "block_length", "precision")
+_FIXED = (
+    *("corpus_fingerprint", "evaluation_text", "arch", "variant", "head", "d_model", "n_layer", "preset"),
+    *("block_length", "precision"),
+)
 _VARIED = ("codebook_size", "context")
+POINT = (*_FIXED, *_VARIED, "parameters_non_embedding", "tokens", "lr", "batch_tokens", "segment")
+"""Columns in which runs agree that differ in nothing but the seed."""
 
 Equal = Literal["compute", "tokens"]
 
@@ -110,7 +115,7 @@ class SeedNoise:
 
 def seed_noise(runs: pd.DataFrame, metric: str) -> SeedNoise | None:
     """None where no point was trained with two seeds."""
-    keys = [name for name in (*_FIXED, *_VARIED, "tokens", "lr", "batch_tokens", "segment") if name in runs]
+    keys = [name for name in POINT if name in runs]
     if "seed" not in runs or not keys or metric not in runs:
         return None
     repeated = [rows for _, rows in runs.groupby(keys, dropna=False) if rows["seed"].nunique() > 1]

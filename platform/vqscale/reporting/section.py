@@ -61,7 +61,23 @@ class ChecklistBlock:
     groups: Mapping[str, Sequence[tuple[str, str]]]
 
 
-Block = ChecklistBlock | Prose | Heading | Charts | TableBlock | Notes | SpeedBlock
+@dataclass(frozen=True, kw_only=True)
+class EvidenceItem:
+    """A claim, and what it rests on by kind."""
+
+    number: int
+    part: str
+    text: str
+    entries: Sequence[tuple[str, Sequence[str]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceBlock:
+    kind: ClassVar[str] = "evidence"
+    items: Sequence[EvidenceItem]
+
+
+Block = ChecklistBlock | EvidenceBlock | Prose | Heading | Charts | TableBlock | Notes | SpeedBlock
 
 
 @dataclass(frozen=True, kw_only=True)

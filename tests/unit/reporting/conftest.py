@@ -6,12 +6,15 @@ from synthetic_runs import FINGERPRINT, make_classifier, make_run, make_study_re
 
 from vqscale.laws import fit_study
 from vqscale.results import read_table, write_table
+from vqscale.results.references import parse_references
 from vqscale.throughput.assemble import make_table
 from vqscale.throughput.measurement import Measurement
 from vqscale.throughput.plan import plan_throughput
 from vqscale.throughput.request import default_study, with_options
 
-REFERENCES = {f"{FINGERPRINT[:12]}/65536": {"bytes": 65536, "unigram_bpb": 4.62, "gzip_bpb": 2.31, "xz_bpb": 2.12}}
+REFERENCES = parse_references(
+    {f"{FINGERPRINT[:12]}/65536": {"bytes": 65536, "unigram_bpb": 4.62, "gzip_bpb": 2.31, "xz_bpb": 2.12}}
+)
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +49,7 @@ def throughput_table(starving=(("transformer_full", 32768),), archs=None, **valu
         measured[one.id(cell)] = Measurement(
             status="out of memory" if starved else "ok",
             step_seconds=[] if starved else [step / 0.95, step, step / 1.04],
+            process_repeats=[] if starved else [1, 1, 1],
             updates_per_repeat=1,
             peak_memory_bytes=None if starved else 2**20 + cell.context * 1024,
             peak_flops=1e12,

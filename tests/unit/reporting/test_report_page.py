@@ -9,7 +9,7 @@ import pytest
 from vqscale.laws import StudyFits, fit_study
 from vqscale.reporting import gather, write_figures, write_report
 from vqscale.reporting.charts.style import power
-from vqscale.reporting.summary.spending import spending_sentences
+from vqscale.reporting.summary.spending import spending_claims
 from vqscale.results import read_table, write_table
 
 STUDY = {"study": "quickstart", "question": "Does size help <here>?"}
@@ -70,14 +70,18 @@ def test_summary_agrees_with_the_numbers(page, table):
     text = without_scripts(page)
     best = table.loc[table["bpb"].idxmin()]
     assert f"{best['name']}, reaches {best['bpb']:.4g} bits per byte" in text
-    assert "At T = 32,768 transformer_vq trains 4.09 x [4.09, 4.09] as fast as transformer; break-even at T =" in text
-    assert "transformer_full has no speed to compare with (out of memory)" in text
-    assert re.search(r"higher than that of Transformer at equal preset, context, tokens and seed \(5 pairs", text)
+    assert "At T = 32,768 Transformer-VQ trains 4.09 x [4.09, 4.09] as fast as Transformer; break-even at T =" in text
+    assert "Full-attention baseline has no speed to compare with (out of memory)" in text
+    assert re.search(
+        r"higher loss \([\d.]+ %\) than Transformer at equal preset, context, tokens and seed \(5 pairs", text
+    )
 
 
 def test_summary_counts_updates_of_shared_prefixes_once(table, fits):
-    alone, *_ = spending_sentences(gather(study=STUDY, table=table, fits=fits))
-    half, *_ = spending_sentences(gather(study=STUDY, table=table.assign(shared_steps=table["steps"] / 2), fits=fits))
+    halved = table.assign(shared_steps=table["steps"] / 2)
+    (alone,), (half,) = (
+        [claim.text for claim in spending_claims(gather(study=STUDY, table=one, fits=fits))] for one in (table, halved)
+    )
     assert "counted once" in half
     assert "counted once" not in alone
     assert power(float(table.loc[table["status"] == "finished", "flops"].sum()) / 2) in half

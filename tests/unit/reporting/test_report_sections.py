@@ -60,15 +60,15 @@ def test_summary_says_how_far_off_the_held_out_runs_were_and_who_did_better(data
     found = summary_of(data)["Confidence"]
     fit = data.leading[0]
     assert f"{100 * fit.holdout.mean_relative_error:.2f} % (Transformer-VQ)" in found
-    assert "do not extrapolate" not in found
+    assert "Nothing is extrapolated" not in found
     beaten = fit.holdout.model_copy(update={"baselines": {"last value": 1e-9}})
     fits = StudyFits(fits=[fit.model_copy(update={"holdout": beaten})])
     found = summary_of(gather(study=STUDY, table=data.table, fits=fits))["Confidence"]
-    assert "For Transformer-VQ a baseline predicted at least as well: do not extrapolate" in found
+    assert 'Nothing is extrapolated by the law of Transformer-VQ: the baseline "last value" was off by 0.00 %' in found
 
 
 def test_summary_prices_the_study_and_the_next_decade(data):
-    cost = summary_of(data)["Cost"]
+    cost = summary_of(data)["Cost"] + summary_of(data)["Whether to continue"]
     table = data.table
     hours = table[["seconds_training", "seconds_evaluation", "seconds_overhead"]].sum().sum() / 3600
     assert f"{hours:.3g} device-hours" in cost
@@ -86,9 +86,9 @@ def test_summary_advises_on_codebook_and_context_from_equal_compute(data):
 def test_sections_without_data_are_absent(data):
     whole = [section.id for section in make_sections(data)]
     assert whole == ["compute", "isoflop", "sizes", "compare", "holdout", "diagnostics", "codebook", "context", "laws",
-                     "cost", "runs", "failures", "method"]  # fmt: skip
+                     "cost", "runs", "failures", "evidence", "method"]  # fmt: skip
     bare = gather(study=STUDY, table=data.table[["loss", "parameters_non_embedding"]], fits=StudyFits())
-    assert [section.id for section in make_sections(bare)] == ["runs", "failures", "method"]
+    assert [section.id for section in make_sections(bare)] == ["runs", "failures", "evidence", "method"]
 
 
 def test_every_panel_of_the_page_is_a_figure_with_a_name_of_its_own(data):

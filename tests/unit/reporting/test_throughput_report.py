@@ -26,9 +26,9 @@ def test_comparison_at_a_measured_length_gives_ratio_break_even_cost_and_memory(
     assert comparison.contexts == [512, 2048, 8192, 32768]
     against_full, against_transformer = comparison.at(8192)
     assert against_full == (
-        "At T = 8,192 transformer_vq trains 2.49 x [2.49, 2.49] as fast as transformer_full; break-even at T = 1,320"
-        " [1,320, 1,320]; a billion tokens cost 139 USD against 345 at 2 USD per device-hour; its peak memory is 1 x"
-        " that of transformer_full."
+        "At T = 8,192 Transformer-VQ trains 2.49 x [2.49, 2.49] as fast as Full-attention baseline; break-even at"
+        " T = 1,320 [1,320, 1,320]; a billion tokens cost 139 USD against 345 at 2 USD per device-hour; its peak memory"
+        " is 1 x that of Full-attention baseline."
     )
     assert "1.35 x" in against_transformer
     assert "break-even at T = 4,495 [4,495, 4,495]" in against_transformer
@@ -38,8 +38,8 @@ def test_comparison_beside_a_baseline_that_did_not_fit_gives_the_reason_and_no_r
     (comparison,) = speed_comparisons(throughput)
     assert comparison.longest == 32768
     assert comparison.at(32768)[0] == (
-        "At T = 32,768 transformer_vq trains on 4,000 tokens per second, and transformer_full has no speed to compare"
-        " with (out of memory)."
+        "At T = 32,768 Transformer-VQ trains on 4,000 tokens per second, and Full-attention baseline has no speed to"
+        " compare with (out of memory)."
     )
 
 
@@ -51,7 +51,7 @@ def test_comparison_without_price_or_counter_names_neither(make_throughput):
 
 def test_comparison_of_a_vq_model_that_did_not_fit_says_so(make_throughput):
     (comparison,) = speed_comparisons(make_throughput(starving=[("transformer_vq", 512)]))
-    assert comparison.at(512)[0] == "At T = 512 transformer_vq has no speed (out of memory)."
+    assert comparison.at(512)[0] == "At T = 512 Transformer-VQ has no speed (out of memory)."
     everywhere = [("transformer_vq", context) for context in (512, 2048, 8192, 32768)]
     (nowhere,) = speed_comparisons(make_throughput(starving=everywhere))
     assert nowhere.break_even == {}
@@ -62,9 +62,9 @@ def test_comparison_of_a_vq_model_that_did_not_fit_says_so(make_throughput):
 def test_break_evens_outside_the_measured_lengths_are_named(make_throughput):
     shorter = make_throughput()
     below = shorter[shorter["context"] >= 8192]
-    assert break_evens(below)[0] == "Break-even: below the shortest T measured (8,192) against transformer_full."
+    assert break_evens(below)[0] == "Break-even: below the shortest T measured (8,192) against Full-attention baseline."
     above = shorter[shorter["context"] <= 2048]
-    assert break_evens(above)[1] == "Break-even: none up to T = 2,048 against transformer."
+    assert break_evens(above)[1] == "Break-even: none up to T = 2,048 against Transformer."
 
 
 PEERS = ["transformer_vq", "transformer_full", "mega", "gla", "transformer_window"]
@@ -76,27 +76,27 @@ def test_comparisons_cover_every_linear_time_architecture_with_the_baselines(mak
     assert list(found) == ["transformer_vq", "gla", "transformer_window"]
     (sentence,) = found["gla"].at(8192)
     full = table[(table["arch"] == "transformer_full") & (table["context"] == 8192)].iloc[0]
-    assert f"gla trains {3000 / full['tokens_per_second']:.3g} x" in sentence
-    assert [text.split(":")[0] for text in break_evens(table)] == list(found)
+    assert f"Gated linear attention trains {3000 / full['tokens_per_second']:.3g} x" in sentence
+    assert [text.split(":")[0] for text in break_evens(table)] == [architecture(arch) for arch in found]
 
 
 def test_panels_of_several_linear_time_architectures_name_each_and_keep_their_order(make_throughput):
     time, speed, ratio = speed_panels(make_throughput(archs=PEERS, starving=()))
     assert [curve.label for curve in speed.layers] == [
-        *("transformer_vq", "transformer_full", "mega", "gla", "transformer_window")
+        architecture(arch) for arch in ("transformer_vq", "transformer_full", "mega", "gla", "transformer_window")
     ]
     assert time.layers[0].y[0] == pytest.approx(250.0)  # the guide of linear time is transformer_vq's
     assert [layer.label for layer in ratio.layers][1:4] == [
-        *(f"{arch} over transformer_full" for arch in ("transformer_vq", "gla", "transformer_window"))
+        f"{architecture(arch)} over Full-attention baseline" for arch in ("transformer_vq", "gla", "transformer_window")
     ]
     assert ratio.title == "Speed over baselines"
 
 
 def test_provenance_says_what_the_architectures_of_the_table_are_and_no_others(throughput, make_throughput):
-    assert "gla" not in " ".join(measurement_provenance(throughput))
+    assert "Gated" not in " ".join(measurement_provenance(throughput))
     text = " ".join(measurement_provenance(make_throughput(archs=PEERS)))
-    assert "gla is gated linear attention" in text
-    assert "longvq is" not in text
+    assert "Gated linear attention is a linear recurrence" in text
+    assert "LongVQ is" not in text
 
 
 def test_scheme_gives_peers_colours_of_their_own_and_leaves_the_first_three_theirs():
@@ -151,12 +151,12 @@ def test_filling_of_a_step_says_where_it_holds_other_than_the_stated_tokens(thro
 def test_panels_hold_curves_guides_and_break_evens(throughput):
     time, speed, ratio = speed_panels(throughput)
     linear, quadratic, *curves = time.layers
-    assert [curve.label for curve in curves] == ["transformer_vq", "transformer_full", "transformer"]
+    assert [curve.label for curve in curves] == ["Transformer-VQ", "Full-attention baseline", "Transformer"]
     assert linear.y[0] == linear.y[1] == pytest.approx(250.0)  # µs per token
     assert quadratic.y[1] / quadratic.y[0] == pytest.approx(quadratic.x[1] / quadratic.x[0])
     assert speed.layers[1].x == [512, 2048, 8192]
     labels = [layer.label for layer in ratio.layers]
-    assert labels[:3] == ["break-even", "over transformer_full", "over transformer"]
+    assert labels[:3] == ["break-even", "over Full-attention baseline", "over Transformer"]
     assert round(ratio.layers[3].x[0]) == 1320
 
 

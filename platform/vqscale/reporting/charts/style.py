@@ -15,9 +15,11 @@ GREY = "#8a8f98"
 _ARCHITECTURES = {
     "transformer_vq": "Transformer-VQ",
     "transformer_full": "Full-attention baseline",
+    "transformer_full+window-bias": "Full attention, window bias",
     "transformer": "Transformer",
     "longvq": "LongVQ",
     "mega": "Mega",
+    "mega+window-bias": "Mega, window bias",
     "gla": "Gated linear attention",
     "transformer_window": "Sliding window",
 }
@@ -43,7 +45,8 @@ class Scheme:
     def of(cls, archs: Iterable[Any]) -> "Scheme":
         """The quantised model and its baselines, present or not, then known ones, others by name."""
         there = {str(arch) for arch in archs if present(arch)}
-        known = [arch for place, arch in enumerate(_ARCHITECTURES) if place < _RESERVED or arch in there]
+        kinds = [arch for arch in _ARCHITECTURES if "+" not in arch]
+        known = [arch for place, arch in enumerate(kinds) if place < _RESERVED or arch in there]
         return cls(names=(*known, *sorted(there - set(_ARCHITECTURES))))
 
     def colour(self, arch: Any) -> str:

@@ -1,84 +1,138 @@
-"""Confidence: predictions of held-out runs beside the baselines, seed noise, refusals and warnings."""
+"""Confidence: predictions of held-out runs beside the baselines, seed noise, marked laws, refusals and warnings."""
 
 from collections.abc import Iterator
 
 from vqscale.formatting import percent
 from vqscale.laws import Fit
-from vqscale.reporting.charts.style import listed, plural
-from vqscale.reporting.equal import seed_noise
+from vqscale.reporting.charts.style import listed
+from vqscale.reporting.claims.basis import basis_of, rows_of_fits
+from vqscale.reporting.claims.claim import Basis, Claim, fig, named
+from vqscale.reporting.equal import POINT, seed_noise
 from vqscale.reporting.report_data import ReportData, largest_fits
+from vqscale.reporting.trust import trust
 
 NAMED_REFUSALS = 4
 """Refusals that are named one by one; the others are counted."""
 
 
-def confidence_sentences(data: ReportData) -> Iterator[str]:
+def confidence_claims(data: ReportData) -> Iterator[Claim]:
+    yield from _seeds(data)
     yield from _held_out(data)
-    noise = seed_noise(data.runs, data.metric)
-    if noise is not None:
-        yield (
-            f"Runs that differ in nothing but the seed differ by {percent(noise.relative, 2)}; smaller differences may"
-            " be chance."
-        )
+    yield from _marked(data)
     yield from _rough(data)
-    against = [one for one in data.fits.refusals if one.kind == "not supported"]
-    if against:
-        named = [f"{one.law} of {data.name(one.where, one.label)}" for one in against[:NAMED_REFUSALS]]
-        more = [f"{len(against) - NAMED_REFUSALS} more"] if len(against) > NAMED_REFUSALS else []
-        yield f"No law is given where the runs do not follow the form: {listed([*named, *more])}."
+    yield from _refused(data)
     yield from _lost(data)
 
 
-def _held_out(data: ReportData) -> Iterator[str]:
+def _seeds(data: ReportData) -> Iterator[Claim]:
+    noise = seed_noise(data.runs, data.metric)
+    if noise is None:
+        return
+    keys = [name for name in POINT if name in data.runs]
+    repeated = data.runs[data.runs.groupby(keys, dropna=False)["seed"].transform("nunique") > 1]
+    spread = fig(noise.relative, percent(noise.relative, 2), "standard deviation of the log loss between seeds, pooled")
+    runs = fig(noise.runs, str(noise.runs), "runs at points with several seeds")
+    points = fig(noise.points, str(noise.points), "points with several seeds")
+    yield Claim.of(
+        f"Runs that differ in nothing but the seed differ by {spread} ({runs} runs at {points}"
+        f" point{'' if noise.points == 1 else 's'}); smaller differences may be chance.",
+        basis_of(data, repeated),
+    )
+
+
+def _held_out(data: ReportData) -> Iterator[Claim]:
     """One sentence for the leading laws, and which of them did not beat a baseline."""
     fits = data.leading or largest_fits(data.fits.fits)
     tested = [fit for fit in fits if fit.holdout.mean_relative_error is not None]
     if tested:
-        runs = sum(len(fit.holdout.points) for fit in tested)
-        errors = ", ".join(f"{_error(fit.holdout.mean_relative_error)} ({_name(data, fit)})" for fit in tested)
-        text = f"Fitted to the smaller runs only, the law was off by {errors} on {plural(runs, 'held-out larger run')}"
-        yield "; ".join([text, *_baselines(tested)]) + "."
-    beaten = [_name(data, fit) for fit in tested if _beaten(fit)]
-    if beaten:
-        yield f"For {listed(beaten)} a baseline predicted at least as well: do not extrapolate by that law."
-    untested = [_name(data, fit) for fit in fits if fit.holdout.mean_relative_error is None]
+        yield _errors(data, tested)
+    untested = [fit for fit in fits if fit.holdout.mean_relative_error is None]
     if untested:
-        yield f"The law of {listed(untested)} was not tested on held-out runs."
+        names = listed([_name(data, fit) for fit in untested])
+        yield Claim.of(f"The law of {named(names)} was not tested on held-out runs.", _basis(data, untested))
+
+
+def _errors(data: ReportData, tested: list[Fit]) -> Claim:
+    runs = sum(len(fit.holdout.points) for fit in tested)
+    errors = ", ".join(
+        f"{_error(fit.holdout.mean_relative_error, f'error of the law of {_name(data, fit)} on held-out runs')}"
+        f" ({named(_name(data, fit))})"
+        for fit in tested
+    )
+    counted = (
+        "one held-out larger run" if runs == 1 else f"{fig(runs, str(runs), 'held-out runs')} held-out larger runs"
+    )
+    text = f"Fitted to the smaller runs only, the law was off by {errors} on {counted}"
+    return Claim.of("; ".join([text, *_baselines(data, tested)]) + ".", _basis(data, tested))
+
+
+def _basis(data: ReportData, fits: list[Fit]) -> Basis:
+    baselines = list(dict.fromkeys(name for fit in fits for name in fit.holdout.baselines))
+    return basis_of(data, rows_of_fits(data, fits), laws=fits, baselines=baselines)
 
 
 def _name(data: ReportData, fit: Fit) -> str:
     return data.name(fit.where, fit.label)
 
 
-def _error(share: float | None) -> str:
-    return percent(share, 2)
+def _error(share: float | None, quantity: str) -> str:
+    return fig(share, percent(share, 2), quantity)
 
 
-def _baselines(tested: list[Fit]) -> Iterator[str]:
+def _baselines(data: ReportData, tested: list[Fit]) -> Iterator[str]:
     for name in dict.fromkeys(name for fit in tested for name in fit.holdout.baselines):
         errors = [fit.holdout.baselines.get(name) for fit in tested]
         if all(error is not None for error in errors):
-            yield f'the baseline "{name}" was off by {", ".join(_error(error) for error in errors)}'
+            shown = [
+                _error(error, f'error of the baseline "{name}" of {_name(data, fit)}')
+                for fit, error in zip(tested, errors, strict=True)
+            ]
+            yield f'the baseline "{named(name)}" was off by {", ".join(shown)}'
 
 
-def _beaten(fit: Fit) -> bool:
-    own = fit.holdout.mean_relative_error
-    others = [error for error in fit.holdout.baselines.values() if error is not None]
-    return own is not None and bool(others) and min(others) <= own
+def _marked(data: ReportData) -> Iterator[Claim]:
+    """Laws that this page does not extrapolate, and why: decided by `trust`, as for every figure and sentence."""
+    for fit in data.leading or largest_fits(data.fits.fits):
+        reasons = trust(fit).reasons
+        if reasons:
+            text = f"Nothing is extrapolated by the law of {named(_name(data, fit))}: {named('; '.join(reasons))}."
+            yield Claim.of(text, _basis(data, [fit]))
 
 
-def _rough(data: ReportData) -> Iterator[str]:
+def _rough(data: ReportData) -> Iterator[Claim]:
     rough = [fit for fit in data.fits.fits if fit.warnings]
     if rough:
-        yield (
-            f"{len(rough)} of {len(data.fits.fits)} fits rest on few runs or uncertain refits: read their intervals"
-            " as rough."
+        some = fig(len(rough), str(len(rough)), "fits with warnings")
+        every = fig(len(data.fits.fits), str(len(data.fits.fits)), "fits")
+        yield Claim.of(
+            f"{some} of {every} fits rest on few runs or uncertain refits: read their intervals as rough.",
+            basis_of(data, rows_of_fits(data, rough), losses=False, measured="warnings of the fits"),
         )
 
 
-def _lost(data: ReportData) -> Iterator[str]:
+def _refused(data: ReportData) -> Iterator[Claim]:
+    against = [one for one in data.fits.refusals if one.kind == "not supported"]
+    if not against:
+        return
+    names = [named(f"{one.law} of {data.name(one.where, one.label)}") for one in against[:NAMED_REFUSALS]]
+    more = len(against) - NAMED_REFUSALS
+    names += [f"{fig(more, str(more), 'further refused laws')} more"] if more > 0 else []
+    yield Claim.of(
+        f"No law is given where the runs do not follow the form: {listed(names)}.",
+        Basis(measured=f"{len(against)} refused fits, each with its reason in the section on fitted laws"),
+    )
+
+
+def _lost(data: ReportData) -> Iterator[Claim]:
     """Rows of isoFLOP curves whose optimum could not be placed."""
     rows = [row for one in data.fits.isoflops for row in one.rows]
     lost = [row for row in rows if row.reason is not None]
     if lost:
-        yield f"At {len(lost)} of {len(rows)} budgets the sizes trained do not enclose a parabola's optimum."
+        some, every = (
+            fig(len(lost), str(len(lost)), "budgets without a vertex"),
+            fig(len(rows), str(len(rows)), "budgets"),
+        )
+        yield Claim.of(
+            f"At {some} of {every} budgets the sizes trained do not enclose a parabola's optimum.",
+            Basis(measured="the isoFLOP parabolas of all subsets"),
+        )

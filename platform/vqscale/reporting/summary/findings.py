@@ -1,71 +1,74 @@
-"""Findings: the best run, the best architecture, the best size, the effect of codebook and context, speed."""
+"""Findings: the best run, architectures at equal budgets, the best size, the effect of codebook and context, speed."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
 
 from vqscale.formatting import percent, short_count
 from vqscale.laws import Fit
 from vqscale.laws.io.schema import BudgetKind, ComparedPoint, Comparison, Estimate, Interval, Optimum
 from vqscale.reporting.charts.style import architecture, listed, number, plural, power, whole
+from vqscale.reporting.claims.basis import TWO_THINGS, basis_of, rows_of_fits, seed_remark, seeds_of
+from vqscale.reporting.claims.claim import Basis, Claim, fig, named
+from vqscale.reporting.compare import mean_text_error
 from vqscale.reporting.equal import EqualGroup, equal_groups, seed_noise
-from vqscale.reporting.references import levels
+from vqscale.reporting.references import after, fair, found_for, text_of
 from vqscale.reporting.report_data import ReportData, largest_fits, shown_frontier
-from vqscale.reporting.sections.architectures import BUDGET_LABELS, budget_of, equal_sizes
-from vqscale.reporting.sections.classes import best_run, classified, guess, over_seeds
-from vqscale.reporting.throughput.speed_comparison import speed_comparisons
+from vqscale.reporting.sections.architectures import BUDGET_LABELS, budget_of
+from vqscale.reporting.trust import laws_behind, trust_of_all
+from vqscale.results.references import References
+from vqscale.study.model import EXACT
 
 _SAME_BUDGET = 0.95
 """Ratio of two budgets from which they count as one: the largest that two laws share depends on the pair."""
-_VARIED = {"codebook_size": ("S", "codebook size"), "context": ("T", "context length")}
+VARIED = {"codebook_size": ("S", "codebook size"), "context": ("T", "context length")}
 
 
-def finding_sentences(data: ReportData) -> Iterator[str]:
-    yield from _best_run(data)
-    winners = [sentence for kind in ("compute", "time", "money") if (sentence := _winner(data, kind))]
-    if winners:
-        yield " ".join(winners)
-    yield from _multipliers(data) if data.fits.comparisons else equal_sizes(data)
-    yield from _sizes(data)
-    for column in _VARIED:
-        yield from _advice(data, column)
-    if data.throughput is not None:
-        yield from (sentence for one in speed_comparisons(data.throughput) for sentence in one.at(one.longest))
+def finding_claims(data: ReportData) -> Iterator[Claim]:
+    yield from best_run(data)
+    yield from _winners(data)
+    yield from _multipliers(data)
+    yield from best_sizes(data)
+    for column in VARIED:
+        yield from best_values(data, column)
 
 
-def _best_run(data: ReportData) -> Iterator[str]:
+def best_run(data: ReportData) -> Iterator[Claim]:
     """The lowest loss beside the compressors; a table whose columns were named for its fit alone has none here."""
     runs = data.runs
     if runs.empty:
         if not data.fits.fits:
-            yield "No run has finished with a held-out loss, so nothing can be concluded yet."
+            text = "No run has finished with a held-out loss, so nothing can be concluded yet."
+            yield Claim.of(text, Basis(measured="the table of runs"))
         return
-    if data.classifies and runs["accuracy"].notna().any():
-        yield _most_accurate(data)
+    if data.classifies:
         return
     best = runs.sort_values(data.metric).iloc[0]
     name = str(best["name"]) if "name" in runs else f"row {best.name}"
-    text = f"The best of {len(runs)} finished runs, {name}, reaches {number(best[data.metric])} {data.unit}"
-    if data.metric != "bpb":
-        yield f"{text}."
-        return
-    known = levels(data.references, best.get("corpus_fingerprint"))
-    yield "; ".join([f"{text} on held-out text", *_beside(float(best["bpb"]), known)]) + "."
+    count = fig(len(runs), str(len(runs)), "finished runs with a held-out loss")
+    loss = fig(best[data.metric], number(best[data.metric]), f"held-out loss of {name}, {data.unit}")
+    text = f"The best of {count} finished runs, {named(name)}, reaches {loss} {data.unit}"
+    known = found_for(data.references, best.to_dict()) if data.metric == "bpb" else None
+    parts = [f"{text} on held-out text" if data.metric == "bpb" else text]
+    parts += _beside(float(best[data.metric]), known)
+    chosen = [f"the lowest of {plural(len(runs), 'run')}: a choice that flatters it"] if len(runs) > 1 else []
+    basis = basis_of(data, runs.loc[[best.name]], baselines=_compressors(known), weakened=chosen)
+    yield Claim.of("; ".join(parts) + ".", basis)
 
 
-def _most_accurate(data: ReportData) -> str:
-    """The best group of runs that differ in their seed alone, beside a constant prediction."""
-    best = over_seeds(classified(data))[0]
-    level, name = guess(best_run(best.rows))
-    seeds = f", mean of {len(best.rows)} seeds," if len(best.rows) > 1 else ""
-    return (
-        f"The most accurate of {plural(len(data.runs), 'finished run')}, {best.label}{seeds} predicts"
-        f" {percent(best.mean('accuracy'))} of the held-out labels correctly; {name} reaches {percent(level)}."
-    )
+def _compressors(found: References | None) -> list[str]:
+    return [f"{level.name} {after(level)}, on {text_of(found, level)}" for level in fair(found)] if found else []
 
 
-def _beside(bpb: float, known: dict[str, float]) -> Iterator[str]:
-    for name, level in known.items():
-        change = bpb / level - 1
-        yield f"{percent(abs(change))} {'below' if change < 0 else 'above'} {name} ({number(level)})"
+def _beside(bpb: float, found: References | None) -> Iterator[str]:
+    """Against the compressors that have read the training text, too."""
+    for level in fair(found):
+        change = bpb / level.bpb - 1
+        side = "below" if change < 0 else "above"
+        apart = fig(change, percent(abs(change)), f"best run {side} {level.name}, relative")
+        shown = fig(level.bpb, number(level.bpb), f"bits per byte of {level.name}")
+        yield f"{apart} {side} {named(f'{level.name} {after(level)}')} ({shown})"
 
 
 def main_comparisons(data: ReportData) -> list[Comparison]:
@@ -81,22 +84,57 @@ def measured(one: Comparison, kind: BudgetKind) -> ComparedPoint | None:
     return max(inside, key=lambda point: point.budget, default=None)
 
 
-def _winner(data: ReportData, kind: BudgetKind) -> str:
+def _compared_basis(data: ReportData, comparisons: Sequence[Comparison]) -> Basis:
+    laws = laws_behind(data.fits, *(where for one in comparisons for where in (one.where, one.base)))
+    names = [data.name(one.base, one.base_label) for one in comparisons]
+    pairs = [(one.where.get("arch"), one.base.get("arch")) for one in comparisons]
+    notes = [TWO_THINGS] if any(two_things(*pair) for pair in pairs) else []
+    return basis_of(data, rows_of_fits(data, laws), baselines=list(dict.fromkeys(names)), laws=laws, weakened=notes)
+
+
+def two_things(arch: object, base: object) -> bool:
+    """Whether the paper's baseline is compared, which differs from the model with codes in more than its keys."""
+    return EXACT.get(str(base)) == arch
+
+
+def _marked(data: ReportData, comparisons: Sequence[Comparison]) -> str:
+    laws = laws_behind(data.fits, *(where for one in comparisons for where in (one.where, one.base)))
+    caveat = trust_of_all(laws).caveat
+    return f"{named(caveat)}" if caveat else ""
+
+
+def _winners(data: ReportData) -> Iterator[Claim]:
+    for kind in ("compute", "time", "money"):
+        yield from _winner(data, kind)
+
+
+def _winner(data: ReportData, kind: BudgetKind) -> Iterator[Claim]:
     """The architecture of the lowest loss at the largest measured budget, and which differences may be chance."""
     pairs = [(one, point) for one in main_comparisons(data) if (point := measured(one, kind)) is not None]
     largest = max((point.budget for _, point in pairs), default=0.0)
     pairs = [(one, point) for one, point in pairs if point.budget >= _SAME_BUDGET * largest]
     if not pairs:
-        return ""
+        return
     losses: dict[str, float] = {}
     for one, point in pairs:
         losses[data.name(one.where, one.label)] = point.loss.value
         losses[data.name(one.base, one.base_label)] = point.base_loss.value
     best = min(losses, key=lambda name: losses[name])
     close = [other for other in losses if other != best and not _apart(data, pairs, best, other)]
-    caveat = f", though the difference to {listed(close)} may be chance" if close else ""
-    others = listed([name for name in losses if name != best])
-    return f"At {BUDGET_LABELS[kind]} ({budget_of(pairs[0][1])}), {best} has a lower loss than {others}{caveat}."
+    caveat = f", though the difference to {named(listed(close))} may be chance" if close else ""
+    others = [
+        f"{named(name)} ({fig(loss, number(loss), f'loss by the law of {name}, {data.unit}')})"
+        for name, loss in losses.items()
+        if name != best
+    ]
+    own = fig(losses[best], number(losses[best]), f"loss by the law of {best}, {data.unit}")
+    budget = fig(pairs[0][1].budget, budget_of(pairs[0][1]), f"budget, {BUDGET_LABELS[kind]}")
+    used = [one for one, _ in pairs]
+    yield Claim.of(
+        f"At {BUDGET_LABELS[kind]} ({budget}), {named(best)} has a lower loss ({own}) than {listed(others)}"
+        f"{caveat}{_marked(data, used)}.",
+        _compared_basis(data, used),
+    )
 
 
 def _apart(data: ReportData, pairs: Sequence[tuple[Comparison, ComparedPoint]], best: str, other: str) -> bool:
@@ -114,48 +152,67 @@ def _side(interval: Interval | None, level: float) -> int:
     return int(interval.low90 > level) - int(interval.high90 < level)
 
 
-def _multipliers(data: ReportData) -> Iterator[str]:
+def _multipliers(data: ReportData) -> Iterator[Claim]:
     """One sentence for each architecture that was compared with others: its factors in compute and in time."""
     found = main_comparisons(data)
     for name in dict.fromkeys(data.name(one.where, one.label) for one in found):
         mine = [one for one in found if data.name(one.where, one.label) == name]
         parts = [factors for kind in ("compute", "time") if (factors := _factors(data, mine, kind))]
         if parts:
-            yield f"For the same loss, {name} needs {'; and '.join(parts)}."
-        yield from (_without_factor(data, one, kind) for one in mine for kind in ("compute", "time")
-                    if (point := measured(one, kind)) and point.multiplier is None)  # fmt: skip
+            text = f"For the same loss, {named(name)} needs {'; and '.join(parts)}{_marked(data, mine)}."
+            yield Claim.of(text, _compared_basis(data, mine))
+        for one in mine:
+            for kind in ("compute", "time"):
+                if (point := measured(one, kind)) and point.multiplier is None:
+                    yield _without_factor(data, one, kind, point)
 
 
 def _factors(data: ReportData, mine: Sequence[Comparison], kind: BudgetKind) -> str:
     points = [(one, point) for one in mine if (point := measured(one, kind)) and point.multiplier]
     if not points:
         return ""
-    parts = [
-        f"{number(point.multiplier.value, 3)} times{_ends(point.multiplier)} that of"
-        f" {data.name(one.base, one.base_label)}{_verdict(point.multiplier)}"
-        for one, point in points
-        if point.multiplier
-    ]
-    return f"in {kind}, at {budget_of(points[0][1])}, {listed(parts)}"
+    parts = []
+    for one, point in points:
+        assert point.multiplier is not None
+        base = data.name(one.base, one.base_label)
+        factor = estimate(point.multiplier, f"times the {kind} of {base} for the same loss", times)
+        parts.append(f"{factor} that of {named(base)}{_verdict(point.multiplier)}")
+    budget = fig(points[0][1].budget, budget_of(points[0][1]), f"budget, {BUDGET_LABELS[kind]}")
+    return f"in {kind}, at {budget}, {listed(parts)}"
+
+
+def times(value: float) -> str:
+    return f"{number(value, 3)} times"
 
 
 def _verdict(factor: Estimate) -> str:
     return "" if factor.interval is None or _side(factor.interval, 1.0) else ", which may be equal"
 
 
-def _ends(estimate: Estimate, show: Callable[[float], str] = "{:.3g}".format) -> str:
-    return f" ({show(estimate.interval.low90)} to {show(estimate.interval.high90)})" if estimate.interval else ""
+def estimate(found: Estimate, quantity: str, show: Callable[[float], str] = number) -> str:
+    """A value and the ends of its 90 % interval, as figures."""
+    value = fig(found.value, show(found.value), quantity)
+    if found.interval is None:
+        return value
+    ends = (found.interval.low90, found.interval.high90)
+    bare = (show(end).removesuffix(" times") for end in ends)
+    low, high = (
+        fig(end, text, f"{quantity}: {side} end of the 90 % interval")
+        for end, text, side in zip(ends, bare, ("lower", "upper"), strict=True)
+    )
+    return f"{value} ({low} to {high})"
 
 
-def _without_factor(data: ReportData, one: Comparison, kind: BudgetKind) -> str:
-    point = measured(one, kind)
-    assert point is not None
+def _without_factor(data: ReportData, one: Comparison, kind: BudgetKind, point: ComparedPoint) -> Claim:
     change = point.difference.value / point.base_loss.value
     side = "above" if change > 0 else "below"
-    return (
-        f"At {BUDGET_LABELS[kind]} ({budget_of(point)}), the loss of {data.name(one.where, one.label)} is"
-        f" {percent(abs(change), 2)} {side} that of {data.name(one.base, one.base_label)}; no factor is given:"
-        f" {point.reason}."
+    name, base = data.name(one.where, one.label), data.name(one.base, one.base_label)
+    budget = fig(point.budget, budget_of(point), f"budget, {BUDGET_LABELS[kind]}")
+    apart = fig(change, percent(abs(change), 2), f"loss of {name} {side} that of {base}, by their laws")
+    return Claim.of(
+        f"At {BUDGET_LABELS[kind]} ({budget}), the loss of {named(name)} is {apart} {side} that of {named(base)}; no"
+        f" factor is given: {named(point.reason)}{_marked(data, [one])}.",
+        _compared_basis(data, [one]),
     )
 
 
@@ -166,68 +223,168 @@ def largest_optimum(fit: Fit) -> Optimum | None:
     return max(inside, key=lambda one: one.flops, default=None)
 
 
-def _sizes(data: ReportData) -> Iterator[str]:
+def best_sizes(data: ReportData) -> Iterator[Claim]:
     """The best size for the largest budget; without a frontier the exponents, without a law in N and D one in N."""
     optima = [(fit, one) for fit in data.leading if (one := largest_optimum(fit)) is not None]
     if optima:
-        parts = [
-            f"{data.name(fit.where, fit.label)} {short_count(one.parameters.value)} parameters"
-            f"{_ends(one.parameters, short_count)} on {short_count(one.tokens.value)} tokens, within 1 % from"
-            f" {short_count(one.parameters_low)} to {short_count(one.parameters_high)}"
-            for fit, one in optima
-        ]
-        yield f"Best size for {power(optima[0][1].flops)} FLOPs, with 90 % intervals: {'; '.join(parts)}."
+        for fit, one in optima:
+            yield _size(data, fit, one)
     elif data.leading:
         yield from (_allocation(data, fit) for fit in data.leading)
     else:
         yield from (_doubling(data, fit) for fit in largest_fits(one for one in data.fits.fits if one.law == "power_n"))
 
 
-def _allocation(data: ReportData, fit: Fit) -> str:
-    interval = fit.intervals.get("a")
-    size = f"C^{number(fit.derived['a'], 3)}{_ends(Estimate(value=fit.derived['a'], interval=interval))}"
-    text = f"C^{number(fit.derived['b'], 3)}"
+def _size(data: ReportData, fit: Fit, one: Optimum) -> Claim:
     name = data.name(fit.where, fit.label)
-    return f"{name}: with compute C, the best size grows as {size}, the training text as {text}."
+    budget = fig(one.flops, power(one.flops), "budget, training FLOPs")
+    size = estimate(one.parameters, f"best size of {name}, parameters", short_count)
+    tokens = fig(one.tokens.value, short_count(one.tokens.value), f"training tokens of the best size of {name}")
+    ends = [
+        fig(end, short_count(end), f"{side} size of {name} within one per cent of the least loss")
+        for end, side in ((one.parameters_low, "smallest"), (one.parameters_high, "largest"))
+    ]
+    interval = f" ({named('90 %')} interval)" if one.parameters.interval else ", without an interval"
+    whose = f"Best size of {named(name)}" if data.name(fit.where, fit.label) != "all runs" else "Best size"
+    return Claim.of(
+        f"{whose} for {budget} FLOPs: {size} parameters{interval} on {tokens} tokens; any size from {ends[0]} to"
+        f" {ends[1]} is within {named('1 %')} of the least loss{_caveat(fit)}.",
+        _law_basis(data, fit, one.beyond),
+    )
 
 
-def _doubling(data: ReportData, fit: Fit) -> str:
+def _caveat(fit: Fit) -> str:
+    caveat = trust_of_all([fit]).caveat
+    return named(caveat) if caveat else ""
+
+
+def _law_basis(data: ReportData, fit: Fit, beyond: float = 1.0) -> Basis:
+    return basis_of(data, rows_of_fits(data, [fit]), laws=[fit], beyond=beyond, baselines=list(fit.holdout.baselines))
+
+
+def _allocation(data: ReportData, fit: Fit) -> Claim:
+    found = Estimate(value=fit.derived["a"], interval=fit.intervals.get("a"))
+    size = estimate(found, "exponent a of the best size over compute", lambda value: number(value, 3))
+    text = fig(fit.derived["b"], number(fit.derived["b"], 3), "exponent b of the training tokens over compute")
+    name = data.name(fit.where, fit.label)
+    return Claim.of(
+        f"{named(name)}: with compute C, the best size grows as C to the power {size}, the training tokens as C to the"
+        f" power {text}; no budget's optimum lies within the sizes tried{_caveat(fit)}.",
+        _law_basis(data, fit),
+    )
+
+
+def _doubling(data: ReportData, fit: Fit) -> Claim:
     largest = max(fit.points, key=lambda point: point.x[0])
     exponent = fit.parameters["alpha"]
     # (L - E) is A N^-alpha, of which doubling N leaves 2^-alpha.
     gain = (largest.predicted - fit.parameters["E"]) * (1 - 2**-exponent) / largest.predicted
-    return (
-        f"{data.name(fit.where, fit.label)}: doubling the largest model ({short_count(largest.x[0])} parameters) would"
-        f" lower the loss by {percent(gain)}, if the law L = E + A N^-{number(exponent, 3)} holds"
-        f"{_ends(Estimate(value=exponent, interval=fit.intervals.get('alpha')))}."
+    size = fig(largest.x[0], short_count(largest.x[0]), "parameters of the largest model")
+    lower = fig(gain, percent(gain), "loss lowered by doubling the largest model, by the law")
+    found = Estimate(value=exponent, interval=fit.intervals.get("alpha"))
+    power_n = estimate(found, "exponent alpha of the loss over size", lambda value: number(value, 3))
+    return Claim.of(
+        f"{named(data.name(fit.where, fit.label))}: doubling the largest model ({size} parameters) would lower the loss"
+        f" by {lower}, if the law L = E + A N^-alpha holds; alpha is {power_n}{_caveat(fit)}.",
+        _law_basis(data, fit, beyond=2.0),
     )
 
 
-def _advice(data: ReportData, column: str) -> Iterator[str]:
+def best_values(data: ReportData, column: str) -> Iterator[Claim]:
     """Which value of a varied column is best, by architecture, on average over the groups that have all values."""
-    letter, noun = _VARIED[column]
-    noise = seed_noise(data.runs, data.metric)
     for equal in ("compute", "tokens"):
-        parts = []
         by_arch: dict[str, list[EqualGroup]] = {}
         for one in equal_groups(data.runs, column, data.metric, equal):
             by_arch.setdefault(one.arch, []).append(one)
-        for arch, members in sorted(by_arch.items(), key=lambda pair: data.scheme.place(pair[0])):
-            parts.append(f"{architecture(arch)} {_best_value(members, letter, noise.relative if noise else None)}")
-        if parts:
-            yield f"Best {noun} at equal {equal}: {'; '.join(parts)}."
+        ordered = sorted(by_arch.items(), key=lambda pair: data.scheme.place(pair[0]))
+        if found := [_Best.of(data, column, arch, members) for arch, members in ordered]:
+            yield _best_claim(data, column, equal, found)
 
 
-def _best_value(members: list[EqualGroup], letter: str, noise: float | None) -> str:
-    """The value with the lowest mean loss, and how far the others lie above it, over the groups with most values."""
-    most = max(len(one.values) for one in members)
-    whole_ones = [one for one in members if one.values == next(g.values for g in members if len(g.values) == most)]
-    values = whole_ones[0].values
-    means = [sum(one.relative[place] for one in whole_ones) / len(whole_ones) for place in range(len(values))]
-    best = min(range(len(values)), key=lambda place: means[place])
-    above = [means[place] - means[best] for place in range(len(values))]
-    others = [f"{whole(value)}: +{percent(above[place], 2)}" for place, value in enumerate(values) if place != best]
-    # The means are over several groups: their noise is that of one run over the root of their number.
-    close = noise is not None and min(above[:best] + above[best + 1 :]) < 2 * noise / len(whole_ones) ** 0.5
-    caveat = ", though not clearly" if close else ""
-    return f"{letter} = {whole(values[best])}{caveat} ({', '.join(others)})"
+@dataclass(frozen=True, kw_only=True)
+class _Best:
+    """The value of lowest mean loss of one architecture, over the groups with most values."""
+
+    groups: list[EqualGroup]
+    text: str
+    error: float | None
+    """Over held-out text, of the difference to the next, relative."""
+
+    @classmethod
+    def of(cls, data: ReportData, column: str, arch: str, members: list[EqualGroup]) -> "_Best":
+        letter = VARIED[column][0]
+        most = max(len(one.values) for one in members)
+        values = next(one.values for one in members if len(one.values) == most)
+        groups = [one for one in members if one.values == values]
+        means = [sum(one.relative[place] for one in groups) / len(groups) for place in range(len(values))]
+        best = min(range(len(values)), key=lambda place: means[place])
+        above = {place: means[place] - means[best] for place in range(len(values)) if place != best}
+        names = [f"{architecture(arch)} {letter} = {whole(value)}" for value in values]
+        others = [
+            f"{named(whole(values[place]))}: "
+            + fig(apart, f"+{percent(apart, 2)}", f"mean loss of {names[place]} above {names[best]}")
+            for place, apart in above.items()
+        ]
+        unclear = ", though not clearly" if _near(data, groups, min(above.values())) else ""
+        next_best = min(above, key=lambda place: above[place])
+        pairs = [(one.runs[next_best].iloc[0].to_dict(), one.runs[best].iloc[0].to_dict()) for one in groups]
+        error = mean_text_error(pairs, data.metric)
+        loss = sum(one.losses[best] for one in groups) / len(groups)
+        text = f"{named(architecture(arch))} {letter} = {named(whole(values[best]))}{unclear} ({', '.join(others)})"
+        return cls(groups=groups, text=text, error=None if error is None else error / loss)
+
+
+def _near(data: ReportData, groups: list[EqualGroup], lead: float) -> bool:
+    """Whether two means over groups may differ so by chance between seeds, as far as that is known."""
+    noise = seed_noise(data.runs, data.metric)
+    runs = len(groups) * min(len(rows) for one in groups for rows in one.runs)
+    return noise is not None and lead < 2 * noise.relative * (2 / runs) ** 0.5
+
+
+def _best_claim(data: ReportData, column: str, equal: str, found: list[_Best]) -> Claim:
+    rows = pd.concat([rows for best in found for one in best.groups for rows in one.runs])
+    counts = sorted({len(best.groups) for best in found})
+    shown = [fig(count, str(count), "groups of equal size and budget that a mean is over") for count in counts]
+    over = (
+        f"means over {' to '.join(shown[:1] + shown[1:][-1:])} sizes and budgets"
+        if counts != [1]
+        else "at one size and budget"
+    )
+    errors = [best.error for best in found]
+    worst = None if None in errors else max(error for error in errors if error is not None)
+    remarks = [over, *_chance(data, rows), text_error(worst, 1.0)]
+    text = f"Best {VARIED[column][1]} at equal {equal}: {'; '.join(best.text for best in found)}; {'; '.join(remarks)}."
+    values = sorted({value for best in found for one in best.groups for value in one.values})
+    baselines = [f"{VARIED[column][0]} = {whole(value)}" for value in values]
+    return Claim.of(text, basis_of(data, rows, baselines=baselines))
+
+
+def _chance(data: ReportData, rows: pd.DataFrame) -> Iterator[str]:
+    """The spread between seeds that a difference is to be read against: never left out."""
+    noise, seeds = seed_noise(data.runs, data.metric), seeds_of(rows)
+    if not seeds.points:
+        yield "seeds not in the table: chance unknown"
+    elif not seeds.repeated:
+        yield _as_figures(seed_remark(data), noise.relative if noise else None)
+    elif noise is not None:
+        spread = fig(noise.relative, percent(noise.relative, 2), "spread between seeds, standard deviation")
+        yield f"seeds differ by {spread}"
+
+
+def _as_figures(remark: str, noise: float | None) -> str:
+    """The remark on one seed, with its spread as a figure and its counts as part of its origin."""
+    if noise is None:
+        return remark
+    shown = percent(noise, 2)
+    before, _, after = remark.partition(shown)
+    return (
+        f"{before}{fig(noise, shown, 'spread between seeds elsewhere in the study, standard deviation')}{named(after)}"
+    )
+
+
+def text_error(error: float | None, loss: float) -> str:
+    """Standard error over held-out text of a difference of two losses, relative to the loss."""
+    if error is None:
+        return "error over held-out text unknown"
+    quantity = "standard error of the difference over held-out text, relative, at most"
+    return f"standard error over held-out text {fig(error / loss, percent(error / loss, 2), quantity)}"

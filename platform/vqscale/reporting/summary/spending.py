@@ -9,9 +9,13 @@ import pandas as pd
 from vqscale.formatting import duration
 from vqscale.laws import Fit
 from vqscale.laws.io.schema import Optimum
-from vqscale.reporting.charts.style import number, plural, power, present
+from vqscale.reporting.charts.style import listed, number, power, present
+from vqscale.reporting.claims.basis import basis_of, rows_of_fits
+from vqscale.reporting.claims.claim import Claim, fig, named
 from vqscale.reporting.compare import finished, own_share
 from vqscale.reporting.report_data import ReportData, over_trained, shown_frontier
+from vqscale.reporting.summary.findings import estimate
+from vqscale.reporting.trust import trust
 
 NEXT_BUDGETS = (5.0, 40.0)
 """Budgets over the largest trained one that count as the next step; the one nearest to ten is taken."""
@@ -19,7 +23,8 @@ LARGE_RUNS = 0.5
 """Runs from this share of an architecture's largest budget on give its speed there."""
 
 
-def spending_sentences(data: ReportData) -> Iterator[str]:
+def spending_claims(data: ReportData) -> Iterator[Claim]:
+    """What the study has cost so far."""
     table = data.table
     if not {"status", "flops"} <= set(table.columns):
         return
@@ -27,16 +32,38 @@ def spending_sentences(data: ReportData) -> Iterator[str]:
     flops = float((runs["flops"] * own[runs.index]).sum())
     if flops <= 0:
         return
-    parts = [f"The study's {plural(len(table), 'run')} cost {power(flops)} training FLOPs"]
+    count = fig(len(table), str(len(table)), "runs of the study")
+    spent = fig(flops, power(flops), "training FLOPs of all finished runs")
+    who = f"The study's {count} runs" if len(table) > 1 else f"The study's {count} run"
+    parts = [f"{who} cost {spent} training FLOPs"]
     if (own < 1).any():
         parts[0] += " (updates of shared WSD prefixes are counted once)"
     parts += _spent(table, data.study)
     failed = int(table["status"].isin(["failed", "diverged"]).sum())
-    parts += [f"{failed} of them failed or diverged"] if failed else []
-    yield ", ".join(parts) + "."
-    if found := [(fit, one) for fit in data.leading if (one := _next(fit)) is not None]:
-        parts = [_expected(data, fit, one) for fit, one in found]
-        yield f"{number(over_trained(*found[0]), 2)} times the largest budget should bring {'; '.join(parts)}."
+    parts += [f"{fig(failed, str(failed), 'failed or diverged runs')} of them failed or diverged"] if failed else []
+    yield Claim.of(", ".join(parts) + ".", basis_of(data, table, losses=False, measured="the records of all runs"))
+
+
+def next_claims(data: ReportData) -> Iterator[Claim]:
+    """Whether to continue: what ten times the largest budget should bring, by the laws that may be extrapolated."""
+    found = [(fit, one) for fit in data.leading if trust(fit).extrapolates and (one := _next(fit)) is not None]
+    for fit, one in found:
+        name = data.name(fit.where, fit.label)
+        factor = fig(over_trained(fit, one), number(over_trained(fit, one), 2), "times the largest budget trained")
+        yield Claim.of(
+            f"{factor} times the largest budget should bring {_expected(data, fit, one, name)}.",
+            basis_of(
+                data, rows_of_fits(data, [fit]), laws=[fit], beyond=one.beyond, baselines=list(fit.holdout.baselines)
+            ),
+        )
+    barred = [fit for fit in data.leading if not trust(fit).extrapolates]
+    if barred:
+        names = listed([data.name(fit.where, fit.label) for fit in barred])
+        yield Claim.of(
+            f"What a larger budget would bring {named(names)} is not known from this study: its law may not be"
+            " extrapolated (reasons under Confidence). Larger runs, held out, would tell.",
+            basis_of(data, rows_of_fits(data, barred), laws=barred),
+        )
 
 
 def _spent(table: pd.DataFrame, study: Any) -> Iterator[str]:
@@ -46,15 +73,18 @@ def _spent(table: pd.DataFrame, study: Any) -> Iterator[str]:
     seconds = table["seconds_training"].fillna(0) * own_share(table) + table[columns[1:]].sum(axis=1)
     hours = float((seconds * table.get("workers", 1)).sum()) / 3600
     overhead = float(table["seconds_overhead"].sum())
-    yield f"{number(hours, 3)} device-hours ({duration(overhead)} of them starting, saving and stopping)"
-    yield from _money(hours, study)
+    lost = fig(overhead, duration(overhead), "seconds of starting, saving and stopping")
+    shown = fig(hours, number(hours, 3), "device-hours of all runs")
+    yield f"{shown} device-hours ({lost} of them starting, saving and stopping)"
+    yield from _money(hours, study, "all runs")
 
 
-def _money(hours: float, study: Any) -> Iterator[str]:
+def _money(hours: float, study: Any, of: str) -> Iterator[str]:
     resources = study.get("resources") or {}
     price = resources.get("price_per_device_hour")
     if price:
-        yield f"{number(hours * price, 3)} {resources.get('currency', '')}".strip()
+        currency = resources.get("currency", "")
+        yield f"{fig(hours * price, number(hours * price, 3), f'{currency} for {of}')} {currency}".strip()
 
 
 def _next(fit: Fit) -> Optimum | None:
@@ -66,18 +96,19 @@ def _next(fit: Fit) -> Optimum | None:
     return min(optima, key=lambda one: abs(math.log(over_trained(fit, one) / 10)), default=None)
 
 
-def _expected(data: ReportData, fit: Fit, one: Optimum) -> str:
+def _expected(data: ReportData, fit: Fit, one: Optimum, name: str) -> str:
     """Its loss, and what one run there would cost at the speed of the largest runs."""
-    between = one.loss.interval
-    loss = number(one.loss.value) + (f" ({number(between.low90)} to {number(between.high90)})" if between else "")
-    return f"{data.name(fit.where, fit.label)} to {loss} {fit.unit}{_price(data, fit, one)}"
+    loss = estimate(one.loss, f"loss of {name} at the larger budget, {fit.unit}")
+    untested = " (its law was not tested on held-out runs)" if fit.holdout.mean_relative_error is None else ""
+    return f"{named(name)} to {loss} {fit.unit}{_price(data, fit, one)}{untested}"
 
 
 def _price(data: ReportData, fit: Fit, one: Optimum) -> str:
     hours = _hours(data.table, fit, one)
     if hours is None:
         return ""
-    amount = [f"{number(hours, 3)} device-hours", *_money(hours, data.study)]
+    amount = [f"{fig(hours, number(hours, 3), 'device-hours of one such run')} device-hours"]
+    amount += _money(hours, data.study, "one such run")
     return f" in {' or '.join(amount)} per run"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from vqscale.reporting.charts.panel import Axis, ChartLayer, LineDash, LineLayer, Panel, PointsLayer, axis_values
-from vqscale.reporting.charts.style import GREY, colour
+from vqscale.reporting.charts.style import GREY, architecture, colour
 from vqscale.reporting.throughput.speed_comparison import curve_name, settings_label
 from vqscale.throughput.crossover import crossover
 from vqscale.throughput.measurement import OK
@@ -45,7 +45,7 @@ def _charts(rows: pd.DataFrame, end: str, what: str) -> Iterator[Panel]:
     if ratios:
         even = _guide("break-even", _reach(rows), (1.0, 1.0), "dashed")
         archs = [arch for arch in LINEAR if (rows["arch"] == arch).any()]
-        whose = f" of {archs[0]}" if len(archs) == 1 else ""
+        whose = f" of {architecture(archs[0])}" if len(archs) == 1 else ""
         yield _panel(f"throughput_ratio{end}", f"Speed{whose} over baselines{what}", "times as fast", [even, *ratios])
 
 
@@ -153,7 +153,8 @@ def _ratios(rows: pd.DataFrame) -> list[PointsLayer]:
             if not points:
                 continue
             own = settings_label(first, [one for one in firsts if one["arch"] == first["arch"]])
-            name = f"{first['arch'] + ' ' if several else ''}over {baseline}{f' ({own})' if own else ''}"
+            whose = f"{architecture(first['arch'])} " if several else ""
+            name = f"{whose}over {architecture(baseline)}{f' ({own})' if own else ''}"
             shade = colour(len(curves) + 1)
             x, y, low, high = (list(column) for column in zip(*points, strict=True))
             curves.append(_curve(name, shade, x, y, low, high))

@@ -1,23 +1,26 @@
 """A throughput table in sentences: each linear-time architecture against the baselines, from its numbers alone."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from vqscale.reporting.charts.style import number, present, whole
+from vqscale.reporting.charts.style import architecture, number, plural, present, whole
+from vqscale.reporting.claims.claim import fig, named, plain
 from vqscale.throughput.crossover import Crossover
 from vqscale.throughput.measurement import OK, describe_code
+from vqscale.throughput.spread import LEVEL
 from vqscale.throughput.table import BASELINES, COMPARISON_COLUMNS, CURVE_COLUMNS, LINEAR, crossovers
 
 _Row = dict[str, Any]
 _DESCRIPTIONS = {
-    "transformer_full": "is transformer_vq with attention over all un-quantised keys",
+    "transformer_full": "is Transformer-VQ with attention over all un-quantised keys, and a position bias over them",
     "transformer": "is the practitioner's (pre-norm RMSNorm, rotary positions, SwiGLU, flash attention)",
     "longvq": "is a reconstruction of LongVQ: gated attention over quantised keys beside a structured memory",
-    "mega": "is longvq with attention over all un-quantised keys",
-    "gla": "is gated linear attention",
-    "transformer_window": "is transformer with a sliding window",
+    "mega": "is LongVQ with attention over all un-quantised keys",
+    "gla": "is a linear recurrence with gates per channel",
+    "transformer_window": "is the Transformer with a sliding window",
 }
 
 
@@ -48,28 +51,52 @@ class SpeedComparison:
 
     def at(self, context: int) -> list[str]:
         """Result at one T: one sentence per baseline, one for all where the curve itself has no speed."""
-        prefix = f"{self.label}: at" if self.label else "At"
-        found = [f"{prefix} T = {whole(context)} {self._sentence(baseline, context)}." for baseline in self.others]
+        return [plain(text) for text in self.marked_at(context)]
+
+    def marked_at(self, context: int) -> list[str]:
+        """As `at`, with the numbers as figures of a claim."""
+        prefix = f"{named(self.label)}: at" if self.label else "At"
+        found = [
+            f"{prefix} T = {named(whole(context))} {self._sentence(baseline, context)}." for baseline in self.others
+        ]
         return list(dict.fromkeys(found))
+
+    def marked_even(self, baseline: str) -> str:
+        return _even(self.break_even[baseline], self.arch, baseline)
+
+    @property
+    def caveats(self) -> list[str]:
+        """What would weaken a sentence about this curve."""
+        rows = [row for row in self.own.values() if row["status"] == OK]
+        found = [] if all(row["device_kind"] != "cpu" for row in rows) else ["measured on a CPU"]
+        return found + ([spread_note(rows)] if rows else [])
 
     def _both(self, baseline: str) -> list[int]:
         return [context for context, row in self.own.items() if present(row[f"ratio_to_{baseline}"])]
 
     def _sentence(self, baseline: str, context: int) -> str:
         own, other = self.own.get(context), self.others[baseline].get(context)
+        name, base = named(architecture(self.arch)), named(architecture(baseline))
         if own is None or own["status"] != OK:
-            return f"{self.arch} has no speed ({_why(own)})"
+            return f"{name} has no speed ({named(_why(own))})"
         if other is None or other["status"] != OK:
-            return (
-                f"{self.arch} trains on {_amount(own['tokens_per_second'])} tokens per second, and {baseline} has no"
-                f" speed to compare with ({_why(other)})"
+            speed = own["tokens_per_second"]
+            shown = fig(
+                speed, _amount(speed), f"tokens per second of {plain(name)} in training at T = {whole(context)}"
             )
+            why = named(_why(other))
+            return f"{name} trains on {shown} tokens per second, and {base} has no speed to compare with ({why})"
         ratio, low, high = (own[f"ratio_to_{baseline}{end}"] for end in ("", "_low", "_high"))
-        span = f"[{number(low, 3)}, {number(high, 3)}]"
-        parts = [f"{self.arch} trains {number(ratio, 3)} x {span} as fast as {baseline}"]
+        what = f"training speed of {plain(name)} over {plain(base)} at T = {whole(context)}"
+        middle = fig(ratio, number(ratio, 3), what)
+        ends = [
+            fig(end, number(end, 3), f"{what}: {side} end of its interval")
+            for end, side in ((low, "lower"), (high, "upper"))
+        ]
+        parts = [f"{name} trains {middle} x [{ends[0]}, {ends[1]}] as fast as {base}"]
         if baseline in self.break_even:
-            parts.append(_even(self.break_even[baseline]))
-        return "; ".join([*parts, *_cost(own, other), *_energy(own, other), *_memory(own, other, baseline)])
+            parts.append(self.marked_even(baseline))
+        return "; ".join([*parts, *_cost(own, other), *_energy(own, other), *_memory(own, other, plain(base))])
 
 
 def speed_comparisons(table: pd.DataFrame) -> list[SpeedComparison]:
@@ -102,11 +129,12 @@ def break_evens(table: pd.DataFrame) -> list[str]:
     """Break-even of every linear-time curve with every baseline."""
     found = speed_comparisons(table)
     several = len({one.arch for one in found}) > 1
-    names = [", ".join(filter(None, (one.arch if several else "", one.label))) for one in found]
+    names = [", ".join(filter(None, (architecture(one.arch) if several else "", one.label))) for one in found]
     return [
-        f"{f'{name}: ' if name else ''}{_even(even)[0].upper()}{_even(even)[1:]} against {baseline}."
+        f"{f'{name}: ' if name else ''}{text[0].upper()}{text[1:]} against {architecture(baseline)}."
         for name, one in zip(names, found, strict=True)
-        for baseline, even in one.break_even.items()
+        for baseline in one.break_even
+        if (text := plain(one.marked_even(baseline)))
     ]
 
 
@@ -121,7 +149,8 @@ def settings_label(row: "pd.Series[Any]", among: "list[pd.Series[Any]]") -> str:
 def curve_name(row: "pd.Series[Any]", among: "list[pd.Series[Any]]") -> str:
     """The architecture of a row, and the settings that distinguish it from other rows of that architecture."""
     own = settings_label(row, [one for one in among if one["arch"] == row["arch"]])
-    return f"{row['arch']} ({own})" if own else str(row["arch"])
+    name = architecture(row["arch"])
+    return f"{name} ({own})" if own else name
 
 
 def filling(rows: pd.DataFrame) -> str:
@@ -145,9 +174,9 @@ def measurement_provenance(table: pd.DataFrame) -> list[str]:
         f" {filling(ran)}, {_joined(ran, 'precision')}, preset"
         f" {_joined(ran, 'preset')}."
         f" {_architectures(ran)}",
-        f"Medians of {_span(ran['repeats'])} repeats that go through all models of one T in turn, after warm-up;"
-        " [ ] is the lowest and the highest repeat. A ratio is taken within a repeat. Break-even is interpolated"
-        " between measured lengths, never extrapolated.",
+        f"Medians of {_span(ran['repeats'])} repeats that go through all models of one T in turn, after warm-up. A"
+        f" ratio is taken within a repeat. {spread_note(ran.to_dict('records'))} Break-even is interpolated between"
+        " measured lengths, never extrapolated.",
         f"Machine: {_joined(ran, 'machine')}; device {_joined(ran, 'device')}, {_span(ran['threads'])} CPU thread(s);"
         f" {_versions(ran)}; commit {_joined(ran, 'git') or 'unknown'}; measured {_days(ran)}.",
     ]
@@ -172,8 +201,24 @@ def measurement_provenance(table: pd.DataFrame) -> list[str]:
     return sentences
 
 
+def spread_note(rows: Sequence[Mapping[Any, Any]]) -> str:
+    """What the intervals of ratios and break-even lengths are made of."""
+    counts = [int(row["processes"]) if present(row["processes"]) else 1 for row in rows]
+    least = min(counts)
+    if least == 1:
+        return (
+            "[ ] is the lowest and the highest repeat of one process: another process may lie outside it, so that the"
+            " interval is not known."
+        )
+    of = str(least) if least == max(counts) else f"{least} to {max(counts)}"
+    return (
+        f"[ ] holds a second measurement in {LEVEL:.0%} of cases: by t with {plural(least - 1, 'degree')} of freedom"
+        f" from the spread between {of} processes, and all repeats."
+    )
+
+
 def _architectures(ran: pd.DataFrame) -> str:
-    there = [f"{arch} {text}" for arch, text in _DESCRIPTIONS.items() if (ran["arch"] == arch).any()]
+    there = [f"{architecture(arch)} {text}" for arch, text in _DESCRIPTIONS.items() if (ran["arch"] == arch).any()]
     return f"{'; '.join(there)}. All have equal parameters." if there else ""
 
 
@@ -185,6 +230,11 @@ def measurement_warnings(table: pd.DataFrame) -> list[str]:
         found.append("These are CPU figures: nothing follows for a GPU, where kernels, memory and break-even differ.")
     if (ran["repeats"] < 3).any():
         found.append(_few_repeats(ran))
+    if (ran["processes"].fillna(1) < 2).any():
+        found.append(
+            "Measured by one process: ratios and break-even lengths have no interval that another process would keep."
+            " Use `processes: 3` or more."
+        )
     codes = measured_codes(ran)
     if len(codes) > 1:
         found.append(
@@ -229,32 +279,52 @@ def _why(row: _Row | None) -> str:
     return "not measured" if row is None else str(row["status"])
 
 
-def _even(even: Crossover) -> str:
-    text = str(even)
-    return f"break-even at {text}" if text.startswith("T =") else f"break-even: {text}"
+def _even(even: Crossover, arch: str, baseline: str) -> str:
+    what = f"break-even length of {architecture(arch)} with {architecture(baseline)}"
+    if isinstance(even.at, str):
+        return f"break-even: {named(even)}"
+    middle = fig(even.at, f"{even.at:,.0f}", f"{what}, tokens")
+    low, high = (
+        fig(None if isinstance(end, str) else end, text, f"{what}: {side} end of its interval")
+        for end, text, side in zip((even.low, even.high), even.ends, ("lower", "upper"), strict=True)
+    )
+    return f"break-even at T = {middle} [{low}, {high}]"
 
 
 def _cost(own: _Row, other: _Row) -> list[str]:
     if not present(own["cost_per_billion_tokens"]):
         return []
-    costs = [_amount(row["cost_per_billion_tokens"]) for row in (own, other)]
-    price = f"{_amount(own['price_per_device_hour'])} {own['currency']}"
-    return [f"a billion tokens cost {costs[0]} {own['currency']} against {costs[1]} at {price} per device-hour"]
+    costs = [
+        fig(
+            row["cost_per_billion_tokens"],
+            _amount(row["cost_per_billion_tokens"]),
+            f"{own['currency']} for a billion training tokens of {architecture(row['arch'])}"
+            f" at T = {whole(row['context'])}",
+        )
+        for row in (own, other)
+    ]
+    price = fig(own["price_per_device_hour"], _amount(own["price_per_device_hour"]), "price of a device-hour, stated")
+    unit = named(own["currency"])
+    return [f"a billion tokens cost {costs[0]} {unit} against {costs[1]} at {price} {unit} per device-hour"]
 
 
 def _energy(own: _Row, other: _Row) -> list[str]:
     name = "energy_kwh_per_billion_tokens"
     if not (present(own[name]) and present(other[name])):
         return []
-    return [f"they take {_amount(own[name])} kWh against {_amount(other[name])} ({own['energy_source']})"]
+    shown = [
+        fig(row[name], _amount(row[name]), f"kWh for a billion training tokens of {architecture(row['arch'])}")
+        for row in (own, other)
+    ]
+    return [f"they take {shown[0]} kWh against {shown[1]} ({named(own['energy_source'])})"]
 
 
 def _memory(own: _Row, other: _Row, baseline: str) -> list[str]:
     if not (present(own["peak_memory_bytes"]) and present(other["peak_memory_bytes"])):
         return []
-    return [
-        f"its peak memory is {number(own['peak_memory_bytes'] / other['peak_memory_bytes'], 3)} x that of {baseline}"
-    ]
+    share = own["peak_memory_bytes"] / other["peak_memory_bytes"]
+    shown = fig(share, number(share, 3), f"peak memory over that of {baseline} at T = {whole(own['context'])}")
+    return [f"its peak memory is {shown} x that of {named(baseline)}"]
 
 
 def _amount(value: float) -> str:

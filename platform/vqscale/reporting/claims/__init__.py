@@ -1,0 +1,1 @@
+"""Sentences of the summary, each with the runs, seeds, texts and baselines that it rests on."""

@@ -1,0 +1,63 @@
+"""Whether a law may be used: the one place that decides it, for figures, summary and sentences alike."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from vqscale.formatting import percent
+from vqscale.laws import Fit, StudyFits
+from vqscale.laws.io.schema import Where
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """`marks`: reasons not to decide by the law at all; `doubts`: reasons not to use it beyond its runs."""
+
+    marks: Sequence[str]
+    doubts: Sequence[str]
+
+    @property
+    def usable(self) -> bool:
+        return not self.marks
+
+    @property
+    def extrapolates(self) -> bool:
+        """Whether anything beyond the runs may be taken from it."""
+        return not self.marks and not self.doubts
+
+    @property
+    def caveat(self) -> str:
+        """What a sentence that uses the law says with it; empty where there is nothing to say."""
+        return f" (marked: {'; '.join(self.marks)})" if self.marks else ""
+
+    @property
+    def reasons(self) -> list[str]:
+        return [*self.marks, *self.doubts]
+
+
+def trust(fit: Fit) -> Trust:
+    return Trust(marks=fit.marks, doubts=list(_doubts(fit)))
+
+
+def trust_of_all(fits: Iterable[Fit]) -> Trust:
+    """Of something that rests on several laws."""
+    found = [trust(fit) for fit in fits]
+    return Trust(
+        marks=list(dict.fromkeys(mark for one in found for mark in one.marks)),
+        doubts=list(dict.fromkeys(doubt for one in found for doubt in one.doubts)),
+    )
+
+
+def laws_behind(fits: StudyFits, *subsets: Where) -> list[Fit]:
+    """The fits in N and D whose subsets are among those given."""
+    return [fit for fit in fits.fits if fit.where in subsets and set(fit.letters) >= {"N", "D"}]
+
+
+def _doubts(fit: Fit) -> Iterator[str]:
+    """One baseline that predicts the held-out runs at least as well is enough: the fit's own mark asks for both."""
+    own = fit.holdout.mean_relative_error
+    if own is None or fit.marks:
+        return
+    for name, error in fit.holdout.baselines.items():
+        if error is not None and error <= own:
+            off = percent(error, 2)
+            yield f'the baseline "{name}" was off by {off} on the held-out runs, the law by {percent(own, 2)}'
