@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LAW_NAMES = (
     *("power_n", "power_d", "power_c", "codebook", "chinchilla", "chinchilla_tied", "chinchilla_no_floor"),
     *("codebook_additive", "codebook_capacity", "context_additive", "context_capacity", "joint_additive"),
-    "joint_capacity",
+    *("joint_capacity", "chinchilla_coupled", "farseer", "repeated_data", "repeated_data_parameters"),
 )
 """The keys of `vqscale.laws.LAWS` (a test compares them), repeated so that `--help` need not load the laws."""
 

@@ -11,7 +11,9 @@ from rich.text import Text
 from vqscale.cli.console import styled
 from vqscale.formatting import percent, short_count
 from vqscale.laws import Exclusion, Fit, Refusal, StudyFits
+from vqscale.laws.decisions.compare import changed
 from vqscale.laws.decisions.surface import leading_fits
+from vqscale.laws.forms.catalogue import exponents_of
 from vqscale.laws.io.schema import (
     ComparedPoint,
     Comparison,
@@ -58,7 +60,7 @@ def print_fits(fits: StudyFits, console: Console, written: Sequence[str]) -> Non
 
 def _exponents(fits: Sequence[Fit]) -> Table:
     """One law: a row per subset, a column per exponent with its 90 % interval."""
-    used = {power for term in fits[0].terms for power in term.powers.values()} | {"a"}
+    used = {*exponents_of(fits[0]), "a"}
     names = [name for name in fits[0].parameters | fits[0].derived if name in used]
     names += ["E"] if fits[0].parameters["E"] else []  # a law without a floor has none
     intervals = "; 90 % intervals below the values" if any(fit.intervals for fit in fits) else ""
@@ -205,7 +207,9 @@ def _selection(selection: ModelSelection) -> Table:
 
 def _print_comparison(comparison: Comparison, console: Console) -> None:
     """What one architecture costs in units of the other, and their losses at equal budgets."""
-    title = f"{comparison.label} against {comparison.base_label}"
+    title = (
+        f"{comparison.label} against {comparison.base_label}{f' ({known})' if (known := changed(comparison)) else ''}"
+    )
     if comparison.reason:
         console.print(_refused(f"{title}: {comparison.reason}"))
         return

@@ -142,7 +142,7 @@ def fit_study(
     )
     found = runs_of_table(table, metric, [n_column, "tokens", "flops"], _OWN_SPLIT)
     request = _Request(metric=metric, group=group, conditions=found.conditions.columns, settings=settings)
-    table = _with_segment_share(found.table)
+    table = _with_unique_tokens(_with_segment_share(found.table))
     # On matrices this small BLAS threads gain nothing, and waiting for each other on a busy machine they cost seconds.
     with threadpool_limits(limits=1, user_api="blas"):
         outcomes = [_fit_law(table, law, request) for law in named]
@@ -150,7 +150,8 @@ def fit_study(
         made = list(chain.from_iterable(outcome.subsets for outcome in outcomes))
         selections = _selections(made, request.settings.objective)
         refusals = list(chain.from_iterable(outcome.refusals for outcome in outcomes))
-        fits = _checked(chain.from_iterable(outcome.fits for outcome in outcomes), isoflops)
+        fitted = chain.from_iterable(outcome.fits for outcome in outcomes)
+        fits = _chosen_first(_checked(fitted, isoflops), selections)
         isoflops = [_answering(one, fits, refusals, budgets) for one in isoflops]
         comparisons = compare_fits(fits, table, price)
     excluded = [*found.excluded, *chain.from_iterable(outcome.excluded for outcome in outcomes)]
@@ -200,6 +201,14 @@ def _with_segment_share(table: "pd.DataFrame") -> "pd.DataFrame":
     if not {"segment", "context"} <= set(table):
         return table
     return table.assign(**{SEGMENT_SHARE: table["segment"] / table["context"]})
+
+
+def _with_unique_tokens(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The table with D over the epochs, where it counts those and not the unique tokens."""
+    if "unique_tokens" in table or not {"epochs", "tokens"} <= set(table):
+        return table
+    epochs = table["epochs"].to_numpy(dtype=np.float64, na_value=np.nan)
+    return table.assign(unique_tokens=table["tokens"].to_numpy(dtype=np.float64) / np.where(epochs > 0, epochs, np.nan))
 
 
 def _fit_law(table: "pd.DataFrame", law: Law, request: _Request) -> _Outcome:
@@ -283,6 +292,19 @@ def _selections(made: Sequence[Subset], objective: Objective) -> list[ModelSelec
             key = repr((sorted(subset.law.letters), subset.where, subset.names))
             rivals.setdefault(key, []).append(subset)
     return [_selection(group, objective) for group in rivals.values() if len(group) > 1]
+
+
+def _chosen_first(fits: Sequence[Fit], selections: Sequence[ModelSelection]) -> list[Fit]:
+    """The fits with the form of least held-out error before its rivals, where one of these is no sum of powers.
+
+    The first law in N and D of a subset is the one whose optima are quoted.
+    """
+    chosen = [
+        (one.where, one.chosen)
+        for one in selections
+        if any(LAWS[candidate.law].general is not None for candidate in one.candidates)
+    ]
+    return sorted(fits, key=lambda fit: (fit.where, fit.law) not in chosen)
 
 
 def _selection(group: Sequence[Subset], objective: Objective) -> ModelSelection:

@@ -54,7 +54,8 @@ class ParabolaResult(Frozen):
 
 def query_parabolas(found: IsoflopParabolas, flops: float, *, reach: float = LARGEST_EXTRAPOLATION) -> ParabolaResult:
     """The best division of `flops` in place of the law that is refused. Raises FitError beyond `reach`."""
-    assert found.line is not None and found.in_place_of is not None
+    assert found.line is not None
+    assert found.in_place_of is not None
     return ParabolaResult(
         label=found.label,
         where=found.where,

@@ -17,7 +17,7 @@ from vqscale.clock import utc_now
 from vqscale.errors import FitError
 from vqscale.laws.fitting.bootstrap import interval
 from vqscale.laws.fitting.run_filter import names_of, split_table
-from vqscale.laws.forms.catalogue import Array
+from vqscale.laws.forms.catalogue import Array, general_form
 from vqscale.laws.io.schema import Estimate, Fit, LossUnit, Where
 from vqscale.results.own_files import read_model, replace_text
 from vqscale.study.frozen import Frozen
@@ -202,6 +202,8 @@ def _scored(prediction: Prediction, run: str, measured: float, started: datetime
 
 
 def _losses(fit: Fit, names: Sequence[str], rows_BP: Array, x: Mapping[str, float]) -> Array:
+    if (general := general_form(fit)) is not None:
+        return general.losses(rows_BP, np.array([[x[letter] for letter in fit.letters]]))[:, 0]
     column = {name: rows_BP[:, index] for index, name in enumerate(names)}
     total_B = column["E"].copy()
     for term in fit.terms:

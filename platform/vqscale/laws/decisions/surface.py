@@ -11,7 +11,8 @@ import numpy as np
 from vqscale.errors import FitError
 from vqscale.laws.decisions.token_cost import TokenCost
 from vqscale.laws.fitting.bootstrap import interval
-from vqscale.laws.forms.catalogue import Array
+from vqscale.laws.forms.catalogue import Array, general_form
+from vqscale.laws.forms.general import GeneralForm
 from vqscale.laws.io.schema import Estimate, Fit, Term
 
 SEARCH_DECADES = 6
@@ -20,6 +21,12 @@ _HALVINGS = 42
 """Of a range of some twenty decades (46 in log N): 46 / 2^42 is log N to 1e-11."""
 _EDGE = 1e-6
 """Distance in log N from an end of the range at which there is no optimum inside it."""
+_GENERAL_DECADES = 3
+"""As `SEARCH_DECADES`, of a general form: three decades of N are six of C."""
+_GRID = 241
+"""Sizes between which the best one of a general form is looked for first: some thirty to a decade."""
+_SECTIONS = 40
+"""Of an interval of .2 in log N: to 1e-8, where the rounding of a loss hides more."""
 INVERSE_DECADES = 4
 """How far beyond the runs the budget that reaches a given loss is searched."""
 _BUDGETS_PER_DECADE = 3
@@ -151,8 +158,78 @@ def surface(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class GeneralSurface(Surface):
+    """A form in N and D that is no sum of terms: `values` [1 + B, P] are its constants; N*(C) is found by searching."""
+
+    form: GeneralForm
+    values: Array
+
+    def losses(self, log_n_BK: Array, log_d_BK: Array) -> Array:
+        rows = np.broadcast_to(log_n_BK, (len(self.values), log_n_BK.shape[1]))
+        log_x_BKA = np.stack([rows, np.broadcast_to(log_d_BK, rows.shape)], axis=-1)
+        return np.stack(
+            [self.form.losses(row_P, np.exp(log_x_KA)) for row_P, log_x_KA in zip(self.values, log_x_BKA, strict=True)]
+        )
+
+    def best(self, cost: TokenCost, budgets: Sequence[float]) -> tuple[Array, Array]:
+        """As of a sum of terms: the lowest minimum inside a grid of sizes, then golden sections between its neighbours.
+
+        A form with exponents that move with N may fall again far outside the sizes: its ends are no minima.
+        """
+        log_c_K, reach = np.log(np.asarray(budgets, dtype=np.float64)), _GENERAL_DECADES * np.log(10)
+        grid_G = np.linspace(np.log(self.n.min()) - reach, np.log(self.n.max()) + reach, _GRID)
+        width = float(grid_G[1] - grid_G[0])
+        shape = (len(self.values), len(log_c_K))
+        pairs = [np.repeat(log_c_K, _GRID)[None], np.tile(grid_G, len(log_c_K))[None]]
+        loss_BKG = self.losses(pairs[1], pairs[0] - cost.log_per_token(pairs[1])).reshape(*shape, _GRID)
+        inner_BKG = loss_BKG[:, :, 1:-1]
+        lowest_BKG = (inner_BKG <= loss_BKG[:, :, :-2]) & (inner_BKG < loss_BKG[:, :, 2:])
+        place_BK = 1 + np.argmin(np.where(lowest_BKG, inner_BKG, np.inf), axis=2)
+        low_BK, high_BK = grid_G[place_BK] - width, grid_G[place_BK] + width
+        golden = (np.sqrt(5) - 1) / 2
+        for _ in range(_SECTIONS):
+            left_BK, right_BK = high_BK - golden * (high_BK - low_BK), low_BK + golden * (high_BK - low_BK)
+            lower_BK = self._at(cost, log_c_K, left_BK) < self._at(cost, log_c_K, right_BK)
+            low_BK, high_BK = np.where(lower_BK, low_BK, left_BK), np.where(lower_BK, right_BK, high_BK)
+        log_n_BK = 0.5 * (low_BK + high_BK)
+        loss_BK = self._at(cost, log_c_K, log_n_BK)
+        return np.where(lowest_BKG.any(axis=2), log_n_BK, np.inf), loss_BK
+
+    def _at(self, cost: TokenCost, log_c_K: Array, log_n_BK: Array) -> Array:
+        return self.losses(log_n_BK, log_c_K - cost.log_per_token(log_n_BK))
+
+    def only_fit(self) -> "GeneralSurface":
+        by_row = {name: getattr(self, name)[:1] for name in ("floor", "scale", "n_power", "d_power", "values")}
+        return replace(self, **by_row)
+
+
+def _general_surface(fit: Fit, form: GeneralForm, draws_BP: Array) -> GeneralSurface:
+    if fit.letters != ["N", "D"]:
+        raise FitError(f"law: {fit.law} divides a budget only at a fixed amount of unique data, which is not offered")
+    values = np.concatenate([[list(fit.parameters.values())], draws_BP.reshape(-1, len(fit.parameters))])
+    x_RA = np.array([point.x for point in fit.points])
+    nothing = np.zeros((len(values), 0))
+    losses = np.array([point.measured for point in fit.points])
+    # Farseer's first exponential ends at E from below where s is negative: then only zero lies below every loss.
+    below = values[:, list(fit.parameters).index("s")] < 0 if "s" in fit.parameters else np.zeros(len(values), bool)
+    return GeneralSurface(
+        floor=np.where(below, 0.0, values[:, 0]),
+        scale=nothing,
+        n_power=nothing,
+        d_power=nothing,
+        n=x_RA[:, 0],
+        d=x_RA[:, 1],
+        loss=losses,
+        form=form,
+        values=values,
+    )
+
+
 def surface_of(fit: Fit, draws_BP: Array | None = None, fixed: Mapping[str, float] | None = None) -> Surface:
     """As `surface`, from a record; with the refits that it keeps, unless all of them are at hand."""
+    if (form := general_form(fit)) is not None:
+        return _general_surface(fit, form, np.array(fit.draws, dtype=np.float64) if draws_BP is None else draws_BP)
     return surface(
         fit.terms,
         list(fit.parameters),

@@ -13,17 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqscale.laws.fitting.newton import delta_path
-from vqscale.laws.fitting.problem import Problem, bounds
+from vqscale.laws.fitting.problem import Problem, bounds, derivatives, forward_pass
 from vqscale.laws.forms.catalogue import Array
 from vqscale.laws.io.schema import CrossCheck
 
 STARTS = 24
+GENERAL_STARTS = 6
+"""Of a general form, whose gradient costs as many passes as it has constants."""
 SEED = 0
 """Of the random starts: a fit repeated is the same fit."""
 SAME_MINIMUM = 0.01
 """Starts agree whose objective is within this share of the best, and whose constants are the same."""
 SAME_CONSTANT = 0.05
 """Relative difference up to which an exponent, E, or the size of a term at the centre of the runs is the same."""
+SAME_PREDICTION = 1e-3
+"""Relative difference of a prediction up to which two ends of a general form are the same: a third of what seeds do."""
 CHECK_SOLVER = "L-BFGS-B on the log-sum-exp form with analytic gradient from random starts, objective over delta^2"
 
 
@@ -54,6 +58,10 @@ def cross_check(problem: Problem) -> CheckedMinimum:
 
 def same_constants(problem: Problem, theta_BP: Array, best_P: Array) -> NDArray[np.bool_]:
     """Whether every constant of each row is that of `best_P`: [B]."""
+    if problem.general is not None:
+        # Constants of an interaction make up for each other: what counts is what they predict.
+        log_BR = np.log(losses_at(problem, np.concatenate([theta_BP, best_P[None]])))
+        return np.asarray((np.abs(log_BR[:-1] - log_BR[-1]) <= SAME_PREDICTION).all(axis=1))
     first = 1 + problem.terms
     difference_BP = np.abs(theta_BP - best_P)
     difference_BP[:, first:] /= best_P[first:]  # the others are logarithms already
@@ -71,8 +79,26 @@ def cross_check_record(problem: Problem, found: CheckedMinimum, value: float) ->
     )
 
 
+def losses_at(problem: Problem, theta_BP: Array) -> Array:
+    """Predicted losses: [B, R]."""
+    prediction_BR = forward_pass(problem, theta_BP).prediction
+    return np.exp(prediction_BR) if problem.objective.residual == "log" else prediction_BR
+
+
+def _general_starts(problem: Problem) -> list[Array]:
+    """Around the starts of the form, shifted by up to a tenth of the range of every coordinate."""
+    assert problem.general is not None
+    rng = np.random.default_rng(SEED)
+    low, high = bounds(problem)
+    own_GP = problem.general.starts(problem.losses)
+    picked_SP = own_GP[rng.integers(len(own_GP), size=GENERAL_STARTS)]
+    return list(np.clip(picked_SP + rng.uniform(-0.1, 0.1, picked_SP.shape) * (high - low), low, high))
+
+
 def _starts(problem: Problem) -> list[Array]:
     """Exponents log-uniform in 0.08..1.3; E a random share of the smallest loss, and the terms share the rest."""
+    if problem.general is not None:
+        return _general_starts(problem)
     rng = np.random.default_rng(SEED)
     terms, exponents, _ = problem.z.shape
     low, high = bounds(problem)
@@ -103,6 +129,9 @@ def _descend(problem: Problem, start_P: Array) -> Array:
 
 
 def _value_and_gradient(theta_P: Array, problem: Problem) -> tuple[float, Array]:
+    if problem.general is not None:
+        found = derivatives(problem, theta_P[None], np.ones((1, problem.runs)))
+        return float(found.value[0]), found.gradient[0]
     terms = problem.terms
     # Log-sum-exp with the largest term taken out, as Hoffmann et al. 2022 write the form: no overflow at any theta.
     logs_IR = np.empty((1 + terms, problem.runs))

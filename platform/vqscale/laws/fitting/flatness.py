@@ -28,7 +28,9 @@ def exponent_spans(problem: Problem, theta_P: Array, same_SP: Array) -> Spans:
 
     Along one exponent a value counts only with all between it and the best: a second minimum is no flat bottom.
     """
-    found = {}
+    found: Spans = {}
+    if problem.general is not None:
+        return found  # constants of an interaction trade against each other: their ends are compared by prediction
     for place in range(1 + problem.terms, problem.size):
         best = float(theta_P[place])
         reached = [_reach(problem, theta_P, place, [best * factor**sign for factor in FACTORS]) for sign in (-1, 1)]

@@ -41,6 +41,10 @@ TOLERANCE = 1e-13
 
 def minima_without(problem: Problem, theta_P: Array, member_R: Runs) -> Array:
     """theta [B, P] without the rows of run b, for every b; `member_R`: number of the run of every row."""
+    if problem.general is not None:
+        runs = np.arange(int(member_R.max()) + 1)
+        start_BP = np.tile(theta_P, (len(runs), 1))
+        return descend_through_deltas(problem, start_BP, _without(runs, member_R), tolerance=TOLERANCE)
     first_BP, inverse_BPP, sound_B = _first_steps(problem, theta_P, member_R)
     found_BP, settled_B = np.tile(theta_P, (len(first_BP), 1)), np.zeros(len(first_BP), dtype=bool)
     chunk = max(1, CHUNK // ((1 + problem.terms) * problem.runs))

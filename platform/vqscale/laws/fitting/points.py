@@ -20,7 +20,7 @@ updates on; half a percent of D moves the loss by about 0.05 % (beta .37, a thir
 seeds do; and grids of sizes and budgets are spaced by a tenth at least."""
 LARGEST_ROUNDING = 0.03
 """Widest relative span that the batch may explain: runs of fewer than some thirty updates are points of their own."""
-CONTINUOUS = {"N", "D", "C"}
+CONTINUOUS = {"N", "D", "C", "U"}
 """Letters whose values are compared with a tolerance; codebook sizes and context lengths are chosen exactly."""
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from vqscale.errors import FitError
 from vqscale.laws.forms.catalogue import Array, Formula, Law, incidence, parameter_names
+from vqscale.laws.forms.general import GeneralForm
 
 DELTA = 1e-3
 """Huber threshold of log residuals: Hoffmann et al. 2022 (arXiv 2203.15556), section 3.3."""
@@ -63,6 +64,10 @@ class Problem:
     losses: Array
     centre: Array
     objective: Objective
+    general: GeneralForm | None = None
+    """The form where it is no sum of terms: then there are no `z`, and `centre` is the mean log x [A]."""
+    log_x: Array | None = None
+    """[R, A]; of a general form only."""
 
     @property
     def runs(self) -> int:
@@ -75,6 +80,8 @@ class Problem:
     @property
     def size(self) -> int:
         """Number of parameters."""
+        if self.general is not None:
+            return len(self.general.constants)
         return int(1 + self.z.shape[0] + self.z.shape[1])
 
     @property
@@ -133,6 +140,17 @@ def make_problem(law: Law, x_RA: Array, loss_R: Array, objective: Objective | No
         assert np.all((values > 0) & np.isfinite(values))
     log_x_RA = np.log(x_RA.astype(np.float64))
     centre_A = log_x_RA.mean(axis=0)
+    if law.general is not None:
+        return Problem(
+            formula=law,
+            with_e=True,
+            z=np.zeros((0, 0, len(loss_R))),
+            losses=np.asarray(loss_R, dtype=np.float64),
+            centre=centre_A,
+            objective=objective or Objective(),
+            general=law.general,
+            log_x=log_x_RA,
+        )
     incidence_JKA = incidence(law)
     return Problem(
         formula=law,
@@ -152,7 +170,12 @@ class ForwardPass(NamedTuple):
 
 
 def forward_pass(problem: Problem, theta_BP: Array) -> ForwardPass:
-    """Prediction and shares at every theta."""
+    """Prediction and shares at every theta; a general form has no shares."""
+    if problem.general is not None:
+        assert problem.log_x is not None
+        log_BR = problem.general.log_loss(theta_BP, problem.log_x, problem.centre)
+        prediction_BR = np.exp(log_BR) if problem.objective.residual == "raw" else log_BR
+        return ForwardPass(prediction_BR, np.empty((len(theta_BP), 0, problem.runs)))
     # No log-sum-exp needed: the exponentials cannot overflow within `bounds`, and E keeps their sum away from zero.
     terms_BIR = np.exp(theta_BP @ problem.slopes).reshape(len(theta_BP), 1 + problem.terms, problem.runs)
     sum_BR = terms_BIR.sum(axis=1)
@@ -196,6 +219,9 @@ class Derivatives(NamedTuple):
 def derivatives(problem: Problem, theta_BP: Array, weight_BR: Array) -> Derivatives:
     forward = forward_pass(problem, theta_BP)
     residual_BR = scaled_residuals(problem, forward)
+    if problem.general is not None:
+        jacobian_BPR = _general_jacobian(problem, theta_BP, forward) / problem.unit
+        return _gauss_newton(problem, residual_BR, jacobian_BPR, weight_BR)
     jacobian_BPR = _jacobian(problem, forward) / problem.unit
     pull_BR = weight_BR * clipped(problem, residual_BR)
     # Huber loss h(r): h' is r clipped, h'' is 1 inside delta and 0 outside, and h'(r) / r bounds h'' from above.
@@ -213,6 +239,32 @@ def derivatives(problem: Problem, theta_BP: Array, weight_BR: Array) -> Derivati
         hessian=curvature + (jacobian_BPR * squares_BR[:, None]) @ transposed,
         majorant=(jacobian_BPR * reweighted_BR[:, None]) @ transposed,
     )
+
+
+def _gauss_newton(problem: Problem, residual_BR: Array, jacobian_BPR: Array, weight_BR: Array) -> Derivatives:
+    """As `derivatives`, with the second derivatives of the prediction left out of the Hessian.
+
+    The steps of a descent are then Levenberg and Marquardt's: gradient and minimum are exact, the way there longer.
+    """
+    least_squares = problem.objective.delta is None
+    inside_BR = weight_BR * (1.0 if least_squares else np.abs(residual_BR) < 1)
+    reweighted_BR = weight_BR * (1.0 if least_squares else 1 / np.maximum(np.abs(residual_BR), 1))
+    transposed = jacobian_BPR.transpose(0, 2, 1)
+    majorant = (jacobian_BPR * reweighted_BR[:, None]) @ transposed
+    return Derivatives(
+        value=_values(problem, residual_BR, weight_BR),
+        gradient=(jacobian_BPR @ (weight_BR * clipped(problem, residual_BR))[:, :, None])[:, :, 0],
+        # A tenth of the majorant: with few residuals inside delta the rest would leave directions without curvature.
+        hessian=0.9 * (jacobian_BPR * inside_BR[:, None]) @ transposed + 0.1 * majorant,
+        majorant=majorant,
+    )
+
+
+def _general_jacobian(problem: Problem, theta_BP: Array, forward: ForwardPass) -> Array:
+    assert problem.general is not None
+    assert problem.log_x is not None
+    found = problem.general.jacobian(theta_BP, problem.log_x, problem.centre)
+    return found * forward.prediction[:, None] if problem.objective.residual == "raw" else found
 
 
 def per_run_derivatives(problem: Problem, theta_P: Array) -> tuple[Array, Array]:
@@ -242,6 +294,8 @@ def _jacobian(problem: Problem, forward: ForwardPass) -> Array:
 
 def natural(problem: Problem, theta_BP: Array) -> Array:
     """Values in the units of x and in the order of `parameter_names`: [B, P], or [P] for one theta."""
+    if problem.general is not None:
+        return problem.general.natural(theta_BP, problem.centre)
     terms = problem.terms
     exponent_BK = theta_BP[..., 1 + terms :]
     # Back from centred log x: log c_j = a_j + sum_k eta_k centre_jk.
@@ -264,6 +318,8 @@ def theta_names(formula: Formula) -> list[str]:
 
 def bounds(problem: Problem) -> tuple[Array, Array]:
     """Lowest and highest theta."""
+    if problem.general is not None:
+        return problem.general.bounds(problem.losses)
     smallest, largest = np.log(problem.losses.min()), np.log(problem.losses.max())
     terms, exponents, _ = problem.z.shape
     # A term's value at the centre of the runs: from 1e-8 of the smallest loss, which is none, to ten times the largest.
@@ -287,8 +343,11 @@ def on_bound(problem: Problem, theta_BP: Array) -> Array:
 def describe_bound(problem: Problem, theta_P: Array) -> str:
     """Which parameter lies on a bound and what that means; empty where none does."""
     low, high = bounds(problem)
-    for index, name in list(enumerate(theta_names(problem.formula)))[problem.searched]:
+    names = theta_names(problem.formula) if problem.general is None else problem.general.theta_names
+    for index, name in list(enumerate(names))[problem.searched]:
         lower, upper = theta_P[index] - low[index] < BOUND_MARGIN, high[index] - theta_P[index] < BOUND_MARGIN
+        if (lower or upper) and problem.general is not None:
+            return f"{name} ended on a bound of the search: the runs do not determine it"
         if lower or upper:
             return _bound_meaning(name, index, problem.terms, bool(lower))
     return ""

@@ -29,7 +29,14 @@ FIRST_INNER_STEPS = 12
 
 
 def search(problem: Problem) -> Array:
-    """Where the reduced function's descent ends from every point of the grid: theta [G, P]."""
+    """Where the reduced function's descent ends from every point of the grid: theta [G, P].
+
+    A general form has nothing to project: the descent is that of all constants from the form's own starts.
+    """
+    if problem.general is not None:
+        starts_GP = problem.general.starts(problem.losses)
+        weight_GR = np.ones((len(starts_GP), problem.runs))
+        return descend(problem, starts_GP, weight_GR, tolerance=1e-6, steps=200)
     starts_GP = project(problem, start_exponents(problem), FIRST_INNER_STEPS)
     # Loose: every end is polished by `descend_through_deltas` afterwards.
     weight_GR = np.ones((len(starts_GP), problem.runs))

@@ -1,7 +1,7 @@
-"""Functional forms: L = E + sum over terms of (coefficient * product over axes of x^-exponent).
+"""Functional forms: L = E + sum over terms of (coefficient * product over axes of x^-exponent), and `general` ones.
 
-Every law of the platform is such a sum. Two terms may share an exponent. A form says what it claims when the codebook
-or the context grows without bound, and why it might be true; which one holds is judged by held-out error
+Nearly every law of the platform is such a sum. Two terms may share an exponent. A form says what it claims when the
+codebook or the context grows without bound, and why it might be true; which one holds is judged by held-out error
 (`vqscale.laws.validation.model_selection`), never by how well it fits.
 """
 
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vqscale.errors import FitError
-from vqscale.laws.io.schema import Term
+from vqscale.laws.forms.general import GENERAL_FORMS, GeneralForm
+from vqscale.laws.io.schema import Fit, Term
 
 Array = NDArray[np.float64]
 
@@ -81,18 +82,22 @@ class Law:
     """Only runs that no cheaper run beats are fitted."""
     on_request: bool = False
     """Fitted only where it is named: a refinement of another law, or one of several candidates."""
+    general: GeneralForm | None = None
+    """The form where it is no sum of terms, of which there are none then."""
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
         """Names, in the order in which `evaluate_law` takes the values; E is among them, as 0, without a floor too."""
-        return parameter_names(self.terms)
+        return parameter_names(self.terms) if self.general is None else self.general.constants
 
     @cached_property
     def exponents(self) -> tuple[str, ...]:
-        return exponent_names(self.terms)
+        return exponent_names(self.terms) if self.general is None else self.general.exponents
 
     @cached_property
     def form(self) -> str:
+        if self.general is not None:
+            return self.general.text
         return "L = " + " + ".join([*(["E"] if self.floor else []), *(_term_text(term) for term in self.terms)])
 
     @property
@@ -118,7 +123,14 @@ def _terms(**powers: dict[str, str]) -> tuple[Term, ...]:
     return tuple(Term(coefficient=coefficient, powers=letters) for coefficient, letters in powers.items())
 
 
-_COLUMNS = {"N": N_COLUMN, "D": "tokens", "C": "flops", "S": "codebook_size", "T": "context"}
+_COLUMNS = {
+    "N": N_COLUMN,
+    "D": "tokens",
+    "C": "flops",
+    "S": "codebook_size",
+    "T": "context",
+    "U": "unique_tokens",
+}
 _A = {"N": "alpha"}
 _B = {"D": "beta"}
 
@@ -140,6 +152,20 @@ def _law(
         limits=limits,
         why=why,
         **options,
+    )
+
+
+def _general(name: str, letters: tuple[str, ...], *, limits: str, why: str) -> Law:
+    return Law(
+        name=name,
+        axes=tuple(_COLUMNS[letter] for letter in letters),
+        letters=letters,
+        terms=(),
+        split_by=(*COMMON_SPLIT, "codebook_size", "context"),
+        limits=limits,
+        why=why,
+        on_request=True,
+        general=GENERAL_FORMS[name],
     )
 
 
@@ -256,6 +282,35 @@ _NAMED = (
         why="Coarse keys are a loss of capacity, which size makes up for; unseen tokens are missing information, which "
         "it cannot.",
     ),
+    _general(
+        "chinchilla_coupled",
+        ("N", "D"),
+        limits="N and D to infinity: E. N*(C) is that of the bracket, with a = beta / (alpha + beta).",
+        why="Kaplan et al. 2020 (arXiv 2001.08361) couple both terms by an outer exponent, Chinchilla's law is k = 1; "
+        "arXiv 2608.07222 (read in a summary only) finds k of .3 to .45 on two grids, .8 to .9 on two others.",
+    ),
+    _general(
+        "farseer",
+        ("N", "D"),
+        limits="N to infinity: E, and what data costs there; D to infinity: E exp(s N^-q).",
+        why="Li et al. 2025 (arXiv 2506.10972): L = E + U(N) + B(N) D^-A(N), with U, B and A exponentials of powers of "
+        "N, nine constants. Abstract and secondary sources were read, not the paper: which letters and bounds it uses "
+        "is not taken over, and E + U(N) is written as one exponential that ends at E.",
+    ),
+    _general(
+        "repeated_data",
+        ("N", "D", "U"),
+        limits="D to infinity at U unique tokens: the loss of U (1 + r) fresh ones. U to infinity: Chinchilla's law.",
+        why="Muennighoff et al. 2023 (arXiv 2305.16264), equation 5: an epoch of data seen before is worth less each "
+        "time; D' = U + U r (1 - exp(-(D / U - 1) / r)).",
+    ),
+    _general(
+        "repeated_data_parameters",
+        ("N", "D", "U"),
+        limits="As repeated_data, and N to infinity at U unique tokens: the loss of N_U (1 + rn) parameters.",
+        why="Muennighoff et al. 2023 (arXiv 2305.16264), equations 5 and 6: parameters beyond the best size for U "
+        "unique tokens are worth less in the same way.",
+    ),
 )
 LAWS = {law.name: law for law in _NAMED}
 
@@ -270,6 +325,17 @@ def named_law(name: str, *, n_column: str = N_COLUMN, flops_column: str = "flops
     law = LAWS[name]
     columns = {N_COLUMN: n_column, "flops": flops_column}
     return replace(law, axes=tuple(columns.get(axis, axis) for axis in law.axes))
+
+
+def general_form(formula: Formula) -> GeneralForm | None:
+    """The form of a law, or of a fit of one, that is no sum of terms; None for a sum."""
+    return GENERAL_FORMS.get(str(getattr(formula, "law", getattr(formula, "name", "")))) if not formula.terms else None
+
+
+def exponents_of(fit: Fit) -> tuple[str, ...]:
+    """Names of the exponents of a fitted law."""
+    general = general_form(fit)
+    return exponent_names(fit.terms) if general is None else general.exponents
 
 
 def incidence(formula: Formula) -> Array:
@@ -289,6 +355,8 @@ def evaluate_law(formula: Formula, parameters: ArrayLike, x_RA: Array) -> Array:
     bootstrap are evaluated at once. `x_RA`: one column per letter.
     """
     values = np.asarray(parameters, dtype=np.float64)
+    if (general := general_form(formula)) is not None:
+        return general.losses(values, x_RA)
     place = {name: index for index, name in enumerate(parameter_names(formula.terms))}
     log_x = dict(zip(formula.letters, np.log(x_RA).T, strict=True))
     # Powers of several axes as one exp of a sum of logarithms; row 0 of the values is E.
@@ -305,8 +373,11 @@ def derived(law: Law, parameters: Array) -> dict[str, Array]:
     arXiv 2203.15556, equation 4. A further term in S or T alone moves no optimum, and one in N and S or T, with the
     exponent of N, only scales the term in N. `parameters`: [..., P].
     """
-    if not law.in_size_and_tokens:
+    if not law.in_size_and_tokens or "alpha" not in law.parameters:
         return {}
+    if law.general is not None:
+        alpha, beta = (parameters[..., law.parameters.index(name)] for name in ("alpha", "beta"))
+        return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}
     place = law.parameters.index
     alpha, beta = parameters[..., place(_power(law, "N"))], parameters[..., place(_power(law, "D"))]
     return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta)}

@@ -121,6 +121,8 @@ def _number(value: float) -> str:
 
 def _formula(fit: Fit) -> str:
     """The law, written from its terms."""
+    if not fit.terms:
+        return rf"\texttt{{{escape(fit.form)}}}"
     terms = ["E"]
     for term in fit.terms:
         powers = "".join(f" {letter}^{{-{_symbol(power)}}}" for letter, power in term.powers.items())

@@ -119,6 +119,11 @@ OTHERS: dict[str, tuple[str, ...]] = {
         *("context", "context_length", "ctx_len", "n_ctx", "seq_len", "seq_length", "sequence_length", "block_size"),
         *("max_seq_len", "context_size", "max_position_embeddings"),
     ),
+    "unique_tokens": (
+        *("unique_tokens", "unique_training_tokens", "num_unique_tokens", "n_unique_tokens", "tokens_unique"),
+        *("unique_token_count", "unique_data_tokens"),
+    ),
+    "epochs": ("epochs", "num_epochs", "n_epochs", "num_train_epochs", "training_epochs"),
     "codebook_size": ("codebook_size", "n_codes", "num_codes", "codebook"),
     "seed": ("seed", "random_seed"),
     "schedule": ("schedule", "lr_schedule", "lr_scheduler", "lr_scheduler_type"),
