@@ -64,6 +64,8 @@ def _print_marks(results: Sequence[OptimumResult | LossResult], console: Console
     for one in results:
         for mark in one.marks:
             console.print(styled("[yellow]marked[/yellow] {}", f"{one.law}, {one.label}: {mark}"))
+        for warning in one.warnings:
+            console.print(styled("[yellow]note[/yellow] {}", f"{one.law}, {one.label}: {warning}"))
 
 
 def print_scores(scores: Sequence[PredictionScore], open_ones: Sequence[Prediction], console: Console) -> None:

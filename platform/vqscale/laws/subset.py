@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqscale.laws.decisions.frontier import fit_frontiers, near_the_optimum
-from vqscale.laws.fitting.bootstrap import RECORDED_REFITS, Draws, bootstrap, interval
+from vqscale.laws.fitting.bootstrap import RECORDED_REFITS, Draws, bootstrap, parameter_intervals
 from vqscale.laws.fitting.fit import FitStatus, Minimum, disagreement, solve
 from vqscale.laws.fitting.identifiability import too_small
 from vqscale.laws.fitting.points import point_numbers
@@ -19,17 +19,17 @@ from vqscale.laws.fitting.problem import Objective, make_problem
 from vqscale.laws.fitting.run_filter import groups_of, lower_envelope, names_of, told_apart
 from vqscale.laws.forms.catalogue import RUNS_PER_PARAMETER, Array, Law, derived, evaluate_law
 from vqscale.laws.forms.curves import law_curves
-from vqscale.laws.io.schema import LOSS_UNITS, Convention, Fit, Interval, Refusal, RefusalKind, Span, Where
+from vqscale.laws.io.schema import LOSS_UNITS, Convention, Fit, Refusal, RefusalKind, Span, Where
 from vqscale.laws.validation.holdout import FittedLaw, HoldOutRuns, Refit, hold_out, r_squared, run_points
 from vqscale.laws.validation.influence import influences
-from vqscale.laws.validation.marks import MINIMUM_FREEDOM, marks_of
+from vqscale.laws.validation.marks import MINIMUM_FREEDOM, MOST_ON_BOUND, marks_of
 from vqscale.laws.validation.variants import NEAR_OPTIMUM, AxesByConvention, axes_by_convention, variants
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REFITS_ON_BOUND = 0.05
-"""Share of the refits that may end on a bound before the fit warns."""
+"""Share of the refits that may end on a bound before the fit warns; above `MOST_ON_BOUND` it is marked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +268,7 @@ def _record(subset: Subset, minimum: Minimum, draws: Draws, settings: FitSetting
         unit=LOSS_UNITS.get(subset.metric, subset.metric),
         parameters=dict(zip(law.parameters, values.tolist(), strict=True)),
         derived={name: float(value) for name, value in derived(law, values).items()},
-        intervals=_intervals(law, draws),
+        intervals=parameter_intervals(law, draws.parameters),
         status=minimum.status.value,
         objective=minimum.objective,
         method=minimum.method,
@@ -324,13 +324,6 @@ def _id(subset: Subset, settings: FitSettings, digest: str) -> str:
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
-def _intervals(law: Law, draws: Draws) -> dict[str, Interval]:
-    if not len(draws):
-        return {}
-    found = dict(zip(law.parameters, draws.parameters.T, strict=True)) | derived(law, draws.parameters)
-    return {name: interval(values) for name, values in found.items()}
-
-
 def _warnings(fitted: Subset, minimum: Minimum, draws: Draws, settings: FitSettings) -> list[str]:
     found = []
     parameters, refits = fitted.law.free_parameters, len(draws)
@@ -339,7 +332,7 @@ def _warnings(fitted: Subset, minimum: Minimum, draws: Draws, settings: FitSetti
             f"{fitted.units} runs for {parameters} constants, {fitted.freedom} degrees of freedom: the intervals are"
             " rough, and R² would say nothing"
         )
-    if draws.on_bound > REFITS_ON_BOUND * refits:
+    if REFITS_ON_BOUND * refits < draws.on_bound <= MOST_ON_BOUND * refits:
         found.append(
             f"{draws.on_bound} of {refits} refits ended on a bound of the search: the true uncertainty is larger "
             "than the intervals say"

@@ -1,11 +1,14 @@
 """What a fit's numbers do not support is said with it, and where it would be a number, there is none."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from vqscale.laws import fit_study, read_fits, write_fits
+from vqscale.laws import LAWS, fit_study, read_fits, write_fits
 from vqscale.laws.decisions.predictions import predicted_loss
+from vqscale.laws.fitting.bootstrap import parameter_intervals
 from vqscale.laws.io.export import to_csv
 from vqscale.laws.io.latex import to_latex
 from vqscale.laws.io.schema import Span
@@ -107,9 +110,33 @@ def test_fits_of_an_earlier_version_are_marked_by_their_numbers(sound, tmp_path)
     old = sound.model_copy(update={"r2_fit": 0.25}).model_dump(
         mode="json", exclude={"marks", "freedom", "exponent_spans"}
     )
-    import json
-
     (tmp_path / "fits.json").write_text(json.dumps({"fits": [old]}))
     (fit,) = read_fits(str(tmp_path)).fits
     assert fit.freedom is None
     assert fit.marks[0].startswith("R² 0.25")
+
+
+def test_fit_whose_refits_end_on_bounds_is_marked():
+    """At 3 % noise a fifth of the refits leave E at zero or at the smallest loss."""
+    d = np.geomspace(1e8, 1e10, 10)
+    loss = (1.8 + 2085 * d**-0.37) * np.exp(np.random.default_rng(3).normal(0, 0.03, 10))
+    (fit,) = fit_study(pd.DataFrame({"tokens": d, "loss": loss}), ["power_d"], bootstrap=60).fits
+    assert fit.bootstrap_on_bound > 6
+    assert f"{fit.bootstrap_on_bound} of 60 refits ended on a bound of the search" in fit.marks[-1]
+    assert not any("refits ended on a bound" in warning for warning in fit.warnings)
+
+
+def test_interval_of_an_exponent_that_reaches_a_bound_of_the_search_is_not_given(sound):
+    law = LAWS["chinchilla"]
+    draws = np.tile([1.8, 480.0, 0.35, 2085.0, 0.37], (100, 1)) * np.linspace(0.9, 1.1, 100)[:, None]
+    assert set(parameter_intervals(law, draws)) == {"E", "A", "alpha", "B", "beta", "a", "b"}
+    draws[:7, law.parameters.index("beta")] = 4.0
+    assert set(parameter_intervals(law, draws)) == {"E", "A", "alpha", "B"}
+    draws[:7, law.parameters.index("beta")] = 0.001
+    assert set(parameter_intervals(law, draws)) == {"E", "A", "alpha", "B"}
+    bounded = {
+        "bootstrap": 100,
+        "bootstrap_on_bound": 11,
+        "intervals": {"E": sound.intervals["E"], "A": sound.intervals["A"]},
+    }
+    assert marks_of(sound.model_copy(update=bounded))[0].endswith("and no interval of alpha is given")

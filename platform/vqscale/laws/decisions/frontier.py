@@ -22,7 +22,7 @@ from vqscale.laws.decisions.extrapolation import (
 from vqscale.laws.decisions.surface import Surface, estimate, exact_flops_of, surface_of
 from vqscale.laws.decisions.token_cost import TokenCost, fit_token_cost, six_n
 from vqscale.laws.forms.catalogue import Array
-from vqscale.laws.io.schema import Fit, Frontier, Optimum
+from vqscale.laws.io.schema import Estimate, Fit, Frontier, Optimum
 
 NEARBY_FACTOR = 4.0
 """Runs within this factor of a budget show which sizes were tried at it."""
@@ -62,10 +62,17 @@ def fit_frontiers(
     # Where C was computed as 6ND, there is no other count of it.
     for kind in ("exact", "6nd") if fit.convention.flops == "exact" else ("6nd",):
         try:
-            found.append(make_frontier(law, cost_of(fit, kind), kind, budgets))
+            found.append(_without_bounds(fit, make_frontier(law, cost_of(fit, kind), kind, budgets)))
         except FitError as error:
             reasons.append(f"no frontier by {kind} FLOPs: {error}")
     return found, reasons
+
+
+def _without_bounds(fit: Fit, found: Frontier) -> Frontier:
+    """Without the intervals of a and b where those of the exponents end on a bound of the search."""
+    if "a" not in fit.derived or "a" in fit.intervals:
+        return found
+    return found.model_copy(update={"a": Estimate(value=found.a.value), "b": Estimate(value=found.b.value)})
 
 
 def make_frontier(law: Surface, cost: TokenCost, kind: str, budgets: Sequence[float] | None = None) -> Frontier:

@@ -40,6 +40,7 @@ class _FitOrigin(Frozen):
     versions: dict[str, str]
     marks: list[str]
     """Reasons not to decide by the fit."""
+    warnings: list[str]
 
 
 class OptimumResult(_FitOrigin):
@@ -119,6 +120,7 @@ def _origin(fit: Fit) -> dict[str, Any]:
         "data_hash": fit.data_hash,
         "versions": fit.versions,
         "marks": fit.marks,
+        "warnings": fit.warnings,
     }
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from vqscale.laws.fitting.fit import Minimum, refit
 from vqscale.laws.fitting.identifiability import determines
-from vqscale.laws.fitting.problem import Problem, natural, on_bound
-from vqscale.laws.forms.catalogue import Array
+from vqscale.laws.fitting.problem import BOUND_MARGIN, EXPONENT_RANGE, Problem, natural, on_bound
+from vqscale.laws.forms.catalogue import Array, Law, derived
 from vqscale.laws.io.schema import Interval
 
 RECORDED_REFITS = 200
@@ -52,6 +52,26 @@ def interval(values_B: Array) -> Interval:
     """Percentile intervals of the values: 5 % of them lie below and above the 90 % one, 2.5 % of the 95 % one."""
     low95, low90, high90, high95 = (float(value) for value in np.percentile(values_B, [2.5, 5, 95, 97.5]))
     return Interval(low90=low90, high90=high90, low95=low95, high95=high95)
+
+
+def parameter_intervals(law: Law, draws_BP: Array) -> dict[str, Interval]:
+    """Of every parameter and derived value, without those of an exponent that reach a bound of the search.
+
+    Such an end was put there by the bound and not by the runs; derived values are left out with it. E between zero and
+    the smallest loss is no such bound: the form has no other.
+    """
+    if not len(draws_BP):
+        return {}
+    found = {name: interval(value_B) for name, value_B in zip(law.parameters, draws_BP.T, strict=True)}
+    reaching = [name for name in law.exponents if _reaches_bound(found[name])]
+    if not reaching:
+        return found | {name: interval(value_B) for name, value_B in derived(law, draws_BP).items()}
+    return {name: one for name, one in found.items() if name not in reaching}
+
+
+def _reaches_bound(found: Interval) -> bool:
+    low, high = EXPONENT_RANGE
+    return found.low90 < low + BOUND_MARGIN or found.high90 > high - BOUND_MARGIN
 
 
 def run_numbers(rows: int, groups: Sequence[str] | None) -> NDArray[np.intp]:

@@ -24,8 +24,8 @@ AGREEING_SHARE = 0.1
 """Share of the starts that must reach the best minimum. scipy's defaults reach that of Epoch's 240 Chinchilla runs from
 19 % of the starts and call all of them converged; below a tenth the minimum was found by luck."""
 FLAT_FACTOR = 3.0
-"""Ratio of the ends of an exponent's span from which the fit is refused. On the sixteen public tables tried it is below
-1.6; with two data sets 5 % apart in one subset it is 3.5 to 7, further apart without end."""
+"""Ratio of the ends of an exponent's span from which the fit is refused. On fifteen public tables it is at most 1.7;
+with two data sets 5 % apart in one subset it is 3.5 to 7, further apart without end."""
 CONDITION_LIMIT = 1e12
 """Condition number above which double precision (16 digits) leaves fewer than four for the weakest parameter."""
 DISAGREEMENT = 1e-6

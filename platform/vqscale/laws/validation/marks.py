@@ -16,10 +16,13 @@ MINIMUM_FREEDOM = 2
 """Degrees of freedom below which no interval is given. In 120 simulated studies each the 90 % interval of an exponent
 covered the truth in 66 to 76 % with one degree, in 88 to 95 % with two or more."""
 
+MOST_ON_BOUND = 0.1
+"""Share of the refits on bounds from which on bounds may be the ends of 90 % intervals."""
+
 
 def marks_of(fit: Fit) -> list[str]:
     """The sentences, the gravest first."""
-    return [*_beaten(fit), *_scattered(fit), *_flat(fit), *_few(fit), *_contradicted(fit)]
+    return [*_beaten(fit), *_scattered(fit), *_flat(fit), *_bounded(fit), *_few(fit), *_contradicted(fit)]
 
 
 def freedom_of(fit: Fit) -> int:
@@ -50,6 +53,17 @@ def _scattered(fit: Fit) -> Iterator[str]:
 def _flat(fit: Fit) -> Iterator[str]:
     if wide := describe_spans({name: (span.low, span.high) for name, span in fit.exponent_spans.items()}, WIDE_SPAN):
         yield f"{wide} fit equally well (objective within 1 %)"
+
+
+def _bounded(fit: Fit) -> Iterator[str]:
+    if fit.bootstrap_on_bound <= MOST_ON_BOUND * fit.bootstrap:
+        return
+    without = [name for name in (fit.parameters | fit.derived) if fit.intervals and name not in fit.intervals]
+    less = f", and no interval of {', '.join(without)} is given" if without else ""
+    yield (
+        f"{fit.bootstrap_on_bound} of {fit.bootstrap} refits ended on a bound of the search: the true uncertainty is"
+        f" larger than the intervals say{less}"
+    )
 
 
 def _contradicted(fit: Fit) -> Iterator[str]:
