@@ -25,6 +25,8 @@ PPMD_MEMORY = 512 << 20
 AT_ONCE = 2
 """Compressors that run side by side: at 64 MiB `xz -9` takes 0.7 GB."""
 _CHUNK = 1 << 20
+_WINDOWED: tuple[Compressor, ...] = ("gzip", "xz")
+"""Compressors whose output does not tell what of it is the training text's: that is compressed alone, too."""
 
 SETTINGS: dict[Compressor, str] = {
     "unigram": "entropy of the text's own byte frequencies",
@@ -69,27 +71,28 @@ def text_references(corpus: Corpus, evaluation_text: str, *, read_bytes: int) ->
 
 def _sizes(texts: dict[str, bytes], training: bytes, read: bytes) -> dict[tuple[str, Compressor, int], float]:
     """Bytes of the compressed texts, by text, compressor and the bytes of training text read before."""
-    made: dict[tuple[str, Compressor, int], Callable[[], float]] = {}
     near = training[-GZIP_WINDOW:]
+    # A window that holds the text reaches no further back than what it leaves.
+    far = training[max(0, len(training) + max(map(len, texts.values())) - MOST_TRAINING) :]
+    jobs: dict[tuple[str, Compressor, int], Callable[[], float]] = {
+        ("", "gzip", 0): partial(_gzip, near),
+        ("", "xz", 0): partial(_xz, far),
+        ("evaluated", "ppmd", len(read)): partial(ppmd_size, texts["evaluated"], read),
+    }
     for name, text in texts.items():
-        # A window that holds the text reaches no further back than what it leaves.
-        far = training[max(0, len(training) + len(text) - MOST_TRAINING) :]
-        made |= {
+        jobs |= {
             (name, "unigram", 0): partial(_entropy, text),
             (name, "gzip", 0): partial(_gzip, text),
-            (name, "gzip", len(near)): partial(_after, _gzip, near, text),
+            (name, "gzip", len(near)): partial(_gzip, near + text),
             (name, "xz", 0): partial(_xz, text),
-            (name, "xz", len(far)): partial(_after, _xz, far, text),
+            (name, "xz", len(far)): partial(_xz, far + text),
             (name, "ppmd", 0): partial(ppmd_size, text, b""),
             (name, "ppmd", len(training)): partial(ppmd_size, text, training),
         }
-    made["evaluated", "ppmd", len(read)] = partial(ppmd_size, texts["evaluated"], read)
     with ThreadPoolExecutor(AT_ONCE) as pool:  # compressors run without Python's lock
-        return dict(zip(made, pool.map(lambda measure: measure(), made.values()), strict=True))
-
-
-def _after(size: Callable[[bytes], int], before: bytes, text: bytes) -> int:
-    return size(before + text) - size(before)
+        sizes = dict(zip(jobs, pool.map(lambda measure: measure(), jobs.values()), strict=True))
+    before = {by: sizes.pop(("", by, 0)) for by in _WINDOWED}
+    return {key: size - (before.get(key[1], 0.0) if key[2] else 0.0) for key, size in sizes.items()}
 
 
 def _text(split: TokenSplit, start: int, length: int) -> bytes:

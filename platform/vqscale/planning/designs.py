@@ -286,7 +286,7 @@ def _mean_loss(one: _Candidate, results: Mapping[str, Result | None]) -> float |
 def _notes(resolver: Resolver, design: Design) -> list[str]:
     if isinstance(design, ContextDesign) and resolver.study.train.get("evaluation_context") is None:
         return [
-            "context: every T is evaluated on the same held-out text, cut into sequences of its own length: compare"
+            "context: every T is evaluated on held-out text that is cut into sequences of its own length: compare"
             " losses at the same positions. To have all models read the longest sequences, with carried state beyond"
             f" their own T, set train.evaluation_context: {max(design.contexts)}."
         ]

@@ -8,7 +8,7 @@ from vqscale.planning.designs import Dropped, Selected, expand_design
 from vqscale.planning.grid_points import Resolver, grid_point, grid_settings, seeds_of, where
 from vqscale.planning.recipe import recipe_notes
 from vqscale.planning.sections import check_sections
-from vqscale.planning.task import cut_notes, evaluation_notes
+from vqscale.planning.task import cut_notes, evaluation_notes, other_text_notes
 from vqscale.results.result import Result
 from vqscale.study.spec import Study
 from vqscale.study.trial import Trial
@@ -55,6 +55,7 @@ def expand(study: Study, *, source: str, results: Mapping[str, Result | None] | 
         notes += recipe_notes(study.recipe, (one.trial for one in selected.values()))
     notes += cut_notes((one.trial for one in selected.values()), resolver.corpora)
     notes += evaluation_notes((one.trial for one in selected.values()), resolver.corpora)
+    notes += other_text_notes(one.trial for one in selected.values())
     left = [one for one in dropped if one.fingerprint not in selected]
     return Expansion(selected=list(selected.values()), dropped=left, notes=notes)
 

@@ -21,6 +21,8 @@ _NOT_FOR: dict[Task, dict[str, str]] = {
         "segment": "a classifier reads every example in one update. Leave it out",
         "documents": "every example is a document of its own. Leave it out",
         "evaluation_by": "every example is evaluated by itself. Leave it out",
+        "evaluation_sample": "all examples are evaluated, or a draw of train.evaluation_examples. Leave it out",
+        "evaluation_block": "every example is evaluated by itself. Leave it out",
         "evaluation_tokens": "held-out splits are counted in examples. Set train.evaluation_examples, or leave it out",
     },
 }
@@ -95,3 +97,20 @@ def evaluation_notes(trials: Iterable[Trial], corpora: Mapping[str, AnyCorpus]) 
                 f"{name}: the validation split holds {held_out:,} tokens: all of them are evaluated, not {asked:,}."
             ] = None
     return list(notes)
+
+
+def other_text_notes(trials: Iterable[Trial]) -> list[str]:
+    """Notes on corpora of which trials of long sequences are evaluated in larger blocks than the others are, which is
+    other text."""
+    blocks: dict[str, set[int]] = {}
+    for trial in trials:
+        train = trial.train
+        if trial.task == "language" and (train.evaluation_sample, train.evaluation_by) == ("spread", "contiguous"):
+            blocks.setdefault(trial.corpus, set()).add(train.evaluation_block_tokens)
+    return [
+        f"{uri.rsplit('/', 1)[-1]}: trials are evaluated on different held-out text, in blocks of"
+        f" {' and '.join(f'{size:,}' for size in sorted(sizes))} tokens, so that no law is fitted to all of them. To"
+        f" evaluate all on the same text, set train.evaluation_block: {max(sizes)}."
+        for uri, sizes in blocks.items()
+        if len(sizes) > 1
+    ]

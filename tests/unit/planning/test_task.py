@@ -64,6 +64,8 @@ def test_study_may_set_causal_and_pooling_in_its_section_or_by_an_axis(make_task
         ("sequence", {"train": TRAIN | {"documents": "packed"}}, r"train\.documents"),
         ("sequence", {"train": TRAIN | {"evaluation_by": "documents"}}, r"train\.evaluation_by"),
         ("sequence", {"train": TRAIN | {"evaluation_tokens": 10}}, r"Set train\.evaluation_examples"),
+        ("sequence", {"train": TRAIN | {"evaluation_sample": "start"}}, r"train\.evaluation_sample"),
+        ("sequence", {"train": TRAIN | {"evaluation_block": 64}}, r"train\.evaluation_block"),
         ("sequence", {"model": {"arch": "transformer", "preset": "pico", "classes": 4}}, r"model\.classes"),
         ("pair", {"train": TRAIN | {"batch_tokens": 64 * 3}}, r"two per example.*multiple of 128"),
         ("pair", {"resources": {"workers": 3}}, r"cannot be shared by 3 workers.*multiple of 384"),

@@ -1,4 +1,4 @@
-"""Compressors in the report: a trained model is compared with those that have read the training text, on its own text."""
+"""Compressors in the report: a model is compared with those that have read the training text, on its own text."""
 
 from typing import Any
 

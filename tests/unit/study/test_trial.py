@@ -78,3 +78,40 @@ def test_setup_is_shared_by_seeds_and_by_nothing_else() -> None:
         assert trial(train=TrainConfig(**RECIPE, **change)).setup != setup
     assert trial(model=MODEL.model_copy(update={"dropout_residual": 0.1})).setup != setup
     assert trial(corpus_fingerprint="g").setup != setup
+
+
+# Of `trial()` as an earlier version had it, which evaluated the first tokens of the split.
+BEFORE = "8e1676fb5088b53254fc01cf6281a2a725770470237e5c85fea5ca86539a4718"
+PREFIX_BEFORE = "51412c94002e8c5757c9182b51e2a884620752ef312a7723c4f6ad5a8984bcbf"
+
+
+def test_trial_on_the_start_of_the_split_has_the_identity_that_it_always_had() -> None:
+    start = TrainConfig(**RECIPE, evaluation_sample="start")
+    assert trial(train=start).fingerprint == BEFORE
+    assert trial().fingerprint != BEFORE
+    assert trial(train=TrainConfig(**RECIPE, evaluation_block=4096)).fingerprint != trial().fingerprint
+
+
+def test_shared_updates_do_not_depend_on_the_text_of_the_evaluation() -> None:
+    wsd = RECIPE | {"schedule": "wsd"}
+    for sample in ({}, {"evaluation_sample": "start"}, {"evaluation_block": 4096}):
+        assert trial(train=TrainConfig(**wsd, **sample)).shared_prefix == PREFIX_BEFORE
+
+
+def test_classifier_has_no_sample_in_its_identity() -> None:
+    model = MODEL.model_copy(update={"classes": 10, "pooling": "mean"})
+    prints = {
+        trial(model=model, train=TrainConfig(**RECIPE, evaluation_sample=s)).fingerprint for s in ("spread", "start")
+    }
+    assert len(prints) == 1
+
+
+def test_evaluation_text_names_what_is_evaluated() -> None:
+    def text(**train: Any) -> str:
+        return TrainConfig(**RECIPE, **train).evaluation_text
+
+    assert text() == "spread 65536 by 2048"
+    assert text(evaluation_sample="start") == "start 65536"
+    assert text(evaluation_by="documents", evaluation_tokens=9000) == "spread 9000 by document"
+    assert text(evaluation_sample="start", evaluation_by="documents") == "start 65536 by document"
+    assert text(evaluation_block=8192) == "spread 65536 by 8192"
