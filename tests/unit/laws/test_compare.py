@@ -3,10 +3,12 @@ import pandas as pd
 import pytest
 
 from vqscale.laws import fit_study
-from vqscale.laws.decisions.compare import Price, compare_fits, compare_sides, side_of
+from vqscale.laws.decisions.compare import Price, changed, compare_fits, compare_sides, side_of
 
 E, A, ALPHA, B, BETA = 1.7, 420.0, 0.36, 1900.0, 0.29
 BUDGETS = np.geomspace(1e17, 1e19, 5)
+TWO = "two things changed: exact keys and a bias over all distances"
+ONE = "one thing changed: exact keys"
 SPEED = 2e12
 """FLOP/s of the baseline in these tests."""
 
@@ -174,3 +176,20 @@ def test_multiplier_far_beyond_the_runs_is_not_given():
     assert fifth.multiplier is None
     assert "would need 156 times the largest budget that transformer_vq, S 64, T 512 trained" in fifth.reason
     assert "would need 1.56e+03 times the largest budget" in beyond.reason
+
+
+def test_both_baselines_with_exact_keys_are_compared_and_say_what_changed():
+    vq, paper = runs("transformer_vq", 64.0, factor=0.8), runs("transformer_full", np.nan)
+    alone = runs("transformer_full", np.nan, factor=0.9).assign(variant="window-bias", block_length=64)
+    alone["name"] = "window-" + alone["name"]
+    table = pd.concat([vq.assign(block_length=64), paper, alone], ignore_index=True)
+    fits = fit_study(table, ["chinchilla"], bootstrap=0, sensitivity=False)
+    found = {one.base_label: (points(one, "compute")[2].multiplier.value, changed(one)) for one in fits.comparisons}
+    assert found == {
+        "transformer_full, T 512": (pytest.approx(1 / 0.8**2, rel=0.02), TWO),
+        "transformer_full, variant window-bias, T 512": (pytest.approx((0.9 / 0.8) ** 2, rel=0.02), ONE),
+    }
+
+
+def test_baseline_of_another_architecture_does_not_say_what_changed(compared):
+    assert changed(compared) is None

@@ -21,6 +21,7 @@ from vqscale.laws.decisions.token_cost import TokenCost, fit_token_cost
 from vqscale.laws.fitting.run_filter import names_of
 from vqscale.laws.forms.catalogue import LAWS, RUNS_PER_PARAMETER, Array
 from vqscale.laws.io.schema import BudgetKind, ComparedPoint, Comparison, Estimate, Fit
+from vqscale.study.baselines import difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,6 +119,11 @@ def compare_sides(first: Side, base: Side) -> Comparison:
         reason=None if found else disjoint or "; ".join(dict.fromkeys(skipped.values())),
         skipped=skipped,
     )
+
+
+def changed(one: Comparison) -> str | None:
+    """What differs between the two, where the baseline is that of the first's own paper; None for other pairs."""
+    return difference(str(one.where.get("arch")), str(one.base.get("arch")), one.base.get("variant"))
 
 
 def _pairs(sides: Sequence[Side]) -> list[tuple[Side, Side]]:

@@ -261,6 +261,8 @@ def _distinguishes(column: str, where: Where, table: "pd.DataFrame") -> bool:
         return False
     if column in ("d_model", "n_layer") and where.get("preset"):
         return False
+    if column == "variant" and "arch" in table:  # beside the usual form of its architecture, which has no variant
+        return bool(table.loc[table["arch"] == where.get("arch"), column].nunique(dropna=False) > 1)
     return bool(table[column].nunique() > 1)
 
 
