@@ -25,7 +25,7 @@ from vqscale.laws.io.schema import (
     ModelSelection,
     Optimum,
 )
-from vqscale.laws.validation.marks import freedom_of
+from vqscale.laws.validation.marks import freedom_of, points_of
 
 T = TypeVar("T")
 
@@ -83,6 +83,8 @@ def _goodness(fit: Fit) -> str:
     """R², or why it would say nothing."""
     if fit.r2_fit is not None:
         return f"R² {fit.r2_fit:.4f}"
+    if points_of(fit) < freedom_of(fit):
+        return f"{points_of(fit)} distinct points"
     return f"{freedom_of(fit)} degree{'' if freedom_of(fit) == 1 else 's'} of freedom"
 
 

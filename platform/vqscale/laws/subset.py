@@ -22,7 +22,7 @@ from vqscale.laws.forms.curves import law_curves
 from vqscale.laws.io.schema import LOSS_UNITS, Convention, Fit, Refusal, RefusalKind, Span, Where
 from vqscale.laws.validation.holdout import FittedLaw, HoldOutRuns, Refit, hold_out, r_squared, run_points
 from vqscale.laws.validation.influence import influences
-from vqscale.laws.validation.marks import MINIMUM_FREEDOM, MOST_ON_BOUND, marks_of
+from vqscale.laws.validation.marks import MINIMUM_FREEDOM, MOST_ON_BOUND, beaten_by_one, marks_of
 from vqscale.laws.validation.variants import NEAR_OPTIMUM, AxesByConvention, axes_by_convention, variants
 
 if TYPE_CHECKING:
@@ -98,6 +98,11 @@ class Subset:
         return len(self.losses) if self.groups is None else len(set(self.groups))
 
     @property
+    def points(self) -> int:
+        """Distinct points."""
+        return len(np.unique(point_numbers(self.law.letters, self.x)))
+
+    @property
     def freedom(self) -> int:
         """Degrees of freedom that the law leaves."""
         return self.units - self.law.free_parameters
@@ -164,7 +169,7 @@ def _units(law: Law, runs: "pd.DataFrame", x_RA: Array) -> list[str] | None:
 
 def _resampled(subset: Subset) -> str:
     """What the bootstrap drew, as text."""
-    rows, points = len(subset.losses), len(np.unique(point_numbers(subset.law.letters, subset.x)))
+    rows, points = len(subset.losses), subset.points
     if subset.groups is None:
         return f"{rows} runs" if points == rows else f"{rows} runs at {points} points"
     units = subset.units
@@ -277,7 +282,7 @@ def _record(subset: Subset, minimum: Minimum, draws: Draws, settings: FitSetting
         curves=law_curves(law, fitted.x, values, draws.parameters),
         exponent_spans={name: Span(low=low, high=high) for name, (low, high) in minimum.spans.items()},
         freedom=fitted.freedom,
-        r2_fit=r2_fit if _many_enough(fitted) else None,
+        r2_fit=r2_fit if _many_enough(fitted, fitted.points) else None,
         r2_holdout=held.r2,
         holdout=held,
         resampled=_resampled(fitted),
@@ -291,12 +296,14 @@ def _record(subset: Subset, minimum: Minimum, draws: Draws, settings: FitSetting
         versions={package: version(package) for package in ("vqscale", "numpy", "scipy")},
     )
     found, reasons = fit_frontiers(fit, draws.parameters, settings.budgets)
-    return fit.model_copy(update={"frontiers": found, "warnings": [*fit.warnings, *reasons], "marks": marks_of(fit)})
+    return fit.model_copy(
+        update={"frontiers": found, "warnings": [*fit.warnings, *beaten_by_one(fit), *reasons], "marks": marks_of(fit)}
+    )
 
 
-def _many_enough(fitted: Subset) -> bool:
-    """Whether there are enough runs for the law that R² and intervals are more than rough."""
-    return fitted.units >= RUNS_PER_PARAMETER * fitted.law.free_parameters
+def _many_enough(fitted: Subset, runs: int) -> bool:
+    """Whether that many are enough for the law: intervals of fewer runs are rough, R² of fewer points says nothing."""
+    return runs >= RUNS_PER_PARAMETER * fitted.law.free_parameters
 
 
 def _with_sensitivity(fit: Fit, subset: Subset, minimum: Minimum) -> Fit:
@@ -327,7 +334,7 @@ def _id(subset: Subset, settings: FitSettings, digest: str) -> str:
 def _warnings(fitted: Subset, minimum: Minimum, draws: Draws, settings: FitSettings) -> list[str]:
     found = []
     parameters, refits = fitted.law.free_parameters, len(draws)
-    if fitted.freedom >= MINIMUM_FREEDOM and not _many_enough(fitted):
+    if fitted.freedom >= MINIMUM_FREEDOM and not _many_enough(fitted, fitted.units):
         found.append(
             f"{fitted.units} runs for {parameters} constants, {fitted.freedom} degrees of freedom: the intervals are"
             " rough, and R² would say nothing"

@@ -81,6 +81,14 @@ def test_flat_law_of_a_table_is_a_refusal_and_gives_no_exponent():
     assert fits.refusals[0].reason.startswith("flat: alpha from ")
 
 
+def test_sizes_within_a_fifth_of_each_other_determine_no_exponent():
+    n, d = (grid.ravel() for grid in np.meshgrid([1e8, 1.1e8, 1.2e8], np.geomspace(1e9, 1e11, 6)))
+    noise = np.exp(np.random.default_rng(4).normal(0, 0.003, 18))
+    loss = (1.82 + 482 * n**-0.348 + 2085 * d**-0.366) * noise
+    found = solve(make_problem(LAWS["chinchilla"], np.stack([n, d], axis=1), loss))
+    assert found.status is not FitStatus.CONVERGED
+
+
 def test_two_data_sets_nearly_alike_are_marked_with_the_exponents_that_fit_equally():
     (fit,) = fit_study(table((1.0, 1.02), between=1.07), ["chinchilla"], bootstrap=5).fits
     assert "fit equally well" in fit.marks[-1]

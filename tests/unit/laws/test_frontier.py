@@ -154,6 +154,21 @@ def test_ladder_whose_sizes_are_all_too_large_for_its_tokens_is_refused():
         optimum_at(study, six_n(study.n), 1e20)
 
 
+def test_optimum_more_than_ten_times_a_supported_budget_away_is_refused():
+    """The same five sizes at every budget: they bracket the optimum at the smaller ones only."""
+    budgets = np.geomspace(1e17, 1e21, 9)
+    n = np.tile(best_size(1e17) * np.geomspace(0.25, 4, 5), 9)
+    d = np.repeat(budgets, 5) / 6 / n
+    runs, values = np.stack([n, d], axis=1), np.array(list(TRUTH.values()))
+    study = surface(TERMS, list(TRUTH), values, np.empty((0, 5)), ["N", "D"], runs, loss_of(n, d))
+    near = optimum_at(study, six_n(n), 1e19)
+    assert near.outside == pytest.approx(best_size(1e19) / best_size(1e17) / 4)
+    with pytest.raises(FitError, match=r"do not bracket the optimum: near 1e\+21 .* Train larger sizes"):
+        optimum_at(study, six_n(n), 1e21)
+    with pytest.raises(FitError, match="do not bracket"):
+        optimum_at(study, six_n(n), 1e22)
+
+
 def test_budget_between_two_that_are_far_apart_is_judged_by_both():
     study = law(budgets=np.array([1e16, 1e20]))
     assert optimum_at(study, six_n(study.n), 1e18).parameters.value == pytest.approx(best_size(1e18), rel=1e-9)
@@ -164,8 +179,8 @@ def test_budget_between_two_that_are_far_apart_is_judged_by_both():
 
 def test_budget_far_outside_the_runs_is_refused_unless_it_is_asked_for():
     study, cost = law(), six_n(law().n)
-    with pytest.raises(FitError, match=r"C is 101 x the largest budget tried \(1e\+19\): .* --beyond"):
-        optimum_at(study, cost, 101 * BUDGETS[-1])
+    with pytest.raises(FitError, match=r"C is 103 x the largest budget tried \(1e\+19\): .* --beyond"):
+        optimum_at(study, cost, 103 * BUDGETS[-1])
     with pytest.raises(FitError, match=r"C is 0.005 x the smallest budget tried"):
         optimum_at(study, cost, BUDGETS[0] / 200)
     assert optimum_at(study, cost, 100 * BUDGETS[-1]).beyond == pytest.approx(100)

@@ -12,7 +12,7 @@ from vqscale.laws.fitting.bootstrap import parameter_intervals
 from vqscale.laws.io.export import to_csv
 from vqscale.laws.io.latex import to_latex
 from vqscale.laws.io.schema import Span
-from vqscale.laws.validation.marks import marks_of
+from vqscale.laws.validation.marks import beaten_by_one, marks_of
 
 
 def fitted(runs, law="power_d", noise=0.003, **options):
@@ -83,6 +83,34 @@ def test_five_runs_for_three_constants_give_rough_intervals_and_no_r2():
 
 def test_six_runs_for_three_constants_have_an_r2():
     assert fitted(6).r2_fit > 0.99
+
+
+def test_five_seeds_of_four_points_have_an_interval_of_their_scatter_and_are_marked():
+    d = np.repeat(np.geomspace(1e8, 1e10, 4), 5)
+    loss = (1.8 + 2085 * d**-0.37) * np.exp(np.random.default_rng(0).normal(0, 0.003, 20))
+    table = pd.DataFrame({"tokens": d, "loss": loss, "seed": np.tile(np.arange(5), 4)})
+    (fit,) = fit_study(table, ["power_d"], bootstrap=20).fits
+    assert fit.freedom == 17
+    assert fit.r2_fit is None
+    assert "alpha" in fit.intervals
+    assert fit.marks[0].startswith(
+        "4 distinct points (20 runs) for 3 constants: nearly any 4 points lie on such a curve"
+    )
+
+
+def test_law_that_loses_to_one_baseline_says_so(sound):
+    assert beaten_by_one(with_errors(sound, 0.061, last_value=0.032, power_law=0.07)) == [
+        "the last value is off by 3.20 % on the held-out runs, the law by 6.10 %"
+    ]
+    assert beaten_by_one(with_errors(sound, 0.061, last_value=0.032, power_law=0.05)) == []
+    assert beaten_by_one(with_errors(sound, 0.01, last_value=0.032, power_law=0.05)) == []
+
+
+def test_law_with_one_far_run_names_it(sound):
+    far = sound.points[3].model_copy(update={"measured": 9.0})
+    points = [*sound.points[:3], far, *sound.points[4:]]
+    (mark,) = marks_of(sound.model_copy(update={"r2_fit": 0.02, "points": points}))
+    assert mark.endswith(f"{far.name} alone makes up more than half of it")
 
 
 def test_copies_of_four_runs_leave_one_degree_of_freedom():

@@ -31,7 +31,7 @@ def describe_extrapolation(values: Mapping[str, float], tried: Mapping[str, Arra
     return found
 
 
-def require_reach(values: Mapping[str, float], tried: Mapping[str, Array]) -> None:
+def require_reach(values: Mapping[str, float], tried: Mapping[str, Array], near: str = "") -> None:
     """Raises FitError for a value more than `LARGEST_EXTRAPOLATION` times outside what was tried."""
     far = {
         letter: value
@@ -40,6 +40,6 @@ def require_reach(values: Mapping[str, float], tried: Mapping[str, Array]) -> No
     }
     if far:
         raise FitError(
-            f"{'; '.join(describe_extrapolation(far, tried))}: more than {LARGEST_EXTRAPOLATION:g} times outside the"
-            " runs. Train a nearer run first, or ask with --beyond for a number that no run supports"
+            f"{'; '.join(describe_extrapolation(far, tried, near))}: more than {LARGEST_EXTRAPOLATION:g} times outside"
+            " the runs. Train a nearer run first, or ask with --beyond for a number that no run supports"
         )

@@ -2,9 +2,9 @@
 
 When an optimum is given. A budget is supported where a size tried near it lies in the flat bottom of the law (a loss
 within 1 % of the best) or in the 90 % interval of N*: the runs then show the loss to which N* leads. An optimum is
-given at every budget within a hundred times a supported one and within a hundred times the runs; what lies outside the
-sizes, tokens or budgets tried is said with it (`Optimum.extrapolation`). A ladder of sizes, each on multiples of its
-own tokens, has its largest budgets at its largest size: they lie a few times beyond its last supported budget.
+given at every budget within ten times a supported one, and up to a hundred times outside the runs; what lies outside
+the sizes, tokens or budgets tried is said with it (`Optimum.extrapolation`). A ladder of sizes, each on multiples of
+its own tokens, has its largest budgets at its largest size: they lie a few times beyond its last supported budget.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqscale.errors import FitError
-from vqscale.laws.decisions.extrapolation import (
-    LARGEST_EXTRAPOLATION,
-    describe_extrapolation,
-    require_reach,
-    times_beyond,
-)
+from vqscale.laws.decisions.extrapolation import describe_extrapolation, require_reach, times_beyond
 from vqscale.laws.decisions.surface import Surface, estimate, exact_flops_of, surface_of
 from vqscale.laws.decisions.token_cost import TokenCost, fit_token_cost, six_n
 from vqscale.laws.forms.catalogue import Array
@@ -31,6 +26,8 @@ FLAT_SHARE = 0.01
 FLAT_REACH = np.log(1e4)
 """The flat bottom is followed this far, in log N, to either side."""
 INSIDE_BUDGETS = 7
+SUPPORT_REACH = 10.0
+"""Furthest from a supported budget that an optimum within the data is given: about three times in N."""
 SUPPORT_BUDGETS = 25
 """Budgets over the runs at which support is looked for."""
 OUTSIDE_BUDGETS = (3.0, 10.0, 100.0)
@@ -131,6 +128,9 @@ def optimum_at(law: Surface, cost: TokenCost, budget: float, *, beyond: bool = F
     best = {"N": float(np.exp(log_n_B[0])), "D": float(np.exp(log_d_B[0])), "C": budget}
     edge = "smallest" if nearest > budget else "largest"
     near = " near this budget" if nearest == budget else f" near the {edge} budget"
+    tried = {"N": sizes, "D": law.d, "C": spent}
+    if not beyond:
+        require_reach(best, tried, near)
     return Optimum(
         flops=budget,
         parameters=estimate(np.exp(log_n_B)),
@@ -142,7 +142,7 @@ def optimum_at(law: Surface, cost: TokenCost, budget: float, *, beyond: bool = F
         beyond=budget / float(spent.max()),
         outside=times_beyond(best["N"], sizes),
         supported=supported,
-        extrapolation=describe_extrapolation(best, {"N": sizes, "D": law.d, "C": spent}, near),
+        extrapolation=describe_extrapolation(best, tried, near),
     )
 
 
@@ -161,14 +161,14 @@ def _supported(law: Surface, cost: TokenCost, spent_R: Array, budget: float) -> 
 def _require_support(law: Surface, cost: TokenCost, spent_R: Array, nearest: float) -> None:
     """Raises FitError unless a budget within reach of `nearest`, a budget without support, has some."""
     tried = np.geomspace(spent_R.min(), spent_R.max(), SUPPORT_BUDGETS)
-    reach = np.log(LARGEST_EXTRAPOLATION) + 1e-9
+    reach = np.log(SUPPORT_REACH) + 1e-9
     if any(_supported(law, cost, spent_R, one) for one in tried[np.abs(np.log(tried / nearest)) <= reach].tolist()):
         return
     best_n = float(np.exp(law.only_fit().best(cost, [nearest])[0][0, 0]))
     sizes = law.n[_nearby(spent_R, nearest)]
     raise FitError(
         f"the runs do not bracket the optimum: near {nearest:.4g} sizes of {sizes.min():.4g} to {sizes.max():.4g} were"
-        f" tried, N* is {best_n:.4g}, and no size tried at any budget within {LARGEST_EXTRAPOLATION:g} times lies in"
+        f" tried, N* is {best_n:.4g}, and no size tried at any budget within {SUPPORT_REACH:g} times lies in"
         f" the interval of N* or has a loss within {100 * FLAT_SHARE:g} % of the best."
         f" Train {'smaller' if best_n < sizes.min() else 'larger'} sizes at this budget."
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from vqscale.laws.fitting import crosscheck
 from vqscale.laws.fitting.crosscheck import SAME_CONSTANT, SAME_MINIMUM, same_constants
-from vqscale.laws.fitting.flatness import EQUALLY_GOOD, Spans, describe_spans, exponent_spans
+from vqscale.laws.fitting.flatness import EQUALLY_GOOD, Spans, describe_flat, describe_spans, exponent_spans
 from vqscale.laws.fitting.newton import delta_path, descend_through_deltas, gain_in_reach
 from vqscale.laws.fitting.problem import Objective, Problem, derivatives, describe_bound, natural, objective_values
 from vqscale.laws.fitting.varpro import search
@@ -23,9 +23,6 @@ from vqscale.laws.io.schema import CrossCheck, Method
 AGREEING_SHARE = 0.1
 """Share of the starts that must reach the best minimum. scipy's defaults reach that of Epoch's 240 Chinchilla runs from
 19 % of the starts and call all of them converged; below a tenth the minimum was found by luck."""
-FLAT_FACTOR = 3.0
-"""Ratio of the ends of an exponent's span from which the fit is refused. On fifteen public tables it is at most 1.7;
-with two data sets 5 % apart in one subset it is 3.5 to 7, further apart without end."""
 CONDITION_LIMIT = 1e12
 """Condition number above which double precision (16 digits) leaves fewer than four for the weakest parameter."""
 DISAGREEMENT = 1e-6
@@ -147,7 +144,7 @@ def _judge(
         return FitStatus.ILL_CONDITIONED, reason
     if share > DECREASE_LIMIT:
         return FitStatus.NOT_CONVERGED, f"one more step would lower the objective by {share:.1e} of itself"
-    if flat := describe_spans(spans, FLAT_FACTOR):
+    if flat := describe_flat(spans):
         return FitStatus.FLAT, (
             f"{flat} fit equally well (objective within {100 * EQUALLY_GOOD:g} %), so that the runs do not determine"
             " the law. Runs of several kinds in one subset do this: name what tells them apart with --group"

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from vqscale.formatting import percent
 from vqscale.laws.fitting.flatness import describe_spans
+from vqscale.laws.fitting.points import point_numbers
 from vqscale.laws.io.schema import Fit
 
 LOWEST_R2 = 0.9
@@ -35,19 +38,45 @@ def constants_of(fit: Fit) -> int:
     return len(fit.parameters) - (0 if fit.parameters["E"] else 1)
 
 
-def _beaten(fit: Fit) -> Iterator[str]:
+def beaten_by_one(fit: Fit) -> list[str]:
+    """A remark where one baseline of the hold-out is at least as good as the law, and the other is not."""
+    better = _better_baselines(fit)
+    if not better or len(better) == len(_baselines(fit)):
+        return []
+    own = percent(fit.holdout.mean_relative_error, 2)
+    beside = " and ".join(f"the {name} is off by {percent(error, 2)}" for name, error in better.items())
+    return [f"{beside} on the held-out runs, the law by {own}"]
+
+
+def points_of(fit: Fit) -> int:
+    """Distinct points among the runs."""
+    return len(np.unique(point_numbers(fit.letters, np.array([point.x for point in fit.points]))))
+
+
+def _baselines(fit: Fit) -> dict[str, float]:
+    return {name: error for name, error in fit.holdout.baselines.items() if error is not None}
+
+
+def _better_baselines(fit: Fit) -> dict[str, float]:
     own = fit.holdout.mean_relative_error
-    others = {name: error for name, error in fit.holdout.baselines.items() if error is not None}
-    if own is None or not others or min(others.values()) > own:
-        return
-    beside = [f"the {name} by {percent(error, 2)}" for name, error in others.items()]
-    if all(error <= own for error in others.values()):
-        yield f"off by {percent(own, 2)} on the held-out runs, where {' and '.join(beside)} is: no better than no law"
+    return {name: error for name, error in _baselines(fit).items() if own is not None and error <= own}
+
+
+def _beaten(fit: Fit) -> Iterator[str]:
+    others = _baselines(fit)
+    if others and len(_better_baselines(fit)) == len(others):
+        beside = " and ".join(f"the {name} by {percent(error, 2)}" for name, error in others.items())
+        own = percent(fit.holdout.mean_relative_error, 2)
+        yield f"off by {own} on the held-out runs, where {beside} is: no better than no law"
 
 
 def _scattered(fit: Fit) -> Iterator[str]:
-    if fit.r2_fit is not None and fit.r2_fit < LOWEST_R2:
-        yield f"R² {fit.r2_fit:.2f}: the runs scatter about the law by a third or more of what they differ by"
+    if fit.r2_fit is None or fit.r2_fit >= LOWEST_R2:
+        return
+    squares = {point.name: (point.measured - point.predicted) ** 2 for point in fit.points}
+    worst = max(squares, key=lambda name: squares[name])
+    one = f"; {worst} alone makes up more than half of it" if squares[worst] > sum(squares.values()) / 2 else ""
+    yield f"R² {fit.r2_fit:.2f}: the runs scatter about the law by a third or more of what they differ by{one}"
 
 
 def _flat(fit: Fit) -> Iterator[str]:
@@ -72,12 +101,17 @@ def _contradicted(fit: Fit) -> Iterator[str]:
 
 
 def _few(fit: Fit) -> Iterator[str]:
-    constants, freedom = constants_of(fit), freedom_of(fit)
+    constants, freedom, points = constants_of(fit), freedom_of(fit), points_of(fit)
     if freedom < MINIMUM_FREEDOM:
         left = f"{freedom} degree{'' if freedom == 1 else 's'} of freedom"
         yield (
             f"{describe_runs(fit)} for {constants} constants, {left}: nearly any runs lie on such a curve, and no"
             " interval is given"
+        )
+    elif points < constants + MINIMUM_FREEDOM:
+        yield (
+            f"{points} distinct points ({describe_runs(fit)}) for {constants} constants: nearly any {points} points lie"
+            " on such a curve, and the intervals hold the scatter of runs only"
         )
 
 
