@@ -171,7 +171,7 @@ def _as_before(study: Study, found: Expansion, unrecognised: Sequence[str]) -> s
         return ""
     return (
         " They were evaluated on the first tokens of the held-out split, as an earlier version did: with"
-        " `evaluation_sample: start` under `train` the study describes them and goes on as it began."
+        " `evaluation_sample: start` under `train` the study describes them and continues as it began."
     )
 
 
