@@ -13,12 +13,14 @@ from vqscale.reporting.charts.panel import (
     Axis,
     BandLayer,
     ChartLayer,
+    ColourScale,
     HorizontalLine,
     LineDash,
     LineLayer,
     MarkerSymbol,
     Panel,
     PointsLayer,
+    scale_ticks,
     ticks,
 )
 
@@ -48,7 +50,30 @@ def plotly_chart(panel: Panel) -> Chart:
     if panel.levels:
         layout |= _levels(panel.levels)
     data = [_named(layer) for layer in panel.layers]
+    if panel.colours is not None:
+        data.append(_colour_bar(panel.colours))
     return {"title": panel.title + note, "tab": panel.tab, "switch": panel.switch, "data": data, "layout": layout}
+
+
+def _colour_bar(scale: ColourScale) -> Chart:
+    """A trace without points, whose bar stands beside the chart."""
+    steps = len(scale.colours) - 1
+    places, names = zip(*scale_ticks(scale), strict=True)
+    marker: Chart = {
+        "color": [math.log10(scale.low)],
+        "cmin": math.log10(scale.low),
+        "cmax": math.log10(scale.high),
+        "colorscale": [[place / steps, colour] for place, colour in enumerate(scale.colours)],
+        "showscale": True,
+        "colorbar": {
+            "title": {"text": scale.name, "side": "top"},
+            "tickmode": "array",
+            "tickvals": _short(places),
+            "ticktext": list(names),
+            "thickness": 12,
+        },
+    }
+    return {"mode": "markers", "x": [None], "y": [None], "marker": marker, "showlegend": False, "hoverinfo": "skip"}
 
 
 def _thinned(panel: Panel) -> tuple[Panel, str]:

@@ -91,6 +91,18 @@ class HorizontalLine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ColourScale:
+    """Colours that stand for a logarithmic quantity, shown as a bar beside the chart in place of a long legend."""
+
+    name: str
+    low: float
+    high: float
+    colours: Sequence[str]
+    """Evenly over log of the quantity, from `low` to `high`."""
+    show: Callable[[float], str] = "{:g}".format
+
+
+@dataclass(frozen=True, kw_only=True)
 class Panel:
     name: str
     """Of its file: unique on a page."""
@@ -105,6 +117,16 @@ class Panel:
     """Fits and tables that it shows, for the metadata of its file."""
     switch: bool = False
     """Whether a reader may switch the loss axis between linear and logarithmic."""
+    colours: ColourScale | None = None
+
+
+def scale_ticks(scale: ColourScale) -> list[tuple[float, str]]:
+    """Both ends of the bar, and the powers of ten between them that are not close to one."""
+    low, high = math.log10(scale.low), math.log10(scale.high)
+    inner = [float(power) for power in range(math.ceil(low), math.floor(high) + 1)]
+    apart = 0.1 * (high - low)
+    places = [low, *(place for place in inner if low + apart < place < high - apart), high]
+    return [(place, scale.show(10**place)) for place in places]
 
 
 def axis_values(layers: Sequence[ChartLayer], axis: Literal["x", "y"]) -> list[float]:

@@ -9,6 +9,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -17,11 +19,13 @@ from vqscale.reporting.charts.panel import (
     Axis,
     BandLayer,
     ChartLayer,
+    ColourScale,
     LineDash,
     LineLayer,
     MarkerSymbol,
     Panel,
     PointsLayer,
+    scale_ticks,
     ticks,
 )
 
@@ -57,7 +61,19 @@ def draw_figure(panel: Panel) -> DrawnFigure:
         beside, across = (0.01 + place / len(panel.levels), level.y), axes.get_yaxis_transform()
         axes.annotate(level.label, beside, xycoords=across, fontsize=7, color="#666666", va="bottom")
     _frame(axes, panel)
+    if panel.colours is not None:
+        _colour_bar(axes, panel.colours)
     return DrawnFigure(panel.name, made, panel.provenance)
+
+
+def _colour_bar(axes: Axes, scale: ColourScale) -> None:
+    shades = LinearSegmentedColormap.from_list(scale.name, list(scale.colours))
+    norm = Normalize(*np.log10([scale.low, scale.high]).tolist())
+    bar = _figure_of(axes).colorbar(ScalarMappable(norm=norm, cmap=shades), ax=axes, pad=0.01, aspect=30)
+    places, names = zip(*scale_ticks(scale), strict=True)
+    bar.set_ticks(list(places), labels=list(names))
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label(scale.name, fontsize=8)
 
 
 def save_figures(figures: Iterable[DrawnFigure], folder: str, formats: Sequence[str] = ("png",)) -> list[str]:

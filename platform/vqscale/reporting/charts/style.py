@@ -70,10 +70,32 @@ def shade(base: str, share: float) -> str:
     return "#" + "".join(f"{part:02x}" for part in mixed)
 
 
+SPECTRUM = ("#3b0f70", "#5a3fc0", "#2f7fb8", "#1f9e89", "#6aa84f", "#c98a00", "#d1495b")
+"""From cold to warm, each dark enough on white and light enough on dark: for many budgets in one chart."""
+
+
+def spectrum(share: float) -> str:
+    """The colour at a place from 0 to 1 of `SPECTRUM`."""
+    place = min(max(share, 0.0), 1.0) * (len(SPECTRUM) - 1)
+    first = min(int(place), len(SPECTRUM) - 2)
+    part = place - first
+    channels = (
+        round((1 - part) * int(SPECTRUM[first][at : at + 2], 16) + part * int(SPECTRUM[first + 1][at : at + 2], 16))
+        for at in (1, 3, 5)
+    )
+    return "#" + "".join(f"{channel:02x}" for channel in channels)
+
+
 def architecture(arch: Any, head: Any = None) -> str:
     """Display name; an architecture from another table keeps its own."""
     name = _ARCHITECTURES.get(str(arch), str(arch))
     return f"{name} ({head})" if present(head) else name
+
+
+def in_words(label: str) -> str:
+    """A text that begins with an architecture, with its display name."""
+    arch, *rest = label.split(",", 1)
+    return ",".join([architecture(arch), *rest])
 
 
 def whole(value: float) -> str:

@@ -1,6 +1,7 @@
 """Runs at equal compute: each budget's losses over size, the parabola through them, and the optimum of the law."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,8 +12,18 @@ from vqscale.laws.decisions.frontier import exact_cost, optimum_at
 from vqscale.laws.decisions.surface import leading_fits, surface_of
 from vqscale.laws.io.export import fit_provenance
 from vqscale.laws.io.schema import IsoflopParabolas, IsoflopRow, Optimum
-from vqscale.reporting.charts.panel import MARKER_SYMBOLS, Axis, ChartLayer, LineLayer, Panel, PointsLayer
-from vqscale.reporting.charts.style import number, power, shade
+from vqscale.reporting.charts.panel import (
+    MARKER_SYMBOLS,
+    Axis,
+    ChartLayer,
+    ColourScale,
+    LineDash,
+    LineLayer,
+    MarkerSymbol,
+    Panel,
+    PointsLayer,
+)
+from vqscale.reporting.charts.style import SPECTRUM, number, power, shade, spectrum
 from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.section import Block, Charts, Prose, Section, TableBlock
 from vqscale.reporting.sections.runs import LONG
@@ -21,8 +32,12 @@ from vqscale.reporting.tables import Table
 _TEXT = (
     "Each curve is the parabola through the runs of one budget, a star its lowest point; crosses mark where the fitted"
     " law in N and D has its optimum at that budget. Parabolas are a diagnostic: off centre they are biased, and optima"
-    " are taken from the law. Hollow points are held-out runs, which the law predicts without being fitted to them."
+    " are taken from the law where one is fitted. Hollow points are held-out runs, which the law predicts without being"
+    " fitted to them."
 )
+
+MOST_NAMED = 6
+"""Budgets that a legend names; more are told apart by a scale of colours."""
 
 
 def section(data: ReportData) -> Section | None:
@@ -50,60 +65,118 @@ def _largest(found: list[IsoflopParabolas]) -> list[IsoflopParabolas]:
 def _panel(data: ReportData, one: IsoflopParabolas) -> Panel:
     name = data.name(one.where, one.label)
     fit = _fit_of(data, one)
-    base = data.scheme.colour(one.where.get("arch"))
-    last = max(len(one.rows) - 1, 1)
-    layers = [
-        layer for index, row in enumerate(one.rows) for layer in _row(data, row, fit, shade(base, index / last), index)
-    ]
+    many = len(one.rows) > MOST_NAMED
+    layers = [layer for row, look in zip(one.rows, _looks(data, one), strict=True) for layer in _row(data, row, look)]
     return Panel(
         name="-".join(["isoflop", *(str(one.where[key]) for key in ("arch", "head") if one.where.get(key))]),
         title=f"Loss over size at equal compute: {name}",
         tab=name,
         x=Axis(name="non-embedding parameters N", log=True, show=short_count),
         y=Axis(name=data.unit),
-        layers=layers,
+        layers=[*layers, *_optima(one, fit, _looks(data, one))],
         provenance=fit_provenance(fit) if fit else "",
+        colours=_scale(one) if many else None,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """How the runs of one budget are drawn."""
+
+    tint: str
+    symbol: MarkerSymbol
+    size: float
+    width: float
+    named: bool
+    """Whether the legend names the budget."""
+
+
+def _looks(data: ReportData, one: IsoflopParabolas) -> list[_Look]:
+    """Of every budget: few by the architecture's shade and symbol, named in the legend; many by a scale of colours."""
+    last = max(len(one.rows) - 1, 1)
+    if len(one.rows) <= MOST_NAMED:
+        base = data.scheme.colour(one.where.get("arch"))
+        return [
+            _Look(
+                tint=shade(base, index / last),
+                symbol=MARKER_SYMBOLS[index % len(MARKER_SYMBOLS)],
+                size=8.0,
+                width=1.5,
+                named=True,
+            )
+            for index in range(len(one.rows))
+        ]
+    low, high = _ends(one)
+    places = [float(np.log(row.budget / low) / np.log(high / low)) for row in one.rows]
+    return [_Look(tint=spectrum(place), symbol="circle", size=5.0, width=1.2, named=False) for place in places]
+
+
+def _ends(one: IsoflopParabolas) -> tuple[float, float]:
+    budgets = [row.budget for row in one.rows]
+    return min(budgets), max(budgets)
+
+
+def _scale(one: IsoflopParabolas) -> ColourScale:
+    low, high = _ends(one)
+    return ColourScale(name="C (FLOPs)", low=low, high=high, colours=SPECTRUM, show=lambda value: power(value, 2))
 
 
 def _fit_of(data: ReportData, one: IsoflopParabolas) -> Fit | None:
     return next((fit for fit in leading_fits(data.fits.fits) if fit.where == one.where), None)
 
 
-def _row(data: ReportData, row: IsoflopRow, fit: Fit | None, tint: str, index: int) -> Iterator[ChartLayer]:
+def _row(data: ReportData, row: IsoflopRow, look: _Look) -> Iterator[ChartLayer]:
     group = f"C = {power(row.budget)}"
-    symbol = MARKER_SYMBOLS[index % len(MARKER_SYMBOLS)]
     held = data.held_out
-    named = False
+    named = not look.named
     for hollow in (False, True):
         points = [point for point in row.points if (point.name in held) == hollow]
         if points:
             yield PointsLayer(
                 label="" if named else group,
                 group=group,
-                shade=tint,
-                symbol=symbol,
+                shade=look.tint,
+                symbol=look.symbol,
                 hollow=hollow,
+                size=look.size,
                 x=[point.x[0] for point in points],
                 y=[point.measured for point in points],
                 texts=[
-                    f"{p.name}<br>N {short_count(p.x[0])}, D {short_count(p.x[1])}: {number(p.measured)}"
+                    f"{p.name}<br>{group}, N {short_count(p.x[0])}, D {short_count(p.x[1])}: {number(p.measured)}"
                     for p in points
                 ],
             )
             named = True
-    yield from _parabola(row, group, tint)
-    if row.parameters is not None and row.loss is not None:
-        text = f"vertex at {group}: N {short_count(row.parameters)}, {number(row.loss)}"
-        x, y = [row.parameters], [row.loss]
-        yield PointsLayer(group=group, shade=tint, symbol="star", size=13, x=x, y=y, texts=[text])
-    if (best := _optimum(row.budget, fit)) is not None:
-        text = f"the law's optimum at {group}: N {short_count(best.parameters.value)}, {number(best.loss.value)}"
-        x, y = [best.parameters.value], [best.loss.value]
-        yield PointsLayer(group=group, shade=tint, symbol="cross", size=10, x=x, y=y, texts=[text])
+    yield from _parabola(row, group, look)
 
 
-def _parabola(row: IsoflopRow, group: str, tint: str) -> Iterator[LineLayer]:
+def _optima(one: IsoflopParabolas, fit: Fit | None, looks: Sequence[_Look]) -> Iterator[PointsLayer]:
+    """The vertices and the law's optima, named once each where the legend names no budgets."""
+    said = set[str]()
+    for row, look in zip(one.rows, looks, strict=True):
+        group = f"C = {power(row.budget)}"
+        marks: list[tuple[str, MarkerSymbol, float, float, float]] = []
+        if row.parameters is not None and row.loss is not None:
+            marks.append(("vertex of a parabola", "star", 13, row.parameters, row.loss))
+        if (best := _optimum(row.budget, fit)) is not None:
+            marks.append(("N* of the law", "cross", 10 if look.named else 6, best.parameters.value, best.loss.value))
+        for what, symbol, size, n, loss in marks:
+            yield PointsLayer(
+                label="" if look.named or what in said else what,
+                group=group if look.named else what,
+                shade=look.tint,
+                symbol=symbol,
+                size=size,
+                # Of many budgets the two often coincide: the cross is seen inside a hollow star.
+                hollow=symbol == "star" and not look.named,
+                x=[n],
+                y=[loss],
+                texts=[f"{what} at {group}: N {short_count(n)}, {number(loss)}"],
+            )
+            said.add(what)
+
+
+def _parabola(row: IsoflopRow, group: str, look: _Look) -> Iterator[LineLayer]:
     """The row's own parabola in log N, recovered from its values at the runs."""
     sizes = sorted({point.x[0]: point.predicted for point in row.points}.items())
     if len(sizes) < 3:
@@ -113,7 +186,8 @@ def _parabola(row: IsoflopRow, group: str, tint: str) -> Iterator[LineLayer]:
     curve = np.polynomial.Polynomial.fit(log_n - centre, [loss for _, loss in sizes], 2)
     reach = np.linspace(log_n[0], log_n[-1], 40)
     x, y = np.exp(reach).tolist(), curve(reach - centre).tolist()
-    yield LineLayer(group=group, shade=tint, x=x, y=y, width=1.5, dash="solid" if row.reason is None else "dotted")
+    dash: LineDash = "solid" if row.reason is None else "dotted"
+    yield LineLayer(group=group, shade=look.tint, x=x, y=y, width=look.width, dash=dash)
 
 
 def _optimum(budget: float, fit: Fit | None) -> Optimum | None:
