@@ -100,8 +100,8 @@ def as_markdown(table: pd.DataFrame, command: str) -> str:
         "",
         f"`{LAW.form}` fitted to the sets on which",
         "[vpnls](https://github.com/Open-Athena/vpnls) publishes its errors and those of Apple's ml-scalefit: mean",
-        "Huber loss x 1e6, delta 1e-3 on raw residuals, at the minimum that each finds. Lower is better; figures of the",
-        "others as published, in one digit. `starts`: starts of the search that reached the minimum, of all.",
+        "Huber loss x 1e6, delta 1e-3 on raw residuals, at the minimum that each finds. Lower is better; figures of",
+        "the others as published, in one digit. `starts`: starts of the search that reached the minimum, of all.",
         "",
         *facts(command),
         "",
@@ -115,8 +115,8 @@ def as_markdown(table: pd.DataFrame, command: str) -> str:
         "",
         "The sets are `data/isoflops/transform/isoflops.csv` of",
         "[Open-Athena/scaling-law-analysis](https://github.com/Open-Athena/scaling-law-analysis)",
-        "(commit 3e0656e, March 2026): clone it and name the folder with `--sets`. They state no licence and are not part",
-        "of this repository.",
+        "(commit 3e0656e, March 2026): clone it and name the folder with `--sets`. They state no licence and are",
+        "not part of this repository.",
         "From the command line: `vqscale fit one_set.csv --law chinchilla --residual raw --delta 0.001`.",
     ]
     return "\n".join(lines) + "\n"
