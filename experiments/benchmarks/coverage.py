@@ -32,6 +32,8 @@ from vqscale.laws.forms.catalogue import LAWS, Array, evaluate_law
 from vqscale.laws.io.schema import Estimate
 from vqscale.laws.validation.isoflop import IsoflopRuns, isoflop_parabolas
 from vqscale.results.loss_difference import loss_difference
+from vqscale.throughput.crossover import Crossover, RatioPoint, crossover
+from vqscale.throughput.spread import spread_of
 
 LAW = LAWS["chinchilla"]
 TRUTH = np.array([1.82, 482.0, 0.348, 2085.0, 0.366])
@@ -53,7 +55,15 @@ DOCUMENTS = (40, 10)
 """Held-out documents of two trials whose losses are compared."""
 DOCUMENT_DIFFERENCE = 0.01
 """Their true difference, nats per token."""
-NORMAL_90, NORMAL_95 = 1.6449, 1.96
+PROCESSES = (3, 5)
+"""That measure a throughput study one after another, three repeats each."""
+PROCESS_NOISE, REPEAT_NOISE = 0.08, 0.02
+"""Standard deviations of a log ratio of speeds between processes, and within one."""
+DISTURBED = 0.1
+"""Share of the processes in which something else ran: their noise is three times as large."""
+SPEED_CONTEXTS = (512, 1024, 2048, 4096, 8192)
+TRUE_BREAK_EVEN = 2000.0
+"""Where the ratio of speeds, (T / this)^0.6, is 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +149,7 @@ def measure_coverage(plans: Sequence[Plan] = PLANS, studies: int = STUDIES, refi
     """
     with threadpool_limits(limits=1, user_api="blas"):
         rows = [row for plan in plans for row in _rows(plan, studies, refits)]
-    return pd.DataFrame([*rows, *_document_rows(studies)])
+    return pd.DataFrame([*rows, *_document_rows(studies), *_break_even_rows(studies)])
 
 
 def _rows(plan: Plan, studies: int, refits: int) -> Iterator[dict[str, object]]:
@@ -303,7 +313,7 @@ def _width(one: Estimate) -> float:
 
 
 def _document_rows(studies: int) -> Iterator[dict[str, object]]:
-    """The paired difference of two held-out losses, plus and minus 1.645 of its standard errors over documents."""
+    """The paired difference of two held-out losses, with its standard error over documents."""
     for documents in DOCUMENTS:
         inside90, inside95, widths, biases = [], [], [], []
         for seed in range(studies):
@@ -311,9 +321,9 @@ def _document_rows(studies: int) -> Iterator[dict[str, object]]:
             assert found is not None
             assert found.error is not None
             off = abs(found.value - DOCUMENT_DIFFERENCE) / found.error
-            inside90.append(off <= NORMAL_90)
-            inside95.append(off <= NORMAL_95)
-            widths.append(2 * NORMAL_90 * found.error / abs(DOCUMENT_DIFFERENCE))
+            inside90.append(off <= found.quantile(0.90))
+            inside95.append(off <= found.quantile(0.95))
+            widths.append(2 * found.quantile(0.90) * found.error / DOCUMENT_DIFFERENCE)
             biases.append(found.value / DOCUMENT_DIFFERENCE - 1)
         yield {
             "plan": f"{documents} held-out documents",
@@ -357,6 +367,48 @@ def _trial(tokens_U: Array, loss_U: Array) -> dict[str, object]:
     }
 
 
+def _break_even_rows(studies: int) -> Iterator[dict[str, object]]:
+    """Break-even lengths: the interval is meant to hold what a second measurement finds, not the truth alone."""
+    for processes in PROCESSES:
+        pairs = [(_break_even(processes, seed), _break_even(processes, seed + 500_000)) for seed in range(studies)]
+        known = [(one, second.at) for one, second in pairs if not isinstance(one.at, str)]
+        yield {
+            "plan": f"{processes} processes of 3 repeats",
+            "runs": 2,
+            "quantity": "break-even of a second measurement",
+            "budget": None,
+            "studies": studies,
+            "refused": studies - len(known),
+            "inside_90": float(np.mean([_between(one, second) for one, second in known])),
+            "inside_95": np.nan,
+            "median_width_90": float(np.median([(_end(one.high) - _end(one.low)) / float(one.at) for one, _ in known])),
+            "bias": float(np.mean([float(one.at) / TRUE_BREAK_EVEN - 1 for one, _ in known])),
+        }
+
+
+def _break_even(processes: int, seed: int) -> Crossover:
+    rng = np.random.default_rng(seed)
+    points = []
+    for context in SPEED_CONTEXTS:
+        scale_P = PROCESS_NOISE * np.where(rng.uniform(size=processes) < DISTURBED, 3, 1)
+        middle_P = 0.6 * np.log(context / TRUE_BREAK_EVEN) + rng.normal(0, scale_P)
+        ratio_PR = np.exp(middle_P[:, None] + rng.normal(0, REPEAT_NOISE, (processes, 3)))
+        found = spread_of(ratio_PR.tolist())
+        points.append(RatioPoint(context, found.value, found.low, found.high))
+    even = crossover(points)
+    assert even is not None
+    return even
+
+
+def _end(at: float | str) -> float:
+    """Of an interval, in tokens of context; infinite or 0 outside the measured lengths."""
+    return {"below": 0.0, "beyond": np.inf}[at] if isinstance(at, str) else at
+
+
+def _between(one: Crossover, second: float | str) -> bool:
+    return _end(one.low) <= _end(second) <= _end(one.high)
+
+
 def verdict(share: float) -> str:
     """Whether intervals with this share within 90 % hold what they say: 86 to 94 %."""
     if np.isnan(share):
@@ -394,10 +446,14 @@ def as_markdown(table: pd.DataFrame, plans: Sequence[Plan], command: str) -> str
 
 def _line(row: Mapping[Any, Any]) -> str:
     budget = "" if pd.isna(row["budget"]) else f"{row['budget']:.3g}"
-    shares = f"{100 * row['inside_90']:.1f} % | {100 * row['inside_95']:.1f} %"
+    shares = f"{100 * row['inside_90']:.1f} % | {_percent(row['inside_95'])}"
     sizes = f"{100 * row['median_width_90']:.2g} % | {100 * row['bias']:+.1g} %"
     cells = f"{row['plan']} | {row['runs']} | {row['quantity']} | {budget} | {row['refused']}"
     return f"| {cells} | {shares} | {sizes} | {verdict(row['inside_90'])} |"
+
+
+def _percent(share: float) -> str:
+    return "" if np.isnan(share) else f"{100 * share:.1f} %"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

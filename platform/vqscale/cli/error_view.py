@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from vqscale.results.loss_difference import FEW, TWICE, Difference, loss_difference
+from vqscale.results.loss_difference import FEW, Difference, loss_difference
 from vqscale.results.result import Result
 
 
@@ -49,9 +49,7 @@ def _best_and_next(ranked: Sequence[Result], measure: Literal["bpb", "accuracy"]
 
 
 def _verdict(found: Difference) -> str:
-    if found.error is None:
-        return ""
-    return ", which may be chance" if abs(found.value) < TWICE * found.error else ""
+    return ", which may be chance" if found.may_be_chance() else ""
 
 
 def _units(one: Result) -> int | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqscale.errors import StudyError, WorkFailedError
-from vqscale.results.loss_difference import TWICE, Difference, loss_difference
+from vqscale.results.loss_difference import Difference, loss_difference
 from vqscale.results.result import Result
 from vqscale.study.model import QUANTISED
 from vqscale.study.spec import Study
@@ -153,7 +153,7 @@ def _near_tolerance(above: Mapping[int, Difference], chosen: int, tolerance: flo
         head = f"S = {size}: {found.text()} bpb above the best"
         if found.error is None and size == chosen:
             yield f"{head}; whether it is within {tolerance:g} on other text is not known."
-        elif found.error is not None and abs(found.value - tolerance) < TWICE * found.error:
+        elif found.may_be_chance(tolerance):
             side = "beyond" if size == chosen else "within"
             yield f"{head}: on other text it may be {side} the tolerance of {tolerance:g}."
 

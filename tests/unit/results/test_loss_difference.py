@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vqscale.results import LossParts
-from vqscale.results.loss_difference import loss_difference, mean_error
+from vqscale.results.loss_difference import freedom_of, loss_difference, mean_error
 
 
 def row(loss: float | None, nats: list[float] | None = None, **columns: Any) -> dict[str, Any]:
@@ -27,8 +27,29 @@ def test_error_of_equal_weights_is_that_of_a_mean() -> None:
 
 
 def test_error_weights_documents_by_their_tokens() -> None:
-    # Means 1 (of 30 tokens) and 2 (of 10): ratio 1.25, residuals -7.5 and 7.5, sqrt(2 * 112.5) / 40.
-    assert mean_error([30, 20], [30, 10]) == pytest.approx(0.375)
+    # Ratios 1 (of 30 tokens) and 2 (of 10): without either the other is left, half of their difference.
+    assert mean_error([30, 20], [30, 10]) == pytest.approx(0.5)
+    # 2, 5/3 and 1 are left of the totals 2, 1, 3 over 2, 1, 1: mean 14/9, deviations 4/9, 1/9, -5/9.
+    assert mean_error([2, 1, 3], [2, 1, 1]) == pytest.approx(math.sqrt(2 / 3 * (16 + 1 + 25) / 81))
+
+
+def test_freedom_counts_documents_by_their_weight() -> None:
+    assert freedom_of([5, 5, 5, 5]) == pytest.approx(3)
+    assert freedom_of([8, 1, 1]) == pytest.approx(1)  # 100 / 66, less one, but at least one
+    assert freedom_of([30, 20, 10, 0]) == pytest.approx(3600 / 1400 - 1)
+
+
+def test_difference_over_few_documents_needs_more_standard_errors_to_be_no_chance() -> None:
+    nats = [110.0, 520.0, 930.0]
+    found = loss_difference(row(5.2, nats), row(5.0, [100, 500, 900]))
+    assert found is not None
+    assert found.value / found.error == pytest.approx(3.46, abs=0.01)
+    assert found.may_be_chance()  # 3.46 errors, where two degrees of freedom ask for 4.30
+    many = loss_difference(row(5.2, nats * 9), row(5.0, [100, 500, 900] * 9))
+    assert many is not None
+    assert not many.may_be_chance()
+    assert many.may_be_chance(many.value)
+    assert loss_difference(row(5.2), row(5.0)).may_be_chance() is None
 
 
 @pytest.mark.parametrize(("total", "weight"), [([3.0], [2.0]), ([], []), ([3.0, 0.0], [2.0, 0.0])])
