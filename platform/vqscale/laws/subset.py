@@ -22,7 +22,7 @@ from vqscale.laws.forms.curves import law_curves
 from vqscale.laws.io.schema import LOSS_UNITS, Convention, Fit, Refusal, RefusalKind, Span, Where
 from vqscale.laws.validation.holdout import FittedLaw, HoldOutRuns, Refit, hold_out, r_squared, run_points
 from vqscale.laws.validation.influence import influences
-from vqscale.laws.validation.marks import MINIMUM_FREEDOM, MOST_ON_BOUND, beaten_by_one, marks_of
+from vqscale.laws.validation.marks import MINIMUM_FREEDOM, MINIMUM_UNITS, MOST_ON_BOUND, beaten_by_one, marks_of
 from vqscale.laws.validation.variants import NEAR_OPTIMUM, AxesByConvention, axes_by_convention, variants
 
 if TYPE_CHECKING:
@@ -103,9 +103,15 @@ class Subset:
         return len(np.unique(point_numbers(self.law.letters, self.x)))
 
     @property
+    def observations(self) -> int:
+        """Points of runs of their own: rows of one run at one point are one."""
+        points = point_numbers(self.law.letters, self.x).tolist()
+        return len(set(zip(self.groups or range(len(points)), points, strict=True)))
+
+    @property
     def freedom(self) -> int:
         """Degrees of freedom that the law leaves."""
-        return self.units - self.law.free_parameters
+        return self.observations - self.law.free_parameters
 
 
 def make_subset(
@@ -148,8 +154,7 @@ def fit_subset(subset: Subset, settings: FitSettings, *, digest: str) -> Fit | R
     minimum = solve(problem)
     if minimum.status is not FitStatus.CONVERGED:
         return _refusal(subset, "not supported", f"{minimum.status}: {minimum.reason}")
-    # With as many constants as runs but one, refits of resamples say nothing: see MINIMUM_FREEDOM.
-    refits = settings.bootstrap if fitted.freedom >= MINIMUM_FREEDOM else 0
+    refits = settings.bootstrap if _has_intervals(fitted) else 0
     draws = bootstrap(minimum, fitted.x, refits, settings.seed, fitted.groups)
     fit = _record(subset, minimum, draws, settings, digest)
     return _with_sensitivity(fit, subset, minimum) if settings.sensitivity else fit
@@ -282,6 +287,7 @@ def _record(subset: Subset, minimum: Minimum, draws: Draws, settings: FitSetting
         curves=law_curves(law, fitted.x, values, draws.parameters),
         exponent_spans={name: Span(low=low, high=high) for name, (low, high) in minimum.spans.items()},
         freedom=fitted.freedom,
+        units=fitted.units,
         r2_fit=r2_fit if _many_enough(fitted, fitted.points) else None,
         r2_holdout=held.r2,
         holdout=held,
@@ -299,6 +305,11 @@ def _record(subset: Subset, minimum: Minimum, draws: Draws, settings: FitSetting
     return fit.model_copy(
         update={"frontiers": found, "warnings": [*fit.warnings, *beaten_by_one(fit), *reasons], "marks": marks_of(fit)}
     )
+
+
+def _has_intervals(fitted: Subset) -> bool:
+    """Whether refits of resamples say anything: see MINIMUM_FREEDOM and MINIMUM_UNITS."""
+    return fitted.freedom >= MINIMUM_FREEDOM and fitted.units >= MINIMUM_UNITS
 
 
 def _many_enough(fitted: Subset, runs: int) -> bool:
@@ -334,17 +345,17 @@ def _id(subset: Subset, settings: FitSettings, digest: str) -> str:
 def _warnings(fitted: Subset, minimum: Minimum, draws: Draws, settings: FitSettings) -> list[str]:
     found = []
     parameters, refits = fitted.law.free_parameters, len(draws)
-    if fitted.freedom >= MINIMUM_FREEDOM and not _many_enough(fitted, fitted.units):
+    if _has_intervals(fitted) and not _many_enough(fitted, fitted.observations):
         found.append(
-            f"{fitted.units} runs for {parameters} constants, {fitted.freedom} degrees of freedom: the intervals are"
-            " rough, and R² would say nothing"
+            f"{fitted.observations} runs for {parameters} constants, {fitted.freedom} degrees of freedom: the intervals"
+            " are rough, and R² would say nothing"
         )
     if REFITS_ON_BOUND * refits < draws.on_bound <= MOST_ON_BOUND * refits:
         found.append(
             f"{draws.on_bound} of {refits} refits ended on a bound of the search: the true uncertainty is larger "
             "than the intervals say"
         )
-    if refits < settings.bootstrap and fitted.freedom >= MINIMUM_FREEDOM:
+    if refits < settings.bootstrap and _has_intervals(fitted):
         found.append(f"only {refits} of {settings.bootstrap} resamples determine the law: the intervals are rough")
     if difference := disagreement(minimum.method):
         found.append(difference)

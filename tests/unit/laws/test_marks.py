@@ -98,6 +98,19 @@ def test_five_seeds_of_four_points_have_an_interval_of_their_scatter_and_are_mar
     )
 
 
+@pytest.mark.parametrize(("prefixes", "runs"), [(1, "one run"), (4, "4 runs")])
+def test_rows_of_few_runs_give_no_interval(prefixes, runs):
+    """Every row is the end of a decay of its own, branched off one of a few runs: they scatter together."""
+    d = np.geomspace(1e8, 1e10, 12)
+    loss = (1.8 + 2085 * d**-0.37) * np.exp(np.random.default_rng(0).normal(0, 0.003, 12))
+    table = pd.DataFrame({"tokens": d, "loss": loss, "shared_prefix": [f"run {i % prefixes}" for i in range(12)]})
+    (fit,) = fit_study(table, ["power_d"], bootstrap=20).fits
+    assert (fit.freedom, fit.units) == (9, prefixes)
+    assert fit.intervals == {}
+    assert fit.r2_fit > 0.99
+    assert fit.marks == [f"all 12 rows are of {runs}: how runs scatter is not known, and no interval is given"]
+
+
 def test_law_that_loses_to_one_baseline_says_so(sound):
     assert beaten_by_one(with_errors(sound, 0.061, last_value=0.032, power_law=0.07)) == [
         "the last value is off by 3.20 % on the held-out runs, the law by 6.10 %"

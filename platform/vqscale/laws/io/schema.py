@@ -416,7 +416,9 @@ class Fit(Frozen):
     exponent_spans: dict[str, Span] = Field(default_factory=dict)
     """Exponent -> values whose objective is within 1 % of the best, with everything else fitted again."""
     freedom: int | None = None
-    """Degrees of freedom: what the bootstrap draws less the free constants; None in files of earlier versions."""
+    """Degrees of freedom: points of runs less the free constants; None in files of earlier versions."""
+    units: int | None = None
+    """Runs of their own, which the bootstrap draws with all their rows; None in files of earlier versions."""
     r2_fit: float | None
     """None where the runs are fewer than two for each constant, or their losses do not vary."""
     r2_holdout: float | None

@@ -19,6 +19,9 @@ MINIMUM_FREEDOM = 2
 """Degrees of freedom below which no interval is given. In 120 simulated studies each the 90 % interval of an exponent
 covered the truth in 66 to 76 % with one degree, in 88 to 95 % with two or more."""
 
+MINIMUM_UNITS = 5
+"""Runs of their own below which no interval is given, however many rows each has: all rows of a run are drawn together,
+and resamples of one run are all the same."""
 MOST_ON_BOUND = 0.1
 """Share of the refits on bounds from which on bounds may be the ends of 90 % intervals."""
 
@@ -108,6 +111,9 @@ def _few(fit: Fit) -> Iterator[str]:
             f"{describe_runs(fit)} for {constants} constants, {left}: nearly any runs lie on such a curve, and no"
             " interval is given"
         )
+    elif fit.units is not None and fit.units < MINIMUM_UNITS:
+        runs = "one run" if fit.units == 1 else f"{fit.units} runs"
+        yield f"all {len(fit.points)} rows are of {runs}: how runs scatter is not known, and no interval is given"
     elif points < constants + MINIMUM_FREEDOM:
         yield (
             f"{points} distinct points ({describe_runs(fit)}) for {constants} constants: nearly any {points} points lie"
