@@ -13,6 +13,7 @@ def as_values(choice: CodebookChoice) -> dict[str, object]:
         "best_codebook_size": choice.best_size,
         "best_bpb": choice.best_bpb,
         "tolerance": choice.tolerance,
+        "chance": choice.chance,
         "corpus_fingerprint": choice.corpus_fingerprint,
         "trials": choice.table(),
         "warnings": choice.warnings,
@@ -50,6 +51,6 @@ def show(choice: CodebookChoice, console: Console) -> None:
         console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"S = {choice.codebook_size}: the smallest within {choice.tolerance:g} bits per byte of the best"
-        f" (S = {choice.best_size}, {choice.best_bpb:.4f} bpb).",
+        f" (S = {choice.best_size}, {choice.best_bpb:.4f} bpb); {choice.chance}.",
         highlight=False,
     )

@@ -45,7 +45,9 @@ def _best_and_next(ranked: Sequence[Result], measure: Literal["bpb", "accuracy"]
     if other is None or found is None:
         return []
     digits = 4 if measure == "bpb" else 3
-    return [f"Best: {best.name}; next: {other.name}, {found.text(digits)} {measure}{_verdict(found)}."]
+    alone = sum(one.setup == best.setup for one in ranked) == 1 if best.setup is not None else True
+    seed = "; one seed: chance unknown" if alone else ""
+    return [f"Best: {best.name}; next: {other.name}, {found.text(digits)} {measure}{_verdict(found)}{seed}."]
 
 
 def _verdict(found: Difference) -> str:

@@ -1,5 +1,7 @@
 """The codebook size for a corpus: short trials over S, then the smallest S within a tolerance of the best held out."""
 
+import math
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +36,21 @@ class CodebookChoice:
     warnings: list[str]
     """Which trials were stopped early, or reached no held-out loss, and which sizes the held-out text does not tell
     from the tolerance, one sentence each."""
+
+    @property
+    def chance(self) -> str:
+        """What the seeds say about the choice: their spread, or that there is none to know."""
+        by_size: dict[int | None, list[float]] = {}
+        for result in self.trials:
+            if result.bpb is not None:
+                by_size.setdefault(result.codebook_size, []).append(result.bpb)
+        repeated = [values for values in by_size.values() if len(values) > 1]
+        if not repeated:
+            return "one seed: chance unknown"
+        squares = sum(statistics.variance(values) * (len(values) - 1) for values in repeated)
+        spread = math.sqrt(squares / sum(len(values) - 1 for values in repeated))
+        few = "" if len(repeated) == len(by_size) else f" ({len(repeated)} of {len(by_size)} sizes have several)"
+        return f"seeds of one size differ by {spread:.4f} bpb{few}"
 
     def table(self) -> list[dict[str, Any]]:
         """One row per trial; `pareto`: no other is at least as good in bpb, speed and decode memory."""
