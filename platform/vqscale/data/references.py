@@ -1,8 +1,9 @@
 """Baselines without a network: general-purpose compressors on the held-out text, with and without the training text."""
 
-import gzip
 import lzma
-from collections.abc import Callable
+import threading
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
@@ -27,6 +28,9 @@ AT_ONCE = 2
 _CHUNK = 1 << 20
 _WINDOWED: tuple[Compressor, ...] = ("gzip", "xz")
 """Compressors whose output does not tell what of it is the training text's: that is compressed alone, too."""
+
+Key = tuple[str, Compressor, int]
+"""Text, compressor, and bytes of training text that it has read before."""
 
 SETTINGS: dict[Compressor, str] = {
     "unigram": "entropy of the text's own byte frequencies",
@@ -69,12 +73,38 @@ def text_references(corpus: Corpus, evaluation_text: str, *, read_bytes: int) ->
     )
 
 
-def _sizes(texts: dict[str, bytes], training: bytes, read: bytes) -> dict[tuple[str, Compressor, int], float]:
+class _StoppedError(Exception):
+    """Raised in a compressor's thread once the caller no longer waits for it."""
+
+
+Stop = threading.Event
+Measure = Callable[[Stop], float]
+
+
+def _all_of(jobs: dict[Key, Measure]) -> dict[Key, float]:
+    """What the jobs return. When the user stops the program, they end within a mebibyte of text."""
+    stop = Stop()
+    pool = ThreadPoolExecutor(AT_ONCE)  # compressors run without Python's lock
+    try:
+        return dict(zip(jobs, pool.map(lambda measure: measure(stop), jobs.values()), strict=True))
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _chunks(text: bytes, stop: Stop) -> Iterator[bytes]:
+    for start in range(0, len(text), _CHUNK):
+        if stop.is_set():
+            raise _StoppedError
+        yield text[start : start + _CHUNK]
+
+
+def _sizes(texts: dict[str, bytes], training: bytes, read: bytes) -> dict[Key, float]:
     """Bytes of the compressed texts, by text, compressor and the bytes of training text read before."""
     near = training[-GZIP_WINDOW:]
     # A window that holds the text reaches no further back than what it leaves.
     far = training[max(0, len(training) + max(map(len, texts.values())) - MOST_TRAINING) :]
-    jobs: dict[tuple[str, Compressor, int], Callable[[], float]] = {
+    jobs: dict[Key, Measure] = {
         ("", "gzip", 0): partial(_gzip, near),
         ("", "xz", 0): partial(_xz, far),
         ("evaluated", "ppmd", len(read)): partial(ppmd_size, texts["evaluated"], read),
@@ -89,8 +119,7 @@ def _sizes(texts: dict[str, bytes], training: bytes, read: bytes) -> dict[tuple[
             (name, "ppmd", 0): partial(ppmd_size, text, b""),
             (name, "ppmd", len(training)): partial(ppmd_size, text, training),
         }
-    with ThreadPoolExecutor(AT_ONCE) as pool:  # compressors run without Python's lock
-        sizes = dict(zip(jobs, pool.map(lambda measure: measure(), jobs.values()), strict=True))
+    sizes = _all_of(jobs)
     before = {by: sizes.pop(("", by, 0)) for by in _WINDOWED}
     return {key: size - (before.get(key[1], 0.0) if key[2] else 0.0) for key, size in sizes.items()}
 
@@ -109,38 +138,41 @@ def _last_bytes(split: TokenSplit, most: int) -> bytes:
     return _text(split, len(split) - tokens, tokens)[-most:]
 
 
-def _entropy(text: bytes) -> float:
+def _entropy(text: bytes, stop: Stop) -> float:
     """In bytes, of the whole text."""
-    counts = np.bincount(np.frombuffer(text, np.uint8), minlength=256)
-    counts = counts[counts > 0]
-    return float(-(counts * np.log2(counts / len(text))).sum()) / 8
+    counts = sum(np.bincount(np.frombuffer(chunk, np.uint8), minlength=256) for chunk in _chunks(text, stop))
+    known = np.asarray(counts)[np.asarray(counts) > 0]
+    return float(-(known * np.log2(known / len(text))).sum()) / 8
 
 
-def _gzip(text: bytes) -> int:
-    return len(gzip.compress(text, 9, mtime=0))
+def _gzip(text: bytes, stop: Stop) -> int:
+    encoder = zlib.compressobj(9, wbits=31)  # with the header of gzip
+    return sum(len(encoder.compress(chunk)) for chunk in _chunks(text, stop)) + len(encoder.flush())
 
 
-def _xz(text: bytes) -> int:
+def _xz(text: bytes, stop: Stop) -> int:
     """Size of `xz -9`. A dictionary larger than the text would only cost memory: 674 MiB at the preset's own size."""
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": min(MOST_TRAINING, max(4096, len(text)))}]
-    return len(lzma.compress(text, format=lzma.FORMAT_XZ, filters=filters))
+    encoder = lzma.LZMACompressor(format=lzma.FORMAT_XZ, filters=filters)
+    return sum(len(encoder.compress(chunk)) for chunk in _chunks(text, stop)) + len(encoder.flush())
 
 
-def ppmd(text: bytes, training: bytes) -> tuple[bytes, bytes]:
+def ppmd(text: bytes, training: bytes, stop: Stop | None = None) -> tuple[bytes, bytes]:
     """The code of `training` and, after it, that of `text`: one after the other they are one stream of PPMd.
 
     Where its memory is full, PPMd (variant I, "cut off") forgets its rarest contexts; variant H forgets all of them.
     """
     import pyppmd
 
+    stop = stop or Stop()
     encoder = pyppmd.Ppmd8Encoder(PPMD_ORDER, PPMD_MEMORY, pyppmd.PPMD8_RESTORE_METHOD_CUT_OFF)
-    before = b"".join(encoder.encode(training[start : start + _CHUNK]) for start in range(0, len(training), _CHUNK))
-    return before, encoder.encode(text) + encoder.flush()
+    before = b"".join(encoder.encode(chunk) for chunk in _chunks(training, stop))
+    return before, b"".join(encoder.encode(chunk) for chunk in _chunks(text, stop)) + encoder.flush()
 
 
-def ppmd_size(text: bytes, training: bytes) -> int:
+def ppmd_size(text: bytes, training: bytes, stop: Stop | None = None) -> int:
     """Bytes that `text` takes after `training`, to within the four bytes that the coder holds back."""
-    return len(ppmd(text, training)[1])
+    return len(ppmd(text, training, stop)[1])
 
 
 def _ppmd_settings() -> str:

@@ -1,7 +1,10 @@
 """Compressors on held-out text, with and without the training text, and the file that keeps them."""
 
+import functools
 import gzip
 import lzma
+import signal
+import threading
 from typing import Any
 
 import numpy as np
@@ -170,3 +173,25 @@ def test_file_of_an_earlier_version_is_of_the_start_by_compressors_that_had_read
 def test_damaged_file_is_refused_with_what_is_wrong(content: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse_references(content)
+
+
+def test_stop_ends_compressors_in_the_middle_of_their_text(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CHUNK", 256)
+    read: list[int] = []
+    chunks = module._chunks
+
+    def counted(text: bytes, stop: Any, at: int | None = None) -> Any:
+        for chunk in chunks(text, stop):
+            read.append(len(chunk))
+            if len(read) == at:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            yield chunk
+
+    monkeypatch.setattr(module, "_chunks", counted)
+    text_references(corpus, "start 500", read_bytes=1000)
+    whole = len(read)
+    read.clear()
+    monkeypatch.setattr(module, "_chunks", functools.partial(counted, at=whole // 10))
+    with pytest.raises(KeyboardInterrupt):
+        text_references(corpus, "start 500", read_bytes=1000)
+    assert len(read) < whole / 2
