@@ -63,7 +63,8 @@ def parameter_intervals(law: Law, draws_BP: Array) -> dict[str, Interval]:
     if not len(draws_BP):
         return {}
     found = {name: interval(value_B) for name, value_B in zip(law.parameters, draws_BP.T, strict=True)}
-    reaching = [name for name in law.exponents if _reaches_bound(found[name])]
+    # Bounds of a general form are of its own coordinates; a fit that ends on one is refused.
+    reaching = [name for name in law.exponents if law.general is None and _reaches_bound(found[name])]
     if not reaching:
         return found | {name: interval(value_B) for name, value_B in derived(law, draws_BP).items()}
     return {name: one for name, one in found.items() if name not in reaching}
