@@ -33,6 +33,7 @@ def next_command(
     made = done.made.study
     if as_json:
         shown = {"file": out, "study": made.study, "folder": made.folder, "notes": done.made.notes}
+        shown |= {"extrapolation": done.extrapolation, "marks": done.marks}
         typer.echo(json.dumps(shown | {"prediction": done.prediction.model_dump(mode="json")}, indent=2))
         return
     console = make_console()

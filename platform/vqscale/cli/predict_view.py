@@ -17,7 +17,8 @@ from vqscale.laws.fitting.run_filter import rows_of
 
 def print_answers(answers: Sequence[OptimumResult], table: pd.DataFrame, console: Console) -> None:
     """A column per architecture, a row per quantity, the 90 % interval below the value."""
-    shown = plain_table("The best configuration; 90 % intervals below the values")
+    intervals = "; 90 % intervals below the values" if any(one.optimum.loss.interval for one in answers) else ""
+    shown = plain_table(f"The best configuration{intervals}")
     shown.add_column("")
     for one in answers:
         shown.add_column(one.label, justify="right")
@@ -48,7 +49,8 @@ def print_losses(losses: Sequence[LossResult], console: Console) -> None:
     """The loss of one run, a row per architecture."""
     if not losses:
         return
-    shown = plain_table("The loss of one run; 90 % intervals, with the scatter of single runs")
+    intervals = "; 90 % intervals, with the scatter of single runs" if any(one.loss.interval for one in losses) else ""
+    shown = plain_table(f"The loss of one run{intervals}")
     for column in ("runs of", "at", "loss", "in", "extrapolated", "fit"):
         shown.add_column(column)
     for one in losses:

@@ -34,6 +34,10 @@ class WrittenStudy:
     """The comments at its top."""
     made: NextStudy
     prediction: Prediction
+    extrapolation: list[str]
+    """What of N, D and C lies outside the fitted runs."""
+    marks: list[str]
+    """Reasons not to decide by the fit."""
 
 
 def write_next_study(target: str, budget: str, selection: Selection, *, out: str, beyond: bool = False) -> WrittenStudy:
@@ -71,7 +75,14 @@ def write_next_study(target: str, budget: str, selection: Selection, *, out: str
     header = _header(f"vqscale next {shlex.quote(target)} --budget {shlex.quote(budget)}", fit, best, made, prediction)
     values = dumped(made.study.model_dump(mode="json", exclude_defaults=True))
     storage.write_text(out, header + values)
-    return WrittenStudy(file=out, header=header, made=made, prediction=prediction)
+    return WrittenStudy(
+        file=out,
+        header=header,
+        made=made,
+        prediction=prediction,
+        extrapolation=best.optimum.extrapolation,
+        marks=fit.marks,
+    )
 
 
 def _best(

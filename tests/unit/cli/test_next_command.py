@@ -58,6 +58,28 @@ def test_next_keeps_the_studys_settings_and_says_where_its_learning_rate_is_from
     assert "# Predicted: " in text
 
 
+def test_next_says_what_lies_outside_the_runs_as_predict_does(fitted_study: Any, written: Any) -> None:
+    asked = ["predict", str(fitted_study.folder), "--compute", "3.3e12", "--arch", "transformer_vq", "--json"]
+    (answer,) = json.loads(CliRunner().invoke(app, asked).stdout)
+    sentences = answer["optimum"]["extrapolation"]
+    assert sentences[-1].startswith("C is ")
+    assert written[1]["extrapolation"] == sentences
+    assert written[1]["marks"] == answer["marks"]
+    text = written[0].read_text()
+    assert all(f"# Extrapolated: {sentence}." in text for sentence in sentences)
+
+
+def test_next_goes_far_outside_the_runs_only_when_asked_to(fitted_study: Any, tmp_path: Path) -> None:
+    words = ["next", str(fitted_study.folder), "--budget", "3e13", "--arch", "transformer_vq"]
+    out = tmp_path / "far.yaml"
+    refused = CliRunner().invoke(app, [*words, "--out", str(out)])
+    assert "more than 100 times outside the runs" in str(refused.exception)
+    assert not out.exists()
+    done = CliRunner().invoke(app, [*words, "--beyond", "--out", str(out)])
+    assert done.exit_code == 0, done.exception
+    assert "Extrapolated: C is " in done.output
+
+
 def test_next_hands_the_measured_speed_to_the_plan_of_the_next_study(written: Any) -> None:
     planned = plan(load_study(str(written[0])))
     (one,) = planned.trials

@@ -51,7 +51,8 @@ def test_law_that_loses_to_both_baselines_is_marked(sound):
 
 
 def test_law_with_a_low_r2_is_marked(sound):
-    assert marks_of(sound.model_copy(update={"r2_fit": 0.25}))[0].startswith("R² 0.25: the runs scatter")
+    (mark,) = marks_of(sound.model_copy(update={"r2_fit": 0.25}))
+    assert mark.startswith("R² 0.25: the runs scatter about the law by 87 % of what they differ by")
     assert marks_of(sound.model_copy(update={"r2_fit": 0.9})) == []
 
 

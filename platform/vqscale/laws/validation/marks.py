@@ -1,5 +1,6 @@
 """Why not to decide by a fit: sentences derived from the numbers of its record, shown wherever one of them is."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -79,7 +80,8 @@ def _scattered(fit: Fit) -> Iterator[str]:
     squares = {point.name: (point.measured - point.predicted) ** 2 for point in fit.points}
     worst = max(squares, key=lambda name: squares[name])
     one = f"; {worst} alone makes up more than half of it" if squares[worst] > sum(squares.values()) / 2 else ""
-    yield f"R² {fit.r2_fit:.2f}: the runs scatter about the law by a third or more of what they differ by{one}"
+    share = percent(math.sqrt(1 - fit.r2_fit), 0)
+    yield f"R² {fit.r2_fit:.2f}: the runs scatter about the law by {share} of what they differ by{one}"
 
 
 def _flat(fit: Fit) -> Iterator[str]:
