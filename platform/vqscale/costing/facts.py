@@ -11,7 +11,7 @@ from vqscale.costing.counts import (
 )
 from vqscale.provenance import git_commit, versions
 from vqscale.results.result import Result
-from vqscale.study.trial import Trial
+from vqscale.study.trial import DECAYED, Trial
 
 MEASURED_COLUMNS = (
     *("loss", "bpb", "perplexity", "train_loss", "tokens_per_second", "flops_per_second", "peak_flops"),
@@ -49,6 +49,7 @@ def trial_facts(study: str, trial: Trial) -> dict[str, Any]:
         "decay": train.decay if train.schedule == "wsd" else None,
         "shared_prefix": trial.shared_prefix,
         "setup": trial.setup,
+        "decayed": ", ".join(DECAYED) if train.weight_decay else None,
         "precision": train.precision,
         "engine": train.engine,
         "zero": train.zero if train.engine == "deepspeed" else None,

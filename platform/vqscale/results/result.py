@@ -93,6 +93,8 @@ class Result(Frozen):
     """Fingerprint of the updates before the decay, the same for all wsd trials that have them; None for others."""
     setup: str | None = None
     """Fingerprint of everything except the seed; None in records from before this column."""
+    decayed: str | None = None
+    """Roles of the parameters that decayed; None without weight decay, and in records from before roles decided."""
     precision: str
     engine: str
     zero: int | None

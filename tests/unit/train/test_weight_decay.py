@@ -8,6 +8,7 @@ import pytest
 import torch
 from local_host import LocalHost
 
+from vqscale.costing.facts import trial_facts
 from vqscale.errors import StudyInterruptedError
 from vqscale.models.build import build
 from vqscale.models.roles import decayed
@@ -143,3 +144,8 @@ def test_groups_hold_every_parameter_once(make_trial: Any) -> None:
     groups = ParameterGroups(model)
     held = [id(value) for value in (*groups.with_decay, *groups.without_decay)]
     assert sorted(held) == sorted(id(value) for value in model.parameters())
+
+
+def test_record_says_which_parameters_decayed_only_where_any_did(make_trial: Any) -> None:
+    assert trial_facts("s", make_trial(weight_decay=0.01))["decayed"] == "matrix, embedding"
+    assert trial_facts("s", make_trial())["decayed"] is None

@@ -31,6 +31,7 @@ _SHOWN: Final[dict[str, Callable[[Any], str]]] = {
     "batch_tokens": lambda tokens: f"batch {short_count(tokens)}",
     "lr": lambda rate: f"lr {number(rate, 2)}",
     "schedule": str,
+    "decayed": lambda roles: f"decay of {roles}",
 }
 """Settings that a label contains where they differ between runs."""
 _MEANS = (
@@ -84,7 +85,8 @@ def over_seeds(runs: pd.DataFrame) -> list[SeedGroup]:
     """Groups of runs, the most accurate first; no two have the same label."""
     keys = [name for name in _SAME if name in runs]
     parts = [rows for _, rows in runs.groupby(keys, dropna=False, sort=False)]
-    varied = {name for name in _SHOWN if name in runs and runs[name].nunique() > 1}
+    # Records from before roles decided which parameters decay have no roles: that is a difference, too.
+    varied = {name for name in _SHOWN if name in runs and runs[name].nunique(dropna=name != "decayed") > 1}
     labels = [_label(rows.iloc[0], varied) for rows in parts]
     found = [
         SeedGroup(label=label if labels.count(label) == 1 else f"{label}, {_setup(rows.iloc[0], place)}", rows=rows)
