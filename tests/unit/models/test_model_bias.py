@@ -1,5 +1,6 @@
 """The bias of models with exact keys: over all distances, or within the window, where quantised keys alone differ."""
 
+import json
 from typing import Any
 
 import pytest
@@ -160,6 +161,7 @@ def test_bias_enters_the_identity_only_where_it_ends_at_the_window(pair, small_c
     assert "bias" not in every.identity()
     before = {key: value for key, value in every.model_dump().items() if key != "bias"}
     assert ModelConfig(**before) == every
+    assert ModelConfig.model_validate_json(json.dumps(before)) == every
     assert fingerprint(window) != fingerprint(every)
     other = resolve(window.arch, "pico", VOCAB, {"bias": "window", "block_length": 8})
     assert other.variant == WINDOW_BIAS
