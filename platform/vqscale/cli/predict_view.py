@@ -81,7 +81,7 @@ def print_scores(scores: Sequence[PredictionScore], open_ones: Sequence[Predicti
             said = one.prediction
             loss = with_interval(said.predicted, lambda value: f"{value:.4f}")
             inside = "" if one.inside_90 is None else "yes" if one.inside_90 else "no"
-            fit = f"{said.law} {said.fit}"
+            fit = f"{said.law} {said.fit}" + (", marked" if said.marks else "")
             error = percent(one.relative_error, 2)
             shown.add_row(one.run, fit, when(one), loss, f"{one.measured:.4f}", error, inside)
         console.print(shown)

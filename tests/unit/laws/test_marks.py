@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from vqscale.laws import LAWS, fit_study, read_fits, write_fits
-from vqscale.laws.decisions.predictions import predicted_loss
+from vqscale.laws.decisions.predictions import predict_run, predicted_loss
 from vqscale.laws.fitting.bootstrap import parameter_intervals
 from vqscale.laws.io.export import to_csv
 from vqscale.laws.io.latex import to_latex
@@ -182,3 +182,9 @@ def test_interval_of_an_exponent_that_reaches_a_bound_of_the_search_is_not_given
         "intervals": {"E": sound.intervals["E"], "A": sound.intervals["A"]},
     }
     assert marks_of(sound.model_copy(update=bounded))[0].endswith("and no interval of alpha is given")
+
+
+def test_registered_prediction_keeps_the_marks_of_its_fit(sound):
+    weak = sound.model_copy(update={"marks": ["R² 0.25: too low"]})
+    assert predict_run(weak, {"D": 3e10}, name="large").marks == ["R² 0.25: too low"]
+    assert predict_run(sound, {"D": 3e10}, name="large").marks == []

@@ -10,7 +10,7 @@ import numpy as np
 from vqscale.errors import FitError
 from vqscale.laws.decisions.extrapolation import LARGEST_EXTRAPOLATION
 from vqscale.laws.decisions.frontier import optimum_at
-from vqscale.laws.decisions.surface import Surface, estimate
+from vqscale.laws.decisions.surface import INVERSE_DECADES, Surface, estimate
 from vqscale.laws.decisions.token_cost import TokenCost
 from vqscale.laws.forms.catalogue import Array
 from vqscale.laws.io.schema import Estimate, Optimum
@@ -82,7 +82,9 @@ def _for_loss(law: Surface, cost: TokenCost, loss: float) -> Array:
         raise FitError(f"loss: {loss:.6g} lies at or below E = {law.floor[0]:.6g}, which no compute reaches")
     found_B = law.budgets_for(cost, np.full(len(law.floor), loss))
     if not np.isfinite(found_B[0]):
-        raise FitError(f"loss: {loss:.6g} is reached at no budget up to many times the largest fitted budget")
+        raise FitError(
+            f"loss: {loss:.6g} is reached at no budget up to {10.0**INVERSE_DECADES:g} times the largest fitted budget"
+        )
     return found_B
 
 

@@ -61,6 +61,8 @@ class Prediction(Frozen):
     """ISO 8601 with time zone."""
     predicted: Estimate
     """With a prediction interval of the run's own loss: uncertainty of the law and scatter of runs about it."""
+    marks: list[str] = Field(default_factory=list)
+    """Reasons not to decide by the fit, as they were when it was registered."""
 
 
 class PredictionScore(Frozen):
@@ -114,6 +116,7 @@ def predict_run(
         versions=fit.versions,
         registered_at=now.isoformat(timespec="seconds") if now else utc_now(),
         predicted=predicted_loss(fit, x),
+        marks=fit.marks,
     )
 
 
