@@ -285,11 +285,14 @@ def _answering(
 
 
 def _selections(made: Sequence[Subset], objective: Objective) -> list[ModelSelection]:
-    """Model selection wherever several laws of the same letters were requested on the same runs."""
+    """Model selection wherever several laws of the same letters were requested on the same runs.
+
+    Laws of repeated data are judged beside those that take all tokens for fresh.
+    """
     rivals: dict[str, list[Subset]] = {}
     for subset in made:
         if len(subset.law.letters) > 1:
-            key = repr((sorted(subset.law.letters), subset.where, subset.names))
+            key = repr((sorted(set(subset.law.letters) - {"U"}), subset.where, subset.names))
             rivals.setdefault(key, []).append(subset)
     return [_selection(group, objective) for group in rivals.values() if len(group) > 1]
 

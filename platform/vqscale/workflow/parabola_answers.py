@@ -46,9 +46,9 @@ def ask_parabolas(
 
 
 def beside_parabolas(result: OptimumResult, fit: Fit, stored: StudyFits) -> OptimumResult:
-    """The law's answer with N* by the parabolas of the same runs, where they reach the budget."""
+    """The law's answer with N* by the parabolas of the same runs, where they reach the budget and have an interval."""
     own = next((one for one in stored.isoflops if one.where == fit.where and one.line is not None), None)
-    if own is None or own.line is None or fit.letters != ["N", "D"]:
+    if own is None or own.line is None or not own.line.freedom or fit.letters != ["N", "D"]:
         return result
     try:
         n: Estimate = optimum_by_line(own.line, result.optimum.flops).parameters

@@ -138,6 +138,14 @@ def test_runs_with_an_interaction_choose_farseer_and_runs_without_one_keep_chinc
         assert found.fits[0].law == law  # the chosen form leads: its N* is the one that is quoted
 
 
+def test_repeated_runs_choose_repeated_data_beside_a_law_of_fresh_tokens():
+    unique = np.tile([1e9, 5e9, 2e10, 1e10, 5e9, 1e9], len(BUDGETS))
+    table = table_of("repeated_data", [1.8, 480.0, 0.35, 2000.0, 0.36, 3.0], noise=1e-3, unique=unique)
+    (selection,) = fit_study(table, ["chinchilla", "repeated_data"], bootstrap=0, sensitivity=False).selections
+    assert selection.chosen == "repeated_data"
+    assert [one.law for one in selection.candidates] == ["chinchilla", "repeated_data"]
+
+
 def test_runs_that_never_repeat_data_are_refused_with_the_number_of_epochs():
     found = fit_study(table_of("repeated_data", REPEATED, unique=np.full(30, 1e14)), ["repeated_data"], bootstrap=0)
     assert [one.reason for one in found.refusals] == [

@@ -116,3 +116,4 @@ def test_estimates_are_apart_where_their_intervals_miss_each_other():
     assert are_apart(Estimate(value=1.9), between(2.1, 3))
     assert not are_apart(Estimate(value=2.5), between(2.1, 3))
     assert not are_apart(Estimate(value=1.0), Estimate(value=9.0))
+    assert not are_apart(between(1, 2), Estimate(value=9.0))  # a vertex that scatter leaves open

@@ -161,13 +161,15 @@ def check_by_parabolas(fit: Fit, found: IsoflopParabolas) -> ParabolaCheck | Non
     return check.model_copy(update={"text": _describe(check)})
 
 
-def are_apart(one: Estimate, other: Estimate) -> bool:
-    """Whether the 90 % intervals miss each other; an estimate without one counts as its value, two without as equal."""
-    if one.interval is None and other.interval is None:
+def are_apart(law: Estimate, parabola: Estimate) -> bool:
+    """Whether the 90 % intervals miss each other; a law without one (no bootstrap) counts as its value.
+
+    A parabola without one leaves its vertex or slope open, and contradicts nothing.
+    """
+    if parabola.interval is None:
         return False
-    low, high = _limits(one)
-    other_low, other_high = _limits(other)
-    return high < other_low or other_high < low
+    low, high = _limits(law)
+    return high < parabola.interval.low90 or parabola.interval.high90 < low
 
 
 def _limits(one: Estimate) -> tuple[float, float]:

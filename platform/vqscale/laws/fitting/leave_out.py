@@ -58,7 +58,7 @@ def minima_without(problem: Problem, theta_P: Array, member_R: Runs) -> Array:
 
 
 def _without(rows: Runs, member_R: Runs) -> Array:
-    return (rows[:, None] != member_R).astype(np.float64)
+    return np.asarray(rows[:, None] != member_R, dtype=np.float64)
 
 
 def _descended(problem: Problem, theta_P: Array, weight_BR: Array) -> Array:

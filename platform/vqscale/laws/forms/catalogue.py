@@ -136,7 +136,15 @@ _B = {"D": "beta"}
 
 
 def _law(
-    name: str, terms: tuple[Term, ...], *, split_by: tuple[str, ...], limits: str, why: str, **options: bool
+    name: str,
+    terms: tuple[Term, ...],
+    *,
+    split_by: tuple[str, ...],
+    limits: str,
+    why: str,
+    floor: bool = True,
+    frontier: bool = False,
+    on_request: bool = False,
 ) -> Law:
     letters = tuple(dict.fromkeys(letter for term in terms for letter in term.powers))
     common: tuple[str, ...] = COMMON_SPLIT
@@ -151,7 +159,9 @@ def _law(
         split_by=(*common, *split_by),
         limits=limits,
         why=why,
-        **options,
+        floor=floor,
+        frontier=frontier,
+        on_request=on_request,
     )
 
 

@@ -70,7 +70,8 @@ def isoflop_parabolas(where: Where, label: str, runs: IsoflopRuns) -> IsoflopPar
     if len(usable) < 2:
         reason = f"{len(usable)} of {len(rows)} budgets has an optimum; a slope needs two"
         return IsoflopParabolas(where=where, label=label, rows=rows, a=None, b=None, reason=reason)
-    line = _line(*([each[index] for index in usable] for each in (groups, curves, scatter)))
+    own = ([groups[index] for index in usable], [curves[index] for index in usable])
+    line = _line(*own, [scatter[index] for index in usable])
     a, b = exponents(line)
     return IsoflopParabolas(where=where, label=label, rows=rows, a=a, b=b, reason=None, line=line)
 

@@ -73,7 +73,7 @@ def parabola(n_R: Array, loss_R: Array) -> Parabola:
         slope=slope,
         curvature=curvature,
         centre=centre,
-        unscaled=np.linalg.inv(columns.T @ columns),
+        unscaled=np.asarray(np.linalg.inv(columns.T @ columns), dtype=np.float64),
         squares=float(residual_R @ residual_R) / unit**2,
         free=len(loss_R) - PARABOLA_PARAMETERS,
         unit=unit,
@@ -114,10 +114,10 @@ def vertex_interval(curve: Parabola, scatter: Scatter | None) -> Interval | None
     """Fieller's interval of N at the vertex; None where it is not bounded, or nothing is left to judge by."""
     if scatter is None:
         return None
-    ends = [_fieller(curve, scatter, level) for level in LEVELS]
-    if ends[0] is None or ends[1] is None:
+    inner, outer = (_fieller(curve, scatter, level) for level in LEVELS)
+    if inner is None or outer is None:
         return None
-    (low90, high90), (low95, high95) = ends
+    (low90, high90), (low95, high95) = inner, outer
     return Interval(low90=low90, high90=high90, low95=low95, high95=high95)
 
 
