@@ -9,7 +9,7 @@ from vqscale.formatting import percent, short_count
 from vqscale.laws import LAWS, Fit, StudyFits
 from vqscale.laws.fitting.fit import AGREEING_SHARE
 from vqscale.laws.io.schema import Method
-from vqscale.reporting.charts.style import plural, power, present
+from vqscale.reporting.charts.style import architecture, in_words, plural, power, present
 from vqscale.study.trial import TrainConfig
 
 _UNKNOWN = "not in the table"
@@ -45,7 +45,9 @@ def _hypothesis(fits: StudyFits) -> list[Entry]:
     names = sorted({fit.law for fit in fits.fits})
     found: list[Entry] = [("Form", _joined({f"{fit.law}: {fit.form}" for fit in fits.fits}) or "no law was fitted")]
     found += [(f"Why {name}", f"{LAWS[name].why} {LAWS[name].limits}") for name in names if name in LAWS]
-    selected = _joined({f"{one.label}: {one.description}" for one in fits.selections}) or "no forms were compared"
+    selected = (
+        _joined({f"{in_words(one.label)}: {one.description}" for one in fits.selections}) or "no forms were compared"
+    )
     return [
         *found,
         ("Model selection", selected),
@@ -81,7 +83,7 @@ def _flops(fit: Fit) -> str:
 
 def _training(table: pd.DataFrame, study: Mapping[str, Any]) -> list[Entry]:
     return [
-        ("Architectures", _values(table, "arch")),
+        ("Architectures", _architectures(table)),
         ("Sizes N", _range(table, "parameters_non_embedding")),
         ("Width x depth", _shapes(table)),
         ("Codebooks, contexts", f"S: {_values(table, 'codebook_size')}; T: {_values(table, 'context')}"),
@@ -178,6 +180,12 @@ def _shapes(table: pd.DataFrame) -> str:
         return _UNKNOWN
     shapes = table[["d_model", "n_layer"]].drop_duplicates().sort_values(["d_model", "n_layer"])
     return ", ".join(f"{width}x{depth}" for width, depth in shapes.itertuples(index=False, name=None)) or "none"
+
+
+def _architectures(table: pd.DataFrame) -> str:
+    if "arch" not in table:
+        return _UNKNOWN
+    return _joined({architecture(arch) for arch in table["arch"] if present(arch)}) or "none"
 
 
 def _corpora(table: pd.DataFrame) -> str:

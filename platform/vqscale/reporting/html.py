@@ -65,6 +65,16 @@ def _embed(panel: Panel) -> "Markup":
     return Markup(json.dumps(plotly_chart(panel), allow_nan=False).replace("<", "\\u003c"))
 
 
+def _code(text: str) -> "Markup":
+    """Text whose parts in backticks are code."""
+    from markupsafe import Markup, escape
+
+    parts = [
+        f"<code>{escape(part)}</code>" if place % 2 else escape(part) for place, part in enumerate(text.split("`"))
+    ]
+    return Markup("".join(parts))
+
+
 def _plotly() -> "Markup":
     """The source of plotly.js (5 MB) as base64 of gzip, 2 MB, which the page unpacks when it opens."""
     from markupsafe import Markup
@@ -79,5 +89,6 @@ def _environment() -> "jinja2.Environment":
     loader = jinja2.PackageLoader("vqscale.reporting")
     made = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     made.filters["embed"] = _embed
+    made.filters["code"] = _code
     made.globals["most_rows"] = MOST_ROWS
     return made

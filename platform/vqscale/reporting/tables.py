@@ -11,7 +11,7 @@ from vqscale.laws import Fit, StudyFits
 from vqscale.laws.forms.catalogue import exponents_of
 from vqscale.laws.io.schema import Interval
 from vqscale.laws.study_fits import default_metric
-from vqscale.reporting.charts.style import architecture, bytes_of, number, present, whole
+from vqscale.reporting.charts.style import architecture, bytes_of, in_words, number, present, whole
 from vqscale.reporting.compare import finished
 from vqscale.reporting.references import KnownReferences, fair, found_for, label, text_of
 from vqscale.results.references import References
@@ -113,7 +113,7 @@ def constant_table(fits: StudyFits) -> Table | None:
 def refusal_table(fits: StudyFits, *, too_few: bool) -> Table | None:
     """Subsets without a law: those with too few runs (largest first), or those refused for any other reason."""
     shown = [one for one in fits.refusals if (one.kind == "too few runs") == too_few]
-    rows = [[one.law, one.label, one.reason] for one in sorted(shown, key=lambda one: -one.n_runs)]
+    rows = [[one.law, in_words(one.label), one.reason] for one in sorted(shown, key=lambda one: -one.n_runs)]
     return Table.of(["law", "runs of", "why no law is given"], rows) if rows else None
 
 
@@ -147,7 +147,7 @@ def reference_table(table: pd.DataFrame, known: KnownReferences | None) -> Table
 
 
 def _beside_references(runs: pd.DataFrame, found: References) -> list[list[TableCell]]:
-    corpus, best = str(runs["corpus"].iloc[0]) if "corpus" in runs else "", float(runs["bpb"].min())
+    corpus, best = corpus_of(runs), float(runs["bpb"].min())
     evaluated = f"as evaluated, {found.evaluated_bytes:,} bytes"
     rows: list[tuple[float, str, str, str]] = [
         (float(bpb), f"{architecture(arch)}, best run", evaluated, "")
@@ -161,6 +161,11 @@ def _beside_references(runs: pd.DataFrame, found: References) -> list[list[Table
         [(corpus, corpus), (name, name), (number(value), value), (text, text), (change, change)]
         for value, name, text, change in sorted(rows)
     ]
+
+
+def corpus_of(runs: pd.DataFrame) -> str:
+    """Name of the corpus of runs on one; where it lay is no part of what it is."""
+    return str(runs["corpus"].iloc[0]).rstrip("/").rsplit("/", 1)[-1] if "corpus" in runs else ""
 
 
 def throughput_cell_table(table: pd.DataFrame) -> Table:
@@ -191,7 +196,7 @@ def _constants(fit: Fit) -> list[list[str]]:
         found = fit.intervals.get(name)
         ranges = [(found.low90, found.high90), (found.low95, found.high95)] if found else []
         texts = [f"{number(low)} to {number(high)}" for low, high in ranges] or ["", ""]
-        rows.append([fit.law, fit.label, name, number(value, 5), *texts, fit.id])
+        rows.append([fit.law, in_words(fit.label), name, number(value, 5), *texts, fit.id])
     return rows
 
 
@@ -203,7 +208,8 @@ def exponent_table(fits: Sequence[Fit]) -> Table | None:
     for fit in fits:
         values = fit.parameters | fit.derived
         cells = [_ranged(values.get(name), fit.intervals.get(name)) for name in names]
-        first: list[TableCell] = [(fit.law, fit.law), (fit.label, fit.label), (str(fit.n_runs), fit.n_runs)]
+        subset = in_words(fit.label)
+        first: list[TableCell] = [(fit.law, fit.law), (subset, subset), (str(fit.n_runs), fit.n_runs)]
         r2: TableCell = ("", "") if fit.r2_fit is None else (f"{fit.r2_fit:.4f}", fit.r2_fit)
         rows.append([*first, r2, *cells])
     headers = ["law", "runs of", "runs", "R² of fit", *(f"{name} [90 %]" for name in names)]

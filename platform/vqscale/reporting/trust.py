@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from vqscale.formatting import percent
 from vqscale.laws import Fit, StudyFits
+from vqscale.laws.decisions.surface import leading_fits
 from vqscale.laws.io.schema import Where
 
 
@@ -25,11 +26,6 @@ class Trust:
         return not self.marks and not self.doubts
 
     @property
-    def caveat(self) -> str:
-        """What a sentence that uses the law says with it; empty where there is nothing to say."""
-        return f" (marked: {'; '.join(self.marks)})" if self.marks else ""
-
-    @property
     def reasons(self) -> list[str]:
         return [*self.marks, *self.doubts]
 
@@ -48,8 +44,8 @@ def trust_of_all(fits: Iterable[Fit]) -> Trust:
 
 
 def laws_behind(fits: StudyFits, *subsets: Where) -> list[Fit]:
-    """The fits in N and D whose subsets are among those given."""
-    return [fit for fit in fits.fits if fit.where in subsets and set(fit.letters) >= {"N", "D"}]
+    """The laws in N and D of subsets that were compared, as comparisons take them."""
+    return [fit for fit in leading_fits(fits.fits) if fit.where in subsets]
 
 
 def _doubts(fit: Fit) -> Iterator[str]:

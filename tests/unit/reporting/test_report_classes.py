@@ -77,7 +77,8 @@ def test_accuracy_by_length_pools_the_labels_of_all_seeds(report_data_of, runs):
 
 def test_summary_names_the_most_accurate_model_and_what_a_constant_prediction_reaches(report_data_of, runs):
     found = {part.title: " ".join(part.sentences) for part in summarise(report_data_of(runs))}["Answer"]
-    assert "Transformer-VQ, mean of 2 seeds, predicts 85.0 % (± 7.1) of the held-out labels correctly" in found
+    assert "Transformer-VQ, mean of 2 seeds, predicts 85.0 % (± 7.1 between seeds) of the held-out labels" in found
+    assert "error over held-out examples unknown" in found
     assert "the most frequent class reaches 60.0 %" in found
 
 

@@ -13,11 +13,17 @@ from vqscale.reporting.equal import POINT, seed_noise
 from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.trust import trust
 from vqscale.results.loss_difference import FEW
+from vqscale.study.model import EXACT
 
 TWO_THINGS = (
     "two things changed: exact keys, and a position bias over all distances (that of the codes ends at the window)"
 )
 """Of Transformer-VQ beside the paper's baseline."""
+
+
+def two_things(arch: object, base: object) -> bool:
+    """Whether the paper's baseline is compared, which differs from the model with codes in more than its keys."""
+    return EXACT.get(str(base)) == arch
 
 
 def basis_of(
@@ -53,6 +59,7 @@ def basis_of(
         held_out=held_out_text(rows) if losses and len(rows) else "",
         held_out_tokens=int(evaluated) if evaluated is not None else None,
         documents=int(held) if held is not None else None,
+        unit="example" if data.classifies else "document",
         baselines=tuple(baselines),
         weakened_by=tuple(dict.fromkeys(notes)),
         measured=measured
@@ -115,7 +122,10 @@ def held_out_text(rows: pd.DataFrame) -> str:
 def _by_chance(data: ReportData, seeds: Seeds | None) -> list[str]:
     if seeds is None or not seeds.points:
         return ["seeds are not in the table: chance unknown"]
-    return [] if seeds.repeated == seeds.points else [seed_remark(data)]
+    if not seeds.repeated:
+        return [seed_remark(data)]
+    left = seeds.points - seeds.repeated
+    return [f"one seed at {left} of {plural(seeds.points, 'point')}: chance unknown there"] if left else []
 
 
 def _by_text(data: ReportData, rows: pd.DataFrame, units: float | None) -> list[str]:

@@ -47,6 +47,8 @@ class Seeds:
             return "one seed at every point" if self.points > 1 else "one seed"
         if self.points == 1:
             return f"{self.most} seeds"
+        if self.repeated == self.points:
+            return f"up to {self.most} seeds at each of {self.points} points"
         return f"up to {self.most} seeds at {self.repeated} of {self.points} points, one at the others"
 
 
@@ -64,6 +66,7 @@ class Basis:
     held_out_tokens: int | None = None
     documents: int | None = None
     """Held-out documents (classifiers: examples)."""
+    unit: str = "document"
     baselines: Sequence[str] = ()
     weakened_by: Sequence[str] = ()
     """What would weaken the claim, one sentence each."""

@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from itertools import count as places
 
-from vqscale.formatting import duration, percent
+from vqscale.formatting import duration
 from vqscale.laws.io.schema import BudgetKind, ComparedPoint, Comparison, Estimate
 from vqscale.reporting.charts.panel import Axis, ChartLayer, HorizontalLine, LineLayer, Panel, PointsLayer
-from vqscale.reporting.charts.style import architecture, colour, flops_axis, number, plural, power
+from vqscale.reporting.charts.style import colour, flops_axis, number, power
+from vqscale.reporting.claims.pairs import pair_claim
 from vqscale.reporting.compare import against_baselines
 from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.section import Block, Charts, Heading, Notes, Prose, Section, TableBlock
 from vqscale.reporting.sections.runs import LONG
 from vqscale.reporting.tables import Table, TableCell
+from vqscale.reporting.trust import laws_behind, trust_of_all
 
 BUDGET_LABELS: dict[BudgetKind, str] = {
     "compute": "equal compute",
@@ -21,7 +23,7 @@ BUDGET_LABELS: dict[BudgetKind, str] = {
 _TEXT = (
     "How many times the budget one architecture needs for the loss that the other has at it: below 1 it is the better"
     " one. Bars are 90 % intervals, hollow points lie beyond the measured budgets. A budget without a point has its"
-    " reason in the table."
+    " reason in the table; nothing beyond the data is shown of a law that may not be extrapolated."
 )
 
 
@@ -33,7 +35,7 @@ def section(data: ReportData) -> Section | None:
         blocks += [Prose(text=_TEXT), Charts(panels=panels)]
     if rows := [row for one in found for row in _rows(data, one)]:
         headers = ["compared", "at equal", "budget", "loss", "the other's", "difference [90 %]", "x the budget [90 %]",
-                   "over the data", "why no factor"]  # fmt: skip
+                   "over the data", "remarks"]  # fmt: skip
         fold = f"All {len(rows)} comparisons" if len(rows) > LONG else ""
         blocks.append(TableBlock(table=Table(headers=headers, rows=rows), fold=fold))
     if refused := [f"{_title(data, one)}: {one.reason}." for one in found if one.reason]:
@@ -49,7 +51,8 @@ def _panel(data: ReportData, kind: BudgetKind) -> Panel | None:
     layers: list[ChartLayer] = []
     place = places()
     for one in data.fits.comparisons:
-        points = [point for point in one.points if point.kind == kind and point.multiplier]
+        farthest = float("inf") if trust_of_all(laws_behind(data.fits, one.where, one.base)).extrapolates else 1.0
+        points = [p for p in one.points if p.kind == kind and p.multiplier and p.beyond <= farthest]
         if points:
             layers += _layers(_title(data, one), points, next(place))
     if not layers:
@@ -113,7 +116,11 @@ def budget_of(point: ComparedPoint) -> str:
 
 def _rows(data: ReportData, one: Comparison) -> Iterator[list[TableCell]]:
     title = _title(data, one)
+    found = trust_of_all(laws_behind(data.fits, one.where, one.base))
     for point in one.points:
+        if point.beyond > 1 and not found.extrapolates:
+            continue
+        remarks = "; ".join([*([point.reason] if point.reason else []), *(["law marked"] if found.marks else [])])
         yield [
             (title, title),
             (point.kind, point.kind),
@@ -123,7 +130,7 @@ def _rows(data: ReportData, one: Comparison) -> Iterator[list[TableCell]]:
             (ranged(point.difference), point.difference.value),
             (ranged(point.multiplier), point.multiplier.value) if point.multiplier else ("", ""),
             (f"{number(point.beyond, 3)} x" if point.beyond > 1 else "", point.beyond),
-            (point.reason or "", point.reason or ""),
+            (remarks, remarks),
         ]
 
 
@@ -139,14 +146,4 @@ def _skipped(data: ReportData, one: Comparison) -> Iterator[str]:
 
 def equal_sizes(data: ReportData) -> list[str]:
     """Runs that agree in everything but the architecture."""
-    lines = []
-    for pairs in against_baselines(data.table, data.metric):
-        side = "higher" if pairs.mean > 0 else "lower"
-        spread = f", {percent(min(pairs.differences))} to {percent(max(pairs.differences))}"
-        many = plural(len(pairs.differences), "pair")
-        lines.append(
-            f"{architecture(pairs.first)}'s loss is {percent(abs(pairs.mean))} {side} than that of"
-            f" {architecture(pairs.second)} at equal preset, context, tokens and seed"
-            f" ({many}{spread if len(pairs.differences) > 1 else ''})."
-        )
-    return lines
+    return [pair_claim(data, pairs).text for pairs in against_baselines(data.table, data.metric)]

@@ -15,6 +15,7 @@ from vqscale.reporting.charts.style import architecture, flops_axis, number, pow
 from vqscale.reporting.references import common, fair, label
 from vqscale.reporting.report_data import ReportData, over_trained, shown_frontier
 from vqscale.reporting.section import Block, Charts, Prose, Section, TableBlock
+from vqscale.reporting.trust import trust
 
 _LINES = (
     "Lines are the least loss that each law gives for a budget, at the best size for it; bands are 90 % intervals,"
@@ -31,13 +32,20 @@ def section(data: ReportData) -> Section | None:
         return None
     text = "Every point is a finished run."
     if any(isinstance(layer, LineLayer) for layer in panel.layers):
-        text = f"{text} {_LINES}"
+        text = f"{text} {_LINES}{_barred(data)}"
     if any(isinstance(layer, PointsLayer) and layer.hollow for layer in panel.layers):
         text += " Hollow points are the held-out runs, which the law predicts without being fitted to them."
     blocks: list[Block] = [Prose(text=text), Charts(panels=[panel])]
     if beside := tables.reference_table(data.table, data.references):
         blocks.append(TableBlock(table=beside))
     return Section(id="compute", title="Loss against compute", nav="Compute", blocks=blocks)
+
+
+def _barred(data: ReportData) -> str:
+    """Which laws are drawn within their runs only, and why."""
+    found = [(data.name(fit.where, fit.label), trust(fit)) for fit in data.leading]
+    texts = [f"{name} ({'; '.join(one.reasons)})" for name, one in found if not one.extrapolates]
+    return f" Not drawn beyond its runs: {', '.join(texts)}." if texts else ""
 
 
 def compute_panel(data: ReportData) -> Panel | None:
@@ -114,8 +122,11 @@ def _frontier(data: ReportData, fit: Fit) -> Iterator[ChartLayer]:
 
 
 def drawn_optima(fit: Fit, found: Frontier) -> list[Optimum]:
-    """The optima that a chart shows, ascending: those far beyond the data would squeeze the measured range."""
+    """The optima that a chart shows, ascending: those far beyond the data would squeeze the measured range, and a law
+    that may not be extrapolated has none beyond it."""
     near = [one for one in found.optima if over_trained(fit, one) <= DRAWN_BEYOND]
+    if not trust(fit).extrapolates:
+        near = [one for one in near if one.beyond <= 1]
     return sorted(near, key=lambda one: one.flops)
 
 

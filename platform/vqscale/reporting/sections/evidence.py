@@ -1,5 +1,6 @@
 """Every claim of the summary with what it rests on, and what would weaken it."""
 
+from vqscale.reporting.charts.style import plural
 from vqscale.reporting.claims.claim import Claim
 from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.section import Block, EvidenceBlock, EvidenceItem, Prose, Section
@@ -47,5 +48,5 @@ def _held_out(claim: Claim) -> list[str]:
     if not basis.held_out:
         return []
     tokens = [f"{basis.held_out_tokens:,} tokens"] if basis.held_out_tokens is not None else []
-    documents = f"{basis.documents:,} documents" if basis.documents is not None else "number of documents unknown"
+    documents = f"number of {basis.unit}s unknown" if basis.documents is None else plural(basis.documents, basis.unit)
     return ["; ".join([basis.held_out, *tokens, documents])]

@@ -9,9 +9,10 @@ from vqscale.laws.io.export import fit_provenance
 from vqscale.laws.io.schema import Curve, CurvePoint, RunPoint
 from vqscale.reporting import tables
 from vqscale.reporting.charts.panel import Axis, BandLayer, ChartLayer, LineLayer, MarkerSymbol, Panel, PointsLayer
-from vqscale.reporting.charts.style import Scheme, colour, flops_axis, number, shade
+from vqscale.reporting.charts.style import Scheme, colour, flops_axis, in_words, number, shade
 from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.section import Block, Charts, Heading, Notes, Prose, Section, TableBlock
+from vqscale.reporting.trust import trust
 
 AXIS_NAMES = {
     "parameters_non_embedding": "non-embedding parameters N",
@@ -43,13 +44,17 @@ def section(data: ReportData) -> Section | None:
             *([TableBlock(table=shown)] if shown else []),
             every,
         ]
-    notes = [f"{fit.law}, {fit.label}: {warning}." for fit in fits.fits for warning in fit.warnings]
+    notes = [f"{fit.law}, {in_words(fit.label)}: {text}." for fit in fits.fits for text in _remarks(fit)]
     blocks += [Notes(lines=notes)] if notes else []
     if refused := tables.refusal_table(fits, too_few=False):
         blocks += [Heading(text="Refused"), TableBlock(table=refused)]
     if few := tables.refusal_table(fits, too_few=True):
         blocks.append(TableBlock(table=few, fold=f"{len(few.rows)} subsets with too few runs for a law"))
     return Section(id="laws", title="Fitted laws", nav="Laws", blocks=blocks) if blocks else None
+
+
+def _remarks(fit: Fit) -> list[str]:
+    return [*(f"marked: {reason}" for reason in trust(fit).reasons), *fit.warnings]
 
 
 def law_panels(fits: Sequence[Fit], scheme: Scheme) -> list[Panel]:
@@ -74,7 +79,7 @@ def _law(fits: Sequence[Fit], scheme: Scheme) -> Panel:
     """Points, curve and band of every subset."""
     layers: list[ChartLayer] = []
     for fit, tint in zip(fits, tints(fits, scheme), strict=True):
-        label = f"{fit.label}{_exponent(fit)}"
+        label = f"{in_words(fit.label)}{_exponent(fit)}"
         layers += [layer for curve in fit.curves for layer in _curve(curve, fit.points, label, tint)]
         layers.append(_dots(fit, fit.points, label, tint, scheme.symbol(fit.where.get("arch"))))
     axis = fits[0].axes[0]
@@ -130,7 +135,7 @@ def _surface(fit: Fit, name: str) -> Panel:
         layers += [*_curve(curve, runs, label, colour(place)), _dots(fit, runs, label, colour(place))]
     return Panel(
         name=name,
-        title=f"{fit.law}, {fit.label}: {fit.form}",
+        title=f"{fit.law}, {in_words(fit.label)}: {fit.form}",
         x=law_axis(fit.axes[0]),
         y=Axis(name=f"held-out loss ({fit.unit})"),
         layers=layers,

@@ -14,6 +14,7 @@ from vqscale.reporting.report_data import ReportData, shown_frontier
 from vqscale.reporting.section import Block, Charts, Heading, Notes, Prose, Section, TableBlock
 from vqscale.reporting.sections.compute import drawn_optima, optima_layers
 from vqscale.reporting.tables import Table, TableCell
+from vqscale.reporting.trust import trust
 
 _Quantity = Callable[[Optimum], Estimate]
 
@@ -35,6 +36,8 @@ def section(data: ReportData) -> Section | None:
         return None
     panels = [_panel(data, fits, *quantity) for quantity in _QUANTITIES]
     blocks: list[Block] = [Prose(text=_TEXT), Charts(panels=panels), TableBlock(table=_optima(data, fits))]
+    if marks := [f"{data.name(fit.where, fit.label)}, marked: {mark}." for fit in fits for mark in trust(fit).marks]:
+        blocks.append(Notes(lines=marks))
     blocks += [Heading(text="Exponents"), TableBlock(table=_exponents(data))]
     refused = [
         f"{data.name(fit.where, fit.label)}, C = {power(float(budget))}: {reason.rstrip('.')}."
@@ -106,14 +109,17 @@ def _optima(data: ReportData, fits: list[Fit]) -> Table:
     for fit in fits:
         found = shown_frontier(fit)
         name = data.name(fit.where, fit.label)
+        trusted = trust(fit)
         for one in found.optima if found else []:
+            if one.beyond > 1 and not trusted.extrapolates:
+                continue
             values: list[TableCell] = [(name, name), (power(one.flops), one.flops)]
             for estimate, show in _shown(one):
                 values.append((_ranged(estimate, show), estimate.value))
             span = f"{short_count(one.parameters_low)} to {short_count(one.parameters_high)}"
-            beyond = "; ".join(one.extrapolation)
+            beyond = "; ".join([*one.extrapolation, *(["law marked"] if trusted.marks else [])])
             rows.append([*values, (span, one.parameters_low), (beyond, one.beyond)])
-    headers = ["runs of", "C (FLOPs)", "N* [90 %]", "D* [90 %]", "D* / N*", "loss", "N within 1 %", "extrapolated"]
+    headers = ["runs of", "C (FLOPs)", "N* [90 %]", "D* [90 %]", "D* / N*", "loss", "N within 1 %", "remarks"]
     return Table(headers=headers, rows=rows)
 
 

@@ -7,16 +7,16 @@ from typing import Any
 import pandas as pd
 
 from vqscale.formatting import percent
-from vqscale.reporting.charts.style import architecture, bytes_of, number, plural, present, whole
-from vqscale.reporting.claims.basis import TWO_THINGS, basis_of, seed_remark
+from vqscale.reporting.charts.style import architecture, bytes_of, plural, present, whole
+from vqscale.reporting.claims.basis import TWO_THINGS, basis_of, two_things
 from vqscale.reporting.claims.claim import Claim, fig, named
-from vqscale.reporting.compare import Pairs, against_baselines
-from vqscale.reporting.equal import seed_noise
+from vqscale.reporting.claims.pairs import pair_claim
+from vqscale.reporting.compare import against_baselines
 from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.sections.classes import SeedGroup, best_run, classified, guess, over_seeds
-from vqscale.reporting.summary.findings import VARIED, best_sizes, best_values, text_error, two_things
+from vqscale.reporting.summary.findings import VARIED, best_sizes, best_values
 from vqscale.reporting.summary.findings import best_run as lowest_loss
-from vqscale.reporting.summary.speed import break_even_text, measured_speed, speed_claims
+from vqscale.reporting.summary.speed import speed_claim, speed_claims
 
 
 def answer_claims(data: ReportData) -> list[Claim]:
@@ -37,63 +37,10 @@ def _quality(data: ReportData) -> Iterator[Claim]:
 
 
 def _against(data: ReportData) -> Iterator[Claim]:
-    """One sentence per baseline: the loss in the study's unit, what may be chance, speed and break-even."""
+    """Two sentences per baseline: the loss in the study's unit and what may be chance; speed and break-even."""
     for pairs in against_baselines(data.table, data.metric):
-        yield _pair_claim(data, pairs)
-
-
-def _pair_claim(data: ReportData, pairs: Pairs) -> Claim:
-    first, second = architecture(pairs.first), architecture(pairs.second)
-    side = "higher" if pairs.mean > 0 else "lower"
-    versus = f"loss of {first} {side} than that of {second}"
-    apart = fig(pairs.absolute, number(abs(pairs.absolute), 3), f"{versus}, mean over pairs, {data.unit}")
-    share = fig(pairs.mean, percent(abs(pairs.mean)), f"{versus}, mean over pairs, relative")
-    count = len(pairs.pairs)
-    many = "one pair" if count == 1 else f"{fig(count, str(count), 'pairs of runs')} pairs"
-    span = f", {_span(pairs, versus)}" if count > 1 else ""
-    rows = _rows(data, pairs)
-    changed = f" ({TWO_THINGS})" if two_things(pairs.first, pairs.second) else ""
-    context = [int(value) for value in sorted(set(rows["context"]))]
-    speed = measured_speed(data, pairs.first, pairs.second, context)
-    parts = [
-        f"{named(first)} has {apart} {data.unit} {side} loss ({share}) than {named(second)}{changed} at equal preset,"
-        f" context, tokens and seed ({many}{span})",
-        *_chance(data, pairs),
-        *speed,
-        break_even_text(data, pairs.first, pairs.second),
-    ]
-    basis = basis_of(data, rows, baselines=[second], weakened=[TWO_THINGS] if changed else [])
-    return Claim.of("; ".join(part for part in parts if part) + ".", basis)
-
-
-def _span(pairs: Pairs, versus: str) -> str:
-    ends = [
-        fig(end, f"{100 * end:+.1f} %", f"{versus}: {name} of the pairs")
-        for end, name in ((min(pairs.differences), "lowest"), (max(pairs.differences), "highest"))
-    ]
-    return " to ".join(ends)
-
-
-def _chance(data: ReportData, pairs: Pairs) -> Iterator[str]:
-    """Whether seeds or the held-out text may account for the difference."""
-    noise = seed_noise(data.runs, data.metric)
-    if noise is None:
-        yield seed_remark(data)
-    else:
-        spread = fig(noise.relative, percent(noise.relative, 2), "spread between seeds, standard deviation of a run")
-        # A difference of two runs has twice the variance of one; a mean over pairs its share.
-        limit = 2 * noise.relative * (2 / len(pairs.pairs)) ** 0.5
-        chance = "which may be chance" if abs(pairs.mean) < limit else "more than chance between seeds"
-        yield f"{chance} (seeds differ by {spread})"
-    loss = sum(float(other[data.metric]) for _, other in pairs.pairs) / len(pairs.pairs)
-    yield text_error(pairs.error, loss)
-
-
-def _rows(data: ReportData, pairs: Pairs) -> pd.DataFrame:
-    """The rows of the table behind pairs."""
-    key = next((name for name in ("trial_id", "name") if name in data.table), None)
-    used = {one[key] for pair in pairs.pairs for one in pair} if key else set()
-    return data.table[data.table[key].isin(used)] if key else data.runs
+        yield pair_claim(data, pairs)
+        yield from speed_claim(data, pairs.first, pairs.second)
 
 
 def _accuracy(data: ReportData) -> Iterator[Claim]:
@@ -116,10 +63,21 @@ def _most_accurate(data: ReportData, members: pd.DataFrame, *, alone: bool) -> C
     ]
     others = _best_of_others(groups)
     parts += [f"{named(one.label)}{_seeds(one)} {_accuracy_of(one)}{_apart(best, one)}" for one in others]
+    archs = [str(one["arch"]) for one in groups]
+    changed = [TWO_THINGS] if any(two_things(arch, base) for arch in archs for base in archs) else []
     basis = basis_of(data, pd.concat([best.rows, *(one.rows for one in others)]),
-                     baselines=[name, *(one.label for one in others)])  # fmt: skip
-    remark = [] if len(best.rows) > 1 else ["one seed: chance unknown"]
-    return Claim.of("; ".join([*parts, *remark]) + ".", basis)
+                     baselines=[name, *(one.label for one in others)], weakened=changed)  # fmt: skip
+    return Claim.of("; ".join([*parts, _example_error(best)]) + ".", basis)
+
+
+def _example_error(one: SeedGroup) -> str:
+    """Standard error of an accuracy over the held-out examples, the largest of its seeds."""
+    known: list[float] = one.rows["accuracy_error"].dropna().tolist() if "accuracy_error" in one.rows else []
+    if len(known) < len(one.rows):
+        return "error over held-out examples unknown"
+    error = float(max(known))
+    shown = fig(error, f"{100 * error:.1f}", f"standard error over held-out examples of {one.label}, points")
+    return f"standard error over held-out examples {shown} points"
 
 
 def _task(members: pd.DataFrame) -> str:
@@ -137,7 +95,9 @@ def _best_of_others(groups: list[SeedGroup]) -> list[SeedGroup]:
 
 def _seeds(one: SeedGroup) -> str:
     seeds = len(one.rows)
-    return f", mean of {fig(seeds, str(seeds), f'seeds of {one.label}')} seeds," if seeds > 1 else ""
+    if seeds == 1:
+        return ", one seed,"
+    return f", mean of {fig(seeds, str(seeds), f'seeds of {one.label}')} seeds,"
 
 
 def _accuracy_of(one: SeedGroup) -> str:
@@ -146,16 +106,15 @@ def _accuracy_of(one: SeedGroup) -> str:
     if len(one.rows) == 1:
         return shown
     spread = float(one.rows["accuracy"].std())
-    return (
-        f"{shown} (± {fig(spread, f'{100 * spread:.1f}', f'standard deviation between seeds of {one.label}, points')})"
-    )
+    quantity = f"standard deviation between seeds of {one.label}, points"
+    return f"{shown} (± {fig(spread, f'{100 * spread:.1f}', quantity)} between seeds)"
 
 
 def _apart(best: SeedGroup, other: SeedGroup) -> str:
     """Whether the difference may be chance between seeds, where both have several."""
     counts = len(best.rows), len(other.rows)
     if min(counts) < 2:
-        return " (chance unknown)"
+        return ", chance unknown"
     variance = sum(float(one.rows["accuracy"].var()) / len(one.rows) for one in (best, other))
     near = best.mean("accuracy") - other.mean("accuracy") < 2 * variance**0.5
     return ", which may be equal" if near else ""

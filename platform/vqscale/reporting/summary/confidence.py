@@ -9,7 +9,8 @@ from vqscale.reporting.claims.basis import basis_of, rows_of_fits
 from vqscale.reporting.claims.claim import Basis, Claim, fig, named
 from vqscale.reporting.equal import POINT, seed_noise
 from vqscale.reporting.report_data import ReportData, largest_fits
-from vqscale.reporting.trust import trust
+from vqscale.reporting.summary.findings import main_comparisons
+from vqscale.reporting.trust import laws_behind, trust
 
 NAMED_REFUSALS = 4
 """Refusals that are named one by one; the others are counted."""
@@ -30,11 +31,21 @@ def _seeds(data: ReportData) -> Iterator[Claim]:
         return
     keys = [name for name in POINT if name in data.runs]
     repeated = data.runs[data.runs.groupby(keys, dropna=False)["seed"].transform("nunique") > 1]
-    spread = fig(noise.relative, percent(noise.relative, 2), "standard deviation of the log loss between seeds, pooled")
+    if data.classifies:
+        within = repeated.groupby(keys, dropna=False)["accuracy"].var(ddof=1)
+        counts = repeated.groupby(keys, dropna=False)["accuracy"].count() - 1
+        points = 100 * float((within * counts).sum() / counts.sum()) ** 0.5
+        spread = fig(
+            points, f"{points:.1f} points", "standard deviation of the accuracy between seeds, pooled, per cent"
+        )
+        spread = f"{spread} of accuracy"
+    else:
+        text = percent(noise.relative, 2)
+        spread = fig(noise.relative, text, "standard deviation of the log loss between seeds, pooled")
     runs = fig(noise.runs, str(noise.runs), "runs at points with several seeds")
-    points = fig(noise.points, str(noise.points), "points with several seeds")
+    places = fig(noise.points, str(noise.points), "points with several seeds")
     yield Claim.of(
-        f"Runs that differ in nothing but the seed differ by {spread} ({runs} runs at {points}"
+        f"Runs that differ in nothing but the seed differ by {spread} ({runs} runs at {places}"
         f" point{'' if noise.points == 1 else 's'}); smaller differences may be chance.",
         basis_of(data, repeated),
     )
@@ -56,7 +67,7 @@ def _errors(data: ReportData, tested: list[Fit]) -> Claim:
     runs = sum(len(fit.holdout.points) for fit in tested)
     errors = ", ".join(
         f"{_error(fit.holdout.mean_relative_error, f'error of the law of {_name(data, fit)} on held-out runs')}"
-        f" ({named(_name(data, fit))})"
+        f"{f' ({named(_name(data, fit))})' if fit.where else ''}"
         for fit in tested
     )
     counted = (
@@ -92,7 +103,10 @@ def _baselines(data: ReportData, tested: list[Fit]) -> Iterator[str]:
 
 def _marked(data: ReportData) -> Iterator[Claim]:
     """Laws that this page does not extrapolate, and why: decided by `trust`, as for every figure and sentence."""
-    for fit in data.leading or largest_fits(data.fits.fits):
+    compared = [where for one in main_comparisons(data) for where in (one.where, one.base)]
+    named_ones = data.leading or largest_fits(data.fits.fits)
+    others = [fit for fit in laws_behind(data.fits, *compared) if fit.id not in {one.id for one in named_ones}]
+    for fit in (*named_ones, *others):
         reasons = trust(fit).reasons
         if reasons:
             text = f"Nothing is extrapolated by the law of {named(_name(data, fit))}: {named('; '.join(reasons))}."

@@ -9,16 +9,16 @@ from vqscale.formatting import percent, short_count
 from vqscale.laws import Fit
 from vqscale.laws.io.schema import BudgetKind, ComparedPoint, Comparison, Estimate, Interval, Optimum
 from vqscale.reporting.charts.style import architecture, listed, number, plural, power, whole
-from vqscale.reporting.claims.basis import TWO_THINGS, basis_of, rows_of_fits, seed_remark, seeds_of
+from vqscale.reporting.claims.basis import TWO_THINGS, basis_of, rows_of_fits, seed_remark, seeds_of, two_things
 from vqscale.reporting.claims.claim import Basis, Claim, fig, named
+from vqscale.reporting.claims.pairs import text_error
 from vqscale.reporting.compare import mean_text_error
 from vqscale.reporting.equal import EqualGroup, equal_groups, seed_noise
 from vqscale.reporting.references import after, fair, found_for, text_of
 from vqscale.reporting.report_data import ReportData, largest_fits, shown_frontier
 from vqscale.reporting.sections.architectures import BUDGET_LABELS, budget_of
-from vqscale.reporting.trust import laws_behind, trust_of_all
+from vqscale.reporting.trust import laws_behind, trust
 from vqscale.results.references import References
-from vqscale.study.model import EXACT
 
 _SAME_BUDGET = 0.95
 """Ratio of two budgets from which they count as one: the largest that two laws share depends on the pair."""
@@ -92,15 +92,13 @@ def _compared_basis(data: ReportData, comparisons: Sequence[Comparison]) -> Basi
     return basis_of(data, rows_of_fits(data, laws), baselines=list(dict.fromkeys(names)), laws=laws, weakened=notes)
 
 
-def two_things(arch: object, base: object) -> bool:
-    """Whether the paper's baseline is compared, which differs from the model with codes in more than its keys."""
-    return EXACT.get(str(base)) == arch
-
-
 def _marked(data: ReportData, comparisons: Sequence[Comparison]) -> str:
+    """Which of the laws that sentences rest on are marked; the reasons are in the part on confidence."""
     laws = laws_behind(data.fits, *(where for one in comparisons for where in (one.where, one.base)))
-    caveat = trust_of_all(laws).caveat
-    return f"{named(caveat)}" if caveat else ""
+    names = [data.name(fit.where, fit.label) for fit in laws if not trust(fit).usable]
+    if not names:
+        return ""
+    return f" (marked: {'the law' if len(names) == 1 else 'the laws'} of {named(listed(names))}, see Confidence)"
 
 
 def _winners(data: ReportData) -> Iterator[Claim]:
@@ -245,7 +243,7 @@ def _size(data: ReportData, fit: Fit, one: Optimum) -> Claim:
         for end, side in ((one.parameters_low, "smallest"), (one.parameters_high, "largest"))
     ]
     interval = f" ({named('90 %')} interval)" if one.parameters.interval else ", without an interval"
-    whose = f"Best size of {named(name)}" if data.name(fit.where, fit.label) != "all runs" else "Best size"
+    whose = f"Best size of {named(name)}" if fit.where else "Best size"
     return Claim.of(
         f"{whose} for {budget} FLOPs: {size} parameters{interval} on {tokens} tokens; any size from {ends[0]} to"
         f" {ends[1]} is within {named('1 %')} of the least loss{_caveat(fit)}.",
@@ -254,8 +252,8 @@ def _size(data: ReportData, fit: Fit, one: Optimum) -> Claim:
 
 
 def _caveat(fit: Fit) -> str:
-    caveat = trust_of_all([fit]).caveat
-    return named(caveat) if caveat else ""
+    marks = trust(fit).marks
+    return f" (its law is marked: {named('; '.join(marks))})" if marks else ""
 
 
 def _law_basis(data: ReportData, fit: Fit, beyond: float = 1.0) -> Basis:
@@ -353,7 +351,8 @@ def _best_claim(data: ReportData, column: str, equal: str, found: list[_Best]) -
     errors = [best.error for best in found]
     worst = None if None in errors else max(error for error in errors if error is not None)
     remarks = [over, *_chance(data, rows), text_error(worst, 1.0)]
-    text = f"Best {VARIED[column][1]} at equal {equal}: {'; '.join(best.text for best in found)}; {'; '.join(remarks)}."
+    what = f"{VARIED[column][1]} at equal {equal}{', by loss' if data.classifies else ''}"
+    text = f"Best {what}: {'; '.join([*(best.text for best in found), *remarks])}."
     values = sorted({value for best in found for one in best.groups for value in one.values})
     baselines = [f"{VARIED[column][0]} = {whole(value)}" for value in values]
     return Claim.of(text, basis_of(data, rows, baselines=baselines))
@@ -380,11 +379,3 @@ def _as_figures(remark: str, noise: float | None) -> str:
     return (
         f"{before}{fig(noise, shown, 'spread between seeds elsewhere in the study, standard deviation')}{named(after)}"
     )
-
-
-def text_error(error: float | None, loss: float) -> str:
-    """Standard error over held-out text of a difference of two losses, relative to the loss."""
-    if error is None:
-        return "error over held-out text unknown"
-    quantity = "standard error of the difference over held-out text, relative, at most"
-    return f"standard error over held-out text {fig(error / loss, percent(error / loss, 2), quantity)}"

@@ -1,6 +1,6 @@
 """Speed and price of training at the context lengths of the study: timed in alternation, else from its own runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -36,36 +36,43 @@ def _timing_basis(data: ReportData, one: SpeedComparison) -> Basis:
     return Basis(measured=TIMED, baselines=[architecture(name) for name in one.others], weakened_by=one.caveats)
 
 
-def measured_speed(data: ReportData, first: str, second: str, contexts: Sequence[int]) -> list[str]:
+def speed_claim(data: ReportData, first: str, second: str) -> Iterator[Claim]:
     """How many times as fast one trains as another at the study's lengths, by its own runs of equal size."""
-    parts = []
-    for context in contexts:
-        ratios = _ratios(data.table, first, second, context)
-        if not len(ratios):
-            continue
-        what = f"speed of {architecture(first)} over {architecture(second)} in training at T = {whole(context)}"
-        middle = float(ratios.median())
-        shown = fig(middle, f"{number(middle, 3)} times", f"{what}, median over sizes of the study's runs")
-        low, high = float(ratios.min()), float(ratios.max())
-        ends = (fig(low, number(low, 3), f"{what}, lowest size"), fig(high, number(high, 3), f"{what}, highest size"))
-        span = f" ({ends[0]} to {ends[1]} by size)" if len(ratios) > 1 else ""
-        parts.append(f"{shown} as fast at T = {named(whole(context))}{span}")
-    return [f"in the study's runs it trained {listed(parts)}, not timed in alternation"] if parts else []
+    parts, used = [], []
+    for context in study_contexts(data):
+        ratios, rows = _ratios(data.table, first, second, context)
+        if len(ratios):
+            parts.append(_speed_at(ratios, first, second, context))
+            used.append(rows)
+    if parts:
+        yield Claim.of(
+            f"Training speed of {named(architecture(first))} over {named(architecture(second))} in the study's runs:"
+            f" {listed(parts)}; not timed in alternation; {break_even_text(data, first, second)}.",
+            basis_of(data, pd.concat(used), losses=False, baselines=[architecture(second)], measured=RUNS,
+                     weakened=["the runs shared their machine with others"]),
+        )  # fmt: skip
 
 
-def _ratios(table: pd.DataFrame, first: str, second: str, context: int) -> "pd.Series[Any]":
-    """By size, over runs of one setting on one kind of device."""
+def _speed_at(ratios: "pd.Series[Any]", first: str, second: str, context: int) -> str:
+    what = f"speed of {architecture(first)} over {architecture(second)} in training at T = {whole(context)}"
+    middle, low, high = (float(value) for value in (ratios.median(), ratios.min(), ratios.max()))
+    shown = fig(middle, f"{number(middle, 3)} times", f"{what}, median over sizes of the study's runs")
+    ends = (fig(low, number(low, 3), f"{what}, lowest size"), fig(high, number(high, 3), f"{what}, highest size"))
+    span = f" ({ends[0]} to {ends[1]} by size)" if len(ratios) > 1 else ""
+    return f"{shown} at T = {named(whole(context))}{span}"
+
+
+def _ratios(table: pd.DataFrame, first: str, second: str, context: int) -> "tuple[pd.Series[Any], pd.DataFrame]":
+    """By size, over runs of one setting on one kind of device; and those runs."""
     if not {"tokens_per_second", "preset", "context", "arch"} <= set(table.columns):
-        return pd.Series(dtype=float)
+        return pd.Series(dtype=float), table.iloc[:0]
     keys = ["preset", *(name for name in ("workers", "device", "precision", "batch_tokens") if name in table)]
     known = sides(table)
     own, other = (
-        rows[(rows["context"] == context) & rows["tokens_per_second"].notna()]
-        .groupby(keys, dropna=False)["tokens_per_second"]
-        .median()
-        for rows in (known[first], known[second])
+        rows[(rows["context"] == context) & rows["tokens_per_second"].notna()] for rows in (known[first], known[second])
     )
-    return (own / other).dropna()
+    medians = [side.groupby(keys, dropna=False)["tokens_per_second"].median() for side in (own, other)]
+    return (medians[0] / medians[1]).dropna(), pd.concat([own, other])
 
 
 def break_even_text(data: ReportData, first: str, second: str) -> str:

@@ -11,7 +11,7 @@ from vqscale.laws import Fit
 from vqscale.laws.io.schema import Optimum
 from vqscale.reporting.charts.style import listed, number, power, present
 from vqscale.reporting.claims.basis import basis_of, rows_of_fits
-from vqscale.reporting.claims.claim import Claim, fig, named
+from vqscale.reporting.claims.claim import Basis, Claim, fig, named
 from vqscale.reporting.compare import finished, own_share
 from vqscale.reporting.report_data import ReportData, over_trained, shown_frontier
 from vqscale.reporting.summary.findings import estimate
@@ -56,12 +56,18 @@ def next_claims(data: ReportData) -> Iterator[Claim]:
                 data, rows_of_fits(data, [fit]), laws=[fit], beyond=one.beyond, baselines=list(fit.holdout.baselines)
             ),
         )
+    if not data.leading:
+        yield Claim.of(
+            "What a larger budget would bring is not known from this study: it has no law in N and D.",
+            Basis(measured="the absence of a fit"),
+        )
     barred = [fit for fit in data.leading if not trust(fit).extrapolates]
     if barred:
         names = listed([data.name(fit.where, fit.label) for fit in barred])
         yield Claim.of(
-            f"What a larger budget would bring {named(names)} is not known from this study: its law may not be"
-            " extrapolated (reasons under Confidence). Larger runs, held out, would tell.",
+            f"What a larger budget would bring {named(names)} is not known from this study:"
+            f" {'its law' if len(barred) == 1 else 'their laws'} may not be extrapolated (reasons under Confidence)."
+            " Larger runs, held out, would tell.",
             basis_of(data, rows_of_fits(data, barred), laws=barred),
         )
 
@@ -100,7 +106,7 @@ def _expected(data: ReportData, fit: Fit, one: Optimum, name: str) -> str:
     """Its loss, and what one run there would cost at the speed of the largest runs."""
     loss = estimate(one.loss, f"loss of {name} at the larger budget, {fit.unit}")
     untested = " (its law was not tested on held-out runs)" if fit.holdout.mean_relative_error is None else ""
-    return f"{named(name)} to {loss} {fit.unit}{_price(data, fit, one)}{untested}"
+    return f"{named(name) if fit.where else 'the loss'} to {loss} {fit.unit}{_price(data, fit, one)}{untested}"
 
 
 def _price(data: ReportData, fit: Fit, one: Optimum) -> str:
