@@ -14,6 +14,7 @@ from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.section import Block, Charts, Heading, Prose, Section, TableBlock
 from vqscale.reporting.sections.runs import LONG
 from vqscale.reporting.tables import Table, TableCell
+from vqscale.study.model import WINDOW_BIAS
 
 DRAWN_GROUPS = 12
 """Groups of runs that are drawn, the most accurate ones; the table has them all."""
@@ -109,8 +110,11 @@ def guess(row: "pd.Series[Any]") -> tuple[float, str]:
 
 
 def _label(row: "pd.Series[Any]", varied: set[str]) -> str:
-    name = architecture(row["arch"], row.get("head") if row.get("head") != "shga" else None)
-    parts = [f"{name}, {row['variant']}" if present(row.get("variant")) else name]
+    arch, variant = row["arch"], row.get("variant")
+    if variant == WINDOW_BIAS:  # a baseline with a name of its own
+        arch, variant = f"{arch}+{variant}", None
+    name = architecture(arch, row.get("head") if row.get("head") != "shga" else None)
+    parts = [f"{name}, {variant}" if present(variant) else name]
     parts += [show(row[name]) for name, show in _SHOWN.items() if name in varied and present(row[name])]
     return ", ".join(parts)
 
