@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from vqscale.laws.fitting.run_filter import usual_form
+from vqscale.reporting.charts.style import present
 from vqscale.results.loss_difference import loss_difference
 from vqscale.study.model import EXACT, QUANTISED, WINDOW_BIAS
 
 _MATCH = ("preset", "context", "tokens", "seed", "corpus_fingerprint")
-_MATCH_WHERE_KNOWN = ("evaluation_text",)
-"""Which a table of an earlier version lacks."""
+_TEXT = "evaluation_text"
+EQUAL_COMPUTE = 0.05
+"""Relative distance in FLOPs within which runs count as equal in compute: token budgets are whole updates."""
 
 Row = Mapping[Any, Any]
 
@@ -26,6 +28,8 @@ class Pairs:
     metric: str
     pairs: Sequence[tuple[Row, Row]]
     """Rows of the table."""
+    equal: Literal["tokens", "compute"] = "tokens"
+    """compute: pairs of the best sizes tried at one budget, where no two runs of one size share their tokens."""
 
     @property
     def differences(self) -> list[float]:
@@ -97,9 +101,12 @@ def against_baselines(table: pd.DataFrame, metric: str) -> list[Pairs]:
     chosen = [
         (one, other) for place, one in enumerate(coded) for other in found_sides if other not in coded[: place + 1]
     ]
-    keys = [*_MATCH, *(name for name in _MATCH_WHERE_KNOWN if name in table)]
-    found = [(one, other, _pairs(found_sides[one], found_sides[other], metric, keys)) for one, other in chosen]
-    made = [Pairs(first=one, second=other, metric=metric, pairs=pairs) for one, other, pairs in found if pairs]
+    made = [
+        Pairs(first=one, second=other, metric=metric, pairs=pairs, equal=equal)
+        for one, other in chosen
+        if (found := _equal_pairs(found_sides[one], found_sides[other], metric)) is not None
+        for equal, pairs in [found]
+    ]
     return sorted(made, key=lambda pairs: (coded.index(pairs.first), _nearness(pairs)))
 
 
@@ -109,9 +116,48 @@ def _nearness(pairs: Pairs) -> int:
     return 2 if EXACT.get(arch) != pairs.first else 0 if variant else 1
 
 
-def _pairs(first: pd.DataFrame, second: pd.DataFrame, metric: str, keys: list[str]) -> list[tuple[Row, Row]]:
-    """Best run on either side of every pair: where recipes differ, the better one counts."""
-    own, other = (side[side[metric].notna()].sort_values(metric).drop_duplicates(keys) for side in (first, second))
+def _equal_pairs(
+    first: pd.DataFrame, second: pd.DataFrame, metric: str
+) -> tuple[Literal["tokens", "compute"], list[tuple[Row, Row]]] | None:
+    """At equal tokens where there are such pairs; else, of a baseline with the bias of the codes, at equal compute."""
+    if pairs := _pairs(first, second, metric):
+        return "tokens", pairs
+    own, base = str(first["arch"].iloc[0]), str(second["arch"].iloc[0])
+    windowed = EXACT.get(base) == own and "variant" in second and bool((second["variant"] == WINDOW_BIAS).all())
+    return ("compute", pairs) if windowed and (pairs := _at_budgets(first, second, metric)) else None
+
+
+def _at_budgets(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> list[tuple[Row, Row]]:
+    """The lowest losses of either side at every budget, context and seed that both have."""
+    if "flops" not in first:
+        return []
+    found: dict[tuple[Any, ...], tuple[list[Row], list[Row]]] = {}
+    levels: list[float] = []
+    for flops in sorted([*first["flops"].dropna(), *second["flops"].dropna()]):
+        if not levels or flops > (1 + EQUAL_COMPUTE) * levels[-1]:
+            levels.append(float(flops))
+    for place, side in enumerate((first, second)):
+        for row in side[side[metric].notna() & side["flops"].notna()].to_dict("records"):
+            level = max(one for one in levels if one <= row["flops"])
+            key = (level, row["context"], row["seed"], row["corpus_fingerprint"])
+            found.setdefault(key, ([], []))[place].append(row)
+    best = [
+        tuple(min(rows, key=lambda row: float(row[metric])) for rows in both) for both in found.values() if all(both)
+    ]
+    return [(pair[0], pair[1]) for pair in best]
+
+
+def _pairs(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> list[tuple[Row, Row]]:
+    """Best run on either side of every pair: where recipes differ, the better one counts.
+
+    A record of an earlier version does not say which held-out text its loss is of: it meets any.
+    """
+    keys = list(_MATCH)
+    texts = [_TEXT] if _TEXT in first and _TEXT in second else []
+    own, other = (
+        side[side[metric].notna()].sort_values(metric).drop_duplicates([*keys, *texts]) for side in (first, second)
+    )
     merged = own[keys].assign(own=range(len(own))).merge(other[keys].assign(other=range(len(other))), on=keys)
     records: list[Sequence[Row]] = [own.to_dict("records"), other.to_dict("records")]
-    return [(records[0][i], records[1][j]) for i, j in zip(merged["own"], merged["other"], strict=True)]
+    pairs = [(records[0][i], records[1][j]) for i, j in zip(merged["own"], merged["other"], strict=True)]
+    return [pair for pair in pairs if len({one.get(_TEXT) for one in pair if present(one.get(_TEXT))}) < 2]

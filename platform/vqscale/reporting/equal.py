@@ -10,10 +10,9 @@ import pandas as pd
 
 from vqscale.laws.fitting.points import SAME_POINT
 from vqscale.reporting.charts.style import present
+from vqscale.reporting.compare import EQUAL_COMPUTE
 
 AT_EQUAL = {"compute": "flops", "tokens": "tokens"}
-EQUAL_COMPUTE = 0.05
-"""Relative distance in FLOPs within which runs count as equal in compute: token budgets are whole updates."""
 _FIXED = (
     *("corpus_fingerprint", "evaluation_text", "arch", "variant", "head", "d_model", "n_layer", "preset"),
     *("block_length", "precision"),

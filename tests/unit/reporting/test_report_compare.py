@@ -30,3 +30,31 @@ def test_architectures_with_codes_are_compared_with_all_others_and_once_with_eac
 
 def test_runs_without_the_columns_are_not_compared():
     assert against_baselines(pd.DataFrame([{"arch": "transformer_vq", "bpb": 2.0}]), "bpb") == []
+
+
+def test_window_bias_without_pairs_at_equal_tokens_is_compared_at_equal_compute_by_its_best_size():
+    vq = [row("transformer_vq", 2.4) | {"flops": 1e10, "preset": "a"}, row("transformer_vq", 2.2) | {"flops": 1.02e10}]
+    full = [
+        row("transformer_full", bpb, variant="window-bias") | {"flops": flops, "tokens": 900}
+        for bpb, flops in ((2.0, 1.01e10), (2.5, 1.0e10), (1.0, 5e10))
+    ]
+    (found,) = against_baselines(pd.DataFrame([*vq, *full]), "bpb")
+    assert (found.second, found.equal) == ("transformer_full+window-bias", "compute")
+    assert found.differences == [pytest.approx(0.1)]  # the lowest of either side at the one budget both have
+
+
+def test_paper_baseline_and_window_bias_are_two_sides_and_the_one_that_changes_the_keys_alone_comes_first():
+    runs = [row("transformer_vq", 2.2), row("transformer_full", 2.0), row("transformer", 1.0)]
+    runs.append(row("transformer_full", 2.1, variant="window-bias"))
+    found = [(one.second, one.differences) for one in against_baselines(pd.DataFrame(runs), "bpb")]
+    assert [name for name, _ in found] == ["transformer_full+window-bias", "transformer_full", "transformer"]
+    assert found[0][1] == [pytest.approx(2.2 / 2.1 - 1)]
+
+
+def test_losses_of_two_held_out_texts_are_no_pair_and_an_unknown_one_meets_any():
+    text = {"evaluation_text": "spread 65536"}
+    runs = [row("transformer_vq", 2.2) | text, row("transformer", 2.0) | text | {"evaluation_text": "start 65536"}]
+    assert against_baselines(pd.DataFrame(runs), "bpb") == []
+    runs[1] = row("transformer", 2.0)
+    (found,) = against_baselines(pd.DataFrame(runs), "bpb")
+    assert found.differences == [pytest.approx(0.1)]

@@ -21,8 +21,16 @@ STUDY = {"study": "books", "question": "What does a codebook cost?"}
 
 
 @pytest.fixture(scope="module")
-def novels():
+def committed():
     return gather(study=STUDY, table=read_table(str(NOVELS)), fits=StudyFits())
+
+
+@pytest.fixture(scope="module")
+def novels(committed):
+    """As its records were before they said what is held out, and before the window bias was trained."""
+    later = ("evaluation_text", "evaluation_documents", "loss_error", "bpb_error", "loss_by_document")
+    table = committed.table[committed.table["variant"].isna()]
+    return gather(study=STUDY, table=table.drop(columns=[name for name in later if name in table]), fits=StudyFits())
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +42,7 @@ def claims_of(data):
     return [claim for part in summarise(data) for claim in part.claims]
 
 
-@pytest.fixture(params=["novels", "fitted"])
+@pytest.fixture(params=["committed", "fitted"])
 def data(request):
     return request.getfixturevalue(request.param)
 
@@ -210,7 +218,7 @@ def test_table_with_three_columns_alone_gives_a_page_whose_claims_name_what_it_l
     )
     data = gather(study={"study": "t.csv", "question": ""}, table=table, fits=StudyFits())
     texts = " ".join(one.text for one in claims_of(data))
-    assert "row 2, reaches 2.4 nats per token" in texts
+    assert "row 2 (16M parameters, 1G training tokens), reaches 2.4 nats per token" in texts
     assert "Seeds are not in the table" in texts
     assert "no baseline: nothing here compares architectures" in texts
     write_report(data, str(tmp_path))

@@ -12,6 +12,11 @@ from vqscale.reporting.compare import Pairs
 from vqscale.reporting.equal import seed_noise
 from vqscale.reporting.report_data import ReportData
 
+_EQUAL = {
+    "tokens": "preset, context, tokens and seed",
+    "compute": "compute, context and seed, each at the best size tried",
+}
+
 
 def pair_claim(data: ReportData, pairs: Pairs) -> Claim:
     first, second = architecture(pairs.first), architecture(pairs.second)
@@ -20,11 +25,13 @@ def pair_claim(data: ReportData, pairs: Pairs) -> Claim:
     apart = fig(pairs.absolute, number(abs(pairs.absolute), 3), f"{versus}, mean over pairs, {data.unit}")
     share = fig(pairs.mean, percent(abs(pairs.mean)), f"{versus}, mean over pairs, relative")
     changed = two_things(pairs.first, pairs.second)
+    weakened = [TWO_THINGS] if changed else []
+    weakened += ["the sizes tried at a budget differ between the two"] if pairs.equal == "compute" else []
     remarks = [_count(pairs, versus), *_chance(data, pairs), *([TWO_THINGS] if changed else [])]
     return Claim.of(
-        f"{named(first)} has {apart} {data.unit} {side} loss ({share}) than {named(second)} at equal preset, context,"
-        f" tokens and seed ({'; '.join(remarks)}).",
-        basis_of(data, _rows(data, pairs), baselines=[second], weakened=[TWO_THINGS] if changed else []),
+        f"{named(first)} has {apart} {data.unit} {side} loss ({share}) than {named(second)} at equal"
+        f" {_EQUAL[pairs.equal]} ({'; '.join(remarks)}).",
+        basis_of(data, _rows(data, pairs), baselines=[second], weakened=weakened),
     )
 
 

@@ -11,7 +11,9 @@ from vqscale.reporting.throughput.speed_comparison import (
     measurement_provenance,
     measurement_warnings,
     speed_comparisons,
+    spread_note,
 )
+from vqscale.throughput.measurement import OK
 
 
 def section(data: ReportData) -> Section | None:
@@ -23,7 +25,9 @@ def section(data: ReportData) -> Section | None:
 
 def speed_block(throughput: pd.DataFrame) -> SpeedBlock:
     """The block of the section on speed, of a throughput table."""
+    ran = throughput[throughput["status"] == OK].to_dict("records")
     values = {
+        "spread": spread_note(ran) if ran else "",
         "comparisons": speed_comparisons(throughput),
         "break_evens": break_evens(throughput),
         "cells": tables.throughput_cell_table(throughput),

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from vqscale.formatting import percent, short_count
 from vqscale.laws import Fit
 from vqscale.laws.io.schema import BudgetKind, ComparedPoint, Comparison, Estimate, Interval, Optimum
-from vqscale.reporting.charts.style import architecture, listed, number, plural, power, whole
+from vqscale.reporting.charts.style import architecture, listed, number, plural, power, present, whole
 from vqscale.reporting.claims.basis import TWO_THINGS, basis_of, rows_of_fits, seed_remark, seeds_of, two_things
 from vqscale.reporting.claims.claim import Basis, Claim, fig, named
 from vqscale.reporting.claims.pairs import text_error
@@ -48,13 +49,24 @@ def best_run(data: ReportData) -> Iterator[Claim]:
     name = str(best["name"]) if "name" in runs else f"row {best.name}"
     count = fig(len(runs), str(len(runs)), "finished runs with a held-out loss")
     loss = fig(best[data.metric], number(best[data.metric]), f"held-out loss of {name}, {data.unit}")
-    text = f"The best of {count} finished runs, {named(name)}, reaches {loss} {data.unit}"
+    which = "The only finished run" if len(runs) == 1 else f"The best of {count} finished runs"
+    text = f"{which}, {named(name)}{_size_of(best)}, reaches {loss} {data.unit}"
     known = found_for(data.references, best.to_dict()) if data.metric == "bpb" else None
     parts = [f"{text} on held-out text" if data.metric == "bpb" else text]
     parts += _beside(float(best[data.metric]), known)
     chosen = [f"the lowest of {plural(len(runs), 'run')}: a choice that flatters it"] if len(runs) > 1 else []
     basis = basis_of(data, runs.loc[[best.name]], baselines=_compressors(known), weakened=chosen)
     yield Claim.of("; ".join(parts) + ".", basis)
+
+
+def _size_of(row: "pd.Series[Any]") -> str:
+    """N and D of a run of a table from elsewhere, whose name does not say them."""
+    if present(row.get("trial_id")):
+        return ""
+    columns = (("parameters_non_embedding", "parameters"), ("parameters", "parameters"), ("tokens", "training tokens"))
+    known = {what: float(row[name]) for name, what in reversed(columns) if present(row.get(name))}
+    shown = [f"{fig(value, short_count(value), f'{what} of that run')} {what}" for what, value in known.items()]
+    return f" ({', '.join(reversed(shown))})" if shown else ""
 
 
 def _compressors(found: References | None) -> list[str]:
