@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 LEVEL = 0.9
 """Share of second measurements that the interval is meant to hold."""
 
@@ -30,6 +28,8 @@ def spread_of(by_process: Sequence[Sequence[float]]) -> Spread:
     truth, so that the two differ by a t with P - 1 degrees of freedom times s sqrt(2 / P). The interval holds all
     repeats besides: t assumes processes that vary alike, and a disturbance is often the tail of what there is.
     """
+    from scipy import stats  # slow to load, and pages are made without it
+
     middles = [math.log(statistics.median(ratios)) for ratios in by_process]
     value, freedom = statistics.fmean(middles), len(middles) - 1
     every = [math.log(ratio) for ratios in by_process for ratio in ratios]
