@@ -39,6 +39,10 @@ LawName = Literal[
     "context_capacity",
     "joint_additive",
     "joint_capacity",
+    "chinchilla_coupled",
+    "farseer",
+    "repeated_data",
+    "repeated_data_parameters",
 ]
 SWEPT_SECTIONS = ("model", "train", "data")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
