@@ -44,8 +44,8 @@ class Cell(Frozen):
         return torch.device(self.device)
 
     def identity(self) -> dict[str, Any]:
-        """With the text of `batching` that earlier versions wrote, and without a model's bias where it is what theirs was,
-        so that their measurements stay valid."""
+        """With the text of `batching` that earlier versions wrote, and without a model's bias where it is what theirs
+        was, so that their measurements stay valid."""
         values = super().identity()
         model = {key: value for key, value in values["model"].items() if key != "bias" or value == "window"}
         return values | {"model": model, "batching": self.batching.replace("tokens per step", "tokens a step")}
