@@ -13,7 +13,7 @@ from vqscale.laws.decisions.surface import leading_fits
 from vqscale.laws.io.schema import LOSS_UNITS, Frontier, Optimum
 from vqscale.laws.study_fits import default_metric
 from vqscale.reporting.charts.curves import TrainingCurve, training_curves
-from vqscale.reporting.charts.style import Scheme, architecture, present
+from vqscale.reporting.charts.style import Scheme, architecture, kind_of, present, with_kinds
 from vqscale.reporting.compare import finished
 from vqscale.reporting.references import KnownReferences
 from vqscale.results.estimates import estimate_errors
@@ -59,13 +59,13 @@ class ReportData:
 
     @cached_property
     def scheme(self) -> Scheme:
-        return Scheme.of([*self.table.get("arch", ()), *(fit.where.get("arch") for fit in self.fits.fits)])
+        return Scheme.of([*with_kinds(self.table).get("arch", ()), *(kind_of(fit.where) for fit in self.fits.fits)])
 
     @cached_property
     def leading(self) -> list[Fit]:
         """The law in N and D of every architecture: of several subsets the one with most runs."""
         found = largest_fits(leading_fits(self.fits.fits))
-        return sorted(found, key=lambda fit: self.scheme.place(fit.where.get("arch")))
+        return sorted(found, key=lambda fit: self.scheme.place(kind_of(fit.where)))
 
     @cached_property
     def held_out(self) -> set[str]:
@@ -74,11 +74,11 @@ class ReportData:
 
     def name(self, where: Mapping[str, Any], label: str) -> str:
         """Name of a subset on the page: its architecture where no other subset has it, else its label."""
-        arch = where.get("arch")
+        arch = kind_of(where)
         if not present(arch):
             return label
         alone = len(self._labels.get(str(arch), {label}) | {label}) == 1
-        return architecture(arch) if alone else label.replace(str(arch), architecture(arch), 1)
+        return architecture(arch) if alone else label.replace(str(where["arch"]), architecture(arch), 1)
 
     @cached_property
     def _labels(self) -> dict[str, set[str]]:
@@ -89,7 +89,7 @@ class ReportData:
         for one in self.fits.comparisons:
             named += [(one.where, one.label), (one.base, one.base_label)]
         for where, label in named:
-            found.setdefault(str(where.get("arch")), set()).add(label)
+            found.setdefault(str(kind_of(where)), set()).add(label)
         return found
 
 
@@ -97,7 +97,7 @@ def largest_fits(fits: Iterable[Fit]) -> list[Fit]:
     """Of every architecture and head the fit with most runs, in the order of their first."""
     largest: dict[tuple[Any, Any], Fit] = {}
     for fit in fits:
-        key = fit.where.get("arch"), fit.where.get("head")
+        key = kind_of(fit.where), fit.where.get("head")
         if key not in largest or fit.n_runs > largest[key].n_runs:
             largest[key] = fit
     return list(largest.values())

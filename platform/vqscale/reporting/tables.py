@@ -11,7 +11,7 @@ from vqscale.laws import Fit, StudyFits
 from vqscale.laws.forms.catalogue import exponents_of
 from vqscale.laws.io.schema import Interval
 from vqscale.laws.study_fits import default_metric
-from vqscale.reporting.charts.style import architecture, bytes_of, in_words, number, present, whole
+from vqscale.reporting.charts.style import architecture, bytes_of, in_words, number, present, whole, with_kinds
 from vqscale.reporting.compare import finished
 from vqscale.reporting.references import KnownReferences, fair, found_for, label, text_of
 from vqscale.results.references import References
@@ -94,7 +94,8 @@ _SPEED_COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
 def trial_table(table: pd.DataFrame) -> Table:
     """Every trial, best loss first; columns that nothing was measured for are left out."""
     metric = default_metric(table)
-    return _table(table.sort_values(metric) if metric in table else table, _TRIAL_COLUMNS)
+    shown = with_kinds(table)
+    return _table(shown.sort_values(metric) if metric in shown else shown, _TRIAL_COLUMNS)
 
 
 def codebook_table(table: pd.DataFrame) -> Table | None:

@@ -77,7 +77,7 @@ def test_planned_cells_of_swept_settings_can_be_told_apart(call: Call, study_fil
     vq = {"arch": ["transformer_vq"], "context": [32], "codebook_size": [16, 32], "block_length": [16, 32]}
     path = study_file(sweep=[vq | {"head": ["shga", "mqa"]}, {"arch": ["transformer"], "context": [32]}], tracking={})
     names = [
-        f"transformer_vq ({head}, S = {s}, L = {n})" for head in ("shga", "mqa") for s in (16, 32) for n in (16, 32)
+        f"Transformer-VQ ({head}, S = {s}, L = {n})" for head in ("shga", "mqa") for s in (16, 32) for n in (16, 32)
     ]
     code, out, err = call("plan", path)
     assert code == 0, err

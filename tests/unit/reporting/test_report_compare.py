@@ -1,9 +1,14 @@
 """Runs that agree in everything but the architecture are compared pair by pair."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 
+from vqscale.reporting.charts.style import Scheme, architecture, with_kinds
 from vqscale.reporting.compare import against_baselines
+from vqscale.reporting.report_data import largest_fits
+from vqscale.reporting.tables import trial_table
 
 
 def row(arch, bpb, seed=0, variant=None):
@@ -58,3 +63,23 @@ def test_losses_of_two_held_out_texts_are_no_pair_and_an_unknown_one_meets_any()
     runs[1] = row("transformer", 2.0)
     (found,) = against_baselines(pd.DataFrame(runs), "bpb")
     assert found.differences == [pytest.approx(0.1)]
+
+
+def test_baselines_with_another_bias_are_named_and_coloured_apart():
+    archs = ["transformer_full", "transformer_full", "mega"]
+    runs = pd.DataFrame({"arch": archs, "variant": [None, "window-bias", "ema"]})
+    assert with_kinds(runs)["arch"].tolist() == ["transformer_full", "transformer_full+window-bias", "mega"]
+    assert architecture("transformer_full+window-bias") == "Full attention, bias within L"
+    scheme = Scheme.of(with_kinds(runs)["arch"])
+    assert len({scheme.colour(arch) for arch in with_kinds(runs)["arch"]}) == 3
+    table = trial_table(runs.assign(name=["a", "b", "c"], bpb=[2.0, 1.9, 2.1]))
+    named = [row[table.headers.index("architecture")][0] for row in table.rows]
+    assert named == ["Full attention, bias within L", "Full-attention baseline", "Mega"]
+
+
+def test_laws_of_baselines_with_another_bias_are_both_on_the_page():
+    def fit(variant, runs):
+        return SimpleNamespace(where={"arch": "transformer_full", "variant": variant}, n_runs=runs)
+
+    both = [fit(None, 30), fit("window-bias", 13), fit(None, 12)]
+    assert largest_fits(both) == both[:2]

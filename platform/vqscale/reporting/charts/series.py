@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from vqscale.formatting import short_count
-from vqscale.reporting.charts.style import architecture, present
+from vqscale.reporting.charts.style import architecture, present, with_kinds
 from vqscale.reporting.compare import finished
 
 DRAWN_CURVES = 9
@@ -36,7 +36,7 @@ def position_curves(table: pd.DataFrame) -> list[PositionCurve]:
     """
     if "loss_by_position" not in table:
         return []
-    runs = finished(table)
+    runs = with_kinds(finished(table))
     runs = runs[[bool(_pieces(value)) for value in runs["loss_by_position"]]]
     if runs.empty:
         return []

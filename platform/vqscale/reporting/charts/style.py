@@ -1,12 +1,14 @@
 """Style shared by figures and the HTML report: colours, names, number formats."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from vqscale.reporting.charts.panel import MARKER_SYMBOLS, Axis, MarkerSymbol
+from vqscale.study.baselines import window_bias
+from vqscale.study.model import WINDOW_BIAS
 
 PALETTE = ("#0f78bf", "#d9640f", "#0a9c74", "#c2699c", "#c78f00", "#48a5dd", "#7a68c9", "#8a8f98")
 """After Okabe and Ito: distinguishable by colour-blind readers, on white and on near-black."""
@@ -15,11 +17,11 @@ GREY = "#8a8f98"
 _ARCHITECTURES = {
     "transformer_vq": "Transformer-VQ",
     "transformer_full": "Full-attention baseline",
-    "transformer_full+window-bias": "Full attention, window bias",
+    "transformer_full+window-bias": "Full attention, bias within L",
     "transformer": "Transformer",
     "longvq": "LongVQ",
     "mega": "Mega",
-    "mega+window-bias": "Mega, window bias",
+    "mega+window-bias": "Mega, bias within L",
     "gla": "Gated linear attention",
     "transformer_window": "Sliding window",
 }
@@ -45,7 +47,8 @@ class Scheme:
     def of(cls, archs: Iterable[Any]) -> "Scheme":
         """The quantised model and its baselines, present or not, then known ones, others by name."""
         there = {str(arch) for arch in archs if present(arch)}
-        kinds = [arch for arch in _ARCHITECTURES if "+" not in arch]
+        # A baseline with another bias comes last: the others keep their colours.
+        kinds = sorted(_ARCHITECTURES, key=lambda arch: "+" in arch)
         known = [arch for place, arch in enumerate(kinds) if place < _RESERVED or arch in there]
         return cls(names=(*known, *sorted(there - set(_ARCHITECTURES))))
 
@@ -84,6 +87,24 @@ def spectrum(share: float) -> str:
         for at in (1, 3, 5)
     )
     return "#" + "".join(f"{channel:02x}" for channel in channels)
+
+
+def kind(arch: Any, variant: Any) -> Any:
+    """The architecture; a baseline whose bias ends at the window is a kind of its own, `ARCH+window-bias`."""
+    return f"{arch}+{WINDOW_BIAS}" if present(arch) and window_bias(variant) else arch
+
+
+def kind_of(where: Mapping[str, Any]) -> Any:
+    """Of the runs of a subset."""
+    return kind(where.get("arch"), where.get("variant"))
+
+
+def with_kinds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs whose column `arch` holds their kind, as a page names and colours them."""
+    if not {"arch", "variant"} <= set(runs.columns):
+        return runs
+    kinds = [kind(arch, variant) for arch, variant in zip(runs["arch"], runs["variant"], strict=True)]
+    return runs.assign(arch=pd.Series(kinds, index=runs.index, dtype=object))
 
 
 def architecture(arch: Any, head: Any = None) -> str:

@@ -29,7 +29,7 @@ def pair_claim(data: ReportData, pairs: Pairs) -> Claim:
     weakened += ["the sizes tried at a budget differ between the two"] if pairs.equal == "compute" else []
     remarks = [_count(pairs, versus), *_chance(data, pairs), *([TWO_THINGS] if changed else [])]
     return Claim.of(
-        f"{named(first)} has {apart} {data.unit} {side} loss ({share}) than {named(second)} at equal"
+        f"{named(first)} has {apart} {named(data.unit)} {side} loss ({share}) than {named(second)} at equal"
         f" {_EQUAL[pairs.equal]} ({'; '.join(remarks)}).",
         basis_of(data, _rows(data, pairs), baselines=[second], weakened=weakened),
     )

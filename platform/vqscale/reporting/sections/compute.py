@@ -11,7 +11,7 @@ from vqscale.laws.io.export import fit_provenance
 from vqscale.laws.io.schema import Frontier, Optimum
 from vqscale.reporting import tables
 from vqscale.reporting.charts.panel import Axis, BandLayer, ChartLayer, HorizontalLine, LineLayer, Panel, PointsLayer
-from vqscale.reporting.charts.style import architecture, flops_axis, number, power, present
+from vqscale.reporting.charts.style import architecture, flops_axis, kind_of, number, power, present, with_kinds
 from vqscale.reporting.references import common, fair, label
 from vqscale.reporting.report_data import ReportData, over_trained, shown_frontier
 from vqscale.reporting.section import Block, Charts, Prose, Section, TableBlock
@@ -74,7 +74,7 @@ def compute_panel(data: ReportData) -> Panel | None:
 
 def _runs(data: ReportData, runs: pd.DataFrame) -> Iterator[PointsLayer]:
     """Of every architecture the runs that were fitted, and those held out."""
-    arch_of = runs["arch"] if "arch" in runs else pd.Series("", index=runs.index)
+    arch_of = with_kinds(runs)["arch"] if "arch" in runs else pd.Series("", index=runs.index)
     for arch, rows in runs.groupby(arch_of, dropna=False):
         held = rows["name"].isin(data.held_out) if "name" in rows else pd.Series(False, index=rows.index)
         group = architecture(arch) or "runs"
@@ -95,7 +95,7 @@ def _runs(data: ReportData, runs: pd.DataFrame) -> Iterator[PointsLayer]:
 
 def _from_fit(data: ReportData, fit: Fit) -> PointsLayer:
     """The fitted runs of a table without FLOPs, at 6 N D."""
-    arch = fit.where.get("arch")
+    arch = kind_of(fit.where)
     return PointsLayer(
         label=data.name(fit.where, fit.label),
         shade=data.scheme.colour(arch),
@@ -116,9 +116,9 @@ def _frontier(data: ReportData, fit: Fit) -> Iterator[ChartLayer]:
     if found is None:
         return
     optima = drawn_optima(fit, found)
-    group = architecture(fit.where.get("arch")) if fit.where.get("arch") else fit.label
+    group = architecture(kind_of(fit.where)) if kind_of(fit.where) else fit.label
     losses = [(one.loss.value, one.loss.interval) for one in optima]
-    yield from optima_layers(optima, losses, group, data.scheme.colour(fit.where.get("arch")))
+    yield from optima_layers(optima, losses, group, data.scheme.colour(kind_of(fit.where)))
 
 
 def drawn_optima(fit: Fit, found: Frontier) -> list[Optimum]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from vqscale.formatting import duration, percent, short_count
 from vqscale.reporting.charts.panel import Axis, HorizontalLine, Panel, PointsLayer
-from vqscale.reporting.charts.style import architecture, bytes_of, number, power, present
+from vqscale.reporting.charts.style import architecture, bytes_of, number, power, present, with_kinds
 from vqscale.reporting.compare import own_share
 from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.section import Block, Charts, Heading, Prose, Section, TableBlock
@@ -44,7 +44,7 @@ def _times(table: pd.DataFrame) -> Table | None:
     size = next((name for name in ("preset", "parameters_non_embedding") if name in table), "arch")
     rows = [
         _row(str(arch), str(which), members)
-        for (arch, which), members in table[table["seconds_training"].notna()].groupby(
+        for (arch, which), members in with_kinds(table)[table["seconds_training"].notna()].groupby(
             ["arch", size], dropna=False, sort=False
         )
     ]
@@ -84,7 +84,7 @@ def _speeds(data: ReportData) -> Panel | None:
     runs = data.table
     if not {"arch", "tokens_per_second", "parameters_non_embedding", "context", "name"} <= set(runs.columns):
         return None
-    runs = runs[runs["tokens_per_second"].notna()]
+    runs = with_kinds(runs)[runs["tokens_per_second"].notna()]
     if runs.empty:
         return None
     context = runs["context"].mode().iloc[0]

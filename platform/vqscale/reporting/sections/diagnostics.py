@@ -8,7 +8,7 @@ from vqscale.laws import Fit
 from vqscale.laws.io.export import fit_provenance
 from vqscale.laws.io.schema import RunPoint
 from vqscale.reporting.charts.panel import Axis, Panel, PointsLayer
-from vqscale.reporting.charts.style import flops_axis, number, power
+from vqscale.reporting.charts.style import flops_axis, kind_of, number, power
 from vqscale.reporting.report_data import ReportData, largest_fits
 from vqscale.reporting.section import Block, Charts, Heading, Prose, Section, TableBlock
 from vqscale.reporting.sections.laws import AXIS_NAMES
@@ -76,7 +76,7 @@ def _panel(data: ReportData, fits: Sequence[Fit], tab: str, name: str, of: Calla
 
 
 def _points(data: ReportData, fit: Fit, of: Callable[[RunPoint], float]) -> PointsLayer:
-    arch = fit.where.get("arch")
+    arch = kind_of(fit.where)
     return PointsLayer(
         label=data.name(fit.where, fit.label),
         shade=data.scheme.colour(arch),

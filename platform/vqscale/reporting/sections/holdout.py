@@ -7,7 +7,7 @@ from vqscale.laws import Fit
 from vqscale.laws.io.export import fit_provenance
 from vqscale.laws.io.schema import ModelSelection
 from vqscale.reporting.charts.panel import Axis, ChartLayer, LineLayer, Panel, PointsLayer
-from vqscale.reporting.charts.style import GREY, flops_axis, number, power
+from vqscale.reporting.charts.style import GREY, flops_axis, kind_of, number, power
 from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.section import Block, Charts, Heading, Notes, Prose, Section, TableBlock
 from vqscale.reporting.sections.registered import prediction_table
@@ -77,8 +77,8 @@ def _points(data: ReportData, fit: Fit) -> PointsLayer:
     points = fit.holdout.points
     return PointsLayer(
         label=name,
-        shade=data.scheme.colour(fit.where.get("arch")),
-        symbol=data.scheme.symbol(fit.where.get("arch")),
+        shade=data.scheme.colour(kind_of(fit.where)),
+        symbol=data.scheme.symbol(kind_of(fit.where)),
         x=[point.measured for point in points],
         y=[point.predicted for point in points],
         texts=[
@@ -107,7 +107,7 @@ def _windows(data: ReportData) -> Panel | None:
 
 def _window_lines(data: ReportData, fit: Fit) -> Iterator[ChartLayer]:
     name = data.name(fit.where, fit.label)
-    tint, symbol = (of(fit.where.get("arch")) for of in (data.scheme.colour, data.scheme.symbol))
+    tint, symbol = (of(kind_of(fit.where)) for of in (data.scheme.colour, data.scheme.symbol))
     own = [(one.fitted_to, one.mean_relative_error, one) for one in fit.holdout.windows]
     known = [(budget, 100 * error, one) for budget, error, one in own if error is not None]
     yield PointsLayer(

@@ -23,7 +23,7 @@ from vqscale.reporting.charts.panel import (
     Panel,
     PointsLayer,
 )
-from vqscale.reporting.charts.style import SPECTRUM, number, power, shade, spectrum
+from vqscale.reporting.charts.style import SPECTRUM, kind_of, number, power, shade, spectrum
 from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.section import Block, Charts, Prose, Section, TableBlock
 from vqscale.reporting.sections.runs import LONG
@@ -44,7 +44,7 @@ def section(data: ReportData) -> Section | None:
     found = [one for one in data.fits.isoflops if one.rows]
     if not found:
         return None
-    found.sort(key=lambda one: data.scheme.place(one.where.get("arch")))
+    found.sort(key=lambda one: data.scheme.place(kind_of(one.where)))
     panels = [_panel(data, one) for one in _largest(found)]
     rows = [row for one in found for row in _rows(data, one)]
     headers = ["runs of", "C (FLOPs)", "runs", "N at the vertex", "D", "loss", "N* of the law", "remarks"]
@@ -58,7 +58,7 @@ def _largest(found: list[IsoflopParabolas]) -> list[IsoflopParabolas]:
     """Of every architecture and head the subset with most budgets, and of those the one with most runs."""
     largest: dict[tuple[object, object], IsoflopParabolas] = {}
     for one in sorted(found, key=lambda one: (-len(one.rows), -sum(len(row.points) for row in one.rows))):
-        largest.setdefault((one.where.get("arch"), one.where.get("head")), one)
+        largest.setdefault((kind_of(one.where), one.where.get("head")), one)
     return [one for one in found if one in largest.values()]
 
 
@@ -68,7 +68,7 @@ def _panel(data: ReportData, one: IsoflopParabolas) -> Panel:
     many = len(one.rows) > MOST_NAMED
     layers = [layer for row, look in zip(one.rows, _looks(data, one), strict=True) for layer in _row(data, row, look)]
     return Panel(
-        name="-".join(["isoflop", *(str(one.where[key]) for key in ("arch", "head") if one.where.get(key))]),
+        name="-".join(["isoflop", *(str(key) for key in (kind_of(one.where), one.where.get("head")) if key)]),
         title=f"Loss over size at equal compute: {name}",
         tab=name,
         x=Axis(name="non-embedding parameters N", log=True, show=short_count),
@@ -95,7 +95,7 @@ def _looks(data: ReportData, one: IsoflopParabolas) -> list[_Look]:
     """Of every budget: few by the architecture's shade and symbol, named in the legend; many by a scale of colours."""
     last = max(len(one.rows) - 1, 1)
     if len(one.rows) <= MOST_NAMED:
-        base = data.scheme.colour(one.where.get("arch"))
+        base = data.scheme.colour(kind_of(one.where))
         return [
             _Look(
                 tint=shade(base, index / last),

@@ -9,7 +9,7 @@ from vqscale.laws.io.export import fit_provenance
 from vqscale.laws.io.schema import Curve, CurvePoint, RunPoint
 from vqscale.reporting import tables
 from vqscale.reporting.charts.panel import Axis, BandLayer, ChartLayer, LineLayer, MarkerSymbol, Panel, PointsLayer
-from vqscale.reporting.charts.style import Scheme, colour, flops_axis, in_words, number, shade
+from vqscale.reporting.charts.style import Scheme, colour, flops_axis, in_words, kind_of, number, shade
 from vqscale.reporting.report_data import ReportData
 from vqscale.reporting.section import Block, Charts, Heading, Notes, Prose, Section, TableBlock
 from vqscale.reporting.trust import trust
@@ -81,7 +81,7 @@ def _law(fits: Sequence[Fit], scheme: Scheme) -> Panel:
     for fit, tint in zip(fits, tints(fits, scheme), strict=True):
         label = f"{in_words(fit.label)}{_exponent(fit)}"
         layers += [layer for curve in fit.curves for layer in _curve(curve, fit.points, label, tint)]
-        layers.append(_dots(fit, fit.points, label, tint, scheme.symbol(fit.where.get("arch"))))
+        layers.append(_dots(fit, fit.points, label, tint, scheme.symbol(kind_of(fit.where))))
     axis = fits[0].axes[0]
     return Panel(
         name=fits[0].law,
@@ -95,9 +95,9 @@ def _law(fits: Sequence[Fit], scheme: Scheme) -> Panel:
 
 def tints(fits: Sequence[Fit], scheme: Scheme) -> list[str]:
     """Every fit's colour: its architecture's, from full to pale where one architecture has several subsets."""
-    if not any(fit.where.get("arch") for fit in fits):
+    if not any(kind_of(fit.where) for fit in fits):
         return [colour(place) for place, _ in enumerate(fits)]
-    archs = [fit.where.get("arch") for fit in fits]
+    archs = [kind_of(fit.where) for fit in fits]
     return [
         shade(scheme.colour(arch), 1 - archs[:place].count(arch) / max(archs.count(arch), 1))
         for place, arch in enumerate(archs)

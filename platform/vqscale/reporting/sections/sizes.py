@@ -9,7 +9,7 @@ from vqscale.laws.decisions.surface import leading_fits
 from vqscale.laws.io.export import fit_provenance
 from vqscale.laws.io.schema import Estimate, Optimum
 from vqscale.reporting.charts.panel import Axis, ChartLayer, Panel, PointsLayer
-from vqscale.reporting.charts.style import flops_axis, number, power
+from vqscale.reporting.charts.style import flops_axis, kind_of, number, power
 from vqscale.reporting.report_data import ReportData, shown_frontier
 from vqscale.reporting.section import Block, Charts, Heading, Notes, Prose, Section, TableBlock
 from vqscale.reporting.sections.compute import drawn_optima, optima_layers
@@ -68,12 +68,12 @@ def _layers(data: ReportData, fit: Fit, name: str, of: _Quantity) -> Iterator[Ch
         return
     optima = drawn_optima(fit, found)
     group = data.name(fit.where, fit.label)
-    tint = data.scheme.colour(fit.where.get("arch"))
+    tint = data.scheme.colour(kind_of(fit.where))
     yield from optima_layers(optima, [(of(one).value, of(one).interval) for one in optima], group, tint)
     yield PointsLayer(
         label=group,
         shade=tint,
-        symbol=data.scheme.symbol(fit.where.get("arch")),
+        symbol=data.scheme.symbol(kind_of(fit.where)),
         size=7,
         x=[one.flops for one in optima],
         y=[of(one).value for one in optima],

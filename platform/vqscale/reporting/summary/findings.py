@@ -50,7 +50,7 @@ def best_run(data: ReportData) -> Iterator[Claim]:
     count = fig(len(runs), str(len(runs)), "finished runs with a held-out loss")
     loss = fig(best[data.metric], number(best[data.metric]), f"held-out loss of {name}, {data.unit}")
     which = "The only finished run" if len(runs) == 1 else f"The best of {count} finished runs"
-    text = f"{which}, {named(name)}{_size_of(best)}, reaches {loss} {data.unit}"
+    text = f"{which}, {named(name)}{_size_of(best)}, reaches {loss} {named(data.unit)}"
     known = found_for(data.references, best.to_dict()) if data.metric == "bpb" else None
     parts = [f"{text} on held-out text" if data.metric == "bpb" else text]
     parts += _beside(float(best[data.metric]), known)

@@ -106,7 +106,7 @@ def _expected(data: ReportData, fit: Fit, one: Optimum, name: str) -> str:
     """Its loss, and what one run there would cost at the speed of the largest runs."""
     loss = estimate(one.loss, f"loss of {name} at the larger budget, {fit.unit}")
     untested = " (its law was not tested on held-out runs)" if fit.holdout.mean_relative_error is None else ""
-    return f"{named(name) if fit.where else 'the loss'} to {loss} {fit.unit}{_price(data, fit, one)}{untested}"
+    return f"{named(name) if fit.where else 'the loss'} to {loss} {named(fit.unit)}{_price(data, fit, one)}{untested}"
 
 
 def _price(data: ReportData, fit: Fit, one: Optimum) -> str:
