@@ -44,7 +44,7 @@ def test_json_is_valid_by_the_documented_schema(exported: Path) -> None:
 
 def test_csv_and_parquet_hold_every_constant_with_what_it_rests_on(exported: Path, fits: list[Fit]) -> None:
     left, right = pd.read_csv(exported / "fits.csv"), pd.read_parquet(exported / "fits.parquet")
-    left["marks"] = left["marks"].fillna("")  # an empty text is a missing value in CSV
+    left["marks"] = left["marks"].astype(object).fillna("")  # an empty text is a missing value in CSV
     pd.testing.assert_frame_equal(left, right, check_dtype=False)
     assert left[["fit", "data_hash", "versions"]].notna().all(axis=None)
     for fit in fits:
