@@ -12,6 +12,7 @@ from vqscale.reporting import gather, write_report
 from vqscale.reporting.claims.basis import TWO_THINGS, basis_of, seeds_of
 from vqscale.reporting.claims.claim import Basis, Claim, fig, named
 from vqscale.reporting.page import make_sections
+from vqscale.reporting.summary.findings import best_run
 from vqscale.reporting.summary.summary import numbered, summarise
 from vqscale.reporting.trust import trust
 from vqscale.results import read_table
@@ -223,3 +224,10 @@ def test_table_with_three_columns_alone_gives_a_page_whose_claims_name_what_it_l
     assert "no baseline: nothing here compares architectures" in texts
     write_report(data, str(tmp_path))
     assert json.loads((tmp_path / "evidence.json").read_text())["question"] is None
+
+
+def test_table_without_a_known_loss_says_how_to_name_it():
+    table = pd.DataFrame({"name": ["a"], "status": ["finished"], "loss_c4_v2": [2.5]})
+    claims = [claim.text for claim in best_run(gather(study={}, table=table, fits=StudyFits()))]
+    assert len(claims) == 1
+    assert "--metric COLUMN" in claims[0]

@@ -41,6 +41,11 @@ def best_run(data: ReportData) -> Iterator[Claim]:
     if runs.empty:
         if not data.fits.fits:
             text = "No run has finished with a held-out loss, so nothing can be concluded yet."
+            if data.metric not in data.table and "trial_id" not in data.table:
+                text = (
+                    f"No column of the table is known as a loss ({named(data.metric)} is looked for): name it with"
+                    " `vqscale fit TABLE --metric COLUMN`, and report again."
+                )
             yield Claim.of(text, Basis(measured="the table of runs"))
         return
     if data.classifies:
