@@ -264,7 +264,7 @@ def _isoflops(found: Sequence[IsoflopParabolas]) -> Iterable[str]:
             placed = sum(row.reason is None for row in one.rows)
             yield f"{one.label}: N* ~ C^{with_exponent(one.a)}, optimum inside at {placed} of {len(one.rows)} budgets"
     if without := sum(one.a is None for one in found):
-        yield f"{without} subsets without a slope"
+        yield f"{without} subset{'' if without == 1 else 's'} without a slope"
 
 
 def _refusals(refusals: Sequence[Refusal]) -> list[str]:
