@@ -37,7 +37,7 @@ def print_in_place_of_laws(found: Sequence[IsoflopParabolas], console: Console) 
 def print_parabola_answers(answers: Sequence[ParabolaResult], console: Console) -> None:
     """The best division of a budget for every subset whose law is refused."""
     table = plain_table(
-        "The best configuration by isoFLOP parabolas, as the law is refused; 90 % intervals of the line"
+        "The best configuration by isoFLOP parabolas, as the law is refused; 90 % intervals (scatter alone) of the line"
     )
     for column in ("runs of", "C (FLOPs)", "N*", "D*", "D*/N*", "loss", "beyond the data"):
         table.add_column(column)

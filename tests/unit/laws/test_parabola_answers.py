@@ -8,6 +8,7 @@ from vqscale.errors import FitError
 from vqscale.laws import fit_study
 from vqscale.laws.decisions.parabolas import are_apart, optimum_by_line
 from vqscale.laws.io.schema import Estimate, Interval
+from vqscale.laws.validation.vertices import line_through
 
 BUDGETS = np.geomspace(1e17, 1e20, 6)
 
@@ -117,3 +118,18 @@ def test_estimates_are_apart_where_their_intervals_miss_each_other():
     assert not are_apart(Estimate(value=2.5), between(2.1, 3))
     assert not are_apart(Estimate(value=1.0), Estimate(value=9.0))
     assert not are_apart(between(1, 2), Estimate(value=9.0))  # a vertex that scatter leaves open
+
+
+@pytest.mark.parametrize(("spread", "given"), [(0.05, True), (1.2, False)])
+def test_line_whose_slope_is_open_gives_no_optimum_beyond_the_budgets(spread, given):
+    budgets = np.geomspace(1e18, 1e20, 5)
+    rng = np.random.default_rng(1)
+    vertices = np.log(1e8) + 0.5 * np.log(budgets / 1e18) + rng.normal(0, spread, 5)
+    log_c = np.log(budgets)
+    line = line_through(log_c, vertices, log_c - np.log(6) - vertices, np.full(5, spread**2), np.full(5, -1.0), 10)
+    assert optimum_by_line(line, 1e19).parameters.value > 0
+    if given:
+        assert optimum_by_line(line, 1e21).beyond == pytest.approx(10)
+    else:
+        with pytest.raises(FitError, match="do not determine its slope"):
+            optimum_by_line(line, 1e21)

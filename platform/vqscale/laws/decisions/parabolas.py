@@ -36,6 +36,9 @@ BY_CHANCE = 0.1
 """Share of the budgets at which law and parabola may lie apart before it is said. Of two estimates of one value the
 90 % intervals miss each other once in fifty times, so that two of twelve budgets do so in one study of forty."""
 
+WIDEST_BEYOND = 10.0
+"""Ratio of the ends of the 90 % interval of N* above which no optimum is given outside the budgets with a vertex."""
+
 
 class ParabolaResult(Frozen):
     """The best division of a budget by the isoFLOP parabolas of a subset whose law in N and D is refused."""
@@ -83,6 +86,12 @@ def optimum_by_line(
             " nearer to it first."
         )
     n, d = on_the_line(line, flops)
+    if times > 1 + 1e-9 and n.interval is not None and n.interval.high90 > WIDEST_BEYOND * n.interval.low90:
+        raise FitError(
+            f"{flops:.4g} is outside the budgets with a vertex, and the line through them leaves N* between"
+            f" {short_count(n.interval.low90)} and {short_count(n.interval.high90)} (90 %): the vertices do not"
+            " determine its slope. Train further budgets."
+        )
     return ParabolaOptimum(
         flops=flops,
         parameters=n,
